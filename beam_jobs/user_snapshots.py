@@ -1,0 +1,209 @@
+"""What was known about each user at each midnight? Pure NumPy over one shard of users.
+
+Shape letters: E events, U users, T history length, P pairs of a user and an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+DAY_SECONDS = 86_400
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of one shard in time order; users and items are positions in the shard's id lists.
+
+    Attributes:
+        user: [E] int64.
+        item: [E] int64.
+        seconds: [E] int64, Unix seconds, ascending.
+        value: [E] float64, 0 where the source has none.
+    """
+
+    user: Ints
+    item: Ints
+    seconds: Ints
+    value: Floats
+
+    @property
+    def day(self) -> Ints:
+        """[E] day number since 1970."""
+        return self.seconds // DAY_SECONDS
+
+
+@dataclass(frozen=True)
+class UserRows:
+    """Snapshot rows of one midnight; histories are padded with -1.
+
+    Attributes:
+        user: [R] int64, whom the rows speak of.
+        moment: the midnight, Unix seconds.
+        num_events, num_items, num_days, last_seconds: [R] int64.
+        value: [R] float64.
+        history, history_seconds: [R, T] int64, items and their latest events, latest first.
+    """
+
+    user: Ints
+    moment: int
+    num_events: Ints
+    num_items: Ints
+    num_days: Ints
+    value: Floats
+    last_seconds: Ints
+    history: Ints
+    history_seconds: Ints
+
+
+def occurrence(events: Events) -> Ints:
+    """How often the user has met the item up to and including each event: [E] int64, 1 at the first meeting."""
+    order = np.lexsort((np.arange(len(events.user)), events.item, events.user))
+    new_pair = np.ones(len(order), dtype=bool)
+    new_pair[1:] = (np.diff(events.user[order]) != 0) | (np.diff(events.item[order]) != 0)
+    starts = np.flatnonzero(new_pair)
+    run = np.cumsum(new_pair) - 1
+    nth = np.empty(len(order), dtype=np.int64)
+    nth[order] = np.arange(len(order)) - starts[run] + 1
+    return nth
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The users and items that have met, by user, then item.
+
+    Attributes:
+        user, item: [P] int64.
+        num_events: [P] int64.
+        first_seconds, last_seconds: [P] int64, their first and latest event, Unix seconds.
+    """
+
+    user: Ints
+    item: Ints
+    num_events: Ints
+    first_seconds: Ints
+    last_seconds: Ints
+
+
+def pairs(events: Events) -> Pairs:
+    """Every pair of a user and an item among the events."""
+    order = np.lexsort((np.arange(len(events.user)), events.item, events.user))
+    user, item, seconds = events.user[order], events.item[order], events.seconds[order]
+    first = np.flatnonzero(np.concatenate([[True], (np.diff(user) != 0) | (np.diff(item) != 0)])[: len(order)])
+    last = np.append(first[1:], len(order))[: len(first)] - 1
+    return Pairs(user[first], item[first], last - first + 1, seconds[first], seconds[last])
+
+
+def snapshots(
+    events: Events, num_users: int, *, first_day: int, end_day: int, history_length: int, refresh: Ints, refresh_days: int
+) -> Iterator[UserRows]:
+    """Rows of every midnight from the start of `first_day` to the start of `end_day`, both included.
+
+    The first midnight has a row for every user. Each later one has the users with an event on the day before, and
+    those whose turn it is to be refreshed, so that no reader has to look back further than `refresh_days`.
+
+    Args:
+        events: All events before `end_day`, from the very first one on.
+        num_users: U.
+        first_day: Day number of the first midnight.
+        end_day: Day number of the last midnight.
+        history_length: T.
+        refresh: [U] int64, stable number of each user that spreads the refreshes over days.
+        refresh_days: A user is refreshed at the midnights with (day + refresh) divisible by it.
+
+    Yields:
+        One `UserRows` per midnight, in time order.
+    """
+    state = _State.empty(num_users, history_length)
+    nth = occurrence(events)
+    days = events.day
+    state.advance(events, nth, 0, int(np.searchsorted(days, first_day)))
+    yield state.rows(np.arange(num_users), first_day)
+    for day in range(first_day, end_day):
+        begin, end = np.searchsorted(days, (day, day + 1))
+        state.advance(events, nth, int(begin), int(end))
+        due = (day + 1 + refresh) % refresh_days == 0
+        due[events.user[begin:end]] = True
+        yield state.rows(np.flatnonzero(due), day + 1)
+
+
+@dataclass
+class _State:
+    """Running totals of all users of a shard."""
+
+    num_events: Ints
+    num_items: Ints
+    num_days: Ints
+    value: Floats
+    last_seconds: Ints
+    history: Ints
+    history_seconds: Ints
+
+    @classmethod
+    def empty(cls, num_users: int, history_length: int) -> _State:
+        counts = [np.zeros(num_users, dtype=np.int64) for _ in range(4)]
+        histories = [np.full((num_users, history_length), -1, dtype=np.int64) for _ in range(2)]
+        return cls(counts[0], counts[1], counts[2], np.zeros(num_users), counts[3], *histories)
+
+    def advance(self, events: Events, nth: Ints, begin: int, end: int) -> None:
+        """Takes in the events at positions begin..end."""
+        if begin == end:
+            return
+        user = events.user[begin:end]
+        np.add.at(self.num_events, user, 1)
+        np.add.at(self.num_items, user, nth[begin:end] == 1)
+        np.add.at(self.value, user, events.value[begin:end])
+        np.maximum.at(self.last_seconds, user, events.seconds[begin:end])
+        owner_of_day = np.unique(np.stack([user, events.day[begin:end]]), axis=1)[0]
+        np.add.at(self.num_days, owner_of_day, 1)
+        self._advance_history(user, events.item[begin:end], events.seconds[begin:end])
+
+    def _advance_history(self, user: Ints, item: Ints, seconds: Ints) -> None:
+        active = np.unique(user)
+        old = self.history[active]
+        old_owner, old_slot = np.nonzero(old >= 0)
+        # Newer entries come first: the new events from last to first, then the old history as it stands.
+        owner = np.concatenate([np.searchsorted(active, user)[::-1], old_owner])
+        items = np.concatenate([item[::-1], old[old_owner, old_slot]])
+        times = np.concatenate([seconds[::-1], self.history_seconds[active][old_owner, old_slot]])
+        keep = _first_of_each_pair(owner, items)
+        keep = keep[np.argsort(owner[keep], kind="stable")]
+        place = _place_within_group(owner[keep])
+        fits = place < self.history.shape[1]
+        keep, place = keep[fits], place[fits]
+        for target, values in ((self.history, items), (self.history_seconds, times)):
+            target[active] = -1
+            target[active[owner[keep]], place] = values[keep]
+
+    def rows(self, user: Ints, day: int) -> UserRows:
+        return UserRows(
+            user=user,
+            moment=day * DAY_SECONDS,
+            num_events=self.num_events[user],
+            num_items=self.num_items[user],
+            num_days=self.num_days[user],
+            value=self.value[user],
+            last_seconds=self.last_seconds[user],
+            history=self.history[user],
+            history_seconds=self.history_seconds[user],
+        )
+
+
+def _first_of_each_pair(owner: Ints, item: Ints) -> Ints:
+    """Positions of the first occurrence of each (owner, item), ascending."""
+    order = np.lexsort((item, owner))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (np.diff(owner[order]) != 0) | (np.diff(item[order]) != 0)
+    return np.sort(order[first])
+
+
+def _place_within_group(group: Ints) -> Ints:
+    """0, 1, 2, ... within each run of equal values of a sorted array."""
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(group) != 0]))
+    lengths = np.diff(np.append(starts, len(group)))
+    return np.arange(len(group)) - np.repeat(starts, lengths)

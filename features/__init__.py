@@ -1,0 +1,1 @@
+"""What was known about whom, and when: tables, snapshots, point-in-time examples, the encoder."""

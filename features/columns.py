@@ -1,0 +1,23 @@
+"""Canonical column names: the only place where they are spelled."""
+
+from __future__ import annotations
+
+from typing import Final
+
+USER_ID: Final = "user_id"
+ITEM_ID: Final = "item_id"
+TIMESTAMP: Final = "timestamp"
+REWARD: Final = "reward"
+VALUE: Final = "value"
+ITEM_NAME: Final = "item_name"
+
+# Feature snapshots, as Feast reads them.
+EVENT_TIMESTAMP: Final = "event_timestamp"
+CREATED_TIMESTAMP: Final = "created_timestamp"
+
+# The moment a snapshot row speaks of, seconds since 1970 UTC. It is an ordinary feature, so that it comes back from
+# every join and from the online store: that is how "no value is younger than its example" can be checked at all.
+USER_AS_OF: Final = "user_as_of_seconds"
+ITEM_AS_OF: Final = "item_as_of_seconds"
+
+EVENT_COLUMNS: Final = (USER_ID, ITEM_ID, TIMESTAMP, REWARD, VALUE)

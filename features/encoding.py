@@ -1,0 +1,276 @@
+"""How does a raw value become a model input? The one implementation, for training, Beam and the server.
+
+Shape letters: B rows, T history length, L trigrams, F numeric inputs of a tower.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features import columns
+from features.ids import IdMap
+from features.schema import ENTITY_KEY, FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, Kind, Schema, Tower
+from features.text import trigrams
+
+DAY_SECONDS = 86_400
+# Rates below a thousandth of an event a day are all "never".
+SMALLEST_RATE = 1e-3
+Inputs = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
+Floats = npt.NDArray[np.float64]
+
+HISTORY, HISTORY_AGE = "user_history", "user_history_age_days"
+NUMERIC_INPUT: dict[Tower, str] = {"user": "user_numeric", "item": "item_numeric"}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One model input.
+
+    Attributes:
+        name: Key in the encoder's output and name of the model's input.
+        kind: What it holds.
+        length: Values per row; None for a single value without an axis of its own.
+        num_rows: Rows of the embedding table it points into, row 0 included; 0 for numbers.
+    """
+
+    name: str
+    kind: Literal["id", "categorical", "text", "numeric", "history", "history_number"]
+    length: int | None
+    num_rows: int = 0
+
+    @property
+    def dtype(self) -> type[np.int32] | type[np.float32]:
+        """Type of its values."""
+        return np.float32 if self.kind in ("numeric", "history_number") else np.int32
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Raw values -> arrays, with everything that was learned from the data to do so.
+
+    Attributes:
+        schema: The dataset.
+        user_ids, item_ids: Rows of the id tables.
+        vocabularies: Rows of the values of each categorical column.
+        scaling: Mean and standard deviation of each numeric input.
+        history_length: T.
+        text_length: L.
+        text_buckets: Buckets for trigrams.
+    """
+
+    schema: Schema
+    user_ids: IdMap
+    item_ids: IdMap
+    vocabularies: dict[str, IdMap]
+    scaling: dict[str, tuple[float, float]]
+    history_length: int
+    text_length: int
+    text_buckets: int
+
+    def input_specs(self, tower: Tower) -> list[InputSpec]:
+        """The inputs of a tower, in a fixed order."""
+        ids = self.user_ids if tower == "user" else self.item_ids
+        specs = [InputSpec(ENTITY_KEY[tower], "id", None, len(ids))]
+        for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
+            specs.append(InputSpec(name, "categorical", None, len(self.vocabularies[name])))
+        for name in self.schema.columns_of_kind(tower, Kind.TEXT):
+            specs.append(InputSpec(f"{name}_text", "text", self.text_length, self.text_buckets + 1))
+        specs.append(InputSpec(NUMERIC_INPUT[tower], "numeric", len(numeric_names(self.schema, tower))))
+        if tower == "user":
+            specs.append(InputSpec(HISTORY, "history", self.history_length, len(self.item_ids)))
+            specs.append(InputSpec(HISTORY_AGE, "history_number", self.history_length))
+        return specs
+
+    def encode_users(self, raw: pa.Table, *, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
+        """Inputs of the user tower.
+
+        Args:
+            raw: [B] rows with user_id and the fields of the user view; nulls where nothing is known.
+            as_of_seconds: [B] int64, the moment of each row, Unix seconds; ages are relative to it.
+
+        Returns:
+            One array per `input_specs("user")`; ages in days, 0 where padded.
+        """
+        inputs = self._encode_side(raw, "user", as_of_seconds)
+        items, place = _flat_list(raw, "user_history", self.history_length)
+        shape = (raw.num_rows, self.history_length)
+        inputs[HISTORY] = np.zeros(shape, np.int32)
+        inputs[HISTORY][place] = self.item_ids.rows(items)
+        seconds, _ = _flat_list(raw, "user_history_seconds", self.history_length)
+        inputs[HISTORY_AGE] = np.zeros(shape, np.float32)
+        inputs[HISTORY_AGE][place] = np.maximum(as_of_seconds[place[0]] - seconds.astype(np.int64), 0) / DAY_SECONDS
+        return inputs
+
+    def encode_items(self, raw: pa.Table, *, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
+        """Inputs of the item tower; arguments and result as in `encode_users`."""
+        return self._encode_side(raw, "item", as_of_seconds)
+
+    def _encode_side(self, raw: pa.Table, tower: Tower, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
+        ids = self.user_ids if tower == "user" else self.item_ids
+        inputs: Inputs = {ENTITY_KEY[tower]: ids.rows(_objects(raw, ENTITY_KEY[tower]))}
+        for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
+            inputs[name] = self.vocabularies[name].rows(_objects(raw, name))
+        for name in self.schema.columns_of_kind(tower, Kind.TEXT):
+            inputs[f"{name}_text"] = trigrams(
+                raw.column(name), length=self.text_length, num_buckets=self.text_buckets
+            )
+        numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
+        scaled = [(values - self.scaling[name][0]) / self.scaling[name][1] for name, values in numbers.items()]
+        inputs[NUMERIC_INPUT[tower]] = np.nan_to_num(np.stack(scaled, axis=1)).astype(np.float32)
+        return inputs
+
+    def save(self, folder: Path) -> None:
+        """Writes `encoder.json` and a Parquet file for each id map."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.user_ids.save(folder / "user_ids.parquet")
+        self.item_ids.save(folder / "item_ids.parquet")
+        for name, vocabulary in self.vocabularies.items():
+            vocabulary.save(folder / f"values_{name}.parquet")
+        plain = {
+            "schema": self.schema.model_dump(mode="json"),
+            "scaling": self.scaling,
+            "history_length": self.history_length,
+            "text_length": self.text_length,
+            "text_buckets": self.text_buckets,
+        }
+        (folder / "encoder.json").write_text(json.dumps(plain, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoder:
+        """Reads what `save` wrote."""
+        plain = json.loads((folder / "encoder.json").read_text())
+        schema = Schema.model_validate(plain.pop("schema"))
+        names = [name for tower in ("user", "item") for name in schema.columns_of_kind(tower, Kind.CATEGORICAL)]  # type: ignore[arg-type]
+        scaling = {name: (mean, deviation) for name, (mean, deviation) in plain.pop("scaling").items()}
+        return cls(
+            schema=schema,
+            user_ids=IdMap.load(folder / "user_ids.parquet"),
+            item_ids=IdMap.load(folder / "item_ids.parquet"),
+            vocabularies={name: IdMap.load(folder / f"values_{name}.parquet") for name in names},
+            scaling=scaling,
+            **plain,
+        )
+
+
+def fit_encoder(
+    schema: Schema, users: pa.Table, items: pa.Table, samples: Iterable[tuple[Tower, pa.Table]], *,
+    history_length: int, text_length: int, text_buckets: int,
+) -> Encoder:  # fmt: skip
+    """Learns vocabularies from the catalogues and scales from samples of joined features.
+
+    Args:
+        schema: The dataset.
+        users: Canonical users, in the order that gives their rows.
+        items: Canonical items, in the order that gives their rows.
+        samples: Tower and joined features with `event_timestamp`, streamed; only sums are kept.
+        history_length: T.
+        text_length: L.
+        text_buckets: Buckets for trigrams.
+
+    Returns:
+        The encoder; a number that never varies is scaled by 1.
+    """
+    vocabularies = {}
+    for tower, table in (("user", users), ("item", items)):
+        for name in schema.columns_of_kind(tower, Kind.CATEGORICAL):  # type: ignore[arg-type]
+            values = pc.unique(table.column(name)).drop_null()
+            vocabularies[name] = IdMap(sorted(values.to_pylist()))
+    return Encoder(
+        schema=schema,
+        user_ids=IdMap(_objects(users, columns.USER_ID)),
+        item_ids=IdMap(_objects(items, columns.ITEM_ID)),
+        vocabularies=vocabularies,
+        scaling=_fit_scaling(schema, samples),
+        history_length=history_length,
+        text_length=text_length,
+        text_buckets=text_buckets,
+    )
+
+
+def numeric_names(schema: Schema, tower: Tower) -> list[str]:
+    """Names of a tower's numeric inputs, in order."""
+    fixed = {
+        "user": ["events", "items", "days", "value", "recency"],
+        "item": ["events", "buyers", "price", "fast_rate", "slow_rate", "trend"],
+    }
+    return [f"{tower}_{name}" for name in fixed[tower]] + schema.columns_of_kind(tower, Kind.NUMERIC)
+
+
+def numeric_values(raw: pa.Table, schema: Schema, tower: Tower, *, as_of_seconds: npt.NDArray[np.int64]) -> dict[str, Floats]:
+    """Numeric inputs before scaling, nan where unknown: name -> [B] float64.
+
+    Counts and amounts enter as log(1 + x). A rate r measured at moment m is worth r 2^(-(t - m)/h) at moment t; it
+    enters as its logarithm, and the trend is the logarithm of the fast rate over the slow one.
+    """
+    if tower == "user":
+        last = _floats(raw, "user_last_seconds")
+        recency = np.where(last > 0, as_of_seconds - last, np.nan) / DAY_SECONDS
+        numbers = [
+            np.log1p(_floats(raw, "user_num_events")),
+            np.log1p(_floats(raw, "user_num_items")),
+            np.log1p(_floats(raw, "user_num_days")),
+            np.log1p(np.maximum(_floats(raw, "user_value"), 0)),
+            np.log1p(np.maximum(recency, 0)),
+        ]
+    else:
+        age_days = np.maximum(as_of_seconds - _floats(raw, columns.ITEM_AS_OF), 0) / DAY_SECONDS
+        fast = _floats(raw, "item_fast_rate") * 2 ** (-age_days / FAST_HALF_LIFE_DAYS)
+        slow = _floats(raw, "item_slow_rate") * 2 ** (-age_days / SLOW_HALF_LIFE_DAYS)
+        log_fast, log_slow = np.log(fast + SMALLEST_RATE), np.log(slow + SMALLEST_RATE)
+        numbers = [
+            np.log1p(_floats(raw, "item_num_events")),
+            np.log1p(_floats(raw, "item_num_buyers")),
+            np.log1p(np.maximum(_floats(raw, "item_price"), 0)),
+            log_fast,
+            log_slow,
+            log_fast - log_slow,
+        ]
+    numbers += [_floats(raw, name) for name in schema.columns_of_kind(tower, Kind.NUMERIC)]
+    return dict(zip(numeric_names(schema, tower), numbers, strict=True))
+
+
+def moments_of(joined: pa.Table) -> npt.NDArray[np.int64]:
+    """Unix seconds of the `event_timestamp` of joined features: [B] int64."""
+    return joined.column(columns.EVENT_TIMESTAMP).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy() // 1_000_000
+
+
+def _fit_scaling(schema: Schema, samples: Iterable[tuple[Tower, pa.Table]]) -> dict[str, tuple[float, float]]:
+    sums: dict[str, Floats] = {
+        name: np.zeros(3) for tower in ("user", "item") for name in numeric_names(schema, tower)  # type: ignore[arg-type]
+    }
+    for tower, table in samples:
+        for name, values in numeric_values(table, schema, tower, as_of_seconds=moments_of(table)).items():
+            known = values[~np.isnan(values)]
+            sums[name] += (len(known), known.sum(), np.square(known).sum())
+    scaling = {}
+    for name, (count, total, squares) in sums.items():
+        mean = total / count if count else 0.0
+        deviation = float(np.sqrt(max(squares / count - mean**2, 0.0))) if count else 0.0
+        scaling[name] = (float(mean), deviation if deviation > 1e-6 else 1.0)
+    return scaling
+
+
+def _floats(raw: pa.Table, name: str) -> Floats:
+    return raw.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _objects(raw: pa.Table, name: str) -> npt.NDArray[np.object_]:
+    return raw.column(name).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _flat_list(raw: pa.Table, name: str, length: int) -> tuple[npt.NDArray[np.object_], tuple[npt.NDArray[np.int64], ...]]:
+    """Values of a list column cut to `length` each, and the (row, place) that each belongs to."""
+    lists = pc.list_slice(raw.column(name).combine_chunks(), 0, length)
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(raw.num_rows), counts)
+    place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return pc.list_flatten(lists).to_numpy(zero_copy_only=False), (row, place)

@@ -1,0 +1,158 @@
+"""What did the features say at the moment of each event? One immutable partition of examples per event day.
+
+A partition is a small star, because a basket shares its user's features and their history is long:
+
+    examples/2017-11-30/events.parquet   user_row, item_row, timestamp, reward, value, first_meeting
+                        users.parquet    one row per distinct (user, timestamp): the user view as known then
+                        items.parquet    one row per distinct (item, timestamp): the item view as known then
+                        uniform.parquet  items drawn evenly from the catalogue, as known at the start of the day
+
+The even draws are the pool of uniform negatives. They are joined like everything else, so that a negative is described
+as it was on the day, not as it turned out to be.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from features import columns
+from features.days import midnight, number_of
+from features.schema import ENTITY_KEY
+from features.store import JoinError, Store
+
+PARTS = ("events", "users", "items", "uniform")
+USER_ROW, ITEM_ROW, FIRST_MEETING = "user_row", "item_row", "first_meeting"
+
+
+@dataclass(frozen=True)
+class Day:
+    """The examples of one day.
+
+    Attributes:
+        events: One row per event; `user_row` and `item_row` point into the two tables.
+        users: Features of users at the moments of the events.
+        items: Features of items at the moments of the events.
+        uniform: Features of evenly drawn items at the start of the day.
+    """
+
+    events: pa.Table
+    users: pa.Table
+    items: pa.Table
+    uniform: pa.Table
+
+    @classmethod
+    def load(cls, folder: Path) -> Day:
+        """Reads a partition."""
+        return cls(*(pq.read_table(folder / f"{part}.parquet") for part in PARTS))
+
+
+def missing_days(folder: Path, days: Sequence[dt.date]) -> list[dt.date]:
+    """Days that have no partition yet."""
+    return [day for day in days if not (folder / str(day)).is_dir()]
+
+
+def batches_of(days: Sequence[dt.date], size: int) -> Iterator[list[dt.date]]:
+    """Consecutive runs of at most `size` days, to be joined in one call each."""
+    for start in range(0, len(days), size):
+        yield list(days[start : start + size])
+
+
+def join_days(
+    store: Store, events: pa.Table, *, met: pd.Series, item_ids: npt.NDArray[np.object_], seed: int, folder: Path
+) -> int:
+    """Joins events with the features known at their moments and writes a partition for each of their days.
+
+    Args:
+        store: The feature store.
+        events: Canonical events of some days.
+        met: First meeting of each pair, Unix seconds, indexed by (user_id, item_id).
+        item_ids: The catalogue, from which as many uniform negatives are drawn for a day as it has events.
+        seed: Of those draws; each day has its own stream, whichever days are joined together.
+        folder: Where the partitions go.
+
+    Returns:
+        Number of examples written; equal to the number of events.
+
+    Raises:
+        JoinError: An example was lost or doubled, or a feature value is younger than its example.
+    """
+    frame = events.to_pandas().rename(columns={columns.TIMESTAMP: columns.EVENT_TIMESTAMP})
+    seconds = frame[columns.EVENT_TIMESTAMP].astype("datetime64[s, UTC]").astype("int64")
+    pairs = pd.MultiIndex.from_frame(frame[[columns.USER_ID, columns.ITEM_ID]])
+    frame[FIRST_MEETING] = met.reindex(pairs).to_numpy() == seconds.to_numpy()
+    joined = {}
+    for tower, row in (("user", USER_ROW), ("item", ITEM_ROW)):
+        keys = [ENTITY_KEY[tower], columns.EVENT_TIMESTAMP]  # type: ignore[index]
+        frame[row] = frame.groupby(keys, sort=False).ngroup()
+        joined[tower] = store.join(tower, frame[keys].drop_duplicates(ignore_index=True))  # type: ignore[arg-type]
+    days = frame[columns.EVENT_TIMESTAMP].dt.date
+    uniform = _join_uniform(store, days.value_counts().sort_index(), item_ids, seed)
+    written = 0
+    for day, part in frame.groupby(days):
+        written += _write(folder / str(day), part, {**joined, "uniform": uniform[day]})
+    if written != events.num_rows:
+        raise JoinError(f"{events.num_rows} events gave {written} examples; expected one each")
+    return written
+
+
+def _join_uniform(
+    store: Store, num_draws: pd.Series, item_ids: npt.NDArray[np.object_], seed: int
+) -> dict[dt.date, pa.Table]:
+    """Draws items for each day without replacement and joins them at its midnight."""
+    parts = []
+    for day, count in num_draws.items():
+        rng = np.random.default_rng([seed, number_of(day)])
+        drawn = rng.choice(item_ids, size=min(count, len(item_ids)), replace=False)
+        parts.append(pd.DataFrame({columns.ITEM_ID: drawn, columns.EVENT_TIMESTAMP: midnight(day)}))
+    joined = store.join("item", pd.concat(parts, ignore_index=True))
+    ends = np.cumsum([len(part) for part in parts])
+    return {
+        day: joined.slice(end - len(part), len(part))
+        for day, part, end in zip(num_draws.index, parts, ends, strict=True)
+    }
+
+
+def _write(target: Path, part: pd.DataFrame, joined: dict[str, pa.Table]) -> int:
+    tables: dict[str, pa.Table] = {"uniform": joined["uniform"]}
+    local = {}
+    for tower, row in (("user", USER_ROW), ("item", ITEM_ROW)):
+        used, local[row] = np.unique(part[row].to_numpy(), return_inverse=True)
+        tables[f"{tower}s"] = joined[tower].take(pa.array(used))
+    events = part.assign(**local).drop(columns=[columns.USER_ID, columns.ITEM_ID])
+    tables["events"] = pa.Table.from_pandas(
+        events.rename(columns={columns.EVENT_TIMESTAMP: columns.TIMESTAMP}), preserve_index=False
+    )
+    _check_rows_match(part, tables)
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, table in tables.items():
+        pq.write_table(table, temporary / f"{name}.parquet", compression="zstd")
+    temporary.rename(target)
+    return len(part)
+
+
+def _check_rows_match(part: pd.DataFrame, tables: dict[str, pa.Table]) -> None:
+    """The row numbers must lead back to the event's own user and item at its own moment."""
+    for name, row, key in (("users", USER_ROW, columns.USER_ID), ("items", ITEM_ROW, columns.ITEM_ID)):
+        side = tables[name].select([key, columns.EVENT_TIMESTAMP]).take(tables["events"].column(row))
+        same_id = pc.equal(side.column(key), pa.array(part[key], pa.string()))
+        same_moment = pc.equal(
+            side.column(columns.EVENT_TIMESTAMP).cast(pa.timestamp("us", tz="UTC")),
+            pa.array(part[columns.EVENT_TIMESTAMP], pa.timestamp("us", tz="UTC")),
+        )
+        wrong = np.flatnonzero(~pc.and_(same_id, same_moment).to_numpy())
+        if len(wrong):
+            shown = part.iloc[wrong[:3]][[key, columns.EVENT_TIMESTAMP]].to_dict("records")
+            raise JoinError(f"{len(wrong)} examples got the features of another {key}, such as {shown}")

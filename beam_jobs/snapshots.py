@@ -121,7 +121,8 @@ class UserShard(_SnapshotShard):
         for number, rows in enumerate(rows_of_days):
             if number or self._write_first:
                 tables.append(self._arrow(members, rows.user, rows.moment, _user_statistics(rows, item_ids)))
-        yield pa.concat_tables(tables)
+        if tables:
+            yield pa.concat_tables(tables)
 
     def _meetings(self, table: pa.Table, nth: Ints) -> Iterator[object]:
         first = pa.array((nth == 1).astype(np.int64))

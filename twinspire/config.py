@@ -99,32 +99,44 @@ class TowerConfig(Section):
     """Shape of the two towers."""
 
     embedding_dim: int = Field(64, ge=2)
-    """Width of the output vectors and of the id tables (D)."""
-    hidden_units: tuple[int, ...] = (128,)
-    """Width of each hidden layer of a tower."""
-    categorical_dim: int = Field(16, ge=1)
-    """Width of the tables of categorical features."""
+    """Width of the output vectors and of all tables (D)."""
+    hidden_units: tuple[int, ...] = ()
+    """Width of each hidden layer of a tower; none leaves the sum of its features as it is."""
+    history_power: float = Field(0.5, ge=0, le=1)
+    """Exponent of the length that a history is divided by: 1 is the mean of its items, 0 their sum."""
+    history_decay_days: float | None = Field(None, gt=0)
+    """Time after which an item in the history counts 1/e; null counts all alike."""
+    text_length: int = Field(32, ge=1)
+    """Letter trigrams kept of a text (L)."""
     text_buckets: int = Field(4096, ge=2)
     """Hash buckets for letter trigrams."""
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.15, gt=0)
     """Scores are divided by it before the softmax."""
 
 
 class TrainingConfig(Section):
     """How the towers are fitted."""
 
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(2, ge=1)
     """Passes over the examples."""
     batch_size: int = Field(1024, ge=2)
-    """Examples per step (B)."""
-    learning_rate: float = Field(0.1, gt=0)
+    """Examples per step (B), about: the examples of a span are cut into equal batches."""
+    learning_rate: float = Field(0.2, gt=0)
     """Of Adagrad."""
     log_q: Literal["none", "yi2019"] = "yi2019"
-    """Correction of the in-batch sampling bias."""
-    examples: Literal["all", "first_purchases"] = "first_purchases"
-    """Which events are fitted: all, or those with which a user meets an item."""
+    """Correction of the sampling bias."""
+    num_uniform: int = Field(512, ge=0)
+    """Negatives drawn evenly from the catalogue for each batch, beside the batch's own items (B')."""
+    examples: Literal["all", "first_meetings"] = "first_meetings"
+    """Which events are fitted: all, or those with which a user meets an item for the first time."""
+    example_days: int = Field(90, ge=1)
+    """Days before `as_of` that are fitted; at most features.example_days."""
+    shuffle_days: int = Field(120, ge=1)
+    """Days that are shuffled together; between such spans, time runs forward."""
+    keep_in_memory: bool = True
+    """Keep encoded examples between epochs; otherwise memory is that of one span."""
     validation_days: int = Field(7, ge=1)
-    """Days before `as_of` on which epochs are compared; they are trained on like all others in the final fit."""
+    """Days before `as_of` on which epochs are compared, before the towers are fitted on all days."""
     checkpoint_every_epochs: int = Field(1, ge=1)
     """How often the weights are saved."""
 
@@ -138,6 +150,8 @@ class IndexConfig(Section):
     """Beam width while building."""
     ef_search: int = Field(400, ge=1)
     """Beam width while searching; at least k."""
+    num_queries: int = Field(1000, ge=1)
+    """Users whose lists are compared with exact search, at most."""
 
 
 class ServingConfig(Section):
@@ -147,8 +161,18 @@ class ServingConfig(Section):
     """Address to listen on; loopback unless told otherwise."""
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
-    retriever: Literal["two_tower", "repeat", "fused"] = "fused"
+    retriever: Literal["two_tower", "repeat", "popularity", "fused"] = "fused"
     """What answers when the request names none."""
+    max_fetch: int = Field(2000, ge=1)
+    """Most items that the index is asked for; beyond it exact search is cheaper."""
+    fusion_weights: dict[Literal["two_tower", "repeat", "popularity"], float] = Field(
+        default_factory=lambda: {"repeat": 1.0, "two_tower": 0.3}
+    )
+    """Weight of each retriever in the fused list."""
+    fusion_rank_constant: float = Field(60.0, gt=0)
+    """The larger, the less the first places of a list stand out."""
+    fusion_depth: int = Field(200, ge=1)
+    """Length of the lists that are fused."""
     max_k: int = Field(1000, ge=1)
     """Largest k that a request may ask for."""
 

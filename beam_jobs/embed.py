@@ -1,0 +1,100 @@
+"""What is the vector of every item, or of every user, at one moment? A Beam job over blocks of the catalogue.
+
+An element is one row group of the features file: thousands of rows, never one. The exported tower runs without
+TensorFlow. Shape letters: B rows of a block, D vector width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.parquetio import WriteToParquetBatched
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from features.encoding import Encoder, moments_of
+from features.schema import Tower
+
+if TYPE_CHECKING:
+    from serving.exported_tower import ExportedTower
+
+ROW, VECTOR = "row", "vector"
+
+
+def vector_schema(dimension: int) -> pa.Schema:
+    """Arrow schema of the vectors: `row` in the features file, `vector` [D]."""
+    return pa.schema([(ROW, pa.int64()), (VECTOR, pa.list_(pa.float32(), dimension))])
+
+
+class EmbedBlock(beam.DoFn):  # type: ignore[misc]
+    """Number of a row group -> Arrow table of vectors."""
+
+    def __init__(self, features: Path, encoder: Path, tower_file: Path, *, tower: Tower) -> None:
+        """Takes paths; everything is loaded by the worker."""
+        self._features = str(features)
+        self._encoder_path = str(encoder)
+        self._tower_file = str(tower_file)
+        self._tower: Tower = tower
+
+    def setup(self) -> None:
+        """Loads encoder and tower, once a worker."""
+        from serving.exported_tower import ExportedTower
+
+        self._encoder = Encoder.load(Path(self._encoder_path))
+        self._model: ExportedTower = ExportedTower(Path(self._tower_file))
+        self._file = pq.ParquetFile(self._features)
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes])
+
+    def process(self, group: int) -> Iterator[pa.Table]:
+        """Encodes and embeds one block."""
+        raw = self._file.read_row_group(group)
+        encode = self._encoder.encode_users if self._tower == "user" else self._encoder.encode_items
+        vectors = self._model.embed(encode(raw, as_of_seconds=moments_of(raw)))
+        rows = np.arange(self._starts[group], self._starts[group] + raw.num_rows)
+        schema = vector_schema(vectors.shape[1])
+        yield pa.table([pa.array(rows), pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])], schema=schema)
+
+
+class Embed(beam.PTransform):  # type: ignore[misc]
+    """Numbers of row groups -> Arrow tables of vectors."""
+
+    def __init__(self, features: Path, encoder: Path, tower_file: Path, *, tower: Tower) -> None:
+        """Takes what `EmbedBlock` takes."""
+        super().__init__()
+        self._block = EmbedBlock(features, encoder, tower_file, tower=tower)
+
+    def expand(self, groups: beam.PCollection) -> beam.PCollection:
+        """Builds the graph."""
+        return groups | "spread" >> beam.Reshuffle() | "embed" >> beam.ParDo(self._block)
+
+
+def run(transform: Embed, features: Path, *, dimension: int, out: Path, options: PipelineOptions) -> None:
+    """Runs the job; writes `<out>/vectors-*.parquet`."""
+    groups = list(range(pq.ParquetFile(features).num_row_groups))
+    with beam.Pipeline(options=options) as pipeline:
+        tables = pipeline | "row groups" >> beam.Create(groups) | transform
+        tables | "write" >> WriteToParquetBatched(
+            str(out / "vectors"), schema=vector_schema(dimension), file_name_suffix=".parquet"
+        )
+
+
+def read_vectors(folder: Path) -> npt.NDArray[np.float32]:
+    """Vectors in the order of the features file: [N, D] float32.
+
+    Raises:
+        ValueError: A row is missing or occurs twice.
+    """
+    table = pq.read_table(folder)
+    rows = table.column(ROW).to_numpy()
+    order = np.argsort(rows, kind="stable")
+    if not np.array_equal(rows[order], np.arange(len(rows))):
+        raise ValueError(f"{folder}: rows are not 0 to {len(rows) - 1}, each once; run the embedding job again")
+    flat = table.column(VECTOR).combine_chunks().flatten().to_numpy()
+    return np.ascontiguousarray(flat.reshape(len(rows), -1)[order])

@@ -1,0 +1,1 @@
+"""Which arm is better, and how sure are we?"""

@@ -1,0 +1,1 @@
+"""What does this user get now: bundles, indexes, retrievers, the server."""

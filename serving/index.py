@@ -1,0 +1,172 @@
+"""Which items are nearest to a query vector, roughly but fast?
+
+B queries, N items of the catalogue, D vector width. Scores are inner products of L2-normalised vectors.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import hnswlib
+import numpy as np
+
+from serving import exact
+from serving.ranking import Rows, Scores, fit
+
+# hnswlib's file begins with six 8-byte fields, among them the number of elements and two offsets around the vector.
+_HEADER = struct.Struct("<6Q")
+
+
+class AnnIndex(Protocol):
+    """What a retriever needs of an index."""
+
+    def search(self, query_embeddings: Scores, *, k: int, ef: int) -> tuple[Rows, Scores]:
+        """The k nearest items of each query: rows [B, k] and scores [B, k], padded with -1 when k > N."""
+        ...
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """How good an index is and what it costs."""
+
+    recall: float
+    """Share of the exact top k that the index finds, mean over queries."""
+    k: int
+    """Length of the compared lists."""
+    ef: int
+    """Beam width while searching."""
+    num_queries: int
+    """Queries behind the recall."""
+    size_bytes: int
+    """Size of the index file."""
+    build_seconds: float
+    """Wall-clock time of the build."""
+
+
+class HnswIndex:
+    """A navigable small-world graph over the catalogue, with exact search behind it.
+
+    Args:
+        graph: A filled hnswlib index whose label i is catalogue row i.
+        vectors: [N, D] float32, the same vectors, for the searches that the graph cannot answer.
+    """
+
+    def __init__(self, graph: Any, vectors: Scores) -> None:  # noqa: ANN401 - hnswlib has no types
+        """Takes a graph and the vectors it was built from."""
+        self._graph = graph
+        self._vectors = vectors
+        self._ef: int | None = None
+
+    @classmethod
+    def build(cls, vectors: Scores, *, m: int, ef_construction: int, seed: int) -> HnswIndex:
+        """Inserts the vectors one by one on one thread: more threads would make the graph depend on their race.
+
+        Args:
+            vectors: [N, D] float32, L2-normalised.
+            m: Links per node.
+            ef_construction: Beam width while building.
+            seed: Draws the level of each node.
+
+        Returns:
+            The same index for the same arguments.
+
+        Raises:
+            ValueError: There is no vector, or one is not finite.
+        """
+        if vectors.ndim != 2 or not len(vectors):
+            raise ValueError(f"vectors have shape {vectors.shape}, expected [N, D] with at least one row")
+        if not np.isfinite(vectors).all():
+            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+            raise ValueError(f"vector {row} is not finite; look at the item tower before building an index")
+        graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        graph.init_index(max_elements=len(vectors), M=m, ef_construction=ef_construction, random_seed=seed)
+        graph.add_items(vectors, np.arange(len(vectors)), num_threads=1)
+        return cls(graph, vectors)
+
+    def save(self, path: Path) -> None:
+        """Writes the graph, vectors included, as one file."""
+        self._graph.save_index(str(path))
+
+    @classmethod
+    def load(cls, path: Path, vectors: Scores) -> HnswIndex:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: The file holds another number of items or another dimension than `vectors`, or is damaged.
+        """
+        # hnswlib itself reads a file of any dimension and then answers nonsense.
+        if (found := read_shape(path)) != vectors.shape:
+            raise ValueError(f"{path}: holds vectors of shape {list(found)}, expected {list(vectors.shape)}")
+        graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        try:
+            graph.load_index(str(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path}: not a readable hnswlib index: {error}") from None
+        return cls(graph, vectors)
+
+    def search(self, query_embeddings: Scores, *, k: int, ef: int) -> tuple[Rows, Scores]:
+        """The k nearest items of each query.
+
+        Args:
+            query_embeddings: [B, D] float32.
+            k: Length of the lists; beyond N they are padded.
+            ef: Beam width, raised to k where it is smaller. Calls at the same time with another `ef` may see this one:
+                that moves recall, never correctness.
+
+        Returns:
+            Rows [B, k] and scores [B, k], best first.
+        """
+        if self._ef != ef:
+            self._graph.set_ef(ef)  # hnswlib itself takes max(ef, k)
+            self._ef = ef
+        reachable = min(k, len(self._vectors))
+        try:
+            labels, distances = self._graph.knn_query(query_embeddings, k=reachable)
+        except RuntimeError as error:
+            # The graph can fall apart into parts (equal vectors do it); one short list then fails the whole batch.
+            if "contiguous 2D array" not in str(error):
+                raise
+            return exact.search(query_embeddings, self._vectors, k=k, exclude=None)
+        return fit(labels.astype(np.int32), (1.0 - distances).astype(np.float32), k=k)
+
+
+def read_shape(path: Path) -> tuple[int, int]:
+    """Number of items and dimension from the head of an index file.
+
+    Raises:
+        ValueError: The file is too short.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEADER.size)
+    if len(head) < _HEADER.size:
+        raise ValueError(f"{path}: has {len(head)} bytes, too few for an hnswlib index; build it again")
+    _, _, num_items, _, label_offset, vector_offset = _HEADER.unpack(head)
+    return num_items, (label_offset - vector_offset) // np.dtype(np.float32).itemsize
+
+
+def measure_recall(index: AnnIndex, vectors: Scores, *, query_embeddings: Scores, k: int, ef: int) -> float:
+    """Share of the exact top k that the index finds, mean over queries.
+
+    Args:
+        index: What is measured.
+        vectors: [N, D] float32, what it was built from.
+        query_embeddings: [B, D] float32, B >= 1.
+        k: Length of the lists, cut to N.
+        ef: Beam width.
+
+    Returns:
+        Between 0 and 1.
+
+    Raises:
+        ValueError: There is no query.
+    """
+    if not len(query_embeddings):
+        raise ValueError("there is no query to measure recall with; pass at least one")
+    k = min(k, len(vectors))
+    found, _ = index.search(query_embeddings, k=k, ef=ef)
+    wanted, _ = exact.search(query_embeddings, vectors, k=k, exclude=None)
+    hits = [len(np.intersect1d(mine, right)) for mine, right in zip(found, wanted, strict=True)]
+    return float(np.mean(hits)) / k

@@ -1,0 +1,187 @@
+"""How does a bundle come into being, and how does it become the one that is served?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.encoding import Encoder
+from serving import bundle as layout
+from serving.index import HnswIndex
+from serving.manifest import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    BundleError,
+    Facts,
+    Manifest,
+    describe_files,
+    read_manifest,
+    version_of,
+)
+from serving.model_card import model_card
+from serving.purchases import Purchases
+
+
+class BundleExistsError(BundleError):
+    """The same bundle was written before; `version` is its name."""
+
+    def __init__(self, message: str, version: str) -> None:
+        """Takes the message and the name."""
+        super().__init__(message)
+        self.version = version
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What goes into a bundle. N items, D vector width, U user rows."""
+
+    config_yaml: str
+    """The resolved configuration."""
+    encoder: Encoder
+    """Its schema becomes the bundle's."""
+    user_tower: Path
+    """The exported `.tflite` file."""
+    item_tower: Path
+    """The exported `.tflite` file."""
+    item_vectors: npt.NDArray[np.float32]
+    """[N, D] by catalogue row."""
+    index: HnswIndex
+    """Over the item vectors."""
+    items: pa.Table
+    """[N] item_id, item_name, category by catalogue row; names and categories may be null."""
+    purchases: Purchases
+    """[U, N]."""
+    popularity: npt.NDArray[np.float32]
+    """[N] recent events of each item."""
+    metrics: Mapping[str, Any]
+    """Quality figures, as JSON takes them."""
+
+
+def write(bundles: Path, parts: Parts, facts: Facts) -> str:
+    """Writes a bundle: beside its place first, to disk, then moved there at once.
+
+    Args:
+        bundles: Folder of all bundles, made if it is not there.
+        parts: Its contents.
+        facts: What the contents do not tell.
+
+    Returns:
+        The version, which is the name of the new folder.
+
+    Raises:
+        BundleExistsError: The same bundle is there already.
+    """
+    bundles.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=bundles))
+    try:
+        manifest = _fill(folder, parts, facts)
+        _sync(folder)
+        target = bundles / manifest.bundle_version
+        if target.exists():
+            raise BundleExistsError(
+                f"{target}: exists already with the same contents; publish it, or remove it to write it again",
+                manifest.bundle_version,
+            )
+        folder.chmod(0o755)
+        folder.rename(target)
+        _sync_folder(bundles)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return manifest.bundle_version
+
+
+def publish(bundles: Path, version: str) -> None:
+    """Makes a bundle the current one; a reader sees the old or the new pointer, never none.
+
+    Args:
+        bundles: Folder of all bundles.
+        version: Name of the one to serve; an older one rolls back.
+
+    Raises:
+        BundleError: There is no such bundle, or the pointer is no pointer.
+    """
+    found = read_manifest(bundles / version).bundle_version
+    if found != version:
+        raise BundleError(f"{bundles / version}: manifest names version {found}, expected {version}; use its real name")
+    pointer = bundles / layout.CURRENT
+    if pointer.exists() and not pointer.is_symlink():
+        raise BundleError(f"{pointer}: is not a symbolic link, expected one to a bundle; remove it")
+    new = Path(tempfile.mkdtemp(prefix=".publishing-", dir=bundles))
+    try:
+        (new / layout.CURRENT).symlink_to(version)
+        (new / layout.CURRENT).replace(pointer)
+        _sync_folder(bundles)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def current(bundles: Path) -> Path:
+    """Folder of the published bundle.
+
+    Raises:
+        BundleError: None was published, or the published one is gone.
+    """
+    pointer = bundles / layout.CURRENT
+    if not pointer.is_dir():
+        raise BundleError(f"{pointer}: points to no bundle; make one with `twinspire bundle`")
+    return pointer.resolve()
+
+
+def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        bundle_version=f"{facts.as_of}-00000000",
+        facts=facts,
+        dataset_schema=parts.encoder.schema,
+        num_items=parts.item_vectors.shape[0],
+        num_users=len(parts.encoder.user_ids),
+        dimension=parts.item_vectors.shape[1],
+        metrics=dict(parts.metrics),
+        files={},
+    )
+    (folder / layout.CONFIG).write_text(parts.config_yaml, encoding="utf-8")
+    _write_json(folder / layout.SCHEMA, layout.schema_document(manifest))
+    parts.encoder.save(folder / layout.ENCODER)
+    shutil.copyfile(parts.user_tower, folder / layout.USER_TOWER)
+    shutil.copyfile(parts.item_tower, folder / layout.ITEM_TOWER)
+    np.save(folder / layout.ITEM_VECTORS, np.ascontiguousarray(parts.item_vectors), allow_pickle=False)
+    parts.index.save(folder / layout.INDEX)
+    pq.write_table(parts.items.select(list(layout.ITEM_COLUMNS)), folder / layout.ITEMS)
+    parts.purchases.save(folder / layout.PURCHASES)
+    np.save(folder / layout.POPULARITY, parts.popularity, allow_pickle=False)
+    _write_json(folder / layout.METRICS, dict(parts.metrics))
+    # The card names the version, so that it is written after the hash; as a report it is not part of it.
+    version = version_of(facts, describe_files(folder))
+    manifest = manifest.model_copy(update={"bundle_version": version})
+    (folder / layout.MODEL_CARD).write_text(model_card(manifest), encoding="utf-8")
+    manifest = manifest.model_copy(update={"files": describe_files(folder)})
+    (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    return manifest
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

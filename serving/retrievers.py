@@ -1,0 +1,187 @@
+"""Which candidates does a user get? One call for every way of finding them.
+
+B users, N items of the catalogue, D vector width. Items are catalogue rows, 0 to N - 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serving import exact
+from serving.filters import search_unknown
+from serving.fusion import reciprocal_rank_fusion
+from serving.index import AnnIndex
+from serving.purchases import Purchases
+from serving.ranking import Rows, Scores, best_of_each, padding, without
+
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class UserQueries:
+    """What is asked for a batch of users.
+
+    Raises:
+        ValueError: The parts speak of different numbers of users.
+    """
+
+    purchases: Purchases
+    """B rows: what each user knows; empty for an unknown user."""
+    as_of_seconds: npt.NDArray[np.int64]
+    """[B] the moment of the question, Unix seconds."""
+    query_embeddings: Scores | None = None
+    """[B, D] float32 user vectors; None where no retriever needs them."""
+    exclude_known: bool = False
+    """Whether known items are kept out."""
+
+    def __post_init__(self) -> None:
+        """Checks that there is one of each for every user."""
+        num_vectors = len(self) if self.query_embeddings is None else len(self.query_embeddings)
+        if not len(self) == len(self.as_of_seconds) == num_vectors:
+            raise ValueError(
+                f"{len(self)} rows of purchases, {len(self.as_of_seconds)} moments and {num_vectors} vectors; "
+                "expected one of each for every user"
+            )
+
+    def __len__(self) -> int:
+        """B."""
+        return self.purchases.num_users
+
+
+class Retriever(Protocol):
+    """Anything that finds candidates."""
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether `query_embeddings` must be there."""
+        ...
+
+    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+        """The best k candidates of each user.
+
+        Args:
+            users: B questions.
+            k: Length of the lists, at least 1.
+
+        Returns:
+            Rows [B, k] int32, distinct, best first, -1 where the retriever has no more candidates, and scores [B, k]
+            float32, falling, -inf there. A user's list does not depend on the others in the batch.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TwoTower:
+    """Items whose vector is nearest to the user's; the score is the inner product."""
+
+    vectors: Scores
+    """[N, D] float32, L2-normalised."""
+    index: AnnIndex | None
+    """Approximate search over `vectors`; None searches exactly."""
+    ef: int
+    """Beam width of the index."""
+    max_fetch: int
+    """Largest number of items to ask the index for; beyond it exact search is cheaper."""
+    needs_embeddings: bool = field(default=True, init=False)
+
+    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+        """See `Retriever`."""
+        queries = users.query_embeddings
+        if queries is None:
+            raise ValueError("query_embeddings is None; this retriever needs the user vectors")
+        if self.index is None or k > self.max_fetch:
+            exclude = users.purchases.csr() if users.exclude_known else None
+            return exact.search(queries, self.vectors, k=k, exclude=exclude)
+        if not users.exclude_known:
+            return self.index.search(queries, k=k, ef=self.ef)
+        return search_unknown(
+            self.index,
+            self.vectors,
+            query_embeddings=queries,
+            known=users.purchases,
+            k=k,
+            ef=self.ef,
+            max_fetch=self.max_fetch,
+        )
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What the user bought before: most often first, then most lately, then by row.
+
+        score = number of events + 1 / (2 + days since the latest event)
+
+    The second part is at most 1/2, so that it orders only equal counts. Nothing is left when known items are kept out.
+    """
+
+    needs_embeddings: bool = field(default=False, init=False)
+
+    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+        """See `Retriever`."""
+        if users.exclude_known:
+            return padding(len(users), k)
+        own = users.purchases
+        owners = own.owners
+        age_days = np.maximum(users.as_of_seconds[owners] - own.last_seconds, 0) / SECONDS_PER_DAY
+        return best_of_each(
+            owners,
+            own.indices,
+            scores=own.counts + 1 / (2 + age_days),
+            num_users=len(users),
+            k=k,
+            # The exact order: float32 scores cannot tell two moments of the same day apart.
+            ascending_keys=(-own.counts, -own.last_seconds),
+        )
+
+
+class Popularity:
+    """What everybody buys, the same list for all users; the score is the number of recent events.
+
+    Args:
+        popularity: [N] recent events of each item.
+    """
+
+    needs_embeddings: bool = False
+
+    def __init__(self, popularity: npt.NDArray[np.float32]) -> None:
+        """Sorts the catalogue once."""
+        self._order = np.lexsort((np.arange(len(popularity)), -popularity)).astype(np.int32)
+        self._scores = popularity[self._order].astype(np.float32)
+
+    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+        """See `Retriever`."""
+        known = users.purchases
+        num_known = int(known.num_per_user.max(initial=0)) if users.exclude_known else 0
+        width = min(k + num_known, len(self._order))
+        rows = np.tile(self._order[:width], (len(users), 1))
+        scores = np.tile(self._scores[:width], (len(users), 1))
+        keys = known.keys if users.exclude_known else np.empty(0, np.int64)
+        return without(rows, scores, known_keys=keys, num_items=known.num_items, k=k)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Several retrievers as one, by weighted reciprocal ranks."""
+
+    parts: tuple[tuple[Retriever, float], ...]
+    """Retrievers and their weights."""
+    rank_constant: float
+    """The larger, the less the first places of a list stand out."""
+    depth: int
+    """Length of the lists that are fused, raised to k where it is smaller."""
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether a part needs them."""
+        return any(retriever.needs_embeddings for retriever, _ in self.parts)
+
+    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+        """See `Retriever`."""
+        depth = max(k, self.depth)
+        lists = [retriever.retrieve(users, depth)[0] for retriever, _ in self.parts]
+        weights = [weight for _, weight in self.parts]
+        return reciprocal_rank_fusion(lists, weights, rank_constant=self.rank_constant, k=k)

@@ -1,0 +1,151 @@
+"""What every retriever promises, run against each of them.
+
+40 items; users: one with three items, one without any, one who knows all but four, one who knows all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from serving.index import HnswIndex
+from serving.purchases import Purchases
+from serving.retrievers import Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+
+NUM_ITEMS, DIMENSION = 40, 8
+KNOWN = [[3, 17, 20], [], [*range(36)], [*range(NUM_ITEMS)]]
+NUM_USERS = len(KNOWN)
+AS_OF_SECONDS = 1512086400
+
+
+def unit_vectors(count: int, seed: int) -> npt.NDArray[np.float32]:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSION))
+    unit: npt.NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+VECTORS = unit_vectors(NUM_ITEMS, 1)
+INDEX = HnswIndex.build(VECTORS, m=8, ef_construction=100, seed=1)
+POPULARITY = np.random.default_rng(2).integers(0, 9, NUM_ITEMS).astype(np.float32)
+
+
+def two_tower(*, index: HnswIndex | None, max_fetch: int = 25) -> TwoTower:
+    return TwoTower(VECTORS, index, ef=20, max_fetch=max_fetch)
+
+
+RETRIEVERS: dict[str, Retriever] = {
+    "two_tower": two_tower(index=INDEX),
+    "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000),
+    "two_tower, exact": two_tower(index=None),
+    "repeat": Repeat(),
+    "popularity": Popularity(POPULARITY),
+    "fused": Fused(((two_tower(index=INDEX), 1.0), (Repeat(), 2.0)), rank_constant=60, depth=15),
+    "fused, short lists": Fused(
+        ((two_tower(index=INDEX), 1.0), (Popularity(POPULARITY), 1.0)), rank_constant=1, depth=1
+    ),
+}
+every_retriever = pytest.mark.parametrize("name", RETRIEVERS)
+every_k = pytest.mark.parametrize("k", [1, 3, 10, NUM_ITEMS, NUM_ITEMS + 5])
+excluding_or_not = pytest.mark.parametrize("exclude_known", [False, True])
+
+
+def purchases() -> Purchases:
+    pairs = np.array([(user, item) for user, items in enumerate(KNOWN, start=1) for item in items])
+    days_ago = np.random.default_rng(3).integers(1, 300, len(pairs))
+    return Purchases.from_events(
+        pairs[:, 0],
+        pairs[:, 1],
+        seconds=AS_OF_SECONDS - 86_400 * days_ago,
+        num_users=NUM_USERS + 1,
+        num_items=NUM_ITEMS,
+    )
+
+
+def users(rows: list[int], *, exclude_known: bool) -> UserQueries:
+    moments = np.full(len(rows), AS_OF_SECONDS, np.int64)
+    vectors = unit_vectors(NUM_USERS + 1, 4)[rows]
+    return UserQueries(purchases().of(np.array(rows)), moments, vectors, exclude_known)
+
+
+def everybody(*, exclude_known: bool) -> UserQueries:
+    """The unknown user first, then the four known ones."""
+    return users([*range(NUM_USERS + 1)], exclude_known=exclude_known)
+
+
+def num_candidates(name: str, *, exclude_known: bool) -> npt.NDArray[np.int64]:
+    num_known = np.array([0, *(len(items) for items in KNOWN)])
+    if name == "repeat":
+        return np.zeros_like(num_known) if exclude_known else num_known
+    return NUM_ITEMS - num_known if exclude_known else np.full_like(num_known, NUM_ITEMS)
+
+
+@every_retriever
+@every_k
+@excluding_or_not
+def test_exactly_k_come_when_k_exist_and_all_otherwise(name: str, k: int, exclude_known: bool) -> None:
+    rows, scores = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known), k)
+    assert rows.shape == scores.shape == (NUM_USERS + 1, k)
+    assert (str(rows.dtype), str(scores.dtype)) == ("int32", "float32")
+    expected = np.minimum(num_candidates(name, exclude_known=exclude_known), k)
+    assert (rows >= 0).sum(axis=1).tolist() == expected.tolist()
+
+
+@every_retriever
+@every_k
+@excluding_or_not
+def test_lists_are_sorted_distinct_and_padded_at_the_end(name: str, k: int, exclude_known: bool) -> None:
+    for rows, scores in zip(*RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known), k), strict=True):
+        found = rows[rows >= 0]
+        assert len(set(found.tolist())) == len(found)
+        assert (found < NUM_ITEMS).all()
+        assert (rows[len(found) :] == -1).all()
+        assert np.isneginf(scores[len(found) :]).all()
+        assert np.isfinite(scores[: len(found)]).all()
+        assert (scores[: len(found) - 1] >= scores[1 : len(found)]).all() if len(found) else True
+
+
+@every_retriever
+@every_k
+def test_a_known_item_never_comes_when_excluded(name: str, k: int) -> None:
+    rows, _ = RETRIEVERS[name].retrieve(everybody(exclude_known=True), k)
+    for own_rows, known in zip(rows[1:], KNOWN, strict=True):
+        assert not set(own_rows.tolist()) & set(known)
+
+
+@every_retriever
+@every_k
+@excluding_or_not
+def test_a_user_alone_gets_the_same_as_in_a_batch(name: str, k: int, exclude_known: bool) -> None:
+    together, scores = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known), k)
+    for row in range(NUM_USERS + 1):
+        alone, own_scores = RETRIEVERS[name].retrieve(users([row], exclude_known=exclude_known), k)
+        np.testing.assert_array_equal(alone[0], together[row])
+        np.testing.assert_allclose(own_scores[0], scores[row], rtol=1e-5)
+
+
+@every_retriever
+def test_the_same_question_gets_the_same_answer(name: str) -> None:
+    first, second = (RETRIEVERS[name].retrieve(everybody(exclude_known=True), 10) for _ in range(2))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+@every_retriever
+def test_vectors_are_needed_where_the_retriever_says_so(name: str) -> None:
+    retriever = RETRIEVERS[name]
+    without_vectors = UserQueries(purchases().of(np.array([1])), np.array([AS_OF_SECONDS]))
+
+    def ask() -> npt.NDArray[np.int32]:
+        return retriever.retrieve(without_vectors, 3)[0]
+
+    if retriever.needs_embeddings:
+        with pytest.raises(ValueError, match="query_embeddings is None"):
+            ask()
+    else:
+        assert (ask() >= 0).all()
+
+
+def test_a_batch_whose_parts_differ_in_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="5 rows of purchases, 4 moments and 5 vectors"):
+        UserQueries(purchases(), np.zeros(4, np.int64), unit_vectors(5, 4))

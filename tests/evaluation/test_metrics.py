@@ -1,0 +1,160 @@
+"""Metrics equal the fractions worked out by hand and a loop over users."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation.metrics import (
+    coverage_at_k,
+    hit_rate_at_k,
+    index_recall_at_k,
+    judge,
+    ndcg_at_k,
+    recall_at_k,
+    recall_curve,
+    reciprocal_rank,
+)
+
+# Four users, six items. The third has nothing relevant, the fourth got an empty list.
+RANKED = np.array([[2, 0, 5, 1], [3, 4, -1, -1], [0, 1, 2, 3], [-1, -1, -1, -1]], np.int32)
+RELEVANT = sp.csr_array(
+    np.array([[1, 0, 0, 1, 0, 1], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]], dtype=bool)
+)
+
+
+def test_recall_divides_by_all_that_is_relevant() -> None:
+    judged = judge(RANKED, RELEVANT)
+    # User 0: item 0 in place 2 and item 5 in place 3, of the three relevant ones; user 1: its one item in place 2.
+    np.testing.assert_allclose(recall_at_k(judged, 1), [0, 0, np.nan, 0])
+    np.testing.assert_allclose(recall_at_k(judged, 2), [1 / 3, 1, np.nan, 0])
+    np.testing.assert_allclose(recall_at_k(judged, 4), [2 / 3, 1, np.nan, 0])
+
+
+def test_ndcg_is_relative_to_a_list_of_at_most_k() -> None:
+    judged = judge(RANKED, RELEVANT)
+    gain = [1 / math.log2(place + 1) for place in range(1, 5)]
+    # At k = 2 user 0's best list has two hits although three items are relevant.
+    expected = [gain[1] / (gain[0] + gain[1]), gain[1] / gain[0], np.nan, 0]
+    np.testing.assert_allclose(ndcg_at_k(judged, 2), expected)
+    expected = [(gain[1] + gain[2]) / (gain[0] + gain[1] + gain[2]), gain[1] / gain[0], np.nan, 0]
+    np.testing.assert_allclose(ndcg_at_k(judged, 4), expected)
+
+
+def test_reciprocal_rank_and_hit_rate() -> None:
+    judged = judge(RANKED, RELEVANT)
+    np.testing.assert_allclose(reciprocal_rank(judged), [1 / 2, 1 / 2, np.nan, 0])
+    np.testing.assert_allclose(hit_rate_at_k(judged, 1), [0, 0, np.nan, 0])
+    np.testing.assert_allclose(hit_rate_at_k(judged, 3), [1, 1, np.nan, 0])
+
+
+def test_coverage_counts_distinct_items_and_no_padding() -> None:
+    assert coverage_at_k(RANKED, 6, k=1) == 3 / 6  # 2, 3, 0
+    assert coverage_at_k(RANKED, 6, k=4) == 6 / 6
+    assert coverage_at_k(RANKED[3:], 6, k=4) == 0
+
+
+def test_index_recall_is_relative_to_the_exact_list() -> None:
+    exact = np.array([[0, 1, 2, 3], [4, 3, -1, -1], [5, 4, 3, 2], [-1, -1, -1, -1]], np.int32)
+    np.testing.assert_allclose(index_recall_at_k(RANKED, exact, k=3), [2 / 3, 1, 0, np.nan])
+
+
+def slow_figures(ranked: npt.NDArray[np.int32], relevant: npt.NDArray[np.bool_], k: int) -> list[list[float]]:
+    """A loop over users and places: recall, ndcg, hit rate, reciprocal rank."""
+    figures = []
+    for places, wanted in zip(ranked, relevant, strict=True):
+        if not wanted.any():
+            figures.append([math.nan] * 4)
+            continue
+        hits = [row >= 0 and bool(wanted[row]) for row in places]
+        gain = sum(1 / math.log2(place + 2) for place in range(k) if hits[place])
+        best = sum(1 / math.log2(place + 2) for place in range(min(k, int(wanted.sum()))))
+        first = 1 / (hits.index(True) + 1) if True in hits else 0.0
+        figures.append([sum(hits[:k]) / int(wanted.sum()), gain / best, float(any(hits[:k])), first])
+    return figures
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_users, num_items = draw(st.integers(1, 6)), draw(st.integers(1, 12))
+    ranked = np.array([rng.permutation(num_items) for _ in range(num_users)], np.int32)
+    ends = rng.integers(0, num_items + 1, (num_users, 1))
+    ranked = np.where(np.arange(num_items) < ends, ranked, -1).astype(np.int32)
+    return ranked, rng.random((num_users, num_items)) < draw(st.floats(0, 1)), draw(st.integers(1, num_items))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_metrics_equal_the_slow_twin(case: tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int]) -> None:
+    ranked, relevant, k = case
+    judged = judge(ranked, sp.csr_array(relevant))
+    found = [recall_at_k(judged, k), ndcg_at_k(judged, k), hit_rate_at_k(judged, k), reciprocal_rank(judged)]
+    np.testing.assert_allclose(np.column_stack(found), np.array(slow_figures(ranked, relevant, k)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases())
+def test_metrics_lie_in_0_to_1_and_longer_lists_find_no_less(
+    case: tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int],
+) -> None:
+    ranked, relevant, k = case
+    judged = judge(ranked, sp.csr_array(relevant))
+    users = judged.num_relevant > 0
+    for values in (recall_at_k(judged, k), ndcg_at_k(judged, k), hit_rate_at_k(judged, k), reciprocal_rank(judged)):
+        np.testing.assert_array_equal(np.isnan(values), ~users)
+        assert ((values[users] >= 0) & (values[users] <= 1 + 1e-12)).all()
+    curve = recall_curve(judged)
+    if users.any():
+        assert (np.diff(curve) >= 0).all()
+        assert curve[k - 1] == pytest.approx(np.nanmean(recall_at_k(judged, k)))
+    else:
+        assert np.isnan(curve).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_permuting_users_permutes_the_metrics(
+    case: tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int],
+) -> None:
+    ranked, relevant, k = case
+    order = np.arange(len(ranked))[::-1]
+    there = ndcg_at_k(judge(ranked, sp.csr_array(relevant)), k)[order]
+    np.testing.assert_allclose(ndcg_at_k(judge(ranked[order], sp.csr_array(relevant[order])), k), there, rtol=1e-12)
+
+
+def test_the_best_list_has_ndcg_1() -> None:
+    judged = judge(np.array([[3, 0, 5, 1]], np.int32), RELEVANT[[0]])
+    np.testing.assert_allclose([ndcg_at_k(judged, k)[0] for k in (1, 2, 3, 4)], 1)
+
+
+def test_lists_shorter_than_k_are_refused() -> None:
+    judged = judge(RANKED, RELEVANT)
+    for metric in (recall_at_k, ndcg_at_k, hit_rate_at_k):
+        with pytest.raises(ValueError, match="k is 5 and the lists have 4 places"):
+            metric(judged, 5)
+    with pytest.raises(ValueError, match="k is 0"):
+        coverage_at_k(RANKED, 6, k=0)
+    with pytest.raises(ValueError, match="num_items is 0"):
+        coverage_at_k(RANKED, 0, k=1)
+    with pytest.raises(ValueError, match="k is 4 and the lists have 2 places"):
+        index_recall_at_k(RANKED, RANKED[:, :2], k=4)
+
+
+def test_malformed_lists_are_refused() -> None:
+    with pytest.raises(ValueError, match="user row 1 holds an item twice"):
+        judge(np.array([[0, 1], [2, 2], [-1, -1], [0, 1]]), RELEVANT)
+    with pytest.raises(ValueError, match="user row 2 goes on behind a -1"):
+        judge(np.array([[0, 1], [2, 3], [-1, 4], [0, 1]]), RELEVANT)
+    with pytest.raises(ValueError, match="runs from 0 to 6, expected -1 to 5"):
+        judge(np.array([[0], [6], [1], [1]]), RELEVANT)
+    with pytest.raises(ValueError, match=r"shape \(1, 2\), expected integers \[4, K\]"):
+        judge(np.array([[0, 1]]), RELEVANT)
+    with pytest.raises(ValueError, match="ranked is float64"):
+        judge(np.zeros((4, 1)), RELEVANT)  # type: ignore[arg-type]

@@ -1,0 +1,210 @@
+"""A small real bundle: an encoder, a user tower exported by TensorFlow, an index, purchases."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from features.encoding import Encoder, numeric_names
+from features.ids import IdMap
+from features.schema import Schema
+from features.storage import view_schema
+from serving.bundle import Bundle
+from serving.index import HnswIndex, IndexReport
+from serving.manifest import FILE_NAME, DataWindow, Facts, describe_files, read_manifest, version_of
+from serving.publish import Parts, write
+from serving.purchases import Purchases
+from serving.recommender import Recommender, build_retrievers
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+NUM_ITEMS, NUM_USERS, DIMENSION = 40, 6, 8
+AS_OF = dt.date(2017, 12, 1)
+AS_OF_SECONDS = 1512086400  # 2017-12-01 00:00 UTC
+USERS = [f"u{number}" for number in range(1, NUM_USERS + 1)]
+ITEMS = [f"i{number}" for number in range(NUM_ITEMS)]
+DAY = 86_400
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    schema = Schema(
+        user_columns={"age": "categorical"},  # type: ignore[dict-item]
+        item_columns={"aisle": "categorical"},  # type: ignore[dict-item]
+        item_category="aisle",
+    )
+    return Encoder(
+        schema=schema,
+        user_ids=IdMap(USERS),
+        item_ids=IdMap(ITEMS),
+        vocabularies={"age": IdMap(["old", "young"]), "aisle": IdMap(["fish", "fruit"])},
+        scaling={name: (0.5, 2.0) for tower in ("user", "item") for name in numeric_names(schema, tower)},
+        history_length=4,
+        text_length=3,
+        text_buckets=10,
+    )
+
+
+@pytest.fixture(scope="session")
+def exported(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `user_tower.tflite`, `narrow.tflite` (4 numbers wide) and what Keras says: `expected.npz`.
+
+    TensorFlow runs in a process of its own, so that this one shows that serving does without.
+    """
+    folder = tmp_path_factory.mktemp("exported")
+    encoder.save(folder / "encoder")
+    environment = {
+        **os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(REPOSITORY),
+    }  # fmt: skip
+    command = [sys.executable, str(HERE / "export_for_tests.py"), str(folder), str(DIMENSION)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def item_vectors() -> npt.NDArray[np.float32]:
+    vectors = np.random.default_rng(3).normal(size=(NUM_ITEMS, DIMENSION))
+    unit: npt.NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+@pytest.fixture(scope="session")
+def purchases() -> Purchases:
+    """u1 bought i0 three times, i1 and i2 twice (i2 later); u2 bought everything; u3 bought nothing; u4 bought i39."""
+    days = [(1, 0, 9), (1, 0, 8), (1, 0, 7), (1, 1, 6), (1, 1, 5), (1, 2, 6), (1, 2, 4), (4, 39, 2)]
+    days += [(2, item, 3) for item in range(NUM_ITEMS)]
+    users, items, days_ago = np.array(days).T
+    return Purchases.from_events(
+        users, items, seconds=AS_OF_SECONDS - days_ago * DAY, num_users=NUM_USERS + 1, num_items=NUM_ITEMS
+    )
+
+
+@pytest.fixture(scope="session")
+def parts(
+    encoder: Encoder, exported: Path, item_vectors: npt.NDArray[np.float32], purchases: Purchases
+) -> Parts:
+    items = {
+        "item_id": ITEMS,
+        "item_name": [None if number == 5 else f"name {number}" for number in range(NUM_ITEMS)],
+        "category": ["fruit" if number % 2 else "fish" for number in range(NUM_ITEMS)],
+    }
+    return Parts(
+        config_yaml="name: small\n",
+        encoder=encoder,
+        user_tower=exported / "user_tower.tflite",
+        item_tower=exported / "user_tower.tflite",
+        item_vectors=item_vectors,
+        index=HnswIndex.build(item_vectors, m=8, ef_construction=50, seed=7),
+        items=pa.table(items),
+        purchases=purchases,
+        popularity=np.arange(NUM_ITEMS, dtype=np.float32),
+        metrics={"two_tower": {"recall_at_100": 0.25}},
+    )
+
+
+@pytest.fixture(scope="session")
+def facts() -> Facts:
+    return Facts(
+        dataset="small",
+        as_of=AS_OF,
+        created=dt.datetime(2017, 12, 1, 3, tzinfo=dt.UTC),
+        data_window=DataWindow(first=dt.date(2017, 1, 1), end=AS_OF, num_events=48),
+        feature_services={"user": "user_tower", "item": "item_tower"},
+        vocabulary_sizes={"user_id": NUM_USERS + 1},
+        index_report=IndexReport(recall=1.0, k=10, ef=50, num_queries=6, size_bytes=1000, build_seconds=0.1),
+        configuration_digest="0123456789ab",
+        code_version="0.1.0",
+        seed=7,
+        package_versions={"hnswlib": "0.8.0"},
+    )
+
+
+@pytest.fixture(scope="session")
+def written(parts: Parts, facts: Facts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that no test changes."""
+    bundles = tmp_path_factory.mktemp("bundles")
+    return bundles / write(bundles, parts, facts)
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle for a test to spoil."""
+    return Path(shutil.copytree(written, tmp_path / written.name))
+
+
+@pytest.fixture(scope="session")
+def sign() -> Callable[..., Path]:
+    """Makes the manifest of a changed folder agree with its files again; renames the folder and returns it."""
+
+    def sign(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
+        files = describe_files(folder)
+        manifest = read_manifest(folder)
+        version = version_of(manifest.facts, files)
+        changed = manifest.model_copy(update={"files": files, "bundle_version": version, **changes})
+        (folder / FILE_NAME).write_text(changed.model_dump_json())
+        return folder.rename(folder.with_name(version))
+
+    return sign
+
+
+@pytest.fixture(scope="session")
+def online(encoder: Encoder) -> pa.Table:
+    """What the online store holds: u1, u4, u3 without a past, and n1, who came after the towers were fitted."""
+    schema = pa.schema([("user_id", pa.string()), *view_schema(encoder.schema, "user")])
+    past = {
+        "user_as_of_seconds": AS_OF_SECONDS,
+        "user_num_events": 7,
+        "user_num_items": 3,
+        "user_num_days": 5,
+        "user_value": 12.5,
+        "user_last_seconds": AS_OF_SECONDS - 4 * DAY,
+        "user_history": ["i2", "i1", "i0"],
+        "user_history_seconds": [AS_OF_SECONDS - days * DAY for days in (4, 5, 7)],
+        "user_history_events": [2, 2, 3],
+        "age": "young",
+    }
+    nothing = {"user_as_of_seconds": AS_OF_SECONDS, "user_num_events": 0, "user_history": []}
+    other = past | {"user_num_events": 1, "user_history": ["i39"], "user_history_seconds": [AS_OF_SECONDS - 2 * DAY]}
+    other["user_history_events"] = [1]
+    rows = [{"user_id": "u1", **past}, {"user_id": "u3", **nothing}, {"user_id": "u4", **other}]
+    return pa.Table.from_pylist([*rows, {"user_id": "n1", **past}], schema=schema)
+
+
+@pytest.fixture(scope="session")
+def online_file(online: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("online") / "users.parquet"
+    pq.write_table(online, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(written: Path) -> Bundle:
+    return Bundle.open(written)
+
+
+@pytest.fixture(scope="session")
+def read_users(online: pa.Table) -> Callable[[list[str]], pa.Table]:
+    read: Callable[[list[str]], pa.Table] = runpy.run_path(str(HERE / "serve_for_tests.py"))["reader"](online)
+    return read
+
+
+@pytest.fixture(scope="session")
+def recommender(bundle: Bundle, read_users: Callable[[list[str]], pa.Table]) -> Recommender:
+    retrievers = build_retrievers(
+        bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
+    )
+    return Recommender(bundle, read_users, retrievers=retrievers, default_retriever="fused")

@@ -1,0 +1,46 @@
+"""A server over a bundle whose online store is one Parquet table: `python serve_for_tests.py BUNDLE TABLE GATE`.
+
+Reading the user `slow` waits until somebody opens the named pipe GATE for writing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def reader(table: pa.Table, gate: Path | None = None) -> Callable[[list[str]], pa.Table]:
+    """Reads users from a table: one row per id in the order asked, nulls where it has none."""
+    place = {user_id: row for row, user_id in enumerate(table.column("user_id").to_pylist())}
+
+    def read(user_ids: list[str]) -> pa.Table:
+        if gate is not None and "slow" in user_ids:
+            gate.open("rb").close()
+        found = table.take(pa.array([place.get(user_id) for user_id in user_ids], pa.int64()))
+        return found.set_column(0, "user_id", pa.array(user_ids, pa.string()))
+
+    return read
+
+
+def main() -> None:
+    """Serves until it is stopped."""
+    from serving.app import create_app
+    from serving.bundle import Bundle
+    from serving.recommender import Recommender, build_retrievers
+    from serving.server import run
+
+    bundle = Bundle.open(Path(sys.argv[1]))
+    retrievers = build_retrievers(
+        bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
+    )
+    read = reader(pq.read_table(sys.argv[2]), gate=Path(sys.argv[3]))
+    recommender = Recommender(bundle, read, retrievers=retrievers, default_retriever="fused")
+    run(create_app(recommender, max_k=100), "127.0.0.1", 0)
+
+
+if __name__ == "__main__":
+    main()

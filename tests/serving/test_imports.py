@@ -1,0 +1,21 @@
+"""What does a server process load?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+HEAVY = ("tensorflow", "tf_keras", "keras", "apache_beam", "feast", "dask", "duckdb", "towers", "training", "beam_jobs")
+
+
+@pytest.mark.parametrize("module", ["serving.app", "serving.server", "serving.recommender", "serving.publish"])
+def test_serving_loads_neither_tensorflow_nor_beam(module: str) -> None:
+    code = f"import sys, {module}; print(sorted(set({HEAVY}) & set(sys.modules)))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == "[]"

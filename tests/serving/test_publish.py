@@ -1,0 +1,89 @@
+"""How does a bundle come into being, and how does it become the served one?"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.bundle import Bundle
+from serving.manifest import BundleError, Facts
+from serving.publish import BundleExistsError, Parts, current, publish, write
+
+
+def test_the_same_contents_have_the_same_version_whenever_they_are_made(
+    parts: Parts, facts: Facts, tmp_path: Path
+) -> None:
+    later = facts.model_copy(update={"created": facts.created + dt.timedelta(days=1)})
+    first, second = write(tmp_path / "first", parts, facts), write(tmp_path / "second", parts, later)
+    assert first == second
+    assert first.startswith("2017-12-01-")
+
+
+@pytest.mark.parametrize("changes", [{"seed": 8}, {"configuration_digest": "other"}, {"dataset": "other"}])
+def test_another_meaning_has_another_version(
+    parts: Parts, facts: Facts, written: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    assert write(tmp_path, parts, facts.model_copy(update=changes)) != written.name
+
+
+def test_other_vectors_have_another_version(parts: Parts, facts: Facts, written: Path, tmp_path: Path) -> None:
+    popularity = parts.popularity.copy()
+    popularity[3] += 1
+    assert write(tmp_path, dataclasses.replace(parts, popularity=popularity), facts) != written.name
+
+
+def test_a_bundle_is_never_overwritten(parts: Parts, facts: Facts, tmp_path: Path) -> None:
+    version = write(tmp_path, parts, facts)
+    with pytest.raises(BundleExistsError, match=f"{version}: exists already") as caught:
+        write(tmp_path, parts, facts)
+    assert caught.value.version == version
+    assert [path.name for path in tmp_path.iterdir()] == [version]
+    Bundle.open(tmp_path / version)
+
+
+def test_a_failed_write_leaves_nothing_behind(parts: Parts, facts: Facts, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path, dataclasses.replace(parts, user_tower=tmp_path / "nowhere.tflite"), facts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_others_may_read_a_bundle(written: Path) -> None:
+    assert stat.S_IMODE(written.stat().st_mode) == 0o755
+
+
+def test_the_published_bundle_is_the_current_one_and_can_be_rolled_back(
+    parts: Parts, facts: Facts, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match="current: points to no bundle"):
+        current(tmp_path)
+    old = write(tmp_path, parts, facts)
+    new = write(tmp_path, dataclasses.replace(parts, popularity=np.ones(40, np.float32)), facts)
+    for version in (old, new, old):
+        publish(tmp_path, version)
+        assert current(tmp_path) == tmp_path / version
+        assert Bundle.open(tmp_path / "current").version == version
+    assert (tmp_path / "current").readlink() == Path(old)
+    assert {path.name for path in tmp_path.iterdir()} == {old, new, "current"}
+
+
+def test_only_a_bundle_can_be_published(parts: Parts, facts: Facts, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"2017-12-01-00000000/manifest\.json: missing"):
+        publish(tmp_path, "2017-12-01-00000000")
+    version = write(tmp_path, parts, facts)
+    (tmp_path / "alias").symlink_to(version)
+    with pytest.raises(BundleError, match=f"names version {version}, expected alias"):
+        publish(tmp_path, "alias")
+    (tmp_path / "current").mkdir()
+    with pytest.raises(BundleError, match="current: is not a symbolic link"):
+        publish(tmp_path, version)
+
+
+def test_the_model_card_tells_the_figures_of_the_manifest(written: Path) -> None:
+    card = (written / "MODEL_CARD.md").read_text()
+    for part in (written.name, "48 events", "6 users and 40 items", "| two_tower recall_at_100 | 0.2500 |", "age (cat"):
+        assert part in card

@@ -1,0 +1,134 @@
+"""What does this user get now?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from serving import exact
+from serving.bundle import Bundle
+from serving.recommender import Recommender, build_retrievers
+
+MIDNIGHT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
+
+
+def ids(recommender: Recommender, user_id: str, k: int, retriever: str, *, exclude_known: bool = False) -> list[str]:
+    found = recommender.recommend([user_id], k=k, retriever=retriever, exclude_known=exclude_known)
+    return [item["item_id"] for item in found.answers[0].items]
+
+
+def test_two_tower_answers_with_the_items_nearest_to_the_users_vector(
+    recommender: Recommender, bundle: Bundle, read_users: Callable[[list[str]], pa.Table]
+) -> None:
+    inputs = bundle.encoder.encode_users(read_users(["u1"]), as_of_seconds=np.array([int(MIDNIGHT.timestamp())]))
+    rows, scores = exact.search(bundle.user_tower.embed(inputs), bundle.item_vectors, k=7)
+    answer = recommender.recommend(["u1"], k=7, retriever="two_tower").answers[0]
+    assert [item["item_id"] for item in answer.items] == bundle.encoder.item_ids.ids(rows[0] + 1)
+    np.testing.assert_allclose([item["score"] for item in answer.items], scores[0], atol=1e-6)
+    assert (answer.unknown_user, answer.fallback) == (False, None)
+
+
+def test_items_carry_name_and_category(recommender: Recommender) -> None:
+    answer = recommender.recommend(["u2"], k=40, retriever="repeat").answers[0]
+    assert answer.items[7] == {"item_id": "i7", "item_name": "name 7", "category": "fruit", "score": pytest.approx(1.2)}
+    assert answer.items[5]["item_name"] is None
+
+
+def test_repeat_answers_with_the_users_own_items(recommender: Recommender) -> None:
+    assert ids(recommender, "u1", 5, "repeat") == ["i0", "i2", "i1"]
+
+
+def test_bought_items_stay_out_when_asked(recommender: Recommender) -> None:
+    for retriever in ("two_tower", "fused", "popularity"):
+        found = ids(recommender, "u1", 40, retriever, exclude_known=True)
+        assert len(found) == 37
+        assert not {"i0", "i1", "i2"} & set(found)
+
+
+@pytest.mark.parametrize("user_id", ["stranger", "u3"])
+def test_users_without_a_past_get_what_is_popular(recommender: Recommender, user_id: str) -> None:
+    for retriever in ("fused", "two_tower", "repeat"):
+        found = recommender.recommend([user_id], k=3, retriever=retriever)
+        answer = found.answers[0]
+        assert [item["item_id"] for item in answer.items] == ["i39", "i38", "i37"]
+        assert [item["score"] for item in answer.items] == [39, 38, 37]
+        assert (answer.fallback, answer.unknown_user) == ("popularity", user_id == "stranger")
+        assert found.retriever == retriever
+
+
+def test_a_retriever_without_candidates_is_replaced(recommender: Recommender) -> None:
+    answer = recommender.recommend(["u4"], k=2, retriever="repeat", exclude_known=True).answers[0]
+    assert [item["item_id"] for item in answer.items] == ["i38", "i37"]
+    assert (answer.fallback, answer.unknown_user) == ("popularity", False)
+
+
+def test_a_user_newer_than_the_towers_is_served_by_features(recommender: Recommender) -> None:
+    answer = recommender.recommend(["n1"], k=3, retriever="two_tower").answers[0]
+    assert (answer.fallback, answer.unknown_user) == (None, True)
+
+
+def test_nothing_left_is_an_empty_answer(recommender: Recommender) -> None:
+    assert ids(recommender, "u2", 5, "fused", exclude_known=True) == []
+
+
+def test_popularity_is_no_fallback_when_it_was_asked_for(recommender: Recommender) -> None:
+    assert recommender.recommend(["stranger"], k=3, retriever="popularity").answers[0].fallback is None
+
+
+def test_users_alone_and_together_get_the_same(recommender: Recommender) -> None:
+    asked = ["u1", "stranger", "u4", "u2", "u3", "u1"]
+    together = recommender.recommend(asked, k=10, exclude_known=True)
+    assert [answer.user_id for answer in together.answers] == asked
+    for user_id, answer in zip(asked, together.answers, strict=True):
+        alone = recommender.recommend([user_id], k=10, exclude_known=True).answers[0]
+        assert [item["item_id"] for item in alone.items] == [item["item_id"] for item in answer.items]
+        assert alone.fallback == answer.fallback
+
+
+def test_the_moment_is_the_bundles_midnight_unless_told(recommender: Recommender) -> None:
+    def scores(as_of: dt.datetime | None) -> list[float]:
+        answer = recommender.recommend(["u1"], k=3, retriever="repeat", as_of=as_of).answers[0]
+        return [item["score"] for item in answer.items]
+
+    # u1 bought i0 three times, last 7 days before midnight of the bundle's day.
+    assert scores(None)[0] == pytest.approx(3 + 1 / 9)
+    assert scores(MIDNIGHT) == scores(None)
+    assert scores(MIDNIGHT + dt.timedelta(days=1))[0] == pytest.approx(3 + 1 / 10)
+
+
+def test_the_answer_names_bundle_retriever_and_stages(recommender: Recommender, bundle: Bundle) -> None:
+    found = recommender.recommend(["u1"], k=3)
+    assert (found.bundle_version, found.retriever) == (bundle.version, "fused")
+    assert [*found.stage_microseconds] == ["users", "features", "encoding", "user_tower", "retrieval", "answer"]
+    assert min(found.stage_microseconds.values()) > 0
+    assert "features" not in recommender.recommend(["u1"], k=3, retriever="repeat").stage_microseconds
+
+
+def test_questions_that_make_no_sense_are_refused(recommender: Recommender) -> None:
+    with pytest.raises(ValueError, match="user_ids is empty"):
+        recommender.recommend([], k=3)
+    with pytest.raises(ValueError, match="k is 0"):
+        recommender.recommend(["u1"], k=0)
+    with pytest.raises(ValueError, match="'best', expected one of: two_tower, repeat, popularity, fused"):
+        recommender.recommend(["u1"], k=1, retriever="best")
+    with pytest.raises(ValueError, match="no time zone"):
+        recommender.recommend(["u1"], k=1, as_of=dt.datetime(2017, 12, 1))
+
+
+def test_names_of_retrievers_are_checked_at_the_start(
+    bundle: Bundle, read_users: Callable[[list[str]], pa.Table]
+) -> None:
+    with pytest.raises(ValueError, match="fusion_weights names 'itemknn', expected some of: two_tower, repeat"):
+        build_retrievers(
+            bundle, ef=50, max_fetch=30, fusion_weights={"itemknn": 1.0}, rank_constant=60, fusion_depth=20
+        )
+    with pytest.raises(ValueError, match="'fused' is not there"):
+        Recommender(bundle, read_users, retrievers={}, default_retriever="fused")
+
+
+def test_warming_up_asks_every_retriever(recommender: Recommender) -> None:
+    recommender.warm_up()

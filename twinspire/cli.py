@@ -1,0 +1,246 @@
+"""Which command runs what? Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 done; 1 a step failed, its message says why; 2 the command line or the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from twinspire.config import Config
+    from twinspire.paths import RunPaths
+    from twinspire.steps import Step
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From raw events to served recommendations: two-tower retrieval, retrained daily.",
+)
+
+ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a dataset.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key, such as training.epochs=3; may be repeated.")
+]
+AsOf = Annotated[
+    dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Everything before this day is known (overrides the file).")
+]
+Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing has changed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+Now = Annotated[
+    dt.datetime | None, typer.Option(help="Moment of the run, UTC; events after it are set aside. Default: the clock.")
+]
+DEFAULT_CONFIG = Path("configs/complete_journey.yaml")
+DEFAULT_RUNS = Path("runs")
+
+
+@app.command()
+def run(
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    as_of: AsOf = None,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    dry_run: DryRun = False,
+    now: Now = None,
+) -> None:
+    """Do all steps: ingest, features, train, embed, index, bundle, evaluate."""
+    with _errors():
+        settings, paths, steps = _prepare(config, set_, as_of, runs, now)
+        if dry_run:
+            _print_plan(settings, paths, steps)
+            return
+        for step in steps:
+            _do(step, paths, force=force)
+        _finish(settings, paths, config)
+
+
+def _step_command(name: str, text: str) -> None:
+    def command(
+        config: ConfigPath = DEFAULT_CONFIG,
+        set_: Overrides = None,
+        as_of: AsOf = None,
+        runs: Runs = DEFAULT_RUNS,
+        force: Force = False,
+        dry_run: DryRun = False,
+        now: Now = None,
+    ) -> None:
+        with _errors():
+            settings, paths, steps = _prepare(config, set_, as_of, runs, now)
+            place = [step.name for step in steps].index(name)
+            if dry_run:
+                _print_plan(settings, paths, steps[place : place + 1])
+                return
+            if place:
+                _need(steps[place - 1], paths)
+            _do(steps[place], paths, force=force)
+
+    app.command(name, help=text)(command)
+
+
+for _name, _text in {
+    "ingest": "Read raw events into canonical tables; bad rows are set aside and counted.",
+    "features": "Compute daily snapshots, join examples point-in-time, fill the online store.",
+    "train": "Fit the towers and export them.",
+    "embed": "Compute the vectors of all users and items.",
+    "index": "Build the HNSW index and measure its recall.",
+    "bundle": "Put everything that serving needs into one verified folder and publish it.",
+    "evaluate": "Measure recall on the days after the cut, beside the baselines.",
+}.items():
+    _step_command(_name, _text)
+
+
+@app.command()
+def recommend(
+    user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
+    retriever: Annotated[str | None, typer.Option(help="two_tower, repeat, popularity or fused.")] = None,
+    exclude_bought: Annotated[bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Recommend items to users, from the published bundle."""
+    with _errors():
+        from twinspire.pipeline.serve import open_recommender
+        from twinspire.show import print_answers
+
+        settings, paths, _ = _prepare(config, set_, None, runs, None)
+        recommender = open_recommender(settings, paths)
+        found = recommender.recommend(user, k=k, retriever=retriever, exclude_known=exclude_bought)
+        if as_json:
+            from dataclasses import asdict
+
+            typer.echo(json.dumps(asdict(found), indent=2))
+        else:
+            print_answers(recommender, found)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (overrides the file).")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = None,
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Answer POST /v1/recommend from the published bundle."""
+    with _errors():
+        from serving.app import create_app
+        from serving.server import run as run_server
+        from twinspire.pipeline.serve import open_recommender
+
+        settings, paths, _ = _prepare(config, set_, None, runs, None)
+        server = create_app(open_recommender(settings, paths), max_k=settings.serving.max_k)
+        run_server(
+            server,
+            settings.serving.host if host is None else host,
+            settings.serving.port if port is None else port,
+        )
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this installation has and lacks."""
+    from twinspire.show import print_installation
+
+    with _errors():
+        print_installation()
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _prepare(
+    config: Path, overrides: list[str] | None, as_of: dt.datetime | None, runs: Path, now: dt.datetime | None
+) -> tuple[Config, RunPaths, list[Step]]:
+    from importlib.metadata import version
+
+    from twinspire.config import load
+    from twinspire.paths import RunPaths
+    from twinspire.pipeline.main_job import plan
+
+    extra = [f"as_of={as_of.date()}"] if as_of else []
+    settings = load(config, [*(overrides or []), *extra])
+    paths = RunPaths(runs / settings.name, settings.as_of)
+    moment = now.replace(tzinfo=dt.UTC) if now else dt.datetime.now(dt.UTC)
+    return settings, paths, plan(settings, paths, now=moment, code_version=version("twinspire"))
+
+
+def _do(step: Step, paths: RunPaths, *, force: bool) -> None:
+    from twinspire.console import console
+    from twinspire.steps import finished, run_step
+
+    done = None if force else finished(step, paths.steps)
+    if done is not None:
+        console().print(f"[dim]{step.name:<9}[/] unchanged: {done.outcome}", markup=True)
+        return
+    record = run_step(step, paths.steps)
+    console().print(f"[bold]{step.name:<9}[/] {record.outcome} [dim]({record.seconds:.0f} s)[/]")
+
+
+def _need(step: Step, paths: RunPaths) -> None:
+    from twinspire.steps import finished
+
+    if finished(step, paths.steps) is None:
+        raise ValueError(
+            f"step {step.name!r} is not done for this configuration and day; run `twinspire {step.name}` first, or "
+            "`twinspire run` for all steps"
+        )
+
+
+def _print_plan(config: Config, paths: RunPaths, steps: list[Step]) -> None:
+    from twinspire.config import dump
+    from twinspire.console import console
+    from twinspire.steps import finished
+
+    for step in steps:
+        state = "unchanged, would be skipped" if finished(step, paths.steps) else "would run"
+        console().print(f"{step.name:<9} {state}; writes {', '.join(str(output) for output in step.outputs)}")
+    console().print("\nresolved configuration:\n")
+    console().print(dump(config), markup=False)
+
+
+def _finish(config: Config, paths: RunPaths, config_path: Path) -> None:
+    """What a newcomer wants to see at the end."""
+    from twinspire.console import console
+    from twinspire.pipeline.evaluate import TABLE_FILE
+    from twinspire.pipeline.serve import open_recommender
+    from twinspire.show import print_answers, some_users
+
+    recommender = open_recommender(config, paths)
+    users = some_users(recommender, 3)
+    console().print()
+    console().print((paths.report / TABLE_FILE).read_text(), markup=False)
+    print_answers(recommender, recommender.recommend(users, k=5))
+    flags = "" if config_path == DEFAULT_CONFIG else f" --config {config_path}"
+    console().print(f"Report: {paths.report / 'report.html'}")
+    console().print(f"Next:   .venv/bin/twinspire recommend{flags} --user {users[0]} --exclude-bought")
+    console().print(f"        .venv/bin/twinspire serve{flags}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
+    from twinspire.config import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(2) from None
+    except (ValueError, OSError, ArithmeticError) as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(1) from None

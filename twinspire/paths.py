@@ -1,0 +1,79 @@
+"""Where does each artefact of a run lie?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Folders of one dataset's runs.
+
+    Attributes:
+        root: `runs/<dataset>`.
+        as_of: Everything before this day is known.
+    """
+
+    root: Path
+    as_of: dt.date
+
+    @property
+    def tables(self) -> Path:
+        """Canonical events, users and items."""
+        return self.root / "tables"
+
+    @property
+    def features(self) -> Path:
+        """Snapshots, feature store and examples."""
+        return self.root / "features"
+
+    @property
+    def snapshots(self) -> Path:
+        """Snapshot files of users and items, and the pairs that have met."""
+        return self.features / "snapshots"
+
+    @property
+    def pairs(self) -> Path:
+        """Pairs of users and items that met before `as_of`."""
+        return self.snapshots / "pairs" / f"{self.as_of}.parquet"
+
+    @property
+    def examples(self) -> Path:
+        """One partition of joined examples per event day."""
+        return self.features / "examples"
+
+    def catalogue(self, moment: dt.date) -> Path:
+        """Features of every user and item at the start of a day."""
+        return self.features / "catalogue" / str(moment)
+
+    @property
+    def model(self) -> Path:
+        """Encoder, exported towers, checkpoints and TensorBoard logs."""
+        return self.root / "models" / str(self.as_of)
+
+    @property
+    def vectors(self) -> Path:
+        """Vectors of every user and item at `as_of`."""
+        return self.root / "vectors" / str(self.as_of)
+
+    @property
+    def index(self) -> Path:
+        """HNSW graph and its report."""
+        return self.root / "index" / str(self.as_of)
+
+    @property
+    def bundles(self) -> Path:
+        """Published bundles."""
+        return self.root / "bundles"
+
+    @property
+    def report(self) -> Path:
+        """Evaluation report."""
+        return self.root / "reports" / str(self.as_of)
+
+    @property
+    def steps(self) -> Path:
+        """Records of finished steps."""
+        return self.root / "steps" / str(self.as_of)

@@ -1,0 +1,112 @@
+"""Bundle: everything that serving needs in one verified folder, then the pointer to it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_jobs.build_index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
+from features import columns
+from features.encoding import Encoder
+from features.feast_repo.definitions import SERVICE_NAMES
+from features.tables import event_days
+from serving import bundle as layout
+from serving.index import HnswIndex, IndexReport
+from serving.manifest import DataWindow, Facts
+from serving.publish import BundleExistsError, Parts, publish, write
+from serving.purchases import Purchases
+from twinspire.config import Config, dump
+from twinspire.console import progress
+from twinspire.paths import RunPaths
+
+PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
+
+
+def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
+    """Writes the bundle of a day, verifies it and publishes it; returns one line of outcome."""
+    encoder = Encoder.load(paths.model / "encoder")
+    with progress("bundle"):
+        parts = _parts(config, paths, encoder)
+        facts = _facts(config, paths, encoder, now)
+        try:
+            name = write(paths.bundles, parts, facts)
+        except BundleExistsError as same:
+            name = same.version
+        layout.Bundle.open(paths.bundles / name)
+        publish(paths.bundles, name)
+    size = sum(file.stat().st_size for file in (paths.bundles / name).rglob("*") if file.is_file())
+    return f"{name}, {size / 1e6:.0f} MB, verified and published; its model card: {paths.bundles / name / layout.MODEL_CARD}"
+
+
+def _parts(config: Config, paths: RunPaths, encoder: Encoder) -> Parts:
+    vectors = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
+    items = pq.read_table(paths.tables / "items.parquet")
+    category = config.dataset.item_category
+    categories = items.column(category) if category else pa.nulls(items.num_rows, pa.string())
+    return Parts(
+        config_yaml=dump(config),
+        encoder=encoder,
+        user_tower=paths.model / "user_tower.tflite",
+        item_tower=paths.model / "item_tower.tflite",
+        item_vectors=vectors,
+        index=HnswIndex.load(paths.index / INDEX_FILE, vectors),
+        items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
+        purchases=load_purchases(paths.pairs, encoder),
+        popularity=_recent_events(paths.catalogue(config.as_of) / "items.parquet"),
+        metrics=_metrics(paths.model / "epochs.json"),
+    )
+
+
+def load_purchases(pairs: Path, encoder: Encoder) -> Purchases:
+    """Who has met what, by row of the encoder's users and of the catalogue."""
+    table = pq.read_table(pairs)
+    users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False)).astype(np.int64)
+    items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False)) - 1
+    order = np.lexsort((items, users))
+    counts = np.bincount(users, minlength=len(encoder.user_ids))
+    return Purchases(
+        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        indices=items[order].astype(np.int32),
+        counts=table.column("num_events").to_numpy()[order].astype(np.int32),
+        last_seconds=table.column("last_seconds").to_numpy()[order],
+        num_items=len(encoder.item_ids) - 1,
+    )
+
+
+def _recent_events(items: Path) -> npt.NDArray[np.float32]:
+    """Events a day of each item of late, by catalogue row: [N]."""
+    rate = pq.read_table(items, columns=["item_slow_rate"]).column(0).fill_null(0.0)
+    return rate.to_numpy().astype(np.float32)  # type: ignore[no-any-return]
+
+
+def _metrics(epochs: Path) -> dict[str, Any]:
+    """Figures of the last epoch of each phase."""
+    phases = json.loads(epochs.read_text())
+    return {name: {"loss": reports[-1]["loss"], **reports[-1]["metrics"]} for name, reports in phases.items()}
+
+
+def _facts(config: Config, paths: RunPaths, encoder: Encoder, now: dt.datetime) -> Facts:
+    days = [day for day in event_days(paths.tables) if day < config.as_of]
+    num_events = sum(pq.ParquetFile(paths.tables / "events" / f"{day}.parquet").metadata.num_rows for day in days)
+    specs = [*encoder.input_specs("user"), *encoder.input_specs("item")]
+    return Facts(
+        dataset=config.name,
+        as_of=config.as_of,
+        created=now,
+        data_window=DataWindow(first=days[0], end=config.as_of, num_events=num_events),
+        feature_services=dict(SERVICE_NAMES),
+        vocabulary_sizes={spec.name: spec.num_rows for spec in specs if spec.num_rows},
+        index_report=IndexReport(**json.loads((paths.index / REPORT_FILE).read_text())),
+        configuration_digest=config.digest(),
+        code_version=version("twinspire"),
+        seed=config.seed,
+        package_versions={name: version(name) for name in PACKAGES},
+    )

@@ -1,0 +1,119 @@
+"""Which steps turn raw events into served recommendations, and what does each depend on?
+
+    ingest -> features -> train -> embed -> index -> bundle -> evaluate
+
+A step's digest covers the configuration it reads and the digest of the step before it, so that a change anywhere makes
+everything after it run again, and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from twinspire.config import Config
+from twinspire.paths import RunPaths
+from twinspire.steps import Step, digest_of
+
+STEP_NAMES = ("ingest", "features", "train", "embed", "index", "bundle", "evaluate")
+
+
+def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str) -> list[Step]:
+    """The steps of the main job in order; nothing heavy is imported before a step runs.
+
+    Args:
+        config: The resolved configuration.
+        paths: Where things go.
+        now: The moment of the run: events after it are refused, bundles carry it.
+        code_version: Version of the code, part of every digest.
+    """
+    actions = _actions(config, paths, now)
+    reads: dict[str, Sequence[Any]] = {
+        "ingest": (config.ingest, config.dataset, _fingerprint(config)),
+        "features": (config.as_of, config.features, config.training.validation_days, config.seed),
+        "train": (config.towers, config.training, config.evaluation.ks),
+        "embed": (),
+        "index": (config.index,),
+        "bundle": (config.digest(),),
+        "evaluate": (config.evaluation, config.serving),
+    }
+    outputs = {
+        "ingest": (paths.tables / "manifest.json",),
+        "features": (paths.pairs, paths.catalogue(config.as_of)),
+        "train": (paths.model / "user_tower.tflite", paths.model / "item_tower.tflite"),
+        "embed": (paths.vectors / "items", paths.vectors / "users"),
+        "index": (paths.index / "index.hnsw",),
+        "bundle": (paths.bundles / "current",),
+        "evaluate": (paths.report / "report.json",),
+    }
+    steps: list[Step] = []
+    before = code_version
+    for name in STEP_NAMES:
+        before = digest_of({"before": before, "reads": [_plain(value) for value in reads[name]]})
+        steps.append(Step(name, before, outputs[name], actions[name]))
+    return steps
+
+
+def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Callable[[], str]]:
+    def ingest() -> str:
+        from twinspire.pipeline.ingest import make_tables
+
+        return make_tables(config, paths, now=now)
+
+    def features() -> str:
+        from twinspire.pipeline.features import make_features
+
+        return make_features(config, paths)
+
+    def train() -> str:
+        from twinspire.pipeline.train import train
+
+        return train(config, paths)
+
+    def embed() -> str:
+        from twinspire.pipeline.embed import embed_catalogue
+
+        return embed_catalogue(config, paths)
+
+    def index() -> str:
+        from twinspire.pipeline.embed import index_catalogue
+
+        return index_catalogue(config, paths)
+
+    def bundle() -> str:
+        from twinspire.pipeline.bundle import make_bundle
+
+        return make_bundle(config, paths, now=now)
+
+    def evaluate() -> str:
+        from twinspire.pipeline.evaluate import evaluate
+
+        return evaluate(config, paths)
+
+    actions = (ingest, features, train, embed, index, bundle, evaluate)
+    return {action.__name__: action for action in actions}
+
+
+def _fingerprint(config: Config) -> list[tuple[str, int, int]]:
+    """Name, size and time of every source file: cheaper than reading them, and changes when they do."""
+    source = config.ingest.source
+    roots: list[Path] = []
+    if source.kind == "movielens":
+        roots = [source.path]
+    elif source.kind == "tables":
+        roots = [table.path for table in (source.events, source.users, source.items) if table is not None]
+    found = []
+    for root in roots:
+        files = sorted(root.rglob("*")) if root.is_dir() else [root]
+        for file in files:
+            if file.is_file():
+                found.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
+    return found
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

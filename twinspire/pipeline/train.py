@@ -1,0 +1,223 @@
+"""Train: fit on the days before the last week and look at that week, then fit on all days and export."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy import sparse
+
+from evaluation.metrics import judge, recall_at_k
+from features import columns
+from features.days import day_range, seconds_of
+from features.encoding import Encoder, Inputs, fit_encoder, moments_of
+from features.examples import Day
+from serving import exact
+from towers.two_tower import TwoTower, build_two_tower
+from training.dataset import Batch, BatchPlan, Span, batches, count_items, load_span, spans
+from training.diagnosis import diagnose
+from training.export import export_tower
+from training.negatives import KnownPositives
+from training.trainer import EpochMetrics, EpochReport, RetrievalModel, embed, fit, make_deterministic
+from twinspire.config import Config, dump
+from twinspire.console import console, progress
+from twinspire.paths import RunPaths
+from twinspire.steps import fresh_folder
+
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One fit: which days, and what it is looked at with.
+
+    Attributes:
+        name: `validation` or `final`.
+        days: Days whose examples are fitted, in time order.
+        moment: The day at whose start users and items are looked at.
+        relevant: [users, items] what each user met first in the days after; None where they are fitted too.
+    """
+
+    name: str
+    days: Sequence[dt.date]
+    moment: dt.date
+    relevant: sparse.csr_array | None
+
+
+def train(config: Config, paths: RunPaths) -> str:
+    """Fits, measures and exports the towers; returns one line of outcome."""
+    as_of, settings = config.as_of, config.training
+    days = [
+        day
+        for day in day_range(as_of - dt.timedelta(days=settings.example_days), as_of)
+        if (paths.examples / str(day)).exists()
+    ]
+    if not days:
+        raise ValueError(f"{paths.examples}: no examples of the {settings.example_days} days before {as_of}; run features")
+    with fresh_folder(paths.model) as folder:
+        encoder = _fit_encoder(config, paths, days)
+        encoder.save(folder / "encoder")
+        (folder / "config.yaml").write_text(dump(config))
+        held_out = as_of - dt.timedelta(days=settings.validation_days)
+        earlier = [day for day in days if day < held_out]
+        reports: dict[str, list[EpochReport]] = {}
+        if earlier:
+            relevant = _first_meetings(encoder, paths, since=held_out)
+            _, reports["validation"] = _fit(config, paths, encoder, Phase("validation", earlier, held_out, relevant), folder)
+        towers, reports["final"] = _fit(config, paths, encoder, Phase("final", days, as_of, None), folder)
+        export_tower(towers.user, folder / "user_tower.tflite")
+        export_tower(towers.item, folder / "item_tower.tflite")
+        plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
+        (folder / "epochs.json").write_text(json.dumps(plain, indent=2))
+    last = reports["final"][-1]
+    recall = reports["validation"][-1].metrics[f"recall_at_{max(config.evaluation.ks)}"] if earlier else float("nan")
+    return (
+        f"{len(days)} days, {settings.epochs} epochs: loss {last.loss:.3f}, recall@{max(config.evaluation.ks)} of new items "
+        f"{recall:.4f} on the {settings.validation_days} days held out first, "
+        f"{last.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"
+    )
+
+
+def _fit_encoder(config: Config, paths: RunPaths, days: Sequence[dt.date]) -> Encoder:
+    def samples() -> Iterator[tuple[str, object]]:
+        for day in days:
+            loaded = Day.load(paths.examples / str(day))
+            yield "user", loaded.users
+            yield "item", loaded.items
+            yield "item", loaded.uniform
+
+    return fit_encoder(
+        config.dataset,
+        pq.read_table(paths.tables / "users.parquet"),
+        pq.read_table(paths.tables / "items.parquet"),
+        samples(),  # type: ignore[arg-type]
+        history_length=config.features.history_length,
+        text_length=config.towers.text_length,
+        text_buckets=config.towers.text_buckets,
+    )
+
+
+def _fit(
+    config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, folder: Path
+) -> tuple[TwoTower, list[EpochReport]]:
+    settings = config.training
+    make_deterministic(config.seed)
+    held: dict[dt.date, Span] | None = {} if settings.keep_in_memory else None
+
+    def load(days: Sequence[dt.date]) -> Span:
+        return load_span(paths.examples, days, encoder, only_first=settings.examples == "first_meetings")
+
+    def all_spans() -> Iterator[Span]:
+        return spans(phase.days, settings.shuffle_days, load, held=held)
+
+    known = _known_positives(encoder, paths, before=phase.moment)
+    plan = BatchPlan(
+        batch_size=settings.batch_size,
+        num_uniform=settings.num_uniform,
+        known=known,
+        item_counts=count_items(all_spans(), len(encoder.item_ids)),
+        correct=settings.log_q == "yi2019",
+    )
+
+    def batches_of(epoch: int) -> Iterator[Batch]:
+        for number, span in enumerate(all_spans()):
+            yield from batches(span, plan, seed=[config.seed, epoch, number])
+
+    towers = build_two_tower(
+        encoder.input_specs("user"),
+        encoder.input_specs("item"),
+        embedding_dim=config.towers.embedding_dim,
+        hidden_units=config.towers.hidden_units,
+        history_decay_days=config.towers.history_decay_days,
+        history_power=config.towers.history_power,
+    )
+    model = RetrievalModel(towers, temperature=config.towers.temperature)
+    steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
+    with progress(f"training ({phase.name})", total=steps) as advance:
+        reports = fit(
+            model,
+            settings.epochs,
+            batches_of=batches_of,
+            learning_rate=settings.learning_rate,
+            folder=folder / phase.name,
+            look=_look(config, paths, encoder, phase, known),
+            on_step=lambda loss: advance(1),
+            on_epoch=lambda report: _say(phase.name, report),
+            checkpoint_every_epochs=settings.checkpoint_every_epochs,
+        )
+    return towers, reports
+
+
+def _look(
+    config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, known: KnownPositives
+) -> Callable[[TwoTower], EpochMetrics]:
+    """What is measured after an epoch: exact top lists of everybody at the phase's moment."""
+    users, items = catalogue_inputs(encoder, paths.catalogue(phase.moment))
+    seen = sparse.csr_array(
+        (np.ones(len(known.items), np.float32), known.items - 1, known.starts[1:]),
+        shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
+    )
+    ks = config.evaluation.ks if phase.relevant is not None else (TOP,)
+    popularity = np.asarray(seen.sum(axis=0)).ravel()
+
+    def look(towers: TwoTower) -> EpochMetrics:
+        user_vectors, item_vectors = embed(towers.user, users), embed(towers.item, items)
+        rows, _ = exact.search(user_vectors, item_vectors, k=max(*ks, TOP), exclude=seen)
+        found = diagnose(rows[:, :TOP], popularity, user_vectors, item_vectors)
+        for warning in found.warnings():
+            console().print(f"[yellow]warning[/] {warning}")
+        metrics: EpochMetrics = {name: float(value) for name, value in asdict(found).items()}
+        if phase.relevant is not None:
+            judged = judge(rows, phase.relevant)
+            for k in ks:
+                metrics[f"recall_at_{k}"] = float(np.nanmean(recall_at_k(judged, k)))
+        return metrics
+
+    return look
+
+
+def catalogue_inputs(encoder: Encoder, folder: Path) -> tuple[Inputs, Inputs]:
+    """Model inputs of every user and item at one moment, by row of the canonical tables."""
+    users, items = pq.read_table(folder / "users.parquet"), pq.read_table(folder / "items.parquet")
+    return (
+        encoder.encode_users(users, as_of_seconds=moments_of(users)),
+        encoder.encode_items(items, as_of_seconds=moments_of(items)),
+    )
+
+
+def _say(phase: str, report: EpochReport) -> None:
+    shown = [f"loss {report.loss:.4f}"]
+    shown += [f"{name.replace('_at_', '@')} {value:.4f}" for name, value in report.metrics.items() if "recall" in name]
+    shown += [f"{report.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
+    shown += [f"{report.metrics['popular_share']:.0%} of places to the top 1% of items"]
+    console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")
+
+
+def _pairs(encoder: Encoder, paths: RunPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """User row, item row and first meeting (Unix seconds) of every pair before `as_of`."""
+    table = pq.read_table(paths.pairs)
+    users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False))
+    items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False))
+    return users.astype(np.int64), items.astype(np.int64), pc.cast(table.column("first_seconds"), "int64").to_numpy()
+
+
+def _known_positives(encoder: Encoder, paths: RunPaths, *, before: dt.date) -> KnownPositives:
+    users, items, first = _pairs(encoder, paths)
+    chosen = first < seconds_of(before)
+    return KnownPositives.of(users[chosen], items[chosen], num_user_rows=len(encoder.user_ids))
+
+
+def _first_meetings(encoder: Encoder, paths: RunPaths, *, since: dt.date) -> sparse.csr_array:
+    users, items, first = _pairs(encoder, paths)
+    chosen = first >= seconds_of(since)
+    return sparse.csr_array(
+        (np.ones(chosen.sum(), bool), (users[chosen] - 1, items[chosen] - 1)),
+        shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
+    )

@@ -1,0 +1,93 @@
+"""Has this step been done already, with the same inputs? Steps are recorded when they end, and skipped when unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a finished step left behind.
+
+    Attributes:
+        name: Of the step.
+        digest: Hash over everything that went into it.
+        outcome: One line for people.
+        seconds: Wall-clock time.
+        peak_memory_bytes: Largest memory of the process until then.
+    """
+
+    name: str
+    digest: str
+    outcome: str
+    seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the main job.
+
+    Attributes:
+        name: As on the command line.
+        digest: Hash over everything that goes into it.
+        outputs: What must be there for it to count as done.
+        action: Does it; returns the one line of outcome.
+    """
+
+    name: str
+    digest: str
+    outputs: tuple[Path, ...]
+    action: Callable[[], str]
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """Hash over JSON values: 16 hex digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def finished(step: Step, records: Path) -> StepRecord | None:
+    """The record of a step that needs not be done again; None if it must be."""
+    path = records / f"{step.name}.json"
+    if not path.exists() or not all(output.exists() for output in step.outputs):
+        return None
+    record = StepRecord(**json.loads(path.read_text()))
+    return record if record.digest == step.digest else None
+
+
+def run_step(step: Step, records: Path) -> StepRecord:
+    """Does a step and records it; a step that fails leaves no record."""
+    path = records / f"{step.name}.json"
+    path.unlink(missing_ok=True)
+    started = time.perf_counter()
+    outcome = step.action()
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record = StepRecord(step.name, step.digest, outcome, seconds, peak)
+    records.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(record), indent=2))
+    os.replace(temporary, path)
+    return record
+
+
+@contextmanager
+def fresh_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place, whole, when the block ends without an error."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)

@@ -68,7 +68,12 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
         recall = measure_recall(index, vectors, query_embeddings=asked, k=settings.k, ef=settings.ef_search)
         size = (out / INDEX_FILE).stat().st_size
         report = IndexReport(
-            recall=recall, k=settings.k, ef=settings.ef_search, num_queries=len(asked), size_bytes=size, build_seconds=seconds
+            recall=recall,
+            k=settings.k,
+            ef=settings.ef_search,
+            num_queries=len(asked),
+            size_bytes=size,
+            build_seconds=seconds,
         )
         (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2))
         yield str(out / REPORT_FILE)

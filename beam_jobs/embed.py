@@ -59,7 +59,9 @@ class EmbedBlock(beam.DoFn):  # type: ignore[misc]
         vectors = self._model.embed(encode(raw, as_of_seconds=moments_of(raw)))
         rows = np.arange(self._starts[group], self._starts[group] + raw.num_rows)
         schema = vector_schema(vectors.shape[1])
-        yield pa.table([pa.array(rows), pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])], schema=schema)
+        yield pa.table(
+            [pa.array(rows), pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])], schema=schema
+        )
 
 
 class Embed(beam.PTransform):  # type: ignore[misc]

@@ -36,7 +36,14 @@ class ItemRows:
 
 
 def snapshots(
-    events: Events, first_meeting: Ints, num_items: int, *, first_day: int, end_day: int, refresh: Ints, refresh_days: int
+    events: Events,
+    first_meeting: Ints,
+    num_items: int,
+    *,
+    first_day: int,
+    end_day: int,
+    refresh: Ints,
+    refresh_days: int,
 ) -> Iterator[ItemRows]:
     """Rows of every midnight from the start of `first_day` to the start of `end_day`, both included.
 

@@ -26,7 +26,6 @@ from features.schema import ENTITY_KEY, Schema, Tower
 from features.storage import MOMENT, PAIRS_SCHEMA, snapshot_schema
 
 
-
 def stable_number(ids: Iterable[str]) -> Ints:
     """A number for each id that is the same in every process and on every day: [n] int64, not negative."""
     hashed = pd.util.hash_array(np.asarray(list(ids), dtype=object), categorize=False)
@@ -58,7 +57,9 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
 
     tower: Tower
 
-    def __init__(self, table: str, schema: Schema, *, num_shards: int, days: tuple[int, int], refresh_days: int) -> None:
+    def __init__(
+        self, table: str, schema: Schema, *, num_shards: int, days: tuple[int, int], refresh_days: int
+    ) -> None:
         self._path = table
         self._schema = schema
         self._num_shards = num_shards
@@ -82,10 +83,15 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
         moments = pa.array(np.full(len(position), moment * 1_000_000), pa.int64()).cast(MOMENT)
         seconds = pa.array(np.full(len(position), moment))
         columns_of = list(self._schema.columns_of(self.tower))
-        arrays = [chosen.column(0), moments, moments, seconds, *statistics, *(chosen.column(name) for name in columns_of)]
-        return pa.table(
-            [_cast(array, field.type) for array, field in zip(arrays, schema, strict=True)], schema=schema
-        )
+        arrays = [
+            chosen.column(0),
+            moments,
+            moments,
+            seconds,
+            *statistics,
+            *(chosen.column(name) for name in columns_of),
+        ]
+        return pa.table([_cast(array, field.type) for array, field in zip(arrays, schema, strict=True)], schema=schema)
 
 
 class UserShard(_SnapshotShard):
@@ -261,8 +267,5 @@ def _user_statistics(rows: user_snapshots.UserRows, item_ids: Ints) -> list[pa.A
     numbers = [rows.num_events, rows.num_items, rows.num_days, rows.value, rows.last_seconds]
     return [
         *(pa.array(values) for values in numbers),
-        *(
-            pa.ListArray.from_arrays(offsets, pa.array(values, kind))
-            for values, kind in zip(lists, kinds, strict=True)
-        ),
+        *(pa.ListArray.from_arrays(offsets, pa.array(values, kind)) for values, kind in zip(lists, kinds, strict=True)),
     ]

@@ -100,7 +100,14 @@ def pairs(events: Events) -> Pairs:
 
 
 def snapshots(
-    events: Events, num_users: int, *, first_day: int, end_day: int, history_length: int, refresh: Ints, refresh_days: int
+    events: Events,
+    num_users: int,
+    *,
+    first_day: int,
+    end_day: int,
+    history_length: int,
+    refresh: Ints,
+    refresh_days: int,
 ) -> Iterator[UserRows]:
     """Rows of every midnight from the start of `first_day` to the start of `end_day`, both included.
 

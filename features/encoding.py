@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from features import columns
 from features.ids import IdMap
-from features.schema import ENTITY_KEY, FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, Kind, Schema, Tower
+from features.schema import ENTITY_KEY, FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, TOWERS, Kind, Schema, Tower
 from features.text import trigrams
 
 DAY_SECONDS = 86_400
@@ -120,9 +120,7 @@ class Encoder:
         for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
             inputs[name] = self.vocabularies[name].rows(_objects(raw, name))
         for name in self.schema.columns_of_kind(tower, Kind.TEXT):
-            inputs[f"{name}_text"] = trigrams(
-                raw.column(name), length=self.text_length, num_buckets=self.text_buckets
-            )
+            inputs[f"{name}_text"] = trigrams(raw.column(name), length=self.text_length, num_buckets=self.text_buckets)
         numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
         scaled = [(values - self.scaling[name][0]) / self.scaling[name][1] for name, values in numbers.items()]
         inputs[NUMERIC_INPUT[tower]] = np.nan_to_num(np.stack(scaled, axis=1)).astype(np.float32)
@@ -149,7 +147,7 @@ class Encoder:
         """Reads what `save` wrote."""
         plain = json.loads((folder / "encoder.json").read_text())
         schema = Schema.model_validate(plain.pop("schema"))
-        names = [name for tower in ("user", "item") for name in schema.columns_of_kind(tower, Kind.CATEGORICAL)]  # type: ignore[arg-type]
+        names = [name for tower in TOWERS for name in schema.columns_of_kind(tower, Kind.CATEGORICAL)]
         scaling = {name: (mean, deviation) for name, (mean, deviation) in plain.pop("scaling").items()}
         return cls(
             schema=schema,
@@ -180,8 +178,8 @@ def fit_encoder(
         The encoder; a number that never varies is scaled by 1.
     """
     vocabularies = {}
-    for tower, table in (("user", users), ("item", items)):
-        for name in schema.columns_of_kind(tower, Kind.CATEGORICAL):  # type: ignore[arg-type]
+    for tower, table in zip(TOWERS, (users, items), strict=True):
+        for name in schema.columns_of_kind(tower, Kind.CATEGORICAL):
             values = pc.unique(table.column(name)).drop_null()
             vocabularies[name] = IdMap(sorted(values.to_pylist()))
     return Encoder(
@@ -205,7 +203,9 @@ def numeric_names(schema: Schema, tower: Tower) -> list[str]:
     return [f"{tower}_{name}" for name in fixed[tower]] + schema.columns_of_kind(tower, Kind.NUMERIC)
 
 
-def numeric_values(raw: pa.Table, schema: Schema, tower: Tower, *, as_of_seconds: npt.NDArray[np.int64]) -> dict[str, Floats]:
+def numeric_values(
+    raw: pa.Table, schema: Schema, tower: Tower, *, as_of_seconds: npt.NDArray[np.int64]
+) -> dict[str, Floats]:
     """Numeric inputs before scaling, nan where unknown: name -> [B] float64.
 
     Counts and amounts enter as log(1 + x). A rate r measured at moment m is worth r 2^(-(t - m)/h) at moment t; it
@@ -240,13 +240,12 @@ def numeric_values(raw: pa.Table, schema: Schema, tower: Tower, *, as_of_seconds
 
 def moments_of(joined: pa.Table) -> npt.NDArray[np.int64]:
     """Unix seconds of the `event_timestamp` of joined features: [B] int64."""
-    return joined.column(columns.EVENT_TIMESTAMP).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy() // 1_000_000
+    moments = joined.column(columns.EVENT_TIMESTAMP).cast(pa.timestamp("us", tz="UTC"))
+    return np.asarray(moments.cast(pa.int64()).to_numpy() // 1_000_000)
 
 
 def _fit_scaling(schema: Schema, samples: Iterable[tuple[Tower, pa.Table]]) -> dict[str, tuple[float, float]]:
-    sums: dict[str, Floats] = {
-        name: np.zeros(3) for tower in ("user", "item") for name in numeric_names(schema, tower)  # type: ignore[arg-type]
-    }
+    sums: dict[str, Floats] = {name: np.zeros(3) for tower in TOWERS for name in numeric_names(schema, tower)}
     for tower, table in samples:
         for name, values in numeric_values(table, schema, tower, as_of_seconds=moments_of(table)).items():
             known = values[~np.isnan(values)]
@@ -267,7 +266,9 @@ def _objects(raw: pa.Table, name: str) -> npt.NDArray[np.object_]:
     return raw.column(name).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
-def _flat_list(raw: pa.Table, name: str, length: int) -> tuple[npt.NDArray[np.object_], tuple[npt.NDArray[np.int64], ...]]:
+def _flat_list(
+    raw: pa.Table, name: str, length: int
+) -> tuple[npt.NDArray[np.object_], tuple[npt.NDArray[np.int64], ...]]:
     """Values of a list column cut to `length` each, and the (row, place) that each belongs to."""
     lists = pc.list_slice(raw.column(name).combine_chunks(), 0, length)
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)

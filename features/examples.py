@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.days import midnight, number_of
-from features.schema import ENTITY_KEY
+from features.schema import ENTITY_KEY, TOWERS
 from features.store import JoinError, Store
 
 PARTS = ("events", "users", "items", "uniform")
@@ -92,12 +92,13 @@ def join_days(
     pairs = pd.MultiIndex.from_frame(frame[[columns.USER_ID, columns.ITEM_ID]])
     frame[FIRST_MEETING] = met.reindex(pairs).to_numpy() == seconds.to_numpy()
     joined = {}
-    for tower, row in (("user", USER_ROW), ("item", ITEM_ROW)):
-        keys = [ENTITY_KEY[tower], columns.EVENT_TIMESTAMP]  # type: ignore[index]
+    for tower, row in zip(TOWERS, (USER_ROW, ITEM_ROW), strict=True):
+        keys = [ENTITY_KEY[tower], columns.EVENT_TIMESTAMP]
         frame[row] = frame.groupby(keys, sort=False).ngroup()
-        joined[tower] = store.join(tower, frame[keys].drop_duplicates(ignore_index=True))  # type: ignore[arg-type]
+        joined[tower] = store.join(tower, frame[keys].drop_duplicates(ignore_index=True))
     days = frame[columns.EVENT_TIMESTAMP].dt.date
-    uniform = _join_uniform(store, days.value_counts().sort_index(), item_ids, seed)
+    num_draws = {day: len(part) for day, part in frame.groupby(days)}
+    uniform = _join_uniform(store, num_draws, item_ids, seed)
     written = 0
     for day, part in frame.groupby(days):
         written += _write(folder / str(day), part, {**joined, "uniform": uniform[day]})
@@ -107,7 +108,7 @@ def join_days(
 
 
 def _join_uniform(
-    store: Store, num_draws: pd.Series, item_ids: npt.NDArray[np.object_], seed: int
+    store: Store, num_draws: dict[dt.date, int], item_ids: npt.NDArray[np.object_], seed: int
 ) -> dict[dt.date, pa.Table]:
     """Draws items for each day without replacement and joins them at its midnight."""
     parts = []
@@ -118,8 +119,7 @@ def _join_uniform(
     joined = store.join("item", pd.concat(parts, ignore_index=True))
     ends = np.cumsum([len(part) for part in parts])
     return {
-        day: joined.slice(end - len(part), len(part))
-        for day, part, end in zip(num_draws.index, parts, ends, strict=True)
+        day: joined.slice(end - len(part), len(part)) for day, part, end in zip(num_draws, parts, ends, strict=True)
     }
 
 

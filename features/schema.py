@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from features import columns
 
 Tower = Literal["user", "item"]
+TOWERS: tuple[Tower, ...] = ("user", "item")
 
 
 class Kind(StrEnum):
@@ -52,7 +53,9 @@ USER_STATISTICS: tuple[Statistic, ...] = (
     Statistic(name="user_value", storage=Storage.FLOAT, meaning="business value so far (spend)"),
     Statistic(name="user_last_seconds", storage=Storage.INT, meaning="latest event, Unix seconds; 0 if none"),
     Statistic(name="user_history", storage=Storage.STRINGS, meaning="last distinct items, latest first"),
-    Statistic(name="user_history_seconds", storage=Storage.INTS, meaning="latest event with each of them, Unix seconds"),
+    Statistic(
+        name="user_history_seconds", storage=Storage.INTS, meaning="latest event with each of them, Unix seconds"
+    ),
 )
 FAST_HALF_LIFE_DAYS = 7.0
 SLOW_HALF_LIFE_DAYS = 28.0

@@ -35,7 +35,7 @@ def view_schema(schema: Schema, tower: Tower) -> pa.Schema:
 
 
 def snapshot_schema(schema: Schema, tower: Tower) -> pa.Schema:
-    """Arrow schema of the snapshot files of a tower: key, the two timestamps that Feast needs, then the view's fields."""
+    """Arrow schema of a tower's snapshot files: key, the two timestamps that Feast needs, then the view's fields."""
     head = [
         (ENTITY_KEY[tower], pa.string()),
         (columns.EVENT_TIMESTAMP, MOMENT),

@@ -167,9 +167,7 @@ def in_order_of(keys: pd.DataFrame, joined: pa.Table, *, key: str) -> pa.Table:
         JoinError: Names the first keys that are missing or occur twice.
     """
     wanted = _key_index(keys[key], keys[columns.EVENT_TIMESTAMP])
-    found = _key_index(
-        joined.column(key).to_pandas(), joined.column(columns.EVENT_TIMESTAMP).to_pandas()
-    )
+    found = _key_index(joined.column(key).to_pandas(), joined.column(columns.EVENT_TIMESTAMP).to_pandas())
     if len(twice := found[found.duplicated()].unique()):
         raise JoinError(f"the join doubled {len(twice)} of {len(wanted)} rows, such as {_some(twice)}")
     position = found.get_indexer(wanted)

@@ -40,7 +40,10 @@ def trigrams(texts: pa.Array | pa.ChunkedArray, *, length: int, num_buckets: int
     first, second, third = data[:-2], data[1:-1], data[2:]
     across_words = ((first == _MARK) & (second == _MARK)) | ((second == _MARK) & (third == _MARK))
     inside = np.flatnonzero((owner[:-2] == owner[2:]) & ~across_words)
-    code = first[inside].astype(np.uint64) << 16 | second[inside].astype(np.uint64) << 8 | third[inside]
+    shifted = (
+        column[inside].astype(np.uint64) << np.uint64(bits) for column, bits in ((first, 16), (second, 8), (third, 0))
+    )
+    code = np.bitwise_or.reduce(list(shifted))
     bucket = 1 + (_mix(code) % np.uint64(num_buckets)).astype(np.int32)
     return _padded(owner[inside], bucket, len(flat), length)
 

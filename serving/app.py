@@ -85,9 +85,7 @@ def create_app(recommender: Recommender, *, max_k: int) -> FastAPI:
 
 
 def _answer(recommender: Recommender, user_ids: list[str], asked: RecommendRequest) -> bytes:
-    found = recommender.recommend(
-        user_ids, k=asked.k, retriever=asked.retriever, exclude_known=asked.exclude_bought
-    )
+    found = recommender.recommend(user_ids, k=asked.k, retriever=asked.retriever, exclude_known=asked.exclude_bought)
     content: dict[str, Any] = {
         "bundle_version": found.bundle_version,
         "retriever": found.retriever,

@@ -33,10 +33,10 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.encoding import Encoder
+from serving.exported_tower import ExportedTower
 from serving.index import HnswIndex
 from serving.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
 from serving.purchases import Purchases
-from serving.exported_tower import ExportedTower
 
 CURRENT = "current"
 CATEGORY = "category"

@@ -103,7 +103,5 @@ class ExportedTower:
                 expected = np.dtype(details["dtype"])
                 raise ValueError(f"tower: input {name!r} has dtype {value.dtype}, expected {expected}")
             if list(value.shape) != [num_rows, *inner]:
-                raise ValueError(
-                    f"tower: input {name!r} has shape {list(value.shape)}, expected {[num_rows, *inner]}"
-                )
+                raise ValueError(f"tower: input {name!r} has shape {list(value.shape)}, expected {[num_rows, *inner]}")
         return num_rows

@@ -47,14 +47,10 @@ def search_unknown(
     for fetch in np.unique(fetches[by_index]).tolist():
         users = np.flatnonzero(by_index & (fetches == fetch))
         found = index.search(query_embeddings[users], k=fetch, ef=ef)
-        rows[users], scores[users] = without(
-            *found, known_keys=known.of(users).keys, num_items=known.num_items, k=k
-        )
+        rows[users], scores[users] = without(*found, known_keys=known.of(users).keys, num_items=known.num_items, k=k)
     users = np.flatnonzero(~by_index)
     if len(users):
-        rows[users], scores[users] = exact.search(
-            query_embeddings[users], vectors, k=k, exclude=known.of(users).csr()
-        )
+        rows[users], scores[users] = exact.search(query_embeddings[users], vectors, k=k, exclude=known.of(users).csr())
     return rows, scores
 
 

@@ -38,9 +38,12 @@ def reciprocal_rank_fusion(
         raise ValueError(f"weights {list(weights)} and rank_constant {rank_constant} must be at least 0")
     num_users = len(lists[0])
     items = np.hstack(lists).astype(np.int64)
-    shares = np.concatenate([
-        weight / (rank_constant + np.arange(1, rows.shape[1] + 1)) for rows, weight in zip(lists, weights, strict=True)
-    ])
+    shares = np.concatenate(
+        [
+            weight / (rank_constant + np.arange(1, rows.shape[1] + 1))
+            for rows, weight in zip(lists, weights, strict=True)
+        ]
+    )
     owners, columns = np.nonzero(items >= 0)
     stride = int(items.max(initial=0)) + 1
     keys, key_of_entry = np.unique(owners * stride + items[owners, columns], return_inverse=True)

@@ -54,7 +54,7 @@ class HnswIndex:
         vectors: [N, D] float32, the same vectors, for the searches that the graph cannot answer.
     """
 
-    def __init__(self, graph: Any, vectors: Scores) -> None:  # noqa: ANN401 - hnswlib has no types
+    def __init__(self, graph: Any, vectors: Scores) -> None:
         """Takes a graph and the vectors it was built from."""
         self._graph = graph
         self._vectors = vectors

@@ -5,11 +5,8 @@ import os
 # Read once by TensorFlow, before its first import; also inherited by the processes that tests start.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # Plots are drawn into files.
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Tests reach no network.
-os.environ["FEAST_USAGE"] = "False"
 
 import logging
 import random

@@ -1,7 +1,7 @@
 """How does each input of a tower become a vector? One [B, D] vector per feature, whatever its kind.
 
-Summing them is the same as concatenating all features in front of one linear layer, but a feature can be read, left out
-or drawn alone. Shape letters: B rows, T history length, L trigrams, D vector width.
+Summing them is the same as concatenating all features in front of one linear layer, but a feature can be read or left
+out alone. Shape letters: B rows, T history length, L trigrams, D vector width.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class HistoryPooling(tf_keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, *, decay_days: float | None, power: float, **kwargs: object) -> None:
+        """Takes the shape of the weights."""
         super().__init__(**kwargs)
         self.decay_days = decay_days
         self.power = power

@@ -72,7 +72,12 @@ def build_two_tower(
     pooling = HistoryPooling(decay_days=history_decay_days, power=history_power, name="history_pooling")
     user_tensors, item_tensors = input_tensors(user_specs), input_tensors(item_specs)
     user_features = feature_vectors(
-        user_specs, user_tensors, width=embedding_dim, id_table=user_id_table, history_table=item_id_table, pooling=pooling
+        user_specs,
+        user_tensors,
+        width=embedding_dim,
+        id_table=user_id_table,
+        history_table=item_id_table,
+        pooling=pooling,
     )
     item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, id_table=item_id_table)
     return TwoTower(

@@ -37,8 +37,8 @@ class Diagnosis:
         found = []
         if self.num_lists > 1 and self.distinct_items < max(20, self.num_lists // 50):
             found.append(
-                f"only {self.distinct_items} items in the top lists of {self.num_lists} users: nearly everybody gets the "
-                "same list. Look at the history feature, raise training.num_uniform or lower the temperature"
+                f"only {self.distinct_items} items in the top lists of {self.num_lists} users: nearly everybody "
+                "gets the same list. Look at the history feature, raise training.num_uniform or lower the temperature"
             )
         if self.popular_share > 0.9:
             found.append(

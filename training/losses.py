@@ -11,9 +11,7 @@ import tensorflow as tf
 MASKED = -1e9
 
 
-def in_batch_softmax(
-    scores: tf.Tensor, log_q: tf.Tensor | None = None, *, mask: tf.Tensor | None = None
-) -> tf.Tensor:
+def in_batch_softmax(scores: tf.Tensor, log_q: tf.Tensor | None = None, *, mask: tf.Tensor | None = None) -> tf.Tensor:
     """Softmax loss of each row's own item against the other candidates of the batch, corrected for how they were drawn.
 
         loss_i = -log( exp(s_ii - log q_i) / sum_j [not masked] exp(s_ij - log q_j) )

@@ -10,7 +10,12 @@ import numpy.typing as npt
 
 
 def expected_draws(
-    candidate_counts: npt.NDArray[np.int64], *, num_examples: int, batch_size: int, num_uniform: int, catalogue_size: int
+    candidate_counts: npt.NDArray[np.int64],
+    *,
+    num_examples: int,
+    batch_size: int,
+    num_uniform: int,
+    catalogue_size: int,
 ) -> npt.NDArray[np.float64]:
     """Expected number of times that items come into a batch, by all samplers together.
 

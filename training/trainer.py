@@ -40,6 +40,7 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
     """
 
     def __init__(self, towers: TwoTower, *, temperature: float) -> None:
+        """Takes the towers."""
         super().__init__()
         self.user_tower = towers.user
         self.item_tower = towers.item

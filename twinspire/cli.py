@@ -31,7 +31,8 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key, such as training.epochs=3; may be repeated.")
 ]
 AsOf = Annotated[
-    dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Everything before this day is known (overrides the file).")
+    dt.datetime | None,
+    typer.Option(formats=["%Y-%m-%d"], help="Everything before this day is known (overrides the file)."),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing has changed.")]
@@ -104,7 +105,9 @@ def recommend(
     user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     retriever: Annotated[str | None, typer.Option(help="two_tower, repeat, popularity or fused.")] = None,
-    exclude_bought: Annotated[bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")] = False,
+    exclude_bought: Annotated[
+        bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
@@ -168,7 +171,7 @@ def _prepare(
 ) -> tuple[Config, RunPaths, list[Step]]:
     from importlib.metadata import version
 
-    from twinspire.config import load
+    from twinspire.load_config import load
     from twinspire.paths import RunPaths
     from twinspire.pipeline.main_job import plan
 
@@ -202,8 +205,8 @@ def _need(step: Step, paths: RunPaths) -> None:
 
 
 def _print_plan(config: Config, paths: RunPaths, steps: list[Step]) -> None:
-    from twinspire.config import dump
     from twinspire.console import console
+    from twinspire.load_config import dump
     from twinspire.steps import finished
 
     for step in steps:
@@ -234,7 +237,7 @@ def _finish(config: Config, paths: RunPaths, config_path: Path) -> None:
 @contextmanager
 def _errors() -> Iterator[None]:
     """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
-    from twinspire.config import ConfigError
+    from twinspire.load_config import ConfigError
 
     try:
         yield

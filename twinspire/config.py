@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from features.schema import Schema
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the key and the nearest valid one."""
 
 
 class Section(BaseModel):
@@ -39,7 +31,7 @@ class MovieLensSource(Section):
     path: Path
     """Folder with `u.data`, `ratings.dat` or `ratings.csv` (or the same files in RecBole's `.inter` layout)."""
     min_rating: float = Field(0.0, ge=0)
-    """Ratings below this are set aside as no interaction; the rating becomes the reward."""
+    """Ratings below this are filtered as no interaction; the rating becomes the reward."""
 
 
 class TableFile(Section):
@@ -47,8 +39,10 @@ class TableFile(Section):
 
     path: Path
     """A `.parquet` or `.csv` file, or a folder of either."""
-    columns: dict[str, str]
-    """Canonical name (or declared column) -> name in the file."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Canonical name (or declared column) -> name in the file; a name that is not listed is the same in both."""
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    """Between the fields of a CSV file."""
 
 
 class TablesSource(Section):
@@ -73,7 +67,7 @@ class IngestConfig(Section):
     chunk_rows: int = Field(250_000, ge=1)
     """Rows read at a time."""
     max_quarantine_share: float = Field(0.01, ge=0, le=1)
-    """Share of event rows set aside above which the job stops."""
+    """Share of the rows of events, users or items set aside above which the job stops."""
 
 
 class FeatureConfig(Section):
@@ -154,6 +148,13 @@ class IndexConfig(Section):
     """Users whose lists are compared with exact search, at most."""
 
 
+FusedRetriever = Literal["two_tower", "repeat", "popularity"]
+
+
+def _default_fusion_weights() -> dict[FusedRetriever, float]:
+    return {"repeat": 1.0, "two_tower": 0.3}
+
+
 class ServingConfig(Section):
     """The server."""
 
@@ -165,9 +166,7 @@ class ServingConfig(Section):
     """What answers when the request names none."""
     max_fetch: int = Field(2000, ge=1)
     """Most items that the index is asked for; beyond it exact search is cheaper."""
-    fusion_weights: dict[Literal["two_tower", "repeat", "popularity"], float] = Field(
-        default_factory=lambda: {"repeat": 1.0, "two_tower": 0.3}
-    )
+    fusion_weights: dict[FusedRetriever, float] = Field(default_factory=_default_fusion_weights)
     """Weight of each retriever in the fused list."""
     fusion_rank_constant: float = Field(60.0, gt=0)
     """The larger, the less the first places of a list stand out."""
@@ -222,76 +221,3 @@ class Config(Section):
     def digest(self) -> str:
         """First 12 hex digits of the SHA-256 over the resolved configuration."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file, applies `key.sub=value` overrides and validates the result.
-
-    Args:
-        path: The YAML file of a dataset.
-        overrides: As given on the command line; each value is read as YAML.
-
-    Returns:
-        The resolved, frozen configuration.
-
-    Raises:
-        ConfigError: The file or an override cannot be read, or a key or value is not valid.
-    """
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; pass --config with one of the files in configs/") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: holds {type(raw).__name__}, expected a mapping with the keys name, as_of, ingest, ...")
-    for override in overrides:
-        _apply_override(raw, override)
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(_explain(issue) for issue in error.errors())) from None
-
-
-def dump(config: Config) -> str:
-    """The resolved configuration as YAML that `load` reads back."""
-    text: str = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
-    return text
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set {override!r}: expected key=value, such as training.epochs=3")
-    *parents, last = key.split(".")
-    node = raw
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not a section")
-    node[last] = yaml.safe_load(value)
-
-
-def _explain(issue: Mapping[str, Any]) -> str:
-    location = [str(part) for part in issue["loc"]]
-    where = ".".join(location)
-    if issue["type"] != "extra_forbidden":
-        return f"{where or 'configuration'}: {issue['msg']} (found {issue['input']!r})"
-    valid = sorted(_keys_at(location[:-1]))
-    near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)
-    return f"unknown key {where!r}; did you mean {near[0]!r}? Valid here: {', '.join(valid)}"
-
-
-def _keys_at(location: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Config
-    sources = {"complete_journey": CompleteJourneySource, "movielens": MovieLensSource, "tables": TablesSource}
-    for part in location:
-        if part in sources:
-            model = sources[part]
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        sections = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if len(sections) == 1:
-            model = sections[0]
-    return list(model.model_fields)

@@ -35,7 +35,13 @@ def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], N
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    shown = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    shown = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ]
     with Progress(*shown, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)
@@ -52,5 +58,5 @@ def without_chatter() -> Iterator[None]:
         def flush(self) -> None:
             return None
 
-    with redirect_stdout(_Nowhere()):  # type: ignore[type-var]
+    with redirect_stdout(_Nowhere()):
         yield

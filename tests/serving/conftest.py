@@ -94,9 +94,7 @@ def purchases() -> Purchases:
 
 
 @pytest.fixture(scope="session")
-def parts(
-    encoder: Encoder, exported: Path, item_vectors: npt.NDArray[np.float32], purchases: Purchases
-) -> Parts:
+def parts(encoder: Encoder, exported: Path, item_vectors: npt.NDArray[np.float32], purchases: Purchases) -> Parts:
     items = {
         "item_id": ITEMS,
         "item_name": [None if number == 5 else f"name {number}" for number in range(NUM_ITEMS)],
@@ -150,7 +148,7 @@ def folder(written: Path, tmp_path: Path) -> Path:
 def sign() -> Callable[..., Path]:
     """Makes the manifest of a changed folder agree with its files again; renames the folder and returns it."""
 
-    def sign(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
+    def sign(folder: Path, **changes: Any) -> Path:
         files = describe_files(folder)
         manifest = read_manifest(folder)
         version = version_of(manifest.facts, files)

@@ -90,7 +90,7 @@ def test_a_renamed_bundle_is_refused(folder: Path) -> None:
     assert f"folder name is mine, expected {folder.name}" in refusal(renamed)
 
 
-def edit_manifest(folder: Path, **changes: Any) -> None:  # noqa: ANN401
+def edit_manifest(folder: Path, **changes: Any) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 

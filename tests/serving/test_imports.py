@@ -15,7 +15,5 @@ HEAVY = ("tensorflow", "tf_keras", "keras", "apache_beam", "feast", "dask", "duc
 @pytest.mark.parametrize("module", ["serving.app", "serving.server", "serving.recommender", "serving.publish"])
 def test_serving_loads_neither_tensorflow_nor_beam(module: str) -> None:
     code = f"import sys, {module}; print(sorted(set({HEAVY}) & set(sys.modules)))"
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True
-    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"

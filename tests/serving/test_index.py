@@ -56,9 +56,7 @@ def test_the_beam_is_never_narrower_than_k(index: HnswIndex, queries: npt.NDArra
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_the_same_seed_makes_the_same_file(
-    index: HnswIndex, vectors: npt.NDArray[np.float32], tmp_path: Path
-) -> None:
+def test_the_same_seed_makes_the_same_file(index: HnswIndex, vectors: npt.NDArray[np.float32], tmp_path: Path) -> None:
     index.save(tmp_path / "first")
     HnswIndex.build(vectors, m=8, ef_construction=100, seed=3).save(tmp_path / "second")
     HnswIndex.build(vectors, m=8, ef_construction=100, seed=4).save(tmp_path / "other")

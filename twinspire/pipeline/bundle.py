@@ -23,8 +23,9 @@ from serving.index import HnswIndex, IndexReport
 from serving.manifest import DataWindow, Facts
 from serving.publish import BundleExistsError, Parts, publish, write
 from serving.purchases import Purchases
-from twinspire.config import Config, dump
+from twinspire.config import Config
 from twinspire.console import progress
+from twinspire.load_config import dump
 from twinspire.paths import RunPaths
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
@@ -42,8 +43,9 @@ def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
             name = same.version
         layout.Bundle.open(paths.bundles / name)
         publish(paths.bundles, name)
-    size = sum(file.stat().st_size for file in (paths.bundles / name).rglob("*") if file.is_file())
-    return f"{name}, {size / 1e6:.0f} MB, verified and published; its model card: {paths.bundles / name / layout.MODEL_CARD}"
+    folder = paths.bundles / name
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{name}, {size / 1e6:.0f} MB, verified and published; model card: {folder / layout.MODEL_CARD}"
 
 
 def _parts(config: Config, paths: RunPaths, encoder: Encoder) -> Parts:

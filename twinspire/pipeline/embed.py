@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 
 from beam_jobs import build_index, embed
-from features.schema import Tower
+from features.schema import TOWERS
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
 from twinspire.steps import fresh_folder
-
-TOWERS: tuple[Tower, ...] = ("user", "item")
 
 
 def embed_catalogue(config: Config, paths: RunPaths) -> str:

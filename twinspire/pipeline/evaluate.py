@@ -43,7 +43,8 @@ def evaluate(config: Config, paths: RunPaths) -> str:
         write_report(report, folder)
         with (folder / TABLE_FILE).open("w", encoding="utf-8") as file:
             print_report(report, Console(file=file, width=120))
-    return f"{report.num_users:,} users on the {report.window_days} days from {config.as_of} on: {paths.report / 'report.html'}"
+    found = f"{report.num_users:,} users on the {report.window_days} days from {config.as_of} on"
+    return f"{found}: {paths.report / 'report.html'}"
 
 
 def _report(config: Config, paths: RunPaths) -> Report:
@@ -53,7 +54,11 @@ def _report(config: Config, paths: RunPaths) -> Report:
             f"{bundle.folder}: the published bundle is of {bundle.manifest.facts.as_of}, expected {config.as_of}; "
             "make the bundle of that day first"
         )
-    item_ids = pq.read_table(paths.tables / "items.parquet", columns=[columns.ITEM_ID]).column(0).to_numpy(zero_copy_only=False)
+    item_ids = (
+        pq.read_table(paths.tables / "items.parquet", columns=[columns.ITEM_ID])
+        .column(0)
+        .to_numpy(zero_copy_only=False)
+    )
     end = config.as_of + dt.timedelta(days=config.evaluation.window_days)
     events = read_events(paths.tables, first_day=dt.date.min, end_day=end)
     cut = midnight(config.as_of)

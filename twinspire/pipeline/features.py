@@ -19,7 +19,7 @@ from beam_jobs import snapshots
 from features import columns
 from features.days import day_range, midnight
 from features.examples import batches_of, join_days, missing_days
-from features.schema import ENTITY_KEY, Tower
+from features.schema import ENTITY_KEY, TOWERS, Tower
 from features.store import Store, StoreSettings
 from features.tables import event_days, read_events
 from twinspire.config import BeamConfig, Config
@@ -163,10 +163,10 @@ def _write_catalogue(store: Store, paths: RunPaths, moment: dt.date) -> None:
     if target.exists():
         return
     with fresh_folder(target) as temporary:
-        for tower in ("user", "item"):
-            ids = _ids(paths.tables, tower)  # type: ignore[arg-type]
-            keys = pd.DataFrame({ENTITY_KEY[tower]: ids, columns.EVENT_TIMESTAMP: midnight(moment)})  # type: ignore[index]
-            joined = store.join(tower, keys)  # type: ignore[arg-type]
+        for tower in TOWERS:
+            ids = _ids(paths.tables, tower)
+            keys = pd.DataFrame({ENTITY_KEY[tower]: ids, columns.EVENT_TIMESTAMP: midnight(moment)})
+            joined = store.join(tower, keys)
             pq.write_table(joined, temporary / f"{tower}s.parquet", row_group_size=CATALOGUE_BLOCK_ROWS)
 
 

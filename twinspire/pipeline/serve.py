@@ -17,7 +17,7 @@ def retrievers_of(bundle: Bundle, config: Config) -> dict[str, Retriever]:
         bundle,
         ef=config.index.ef_search,
         max_fetch=config.serving.max_fetch,
-        fusion_weights=config.serving.fusion_weights,
+        fusion_weights={str(name): weight for name, weight in config.serving.fusion_weights.items()},
         rank_constant=config.serving.fusion_rank_constant,
         fusion_depth=config.serving.fusion_depth,
     )

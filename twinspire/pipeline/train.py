@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy import sparse
@@ -19,6 +20,7 @@ from features import columns
 from features.days import day_range, seconds_of
 from features.encoding import Encoder, Inputs, fit_encoder, moments_of
 from features.examples import Day
+from features.schema import Tower
 from serving import exact
 from towers.two_tower import TwoTower, build_two_tower
 from training.dataset import Batch, BatchPlan, Span, batches, count_items, load_span, spans
@@ -26,8 +28,9 @@ from training.diagnosis import diagnose
 from training.export import export_tower
 from training.negatives import KnownPositives
 from training.trainer import EpochMetrics, EpochReport, RetrievalModel, embed, fit, make_deterministic
-from twinspire.config import Config, dump
+from twinspire.config import Config
 from twinspire.console import console, progress
+from twinspire.load_config import dump
 from twinspire.paths import RunPaths
 from twinspire.steps import fresh_folder
 
@@ -60,7 +63,9 @@ def train(config: Config, paths: RunPaths) -> str:
         if (paths.examples / str(day)).exists()
     ]
     if not days:
-        raise ValueError(f"{paths.examples}: no examples of the {settings.example_days} days before {as_of}; run features")
+        raise ValueError(
+            f"{paths.examples}: no examples of the {settings.example_days} days before {as_of}; run features"
+        )
     with fresh_folder(paths.model) as folder:
         encoder = _fit_encoder(config, paths, days)
         encoder.save(folder / "encoder")
@@ -70,23 +75,26 @@ def train(config: Config, paths: RunPaths) -> str:
         reports: dict[str, list[EpochReport]] = {}
         if earlier:
             relevant = _first_meetings(encoder, paths, since=held_out)
-            _, reports["validation"] = _fit(config, paths, encoder, Phase("validation", earlier, held_out, relevant), folder)
+            _, reports["validation"] = _fit(
+                config, paths, encoder, Phase("validation", earlier, held_out, relevant), folder
+            )
         towers, reports["final"] = _fit(config, paths, encoder, Phase("final", days, as_of, None), folder)
         export_tower(towers.user, folder / "user_tower.tflite")
         export_tower(towers.item, folder / "item_tower.tflite")
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
         (folder / "epochs.json").write_text(json.dumps(plain, indent=2))
     last = reports["final"][-1]
-    recall = reports["validation"][-1].metrics[f"recall_at_{max(config.evaluation.ks)}"] if earlier else float("nan")
-    return (
-        f"{len(days)} days, {settings.epochs} epochs: loss {last.loss:.3f}, recall@{max(config.evaluation.ks)} of new items "
-        f"{recall:.4f} on the {settings.validation_days} days held out first, "
-        f"{last.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"
-    )
+    k = max(config.evaluation.ks)
+    found = [
+        f"recall@{k} of new items {report.metrics[f'recall_at_{k}']:.4f} on the {settings.validation_days} days held out first"
+        for report in reports.get("validation", [])[-1:]
+    ]
+    found += [f"loss {last.loss:.3f}", f"{last.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
+    return f"{len(days)} days, {settings.epochs} epochs: {', '.join(found)}"
 
 
 def _fit_encoder(config: Config, paths: RunPaths, days: Sequence[dt.date]) -> Encoder:
-    def samples() -> Iterator[tuple[str, object]]:
+    def samples() -> Iterator[tuple[Tower, pa.Table]]:
         for day in days:
             loaded = Day.load(paths.examples / str(day))
             yield "user", loaded.users
@@ -97,7 +105,7 @@ def _fit_encoder(config: Config, paths: RunPaths, days: Sequence[dt.date]) -> En
         config.dataset,
         pq.read_table(paths.tables / "users.parquet"),
         pq.read_table(paths.tables / "items.parquet"),
-        samples(),  # type: ignore[arg-type]
+        samples(),
         history_length=config.features.history_length,
         text_length=config.towers.text_length,
         text_buckets=config.towers.text_buckets,
@@ -165,7 +173,7 @@ def _look(
         shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
     )
     ks = config.evaluation.ks if phase.relevant is not None else (TOP,)
-    popularity = np.asarray(seen.sum(axis=0)).ravel()
+    popularity: npt.NDArray[np.float64] = np.asarray(seen.sum(axis=0), np.float64).ravel()
 
     def look(towers: TwoTower) -> EpochMetrics:
         user_vectors, item_vectors = embed(towers.user, users), embed(towers.item, items)
@@ -200,7 +208,9 @@ def _say(phase: str, report: EpochReport) -> None:
     console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")
 
 
-def _pairs(encoder: Encoder, paths: RunPaths) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _pairs(
+    encoder: Encoder, paths: RunPaths
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """User row, item row and first meeting (Unix seconds) of every pair before `as_of`."""
     table = pq.read_table(paths.pairs)
     users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False))

@@ -1,0 +1,138 @@
+# Every command that a contributor or the continuous integration runs; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# The installer itself cannot come from the lock that it reads.
+UV_RELEASE := uv==0.13.8
+
+# Extras that `make setup` installs: demo, redis, dev, with commas between them.
+EXTRAS ?= demo
+# More for the program that a target runs: make test ARGS="-k bundle -x"
+ARGS ?=
+
+# An interpreter is tried by running it: a version manager's shim may exist and refuse. One that can compile an
+# extension and make an environment is preferred; otherwise the first that fits, and its recipe says what is missing.
+IS_SUPPORTED := import sys, venv; assert (3, 11) <= sys.version_info[:2] <= (3, 13)
+HAS_HEADERS := import os, sysconfig; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
+CANDIDATES := python3.13 python3.12 python3.11 python3 python
+PYTHON ?= $(shell for check in '$(IS_SUPPORTED); import ensurepip; $(HAS_HEADERS)' '$(IS_SUPPORTED)'; do \
+	for python in $(CANDIDATES); do "$$python" -c "$$check" >/dev/null 2>&1 && echo "$$python" && exit; done; done)
+
+# TensorFlow Recommenders needs Keras 2; TensorFlow reads this once, before its first import.
+export TF_USE_LEGACY_KERAS := 1
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+# The environment's own interpreter is the one to use; TensorFlow's wheel is large for a slow line.
+export UV_PYTHON_DOWNLOADS := never
+export UV_HTTP_TIMEOUT ?= 300
+unexport VIRTUAL_ENV
+# A package index that pip is told about by its variable is uv's too.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	echo '  Variables: PYTHON (interpreter of a new $(VENV)), EXTRAS (for setup), ARGS (for quickstart, test and test-fast)'
+
+.PHONY: setup
+setup: $(VENV)/.with-$(EXTRAS) ## install the locked dependencies into .venv (EXTRAS=demo)
+
+.PHONY: quickstart
+quickstart: $(VENV)/.with-demo ## run everything once on the built-in data, from raw events to recommendations
+	@$(BIN)/twinspire quickstart $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.with-demo,dev ## run all tests
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(VENV)/.with-demo,dev ## run the tests that take seconds
+	@$(BIN)/pytest -m 'not slow and not end_to_end' $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.with-demo,dev ## check style, docstrings, annotations and layout
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(VENV)/.with-demo,dev ## lay the code out and repair what can be repaired safely
+	@$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: types
+types: $(VENV)/.with-demo,dev ## check types
+	@$(BIN)/mypy
+
+.PHONY: imports
+imports: $(VENV)/.with-demo,dev ## check that imports follow the architecture's direction
+	@$(BIN)/pytest -q tests/test_architecture.py
+
+.PHONY: bench
+bench: ## list the benchmarks
+	@for script in benchmarks/*.py; do
+		if [ ! -e "$$script" ]; then echo 'No benchmarks yet: a script and its result go into benchmarks/.'; break; fi
+		printf '  %s %-40s %s\n' $(BIN)/python "$$script" "$$(sed -n '1s/^"""//p' "$$script" | sed 's/"""$$//')"
+	done
+
+.PHONY: lock
+lock: $(UV) ## resolve requirements.lock again, keeping what still fits (ARGS=--upgrade for the newest)
+	@$(UV) pip compile setup.py --all-extras --universal --python-version 3.11 --python $(BIN)/python \
+		--generate-hashes --no-annotate --custom-compile-command 'make lock' --quiet -o requirements.lock $(ARGS)
+
+.PHONY: clean
+clean: ## remove caches and build output; runs/ and .venv stay
+	@rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+.PHONY: clean-venv
+clean-venv: ## remove .venv, to start over or to change the interpreter
+	@rm -rf $(VENV)
+
+# One stamp for each set of extras. The lock is a constraint, so that exactly the wanted extras are installed, in the
+# locked versions, with their hashes verified; hnswlib's build requirements are held by the lock and pyproject.toml.
+$(VENV)/.with-%: $(UV) setup.py pyproject.toml requirements.lock
+	@echo 'Installing twinspire[$*] and what it needs into $(VENV); the first time it downloads 1.2 GB'
+	quiet=$$([ -t 2 ] || echo --quiet)
+	$(UV) pip install $$quiet --python $(BIN)/python \
+		--constraints requirements.lock --build-constraints requirements.lock --editable '.[$*]'
+	touch $@
+
+# pip only fetches the installer. Debian keeps pip and ensurepip in packages of their own, hence three ways.
+$(UV):
+	@python='$(PYTHON)'
+	fail() { printf '%s\n' "$$@" >&2; exit 1; }
+	[ -n "$$python" ] || fail 'No Python 3.11, 3.12 or 3.13 was found (tried $(CANDIDATES)).' \
+		'Install one, or name it: make setup PYTHON=/path/to/python3.12'
+	"$$python" -c '$(IS_SUPPORTED)' 2>/dev/null \
+		|| fail "PYTHON=$$python does not run, is not 3.11 to 3.13, or lacks the module venv: $$("$$python" -V 2>&1 | head -1)"
+	package=python$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	missing=
+	command -v $(firstword $(CXX)) >/dev/null || missing+=' g++'
+	"$$python" -c '$(HAS_HEADERS)' 2>/dev/null || missing+=" $$package-dev"
+	if "$$python" -c 'import ensurepip' 2>/dev/null; then way=ensurepip
+	elif "$$python" -m pip --version >/dev/null 2>&1; then way=pip
+	elif command -v uv >/dev/null; then way=uv
+	else missing+=" $$package-venv"; fi
+	[ -z "$$missing" ] || fail "Set-up needs a C++ compiler and Python's headers (hnswlib is compiled here) and a way to make" \
+		"an environment. Missing on this machine, by the names of Debian and Ubuntu:" "    sudo apt-get install$$missing"
+	echo "Making $(VENV) with $$("$$python" -V)"
+	case $$way in
+	ensurepip)
+		"$$python" -m venv --clear $(VENV)
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV_RELEASE) ;;
+	pip)
+		"$$python" -m venv --clear --without-pip $(VENV)
+		"$$python" -m pip --python $(BIN)/python install --quiet --disable-pip-version-check $(UV_RELEASE) ;;
+	uv)
+		uv venv --quiet --clear --python "$$python" $(VENV)
+		uv pip install --quiet --python $(BIN)/python $(UV_RELEASE) ;;
+	esac

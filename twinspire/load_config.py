@@ -1,0 +1,99 @@
+"""How is a configuration read, and what does a mistake in it look like to the person who made it?"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from twinspire.config import CompleteJourneySource, Config, MovieLensSource, TablesSource
+
+SOURCES: dict[str, type[BaseModel]] = {
+    "complete_journey": CompleteJourneySource,
+    "movielens": MovieLensSource,
+    "tables": TablesSource,
+}
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the key and the nearest valid one."""
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file, applies `key.sub=value` overrides and validates the result.
+
+    Args:
+        path: The YAML file of a dataset.
+        overrides: As given on the command line; each value is read as YAML.
+
+    Returns:
+        The resolved, frozen configuration.
+
+    Raises:
+        ConfigError: The file or an override cannot be read, or a key or value is not valid.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; pass --config with one of the files in configs/") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path}: holds {type(raw).__name__}, expected a mapping with the keys name, as_of, ingest, ..."
+        )
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(_explain(issue) for issue in error.errors())) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML that `load` reads back."""
+    text: str = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
+    return text
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override!r}: expected key=value, such as training.epochs=3")
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not a section")
+    node[last] = yaml.safe_load(value)
+
+
+def _explain(issue: Mapping[str, Any]) -> str:
+    location = [str(part) for part in issue["loc"]]
+    # Pydantic names the kind of source that it tried as if it were a key.
+    where = ".".join(part for part in location if part not in SOURCES)
+    if issue["type"] != "extra_forbidden":
+        return f"{where or 'configuration'}: {issue['msg']} (found {issue['input']!r})"
+    valid = sorted(_keys_at(location[:-1]))
+    near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)
+    return f"unknown key {where!r}; did you mean {near[0]!r}? Valid here: {', '.join(valid)}"
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        if part in SOURCES:
+            model = SOURCES[part]
+            continue
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        sections = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if len(sections) == 1:
+            model = sections[0]
+    return list(model.model_fields)

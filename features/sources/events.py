@@ -1,0 +1,118 @@
+"""What does a chunk of raw events say, and which of its rows can be used? n rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features import columns
+from features.quarantine import REASONS, Reason
+from features.sources.raw import Chunk, RawTable
+from features.sources.repeats import SOURCE, SOURCE_ROW
+from features.sources.timestamps import to_microseconds
+from features.sources.values import to_numbers, to_text
+from features.storage import MOMENT
+
+EVENTS_SCHEMA = pa.schema(
+    [
+        (columns.USER_ID, pa.string()),
+        (columns.ITEM_ID, pa.string()),
+        (columns.TIMESTAMP, MOMENT),
+        (columns.REWARD, pa.float32()),
+        (columns.VALUE, pa.float64()),
+    ]
+)
+# Until a day is complete its events remember where they come from, so that of equal ones the first is kept.
+TRACED_SCHEMA = pa.schema([*EVENTS_SCHEMA, pa.field(SOURCE, pa.string()), pa.field(SOURCE_ROW, pa.int64())])
+MICROSECOND = dt.timedelta(microseconds=1)
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A chunk of events, judged.
+
+    Attributes:
+        events: Usable events, `TRACED_SCHEMA`, in the order of the source.
+        faults: [n], position in `REASONS` of what is wrong with a row, -1 where nothing is.
+        num_filtered: Rows without fault whose reward is below the smallest that counts as an interaction.
+    """
+
+    events: pa.Table
+    faults: npt.NDArray[np.int8]
+    num_filtered: int
+
+
+def judge_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Judged:
+    """Reads a chunk into canonical columns and finds its faults.
+
+    Args:
+        chunk: Raw rows.
+        table: What their columns mean.
+        now: Events after this moment are faulty.
+
+    Returns:
+        The usable events and the faults.
+
+    Raises:
+        SourceError: A column has a type that cannot be read.
+    """
+    user_id, item_id = (
+        to_text(chunk.rows.column(table.columns[name]), f"{chunk.file}, column {table.columns[name]!r}")
+        for name in (columns.USER_ID, columns.ITEM_ID)
+    )
+    moments = to_microseconds(chunk.rows.column(table.columns[columns.TIMESTAMP]), table.timestamp_unit)
+    reward, no_reward = _numbers(chunk, table, columns.REWARD)
+    value, no_value = _numbers(chunk, table, columns.VALUE)
+    masks: dict[Reason, Mask] = {
+        Reason.WRONG_FIELDS: _mask(pc.is_valid(chunk.broken)),
+        Reason.NULL_ID: _mask(pc.or_(pc.is_null(user_id), pc.is_null(item_id))),
+        Reason.UNPARSABLE_TIMESTAMP: _mask(pc.is_null(moments)),
+        Reason.FUTURE_TIMESTAMP: _mask(pc.greater(moments, (now - EPOCH) // MICROSECOND)),
+        Reason.UNPARSABLE_NUMBER: _mask(pc.or_(no_reward, no_value)),
+        Reason.NEGATIVE_REWARD: _mask(_no_amount(reward)),
+        Reason.NEGATIVE_VALUE: _mask(_no_amount(value)),
+    }
+    faults = first_fault(masks, chunk.rows.num_rows)
+    reward = pc.fill_null(reward, 1.0)
+    filtered = np.zeros(len(faults), dtype=bool)
+    if table.min_reward is not None:
+        filtered = (faults < 0) & _mask(pc.less(reward, table.min_reward))
+    good = pa.array((faults < 0) & ~filtered)
+    file = pa.repeat(chunk.file, chunk.rows.num_rows)
+    arrays = (user_id, item_id, moments, reward, value, file, chunk.numbers)
+    kept = [array.filter(good).cast(field.type) for array, field in zip(arrays, TRACED_SCHEMA, strict=True)]
+    return Judged(pa.table(kept, schema=TRACED_SCHEMA), faults, int(filtered.sum()))
+
+
+def first_fault(masks: dict[Reason, Mask], num_rows: int) -> npt.NDArray[np.int8]:
+    """Position in `REASONS` of the first reason whose mask is true, -1 where none is: [n] int8."""
+    faults = np.full(num_rows, -1, dtype=np.int8)
+    for position in reversed(range(len(REASONS))):
+        if REASONS[position] in masks:
+            faults[masks[REASONS[position]]] = position
+    return faults
+
+
+def _numbers(chunk: Chunk, table: RawTable, name: str) -> tuple[pa.Array, pa.Array]:
+    """Numbers of an optional column, and where it holds something else."""
+    if name not in table.columns:
+        return pa.nulls(chunk.rows.num_rows, pa.float64()), pa.repeat(False, chunk.rows.num_rows)
+    raw = table.columns[name]
+    return to_numbers(chunk.rows.column(raw), f"{chunk.file}, column {raw!r}")
+
+
+def _no_amount(numbers: pa.Array) -> pa.Array:
+    return pc.or_(pc.less(numbers, 0.0), pc.invert(pc.is_finite(numbers)))
+
+
+def _mask(array: pa.Array) -> Mask:
+    mask: Mask = pc.fill_null(array, False).to_numpy(zero_copy_only=False)
+    return mask

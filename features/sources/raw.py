@@ -1,0 +1,122 @@
+"""What does an adapter hand over? Chunks of raw columns, and which of them means what."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from features.schema import Schema, Tower
+
+TimestampUnit = Literal["s", "ms", "us", "ns"]
+
+
+class SourceError(ValueError):
+    """A source cannot be read as described; the message names the file and what to change."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of one file, as read.
+
+    Attributes:
+        file: Name of the file, for messages and for the quarantine.
+        numbers: [n] int64, number of each data row in its file, from 1; a header does not count.
+        rows: n rows of raw columns.
+        broken: [n] string, text of a row with the wrong number of fields (its raw columns are null); else null.
+    """
+
+    file: str
+    numbers: pa.Array
+    rows: pa.Table
+    broken: pa.Array
+
+    def slices(self, num_rows: int) -> Iterator[Chunk]:
+        """Parts of at most `num_rows` rows; nothing is copied."""
+        for start in range(0, self.rows.num_rows, num_rows):
+            cut = (start, num_rows)
+            yield Chunk(self.file, self.numbers.slice(*cut), self.rows.slice(*cut), self.broken.slice(*cut))
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table of a source: how it is read and what its columns are called.
+
+    Attributes:
+        columns: Canonical or declared name -> raw column.
+        unused: Raw columns that nothing uses.
+        read: Number of rows -> chunks of at most so many rows, each with all raw columns named in `columns`.
+        timestamp_unit: Unit of numeric timestamps.
+        min_reward: Events with a smaller reward are no interaction: filtered and counted, not quarantined.
+    """
+
+    columns: Mapping[str, str]
+    unused: tuple[str, ...]
+    read: Callable[[int], Iterator[Chunk]]
+    timestamp_unit: TimestampUnit = "s"
+    min_reward: float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as its adapter found it; without a users or items table, both are known from the events alone."""
+
+    events: RawTable
+    users: RawTable | None = None
+    items: RawTable | None = None
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """The most similar of `names`, for error messages; '(none)' where there are none."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)
+    return repr(found[0]) if found else "(none)"
+
+
+def choose_columns(
+    wanted: Mapping[str, str], optional: Collection[str], *, available: Sequence[str], where: str
+) -> dict[str, str]:
+    """Which of the wanted columns a table has.
+
+    Args:
+        wanted: Canonical or declared name -> raw column.
+        optional: Raw columns that may be absent.
+        available: Raw columns of the table.
+        where: File or folder, for the message.
+
+    Returns:
+        `wanted` without optional columns that are absent.
+
+    Raises:
+        SourceError: A column is absent, or occurs twice.
+    """
+    for name, raw in wanted.items():
+        if raw not in available and raw not in optional:
+            meant = f"column {raw!r}" if raw == name else f"column {raw!r} (for {name})"
+            raise SourceError(
+                f"{where}: has no {meant}; the nearest existing column is {nearest(raw, available)}, and there are: "
+                f"{', '.join(available)}. Correct the name in the configuration, or do not declare the column"
+            )
+        if available.count(raw) > 1:
+            raise SourceError(f"{where}: has {available.count(raw)} columns named {raw!r}; rename all but one")
+    return {name: raw for name, raw in wanted.items() if raw in available}
+
+
+def unused_columns(available: Sequence[str], used: Mapping[str, str]) -> tuple[str, ...]:
+    """Raw columns that are not read, in the order of the table."""
+    return tuple(name for name in available if name not in used.values())
+
+
+def refuse_columns(schema: Schema, tower: Tower, *, where: str) -> None:
+    """A source without a table for `tower` cannot have declared columns for it.
+
+    Raises:
+        SourceError: The schema declares some.
+    """
+    if declared := list(schema.columns_of(tower)):
+        raise SourceError(
+            f"{where}: has no {tower}s table, but dataset.{tower}_columns declares: {', '.join(declared)}. "
+            f"Remove them from the configuration, or add a {tower}s table"
+        )

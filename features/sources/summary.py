@@ -1,0 +1,62 @@
+"""What came out of an ingestion? Counts for people and for the manifest."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """Counts of an ingestion: `rows_read = rows_kept + filtered + quarantined["events"]`, summed over the reasons.
+
+    Attributes:
+        rows_read: Event rows of the source.
+        rows_kept: Events written.
+        filtered: Reason -> event rows left out because the configuration says so.
+        quarantined: Table -> reason -> rows set aside.
+        num_users, num_items: Rows of the tables written.
+        num_added_users, num_added_items: Those among them that only the events know.
+        num_days: Days with events.
+        first_event, last_event: Moments of the first and the last event.
+        unused_columns: Table -> raw columns that nothing uses.
+        content_digest: SHA-256 over the tables' bytes, without the quarantine: other data of the same size shows.
+    """
+
+    rows_read: int
+    rows_kept: int
+    filtered: Mapping[str, int]
+    quarantined: Mapping[str, Mapping[str, int]]
+    num_users: int
+    num_items: int
+    num_added_users: int
+    num_added_items: int
+    num_days: int
+    first_event: dt.datetime
+    last_event: dt.datetime
+    unused_columns: Mapping[str, tuple[str, ...]]
+    content_digest: str
+
+    def outcome(self) -> str:
+        """One line for people."""
+        parts = [
+            f"{self.rows_kept:,} of {self.rows_read:,} events from {self.first_event:%Y-%m-%d} to "
+            f"{self.last_event:%Y-%m-%d}, {self.num_users:,} users, {self.num_items:,} items"
+        ]
+        parts += [f"{count:,} filtered ({reason})" for reason, count in self.filtered.items() if count]
+        for table, counts in self.quarantined.items():
+            if counts:
+                reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+                parts.append(f"set aside from {table}: {reasons}")
+        for name, count in (("users", self.num_added_users), ("items", self.num_added_items)):
+            if count:
+                parts.append(f"{count:,} {name} known from events only")
+        unused = [f"{table}.{name}" for table, names in self.unused_columns.items() for name in names]
+        parts.append(f"unused columns: {', '.join(unused) or 'none'}")
+        return "; ".join(parts)
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps({"format": 1, **asdict(self)}, indent=2, default=dt.datetime.isoformat) + "\n"

@@ -1,0 +1,102 @@
+"""How are a user's own Parquet or CSV tables read? By the column names that the configuration gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from features import columns
+from features.schema import ENTITY_KEY, Schema, Tower
+from features.sources.delimited import Dialect
+from features.sources.files import file_columns, read_files, table_files
+from features.sources.raw import (
+    Chunk,
+    RawTable,
+    Source,
+    SourceError,
+    TimestampUnit,
+    choose_columns,
+    nearest,
+    refuse_columns,
+    unused_columns,
+)
+
+
+class NamedTable(Protocol):
+    """A table and which of its columns are which."""
+
+    @property
+    def path(self) -> Path:
+        """A `.parquet` or `.csv` file, or a folder of either."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Canonical or declared name -> name in the file; what is not listed keeps its name."""
+
+    @property
+    def delimiter(self) -> str:
+        """Between the fields of a CSV file."""
+
+
+def open_tables(
+    *,
+    schema: Schema,
+    events: NamedTable,
+    users: NamedTable | None = None,
+    items: NamedTable | None = None,
+    timestamp_unit: TimestampUnit = "s",
+) -> Source:
+    """Opens tables and checks that every column is there.
+
+    Args:
+        schema: The declared columns.
+        events: Has user_id, item_id and timestamp, perhaps reward and value.
+        users: Has user_id and the declared user columns.
+        items: Has item_id and the declared item columns, perhaps item_name.
+        timestamp_unit: Of numeric timestamps.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        SourceError: A file or a column is missing, or a column is mapped that nothing asks for.
+    """
+    needed = [columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP]
+    return Source(
+        events=_table(events, needed, [columns.REWARD, columns.VALUE], key="events", timestamp_unit=timestamp_unit),
+        users=_entities(users, schema, "user", []),
+        items=_entities(items, schema, "item", [columns.ITEM_NAME]),
+    )
+
+
+def _entities(table: NamedTable | None, schema: Schema, tower: Tower, optional: Sequence[str]) -> RawTable | None:
+    if table is None:
+        refuse_columns(schema, tower, where="ingest.source")
+        return None
+    return _table(table, [ENTITY_KEY[tower], *schema.columns_of(tower)], optional, key=f"{tower}s")
+
+
+def _table(
+    table: NamedTable, needed: Sequence[str], optional: Sequence[str], *, key: str, timestamp_unit: TimestampUnit = "s"
+) -> RawTable:
+    names = [*needed, *optional]
+    for name in table.columns:
+        if name not in names:
+            raise SourceError(
+                f"ingest.source.{key}.columns: {name!r} is neither a canonical nor a declared column; did you mean "
+                f"{nearest(name, names)}? Expected some of: {', '.join(names)}"
+            )
+    wanted = {name: table.columns.get(name, name) for name in names}
+    may_lack = [name for name in optional if name not in table.columns]
+    files = table_files(table.path)
+    dialect = Dialect(table.delimiter)
+    available = file_columns(files[0], dialect)
+    chosen = choose_columns(wanted, may_lack, available=available, where=str(files[0]))
+    for file in files[1:]:
+        choose_columns(chosen, (), available=file_columns(file, dialect), where=str(file))
+
+    def read(chunk_rows: int) -> Iterator[Chunk]:
+        return read_files(files, dialect, columns=chosen, chunk_rows=chunk_rows)
+
+    return RawTable(chosen, unused_columns(available, chosen), read, timestamp_unit)

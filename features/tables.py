@@ -1,0 +1,64 @@
+"""Which events, users and items are there? Reads the canonical tables that ingestion wrote.
+
+tables/events/2017-01-31.parquet   events of one UTC day by (timestamp, user_id, item_id)
+users.parquet               user_id and the declared user columns, by user_id
+items.parquet               item_id, item_name and the declared item columns, by item_id
+quarantine/                 rows set aside
+manifest.json               counts
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.sources.events import EVENTS_SCHEMA
+
+
+def event_days(tables: Path) -> list[dt.date]:
+    """Days that have events, in order.
+
+    Raises:
+        FileNotFoundError: There are no tables in the folder.
+    """
+    _check(tables)
+    return sorted(dt.date.fromisoformat(path.stem) for path in (tables / "events").glob("*.parquet"))
+
+
+def read_events(tables: Path, *, first_day: dt.date, end_day: dt.date) -> pa.Table:
+    """Events of the days from `first_day` to the one before `end_day`, in order of time.
+
+    Raises:
+        FileNotFoundError: There are no tables in the folder.
+    """
+    days = [day for day in event_days(tables) if first_day <= day < end_day]
+    files = (tables / "events" / f"{day}.parquet" for day in days)
+    return pa.concat_tables([EVENTS_SCHEMA.empty_table(), *(pq.read_table(file) for file in files)])
+
+
+def read_users(tables: Path) -> pa.Table:
+    """All users, by user_id.
+
+    Raises:
+        FileNotFoundError: There are no tables in the folder.
+    """
+    _check(tables)
+    return pq.read_table(tables / "users.parquet")
+
+
+def read_items(tables: Path) -> pa.Table:
+    """All items, by item_id.
+
+    Raises:
+        FileNotFoundError: There are no tables in the folder.
+    """
+    _check(tables)
+    return pq.read_table(tables / "items.parquet")
+
+
+def _check(tables: Path) -> None:
+    if not (tables / "manifest.json").exists():
+        raise FileNotFoundError(f"{tables}: no canonical tables here; run `twinspire ingest` first")

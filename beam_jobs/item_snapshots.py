@@ -24,6 +24,7 @@ class ItemRows:
         num_events, num_buyers: [R] int64.
         price: [R] float64, mean value of an event, 0 if none.
         fast_rate, slow_rate: [R] float64, exponentially decayed events a day.
+        fast_new_rate, slow_new_rate: [R] float64, likewise of first meetings of a user and the item.
     """
 
     item: Ints
@@ -33,6 +34,8 @@ class ItemRows:
     price: Floats
     fast_rate: Floats
     slow_rate: Floats
+    fast_new_rate: Floats
+    slow_new_rate: Floats
 
 
 def snapshots(
@@ -63,16 +66,17 @@ def snapshots(
         One `ItemRows` per midnight, in time order.
     """
     num_events, num_buyers = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)
-    value, fast, slow = np.zeros(num_items), np.zeros(num_items), np.zeros(num_items)
-    keep_fast, keep_slow = 2 ** (-1 / FAST_HALF_LIFE_DAYS), 2 ** (-1 / SLOW_HALF_LIFE_DAYS)
+    value = np.zeros(num_items)
+    half_lives = (FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS)
+    # Rates of all events and of first meetings, each fast and slow.
+    keep = np.array([2 ** (-1 / days) for days in half_lives] * 2)[:, None]
+    rates = np.zeros((4, num_items))
     days = events.day
     earliest = int(days[0]) if len(days) else first_day
 
     def rows(item: Ints, day: int) -> ItemRows:
         price = value[item] / np.maximum(num_events[item], 1)
-        return ItemRows(
-            item, day * DAY_SECONDS, num_events[item], num_buyers[item], price, fast[item].copy(), slow[item].copy()
-        )
+        return ItemRows(item, day * DAY_SECONDS, num_events[item], num_buyers[item], price, *rates[:, item])
 
     if earliest >= first_day:
         yield rows(np.arange(num_items), first_day)
@@ -80,13 +84,11 @@ def snapshots(
         begin, end = np.searchsorted(days, (day, day + 1))
         item = events.item[begin:end]
         today = np.bincount(item, minlength=num_items)
+        met = np.bincount(item, weights=first_meeting[begin:end], minlength=num_items).astype(np.int64)
         num_events += today
-        num_buyers += np.bincount(item, weights=first_meeting[begin:end], minlength=num_items).astype(np.int64)
+        num_buyers += met
         value += np.bincount(item, weights=events.value[begin:end], minlength=num_items)
-        fast *= keep_fast
-        fast += today * (1 - keep_fast)
-        slow *= keep_slow
-        slow += today * (1 - keep_slow)
+        rates = rates * keep + np.stack([today, today, met, met]) * (1 - keep)
         if day + 1 == first_day:
             yield rows(np.arange(num_items), first_day)
         elif day + 1 > first_day:

@@ -165,7 +165,8 @@ class ItemShard(_SnapshotShard):
         )
         for number, rows in enumerate(rows_of_days):
             if number or self._write_first:
-                statistics = [rows.num_events, rows.num_buyers, rows.price, rows.fast_rate, rows.slow_rate]
+                statistics = [rows.num_events, rows.num_buyers, rows.price]
+                statistics += [rows.fast_rate, rows.slow_rate, rows.fast_new_rate, rows.slow_new_rate]
                 yield self._arrow(members, rows.item, rows.moment, [pa.array(values) for values in statistics])
 
 

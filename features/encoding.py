@@ -198,7 +198,7 @@ def numeric_names(schema: Schema, tower: Tower) -> list[str]:
     """Names of a tower's numeric inputs, in order."""
     fixed = {
         "user": ["events", "items", "days", "value", "recency"],
-        "item": ["events", "buyers", "price", "fast_rate", "slow_rate", "trend"],
+        "item": ["events", "buyers", "price", "fast", "slow", "trend", "fast_new", "slow_new", "trend_new"],
     }
     return [f"{tower}_{name}" for name in fixed[tower]] + schema.columns_of_kind(tower, Kind.NUMERIC)
 
@@ -222,20 +222,26 @@ def numeric_values(
             np.log1p(np.maximum(recency, 0)),
         ]
     else:
-        age_days = np.maximum(as_of_seconds - _floats(raw, columns.ITEM_AS_OF), 0) / DAY_SECONDS
-        fast = _floats(raw, "item_fast_rate") * 2 ** (-age_days / FAST_HALF_LIFE_DAYS)
-        slow = _floats(raw, "item_slow_rate") * 2 ** (-age_days / SLOW_HALF_LIFE_DAYS)
-        log_fast, log_slow = np.log(fast + SMALLEST_RATE), np.log(slow + SMALLEST_RATE)
         numbers = [
             np.log1p(_floats(raw, "item_num_events")),
             np.log1p(_floats(raw, "item_num_buyers")),
             np.log1p(np.maximum(_floats(raw, "item_price"), 0)),
-            log_fast,
-            log_slow,
-            log_fast - log_slow,
+            *_log_rates(raw, ("item_fast_rate", "item_slow_rate"), as_of_seconds),
+            *_log_rates(raw, ("item_fast_new_rate", "item_slow_new_rate"), as_of_seconds),
         ]
     numbers += [_floats(raw, name) for name in schema.columns_of_kind(tower, Kind.NUMERIC)]
     return dict(zip(numeric_names(schema, tower), numbers, strict=True))
+
+
+def _log_rates(raw: pa.Table, names: tuple[str, str], as_of_seconds: npt.NDArray[np.int64]) -> list[Floats]:
+    """Logarithms of a fast and a slow rate as they stand at the asked moments, and of their ratio."""
+    age_days = np.maximum(as_of_seconds - _floats(raw, columns.ITEM_AS_OF), 0) / DAY_SECONDS
+    half_lives = (FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS)
+    fast, slow = (
+        np.log(_floats(raw, name) * 2 ** (-age_days / days) + SMALLEST_RATE)
+        for name, days in zip(names, half_lives, strict=True)
+    )
+    return [fast, slow, fast - slow]
 
 
 def moments_of(joined: pa.Table) -> npt.NDArray[np.int64]:

@@ -66,6 +66,8 @@ ITEM_STATISTICS: tuple[Statistic, ...] = (
     Statistic(name="item_price", storage=Storage.FLOAT, meaning="mean business value of an event; 0 if none"),
     Statistic(name="item_fast_rate", storage=Storage.FLOAT, meaning="events a day, half-life 7 days"),
     Statistic(name="item_slow_rate", storage=Storage.FLOAT, meaning="events a day, half-life 28 days"),
+    Statistic(name="item_fast_new_rate", storage=Storage.FLOAT, meaning="first-time buyers a day, half-life 7 days"),
+    Statistic(name="item_slow_new_rate", storage=Storage.FLOAT, meaning="first-time buyers a day, half-life 28 days"),
 )
 
 STATISTICS: dict[Tower, tuple[Statistic, ...]] = {"user": USER_STATISTICS, "item": ITEM_STATISTICS}

@@ -72,8 +72,10 @@ class Store:
         self.settings = settings
         self._repository = self.folder / "feast"
         self._repository.mkdir(parents=True, exist_ok=True)
-        (self._repository / "feature_store.yaml").write_text(yaml.safe_dump(self._feast_config(), sort_keys=False))
-        (self._repository / "settings.json").write_text(settings.to_json())
+        _write_if_changed(
+            self._repository / "feature_store.yaml", yaml.safe_dump(self._feast_config(), sort_keys=False)
+        )
+        _write_if_changed(self._repository / "settings.json", settings.to_json())
         self.feast: FeatureStore = FeatureStore(repo_path=str(self._repository))
 
     @classmethod
@@ -194,6 +196,15 @@ def check_not_younger(joined: pa.Table, *, key: str, as_of: str) -> None:
             f"{len(younger)} of {joined.num_rows} rows have features from after their moment, such as {rows}; "
             f"{as_of} must not be later than {columns.EVENT_TIMESTAMP}. Look for snapshots with a wrong timestamp"
         )
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    """Replaces a file at once, and only if needed: a server may be reading it."""
+    if path.exists() and path.read_text() == text:
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _as_of_column(tower: Tower) -> str:

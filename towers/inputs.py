@@ -21,7 +21,7 @@ class HistoryPooling(tf_keras.layers.Layer):  # type: ignore[misc]
 
         pooled = sum_t w_t e_t / (sum_t w_t + eps)^power,   w_t = [item t is known] exp(-age_t / decay_days)
 
-    A power of 1 is the mean; below 1 a long history gives a longer vector, so it weighs more against the other features.
+    A power of 1 is the mean; below 1 a longer history gives a longer vector, which weighs more beside other features.
 
     Args:
         decay_days: Time after which an item counts 1/e; None counts all alike.

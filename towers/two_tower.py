@@ -60,29 +60,32 @@ def build_two_tower(
     Args:
         user_specs: Inputs of the user tower.
         item_specs: Inputs of the item tower.
-        embedding_dim: D.
+        embedding_dim: Width of all tables and of the learned vectors (D).
         hidden_units: Width of each hidden layer.
         history_decay_days: Time after which an item in the history counts 1/e; None counts all alike.
         history_power: See `HistoryPooling`.
 
     Source: Yi et al., RecSys 2019, section 4 (features of the history through the shared id table, L2-normalised).
     """
-    item_id_table = _id_table(next(spec for spec in item_specs if spec.kind == "id"), embedding_dim)
-    user_id_table = _id_table(next(spec for spec in user_specs if spec.kind == "id"), embedding_dim)
+    item_id = next(spec for spec in item_specs if spec.kind == "id")
+    user_id = next(spec for spec in user_specs if spec.kind == "id")
+    item_id_table = _id_table(item_id, embedding_dim)
     pooling = HistoryPooling(decay_days=history_decay_days, power=history_power, name="history_pooling")
     user_tensors, item_tensors = input_tensors(user_specs), input_tensors(item_specs)
     user_features = feature_vectors(
         user_specs,
         user_tensors,
         width=embedding_dim,
-        id_table=user_id_table,
+        id_table=_id_table(user_id, embedding_dim),
         history_table=item_id_table,
         pooling=pooling,
     )
     item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, id_table=item_id_table)
+    user_vectors = _head(user_features, hidden_units, "user")
+    item_vectors = _head(item_features, hidden_units, "item")
     return TwoTower(
-        user=tf_keras.Model(user_tensors, _head(user_features, hidden_units, "user"), name="user_tower"),
-        item=tf_keras.Model(item_tensors, _head(item_features, hidden_units, "item"), name="item_tower"),
+        user=tf_keras.Model(user_tensors, user_vectors, name="user_tower"),
+        item=tf_keras.Model(item_tensors, item_vectors, name="item_tower"),
     )
 
 

@@ -47,7 +47,9 @@ class Span:
         return len(self.user_row)
 
 
-def load_span(folder: Path, days: Sequence[dt.date], encoder: Encoder, *, only_first: bool) -> Span:
+def load_span(
+    folder: Path, days: Sequence[dt.date], encoder: Encoder, *, only_first: bool, user_balance: float
+) -> Span:
     """Reads and encodes the partitions of some days.
 
     Args:
@@ -55,11 +57,12 @@ def load_span(folder: Path, days: Sequence[dt.date], encoder: Encoder, *, only_f
         days: In time order.
         encoder: The dataset's encoder.
         only_first: Keep only the events with which a user meets an item for the first time.
+        user_balance: See `balance_users`.
     """
     parts = [_encode_day(Day.load(folder / str(day)), encoder, only_first=only_first) for day in days]
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
     item_offset = np.cumsum([0, *(len(part.items[columns.ITEM_ID]) for part in parts)])
-    return Span(
+    span = Span(
         users=_stack([part.users for part in parts]),
         items=_stack([part.items for part in parts]),
         uniform=_stack([part.uniform for part in parts]),
@@ -67,6 +70,29 @@ def load_span(folder: Path, days: Sequence[dt.date], encoder: Encoder, *, only_f
         item_row=np.concatenate([part.item_row + start for part, start in zip(parts, item_offset, strict=False)]),
         weight=np.concatenate([part.weight for part in parts]),
     )
+    return balance_users(span, user_balance)
+
+
+def balance_users(span: Span, power: float) -> Span:
+    """Divides each example's weight by the number of its user's examples in the span, to a power.
+
+        w_i <- w_i n_u(i)^-power / mean
+
+    Recall is a mean over users, the loss a sum over examples; without this a tenth of the users decides what is learned.
+
+    Args:
+        span: The examples.
+        power: 0 leaves examples alike, 1 makes users count alike.
+
+    Returns:
+        The same examples with weights whose mean is what it was.
+    """
+    if not len(span) or power == 0:
+        return span
+    user = span.users[columns.USER_ID][span.user_row]
+    weight = span.weight * np.bincount(user)[user].astype(np.float64) ** -power
+    total = weight.sum()
+    return replace(span, weight=(weight * (span.weight.sum() / total if total else 1.0)).astype(np.float32))
 
 
 @dataclass(frozen=True)

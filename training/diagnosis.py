@@ -42,8 +42,8 @@ class Diagnosis:
             )
         if self.popular_share > 0.9:
             found.append(
-                f"{self.popular_share:.0%} of the places go to the most popular 1% of items: popularity has taken over. "
-                "Check that log q is corrected (training.log_q: yi2019)"
+                f"{self.popular_share:.0%} of the places go to the most popular 1% of items: popularity has taken "
+                "over. Check that log q is corrected (training.log_q: yi2019)"
             )
         for name, variance in (("item", self.item_variance), ("user", self.user_variance)):
             if not variance > 0.01:

@@ -1,4 +1,4 @@
-"""What do co-purchases alone say about items? A truncated SVD of who has met what, as a frozen description of each item.
+"""What do co-purchases alone say about items? A truncated SVD of who has met what.
 
 Shape letters: U users, N item rows, F factors, P pairs.
 """
@@ -11,43 +11,63 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 Ints = npt.NDArray[np.int64]
+Factors = npt.NDArray[np.float32]
 
 
 def item_factors(
-    user_rows: Ints, item_rows: Ints, *, num_user_rows: int, num_item_rows: int, num_factors: int, seed: int
-) -> npt.NDArray[np.float32]:
-    """Right singular vectors of the binary matrix of users and items.
+    user_rows: Ints,
+    item_rows: Ints,
+    *,
+    num_user_rows: int,
+    num_item_rows: int,
+    num_factors: int,
+    power: float,
+    seed: int,
+) -> Factors:
+    """Right singular vectors of the binary matrix of users and items, with their lengths tempered.
 
-        X ~ U S V',   factors_i = V_i / rms
+        X ~ U S V',   f_i = V_i / |V_i| * (|V_i| / max_j |V_j|)^power
 
-    The squared loss over all cells, zeros included, is what makes them robust where users are few: with some thousand
-    users a softmax model learns little from histories that it does not also overfit. The length of a row grows with the
-    item's popularity, and is kept.
+    Its squared loss over all cells, zeros included, is what makes it robust where users are few: with some thousand of
+    them a softmax over examples learns little from histories but what is popular. The length of V_i grows with the
+    item's popularity; a power below 1 lifts the tail.
 
     Args:
         user_rows: [P] int64, one entry per pair that has met.
         item_rows: [P] int64.
         num_user_rows: U.
         num_item_rows: N.
-        num_factors: F; fewer are computed, and the rest are 0, where the matrix is too small.
+        num_factors: F; where the matrix is too small for so many, the rest are 0.
+        power: Exponent of the length.
         seed: Of the starting vector.
 
     Returns:
-        [N, F] float32, scaled so that the mean square length of the rows of items that were met is F / 100.
+        [N, F] float32, rows of length at most one; zeros for an item that nobody has met.
 
-    Source: Cremonesi et al., RecSys 2010 (PureSVD).
+    Source: Cremonesi et al., RecSys 2010 (PureSVD). Departs from it: the lengths.
     """
     matrix = sparse.csr_array(
         (np.ones(len(user_rows), np.float32), (user_rows, item_rows)), shape=(num_user_rows, num_item_rows)
     )
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
     factors = np.zeros((num_item_rows, num_factors), np.float32)
     rank = min(num_factors, min(matrix.shape) - 1)
-    if rank < 1 or not len(user_rows):
+    if rank < 1 or not matrix.nnz:
         return factors
     start = np.random.default_rng(seed).standard_normal(min(matrix.shape)).astype(np.float32)
     _, _, right = svds(matrix, k=rank, v0=start)
-    # A singular vector's sign is arbitrary: make its largest entry positive, largest singular value first.
-    right = right[::-1]
-    right = right * np.sign(right[np.arange(rank), np.abs(right).argmax(axis=1)])[:, None]
-    factors[:, :rank] = right.T
-    return factors
+    factors[:, :rank] = _without_sign(right[::-1]).T
+    return _tempered(factors, power)
+
+
+def _without_sign(right: Factors) -> Factors:
+    """Makes the largest entry of each vector positive: the sign of a singular vector is arbitrary."""
+    largest = right[np.arange(len(right)), np.abs(right).argmax(axis=1)]
+    return np.asarray(right * np.sign(largest)[:, None])
+
+
+def _tempered(factors: Factors, power: float) -> Factors:
+    lengths = np.linalg.norm(factors, axis=1, keepdims=True)
+    scale = np.where(lengths > 0, (lengths / lengths.max()) ** power / np.maximum(lengths, 1e-30), 0.0)
+    return np.asarray(factors * scale, dtype=np.float32)

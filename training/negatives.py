@@ -32,6 +32,11 @@ class KnownPositives:
         counts = np.bincount(user_rows, minlength=num_user_rows)
         return cls(np.concatenate([[0], np.cumsum(counts)]), item_rows[order].astype(np.int64))
 
+    @property
+    def owners(self) -> Ints:
+        """[P] user row of each pair."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
     def pairs_of(self, user_rows: Ints) -> tuple[Ints, Ints]:
         """Position in `user_rows` and item row of every known pair of those users."""
         begins, counts = self.starts[user_rows], np.diff(self.starts)[user_rows]

@@ -92,8 +92,14 @@ class FeatureConfig(Section):
 class TowerConfig(Section):
     """Shape of the two towers."""
 
-    embedding_dim: int = Field(64, ge=2)
-    """Width of the output vectors and of all tables (D)."""
+    embedding_dim: int = Field(63, ge=2)
+    """Width of all tables and of the learned vectors (D)."""
+    factor_dim: int = Field(64, ge=0)
+    """Co-purchase factors beside the learned vector (F); 0 leaves them out."""
+    factor_weight: float = Field(2.0, gt=0)
+    """What the factors count beside the learned vector."""
+    factor_power: float = Field(0.5, ge=0, le=1)
+    """Exponent of the factors' lengths: 1 favours popular items as the data does, 0 ignores popularity."""
     hidden_units: tuple[int, ...] = ()
     """Width of each hidden layer of a tower; none leaves the sum of its features as it is."""
     history_power: float = Field(0.5, ge=0, le=1)
@@ -104,8 +110,13 @@ class TowerConfig(Section):
     """Letter trigrams kept of a text (L)."""
     text_buckets: int = Field(4096, ge=2)
     """Hash buckets for letter trigrams."""
-    temperature: float = Field(0.15, gt=0)
+    temperature: float = Field(0.2, gt=0)
     """Scores are divided by it before the softmax."""
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of the vectors in the index: learned part, factors, and the coordinate of the missing length."""
+        return self.embedding_dim + (self.factor_dim + 1 if self.factor_dim else 0)
 
 
 class TrainingConfig(Section):
@@ -115,8 +126,10 @@ class TrainingConfig(Section):
     """Passes over the examples."""
     batch_size: int = Field(1024, ge=2)
     """Examples per step (B), about: the examples of a span are cut into equal batches."""
-    learning_rate: float = Field(0.2, gt=0)
+    learning_rate: float = Field(0.1, gt=0)
     """Of Adagrad."""
+    user_balance: float = Field(1.0, ge=0, le=1)
+    """Exponent of the number of a user's examples that each of them is divided by: 0 counts examples alike, 1 users."""
     log_q: Literal["none", "yi2019"] = "yi2019"
     """Correction of the sampling bias."""
     num_uniform: int = Field(512, ge=0)

@@ -24,9 +24,9 @@ def embed_catalogue(config: Config, paths: RunPaths) -> str:
             out = folder / f"{tower}s"
             out.mkdir()
             options = beam_options(config.beam)
-            embed.run(transform, features, dimension=config.towers.embedding_dim, out=out, options=options)
+            embed.run(transform, features, dimension=config.towers.vector_dim, out=out, options=options)
         counts = {tower: len(embed.read_vectors(folder / f"{tower}s")) for tower in TOWERS}
-    return f"{counts['item']:,} item vectors and {counts['user']:,} user vectors of width {config.towers.embedding_dim}"
+    return f"{counts['item']:,} item vectors and {counts['user']:,} user vectors of width {config.towers.vector_dim}"
 
 
 def index_catalogue(config: Config, paths: RunPaths) -> str:

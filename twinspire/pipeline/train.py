@@ -22,10 +22,12 @@ from features.encoding import Encoder, Inputs, fit_encoder, moments_of
 from features.examples import Day
 from features.schema import Tower
 from serving import exact
+from towers.co_purchase import with_factors
 from towers.two_tower import TwoTower, build_two_tower
 from training.dataset import Batch, BatchPlan, Span, batches, count_items, load_span, spans
 from training.diagnosis import diagnose
 from training.export import export_tower
+from training.factors import item_factors
 from training.negatives import KnownPositives
 from training.trainer import EpochMetrics, EpochReport, RetrievalModel, embed, fit, make_deterministic
 from twinspire.config import Config
@@ -86,7 +88,7 @@ def train(config: Config, paths: RunPaths) -> str:
     last = reports["final"][-1]
     k = max(config.evaluation.ks)
     found = [
-        f"recall@{k} of new items {report.metrics[f'recall_at_{k}']:.4f} on the {settings.validation_days} days held out first"
+        f"recall@{k} of new items {report.metrics[f'recall_at_{k}']:.4f} on {settings.validation_days} days held out"
         for report in reports.get("validation", [])[-1:]
     ]
     found += [f"loss {last.loss:.3f}", f"{last.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
@@ -120,7 +122,13 @@ def _fit(
     held: dict[dt.date, Span] | None = {} if settings.keep_in_memory else None
 
     def load(days: Sequence[dt.date]) -> Span:
-        return load_span(paths.examples, days, encoder, only_first=settings.examples == "first_meetings")
+        return load_span(
+            paths.examples,
+            days,
+            encoder,
+            only_first=settings.examples == "first_meetings",
+            user_balance=settings.user_balance,
+        )
 
     def all_spans() -> Iterator[Span]:
         return spans(phase.days, settings.shuffle_days, load, held=held)
@@ -147,7 +155,9 @@ def _fit(
         history_power=config.towers.history_power,
     )
     model = RetrievalModel(towers, temperature=config.towers.temperature)
+    ensemble = _ensemble(config, known, num_item_rows=len(encoder.item_ids))
     steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
+    look = _look(config, paths, encoder, phase, known)
     with progress(f"training ({phase.name})", total=steps) as advance:
         reports = fit(
             model,
@@ -155,12 +165,29 @@ def _fit(
             batches_of=batches_of,
             learning_rate=settings.learning_rate,
             folder=folder / phase.name,
-            look=_look(config, paths, encoder, phase, known),
+            look=lambda learned: look(ensemble(learned)),
             on_step=lambda loss: advance(1),
             on_epoch=lambda report: _say(phase.name, report),
             checkpoint_every_epochs=settings.checkpoint_every_epochs,
         )
-    return towers, reports
+    return ensemble(towers), reports
+
+
+def _ensemble(config: Config, known: KnownPositives, *, num_item_rows: int) -> Callable[[TwoTower], TwoTower]:
+    """Appends what co-purchases alone say, as known at the phase's moment, to learned towers."""
+    settings = config.towers
+    if not settings.factor_dim:
+        return lambda towers: towers
+    factors = item_factors(
+        known.owners,
+        known.items,
+        num_user_rows=len(known.starts) - 1,
+        num_item_rows=num_item_rows,
+        num_factors=settings.factor_dim,
+        power=settings.factor_power,
+        seed=config.seed,
+    )
+    return lambda towers: with_factors(towers, factors, weight=settings.factor_weight)
 
 
 def _look(

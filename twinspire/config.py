@@ -92,9 +92,9 @@ class FeatureConfig(Section):
 class TowerConfig(Section):
     """Shape of the two towers."""
 
-    embedding_dim: int = Field(63, ge=2)
+    embedding_dim: int = Field(31, ge=2)
     """Width of all tables and of the learned vectors (D)."""
-    factor_dim: int = Field(64, ge=0)
+    factor_dim: int = Field(32, ge=0)
     """Co-purchase factors beside the learned vector (F); 0 leaves them out."""
     factor_weight: float = Field(2.0, gt=0)
     """What the factors count beside the learned vector."""

@@ -15,6 +15,8 @@ UV_RELEASE := uv==0.13.8
 
 # Extras that `make setup` installs: demo, redis, dev, with commas between them.
 EXTRAS ?= demo
+# What checking needs: with every extra, so that no test is left out.
+DEVELOPMENT := $(VENV)/.with-demo,dev,redis
 # More for the program that a target runs: make test ARGS="-k bundle -x"
 ARGS ?=
 
@@ -51,29 +53,29 @@ quickstart: $(VENV)/.with-demo ## run everything once on the built-in data, from
 	@$(BIN)/twinspire quickstart $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.with-demo,dev ## run all tests
+test: $(DEVELOPMENT) ## run all tests
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(VENV)/.with-demo,dev ## run the tests that take seconds
+test-fast: $(DEVELOPMENT) ## run the tests that take seconds
 	@$(BIN)/pytest -m 'not slow and not end_to_end' $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.with-demo,dev ## check style, docstrings, annotations and layout
+lint: $(DEVELOPMENT) ## check style, docstrings, annotations and layout
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 .PHONY: format
-format: $(VENV)/.with-demo,dev ## lay the code out and repair what can be repaired safely
+format: $(DEVELOPMENT) ## lay the code out and repair what can be repaired safely
 	@$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 .PHONY: types
-types: $(VENV)/.with-demo,dev ## check types
+types: $(DEVELOPMENT) ## check types
 	@$(BIN)/mypy
 
 .PHONY: imports
-imports: $(VENV)/.with-demo,dev ## check that imports follow the architecture's direction
+imports: $(DEVELOPMENT) ## check that imports follow the architecture's direction
 	@$(BIN)/pytest -q tests/test_architecture.py
 
 .PHONY: bench

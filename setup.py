@@ -5,10 +5,15 @@ from setuptools import find_packages, setup
 # Top-level packages, named one by one: what else lies in the repository is never installed.
 PACKAGES = ("features", "towers", "training", "beam_jobs", "serving", "evaluation", "twinspire")
 
+with open("README.md", encoding="utf-8") as file:
+    readme = file.read()
+
 setup(
     name="twinspire",
     version="0.1.0",
     description="Two-tower candidate retrieval, from raw events to served recommendations",
+    long_description=readme,
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["recommender systems", "retrieval", "two-tower", "feature store", "nearest neighbours"],

@@ -75,7 +75,8 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
         """The shard's rows of the table, their ids and their refresh numbers."""
         members = self._table.filter(pa.array(self._shard_of == shard))
         ids = pd.Index(members.column(ENTITY_KEY[self.tower]).to_pylist(), dtype=object)
-        return members, ids, stable_number(ids) // self._num_shards
+        # Not a matter of shards: their number may change from one day to the next, the turns must go on.
+        return members, ids, stable_number(ids)
 
     def _arrow(self, members: pa.Table, position: Ints, moment: int, statistics: list[pa.Array]) -> pa.Table:
         schema = snapshot_schema(self._schema, self.tower)

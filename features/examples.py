@@ -75,7 +75,7 @@ def join_days(
 
     Args:
         store: The feature store.
-        events: Canonical events of some days.
+        events: Canonical events of some days, in order of time.
         met: First meeting of each pair, Unix seconds, indexed by (user_id, item_id).
         item_ids: The catalogue, from which as many uniform negatives are drawn for a day as it has events.
         seed: Of those draws; each day has its own stream, whichever days are joined together.
@@ -85,18 +85,25 @@ def join_days(
         Number of examples written; equal to the number of events.
 
     Raises:
+        FileExistsError: A day has a partition already; those are never changed.
         JoinError: An example was lost or doubled, or a feature value is younger than its example.
     """
     frame = events.to_pandas().rename(columns={columns.TIMESTAMP: columns.EVENT_TIMESTAMP})
+    days = frame[columns.EVENT_TIMESTAMP].dt.date
+    for day in days.unique():
+        if (folder / str(day)).exists():
+            raise FileExistsError(
+                f"{folder / str(day)}: this partition is there already and is never changed; join others"
+            )
     seconds = frame[columns.EVENT_TIMESTAMP].astype("datetime64[s, UTC]").astype("int64")
     pairs = pd.MultiIndex.from_frame(frame[[columns.USER_ID, columns.ITEM_ID]])
-    frame[FIRST_MEETING] = met.reindex(pairs).to_numpy() == seconds.to_numpy()
-    joined = {}
+    # A second can hold more than one event of a pair; only the first of them is the meeting.
+    frame[FIRST_MEETING] = (met.reindex(pairs).to_numpy() == seconds.to_numpy()) & ~pairs.duplicated()
+    joined: dict[str, pa.Table] = {}
     for tower, row in zip(TOWERS, (USER_ROW, ITEM_ROW), strict=True):
         keys = [ENTITY_KEY[tower], columns.EVENT_TIMESTAMP]
         frame[row] = frame.groupby(keys, sort=False).ngroup()
         joined[tower] = store.join(tower, frame[keys].drop_duplicates(ignore_index=True))
-    days = frame[columns.EVENT_TIMESTAMP].dt.date
     num_draws = {day: len(part) for day, part in frame.groupby(days)}
     uniform = _join_uniform(store, num_draws, item_ids, seed)
     written = 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -118,12 +121,13 @@ class Store:
         """
         from features.feast_repo.definitions import SERVICE_NAMES
 
-        job = self.feast.get_historical_features(
-            entity_df=keys.copy(),
-            features=self.feast.get_feature_service(SERVICE_NAMES[tower]),
-            filter_by_created_timestamp=True,
-        )
-        joined = in_order_of(keys, job.to_arrow(), key=ENTITY_KEY[tower])
+        with _without_ibis_deprecations():
+            found = self.feast.get_historical_features(
+                entity_df=keys.copy(),
+                features=self.feast.get_feature_service(SERVICE_NAMES[tower]),
+                filter_by_created_timestamp=True,
+            ).to_arrow()
+        joined = in_order_of(keys, found, key=ENTITY_KEY[tower])
         check_not_younger(joined, key=ENTITY_KEY[tower], as_of=_as_of_column(tower))
         schema = view_schema(self.settings.schema, tower)
         arrays = [joined.column(field.name).cast(field.type) for field in schema]
@@ -134,7 +138,8 @@ class Store:
         """Writes the users' latest values between two moments to the online store."""
         from features.feast_repo.definitions import VIEW_NAMES
 
-        self.feast.materialize(since, until, feature_views=[VIEW_NAMES["user"]], disable_event_timestamp=False)
+        with _without_ibis_deprecations():
+            self.feast.materialize(since, until, feature_views=[VIEW_NAMES["user"]], disable_event_timestamp=False)
 
     def read_online(self, user_ids: list[str]) -> pa.Table:
         """What the online store knows of users: one row per id in the order asked, nulls where it knows nothing."""
@@ -196,6 +201,16 @@ def check_not_younger(joined: pa.Table, *, key: str, as_of: str) -> None:
             f"{len(younger)} of {joined.num_rows} rows have features from after their moment, such as {rows}; "
             f"{as_of} must not be later than {columns.EVENT_TIMESTAMP}. Look for snapshots with a wrong timestamp"
         )
+
+
+@contextmanager
+def _without_ibis_deprecations() -> Iterator[None]:
+    """Silences one warning: Ibis, under Feast's DuckDB store, calls what this DuckDB has renamed, at every query."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning, module=r"ibis\.backends\.duckdb"
+        )
+        yield
 
 
 def _write_if_changed(path: Path, text: str) -> None:

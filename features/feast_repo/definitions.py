@@ -1,9 +1,9 @@
 """Which Feast objects does a dataset's schema give? One entity, one feature view and one feature service per tower.
 
-The commands build them with `definitions`. Feast's own command line finds them here as well, for its web page and its
-registry tools, when TWINSPIRE_FEATURES names a run's `features/` folder:
+The commands build them with `definitions` and register them. Feast's own web page and registry tools read the registry
+of a run:
 
-    TWINSPIRE_FEATURES=runs/complete_journey/features feast --chdir runs/complete_journey/features/feast ...
+    feast --chdir runs/complete_journey/features/feast feature-views list
 """
 
 from __future__ import annotations

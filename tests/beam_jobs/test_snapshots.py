@@ -1,0 +1,256 @@
+"""Does the snapshot job write the same rows however its work is cut, and never one that knows its own day?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing import test_pipeline
+from apache_beam.testing.util import assert_that, equal_to
+
+from beam_jobs.snapshots import DailySnapshots, run, split_by_shard, stable_number
+from features.schema import Schema
+from features.storage import PAIRS_SCHEMA, snapshot_schema
+
+START = dt.date(2017, 1, 1)
+NUM_DAYS = 6
+REFRESH_DAYS = {"user": 3, "item": 2}
+Event = dict[str, Any]
+Rows = dict[str, list[dict[str, Any]]]
+SORTED_BY = {
+    "user": ("event_timestamp", "user_id"),
+    "item": ("event_timestamp", "item_id"),
+    "pairs": ("user_id", "item_id"),
+}
+
+
+def day(number: int) -> dt.date:
+    return START + dt.timedelta(days=number)
+
+
+def midnight(number: int) -> dt.datetime:
+    return dt.datetime(2017, 1, 1, tzinfo=dt.UTC) + dt.timedelta(days=number)
+
+
+@pytest.fixture(scope="module")
+def tables(write_tables: Callable[..., Path], events: list[Event], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tables(tmp_path_factory.mktemp("tables") / "tables", events)
+
+
+@pytest.fixture(scope="module")
+def transform(schema: Schema) -> Callable[..., DailySnapshots]:
+    def make(tables: Path, first: int, end: int, *, num_shards: int = 2, write_first: bool = True) -> DailySnapshots:
+        return DailySnapshots(
+            tables,
+            schema,
+            days=(day(first), day(end)),
+            num_shards=num_shards,
+            history_length=3,
+            user_refresh_days=REFRESH_DAYS["user"],
+            item_refresh_days=REFRESH_DAYS["item"],
+            write_first=write_first,
+        )
+
+    return make
+
+
+def paths_before(tables: Path, end: int) -> list[str]:
+    return sorted(str(path) for path in (tables / "events").iterdir() if path.stem < str(day(end)))
+
+
+@pytest.fixture(scope="module")
+def snapshots(
+    schema: Schema, options: PipelineOptions, transform: Callable[..., DailySnapshots]
+) -> Callable[..., Rows]:
+    """Runs the job from files to files and gives the rows of each of its three files, sorted."""
+
+    def make(tables: Path, out: Path, first: int, end: int, **kwargs: Any) -> Rows:
+        job = transform(tables, first, end, **kwargs)
+        run(job, paths_before(tables, end), out=out, name="part", schema=schema, options=options)
+        made = {}
+        for part, by in SORTED_BY.items():
+            [file] = (out / part).iterdir()
+            table = pq.read_table(file)
+            assert table.schema.equals(PAIRS_SCHEMA if part == "pairs" else snapshot_schema(schema, part))  # type: ignore[arg-type]
+            made[part] = table.sort_by([(name, "ascending") for name in by]).to_pylist()
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def everything(tables: Path, snapshots: Callable[..., Rows], tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return snapshots(tables, tmp_path_factory.mktemp("all"), 0, NUM_DAYS)
+
+
+def test_rows_say_what_the_events_before_their_midnight_say(everything: Rows, events: list[Event]) -> None:
+    ages = dict(
+        zip((f"u{number}" for number in range(7)), ["old", None, "young", "old", "young", None, "old"], strict=True)
+    )
+    for row in everything["user"]:
+        moment = row["event_timestamp"]
+        past = [event for event in events if event["user_id"] == row["user_id"] and event["timestamp"] < moment]
+        # Of events at the same second the one with the later item id counts as the later.
+        past.sort(key=lambda event: (event["timestamp"], event["item_id"]))
+        latest: dict[str, int] = {}
+        for event in reversed(past):
+            latest.setdefault(event["item_id"], int(event["timestamp"].timestamp()))
+        assert row == {
+            "user_id": row["user_id"],
+            "event_timestamp": moment,
+            "created_timestamp": moment,
+            "user_as_of_seconds": int(moment.timestamp()),
+            "user_num_events": len(past),
+            "user_num_items": len(latest),
+            "user_num_days": len({event["timestamp"].date() for event in past}),
+            "user_value": sum(event["value"] or 0 for event in past),
+            "user_last_seconds": int(past[-1]["timestamp"].timestamp()) if past else 0,
+            "user_history": list(latest)[:3],
+            "user_history_seconds": list(latest.values())[:3],
+            "age": ages[row["user_id"]],
+        }
+
+
+def test_items_are_told_by_the_users_who_meets_them_first(everything: Rows, events: list[Event]) -> None:
+    for row in everything["item"]:
+        moment = row["event_timestamp"]
+        past = [event for event in events if event["item_id"] == row["item_id"] and event["timestamp"] < moment]
+        assert row["item_as_of_seconds"] == int(moment.timestamp())
+        assert row["created_timestamp"] == moment
+        assert row["item_num_events"] == len(past)
+        assert row["item_num_buyers"] == len({event["user_id"] for event in past})
+        total = sum(event["value"] or 0 for event in past)
+        assert row["item_price"] == pytest.approx(total / len(past) if past else 0, rel=1e-6)
+        first = {user: min(event["timestamp"].date() for event in past if event["user_id"] == user)
+                 for user in {event["user_id"] for event in past}}  # fmt: skip
+        keep = 2 ** (-1 / 7)
+        rate = sum((1 - keep) * keep ** ((moment.date() - met).days - 1) for met in first.values())
+        assert row["item_fast_new_rate"] == pytest.approx(rate, rel=1e-6)
+        number = int(row["item_id"][1:])
+        assert (row["aisle"], row["size"]) == (["tea", "ice cream", None][number % 3], number / 4)
+
+
+def test_every_midnight_has_its_rows_and_nobody_is_missing_for_longer_than_the_refresh(
+    everything: Rows, events: list[Event]
+) -> None:
+    for tower, everybody in (("user", 7), ("item", 9)):
+        at = {number: set() for number in range(NUM_DAYS + 1)}
+        for row in everything[tower]:
+            names = at[(row["event_timestamp"] - midnight(0)).days]
+            assert row[f"{tower}_id"] not in names
+            names.add(row[f"{tower}_id"])
+        assert len(at[0]) == everybody
+        for number in range(1, NUM_DAYS + 1):
+            active = {event[f"{tower}_id"] for event in events if event["timestamp"].date() == day(number - 1)}
+            assert active <= at[number]
+            recent = [at[earlier] for earlier in range(max(0, number + 1 - REFRESH_DAYS[tower]), number + 1)]
+            assert len(set.union(*recent)) == everybody
+
+
+def test_pairs_are_all_who_have_met(everything: Rows, events: list[Event]) -> None:
+    met: dict[tuple[str, str], list[int]] = {}
+    for event in events:
+        met.setdefault((event["user_id"], event["item_id"]), []).append(int(event["timestamp"].timestamp()))
+    expected = [(*pair, len(when), min(when), max(when)) for pair, when in sorted(met.items())]
+    assert [tuple(row.values()) for row in everything["pairs"]] == expected
+
+
+@pytest.mark.parametrize("num_shards", [1, 5])
+def test_the_number_of_shards_does_not_change_a_row(
+    num_shards: int, everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
+) -> None:
+    assert snapshots(tables, tmp_path, 0, NUM_DAYS, num_shards=num_shards) == everything
+
+
+def test_adding_days_later_gives_the_rows_of_one_run(
+    everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
+) -> None:
+    early = snapshots(tables, tmp_path / "early", 0, 2)
+    # Tomorrow's run may have more workers than today's.
+    late = snapshots(tables, tmp_path / "late", 2, NUM_DAYS, write_first=False, num_shards=5)
+    for tower in ("user", "item"):
+        assert early[tower] + late[tower] == everything[tower]
+    assert late["pairs"] == everything["pairs"]
+
+
+def test_a_later_start_has_a_first_midnight_with_everybody_and_the_same_rows_after_it(
+    everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
+) -> None:
+    made = snapshots(tables, tmp_path, 3, NUM_DAYS)
+    for tower, everybody in (("user", 7), ("item", 9)):
+        first = [row for row in made[tower] if row["event_timestamp"] == midnight(3)]
+        assert len(first) == everybody
+        of_one_run = [row for row in everything[tower] if row["event_timestamp"] == midnight(3)]
+        assert [row for row in first if row in of_one_run] == of_one_run != []
+        later = [row for row in everything[tower] if row["event_timestamp"] > midnight(3)]
+        assert [row for row in made[tower] if row["event_timestamp"] > midnight(3)] == later
+
+
+def test_a_row_knows_the_last_moment_before_its_midnight_and_nothing_of_the_midnight_itself(
+    write_tables: Callable[..., Path], snapshots: Callable[..., Rows], tmp_path: Path
+) -> None:
+    before = {"timestamp": midnight(1) - dt.timedelta(microseconds=1), "user_id": "u1", "item_id": "i1", "value": 1.0}
+    at = {"timestamp": midnight(1), "user_id": "u1", "item_id": "i2", "value": 2.0}
+    made = snapshots(write_tables(tmp_path / "tables", [before, at]), tmp_path / "out", 0, 2)
+    users = {row["event_timestamp"]: row for row in made["user"] if row["user_id"] == "u1"}
+    assert users[midnight(0)]["user_num_events"] == 0
+    assert (users[midnight(1)]["user_num_events"], users[midnight(1)]["user_history"]) == (1, ["i1"])
+    assert (users[midnight(2)]["user_num_events"], users[midnight(2)]["user_history"]) == (2, ["i2", "i1"])
+    bought = {(row["event_timestamp"], row["item_id"]): row["item_num_events"] for row in made["item"]}
+    assert bought[midnight(1), "i1"] == 1
+    assert bought.get((midnight(1), "i2"), 0) == 0
+    assert bought[midnight(2), "i2"] == 1
+
+
+def test_without_events_everybody_has_the_rows_that_are_due(
+    write_tables: Callable[..., Path], snapshots: Callable[..., Rows], tmp_path: Path
+) -> None:
+    made = snapshots(write_tables(tmp_path / "tables", []), tmp_path / "out", 0, 2, num_shards=20)
+    assert len([row for row in made["user"] if row["event_timestamp"] == midnight(0)]) == 7
+    assert {row["user_num_events"] for row in made["user"]} == {0}
+    assert {tuple(row["user_history"]) for row in made["user"]} == {()}
+    assert {row["item_fast_rate"] for row in made["item"]} == {0.0}
+    assert made["pairs"] == []
+
+
+def test_the_transform_gives_three_collections(
+    tables: Path, transform: Callable[..., DailySnapshots], options: PipelineOptions, everything: Rows
+) -> None:
+    def ids(table: pa.Table) -> list[tuple[str, dt.datetime]]:
+        return list(zip(table.column(0).to_pylist(), table.column("event_timestamp").to_pylist(), strict=True))
+
+    with test_pipeline.TestPipeline(options=options) as pipeline:
+        made = pipeline | beam.Create(paths_before(tables, NUM_DAYS)) | transform(tables, 0, NUM_DAYS)
+        for tower in ("user", "item"):
+            expected = [(row[f"{tower}_id"], row["event_timestamp"]) for row in everything[tower]]
+            assert_that(made[tower] | f"{tower} ids" >> beam.FlatMap(ids), equal_to(expected), label=tower)
+        met = made["pairs"] | "rows" >> beam.FlatMap(lambda table: [tuple(row.values()) for row in table.to_pylist()])
+        assert_that(met, equal_to([tuple(row.values()) for row in everything["pairs"]]), label="pairs")
+
+
+def test_a_stable_number_is_the_same_in_every_process_and_never_negative() -> None:
+    names = [f"user {number}" for number in range(1000)] + ["", "zoë"]
+    numbers = stable_number(names)
+    assert numbers.dtype == np.int64
+    assert (numbers >= 0).all()
+    assert len(set(numbers.tolist())) == len(names)
+    assert stable_number(reversed(names)).tolist() == numbers[::-1].tolist()
+    # Written down once: rows of yesterday were spread over days and shards by it.
+    assert stable_number(["u1", "zoë"]).tolist() == [1492305090623295934, 7394018131990428511]
+
+
+def test_shards_part_a_table(tables: Path) -> None:
+    table = pq.read_table(paths_before(tables, 1)[0])
+    parts = dict(split_by_shard(table, "user_id", 3))
+    assert set(parts) <= {0, 1, 2}
+    assert sum(part.num_rows for part in parts.values()) == table.num_rows
+    users = [set(part.column("user_id").to_pylist()) for part in parts.values()]
+    assert len(set.union(*users)) == sum(map(len, users))

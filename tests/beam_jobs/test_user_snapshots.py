@@ -1,0 +1,160 @@
+"""Is a user's row of a midnight what a slow twin finds that looks at the whole past again each time?"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_jobs.user_snapshots import DAY_SECONDS, Events, UserRows, occurrence, pairs, snapshots
+
+NUM_USERS, NUM_ITEMS, START = 4, 5, 17_000
+
+
+class Event(NamedTuple):
+    seconds: int
+    user: int
+    item: int
+    value: float
+
+
+# Four moments a day, midnight and the last second among them: many baskets share a second.
+MOMENTS = st.builds(
+    lambda day, second: (START + day) * DAY_SECONDS + second,
+    st.integers(0, 11),
+    st.sampled_from([0, 1, 43_200, DAY_SECONDS - 1]),
+)
+EVENTS = st.lists(
+    st.builds(
+        Event,
+        MOMENTS,
+        st.integers(0, NUM_USERS - 1),
+        st.integers(0, NUM_ITEMS - 1),
+        st.sampled_from([0.0, 0.25, 1.5, 8.0]),
+    ),
+    max_size=40,
+).map(lambda events: sorted(events, key=lambda event: event.seconds))
+RUNS = st.fixed_dictionaries(
+    {
+        "first": st.integers(-1, 6),
+        "num_days": st.integers(0, 8),
+        "history_length": st.integers(1, 4),
+        "refresh": st.lists(st.integers(0, 2**40), min_size=NUM_USERS, max_size=NUM_USERS),
+        "refresh_days": st.integers(1, 5),
+    }
+)
+
+
+def arrays(events: list[Event]) -> Events:
+    seconds, users, items, values = zip(*events, strict=True) if events else ((), (), (), ())
+    ints = [np.array(column, dtype=np.int64) for column in (users, items, seconds)]
+    return Events(*ints, np.array(values, dtype=np.float64))
+
+
+def rows_of(events: list[Event], run: dict[str, Any]) -> list[UserRows]:
+    first = START + run["first"]
+    return list(
+        snapshots(
+            arrays([event for event in events if event.seconds < (first + run["num_days"]) * DAY_SECONDS]),
+            NUM_USERS,
+            first_day=first,
+            end_day=first + run["num_days"],
+            history_length=run["history_length"],
+            refresh=np.array(run["refresh"]),
+            refresh_days=run["refresh_days"],
+        )
+    )
+
+
+def known(events: list[Event], user: int, moment: int, history_length: int) -> dict[str, Any]:
+    past = [event for event in events if event.user == user and event.seconds < moment]
+    latest: dict[int, int] = {}
+    for event in reversed(past):
+        latest.setdefault(event.item, event.seconds)
+    history = list(latest.items())[:history_length]
+    padding = [-1] * (history_length - len(history))
+    return {
+        "num_events": len(past),
+        "num_items": len({event.item for event in past}),
+        "num_days": len({event.seconds // DAY_SECONDS for event in past}),
+        "value": sum((Fraction(event.value) for event in past), Fraction(0)),
+        "last_seconds": past[-1].seconds if past else 0,
+        "history": [item for item, _ in history] + padding,
+        "history_seconds": [seconds for _, seconds in history] + padding,
+    }
+
+
+@given(EVENTS, RUNS)
+def test_each_row_is_what_was_known_at_its_midnight(events: list[Event], run: dict[str, Any]) -> None:
+    for rows in rows_of(events, run):
+        for place, user in enumerate(rows.user):
+            expected = known(events, user, rows.moment, run["history_length"])
+            assert {name: getattr(rows, name)[place].tolist() for name in expected} == expected
+
+
+@given(EVENTS, RUNS)
+def test_rows_are_everybodys_first_then_of_who_was_active_and_who_is_due(
+    events: list[Event], run: dict[str, Any]
+) -> None:
+    made = rows_of(events, run)
+    first = START + run["first"]
+    days = range(first, first + run["num_days"] + 1)
+    assert [rows.moment for rows in made] == [day * DAY_SECONDS for day in days]
+    for day, rows in zip(days, made, strict=True):
+        active = {event.user for event in events if event.seconds // DAY_SECONDS == day - 1}
+        due = {user for user in range(NUM_USERS) if (day + run["refresh"][user]) % run["refresh_days"] == 0}
+        assert rows.user.tolist() == (sorted(active | due) if day > first else list(range(NUM_USERS)))
+
+
+@given(EVENTS, RUNS)
+def test_nobody_has_to_be_looked_for_further_back_than_the_refresh_days(
+    events: list[Event], run: dict[str, Any]
+) -> None:
+    newest = np.full(NUM_USERS, START + run["first"])
+    for rows in rows_of(events, run):
+        day = rows.moment // DAY_SECONDS
+        newest[rows.user] = day
+        assert (day - newest).max() < max(run["refresh_days"], 1)
+
+
+def test_a_basket_is_remembered_last_item_first() -> None:
+    noon = START * DAY_SECONDS + 43_200
+    basket = [Event(noon, 0, item, 1.0) for item in (3, 1, 4, 1)]
+    run = {"first": 0, "num_days": 1, "history_length": 4, "refresh": [0] * NUM_USERS, "refresh_days": 1}
+    before, after = rows_of(basket, run)
+    assert before.history[0].tolist() == [-1] * 4
+    assert after.history[0].tolist() == [1, 4, 3, -1]
+    assert after.history_seconds[0].tolist() == [noon, noon, noon, -1]
+    assert (after.num_events[0], after.num_items[0], after.num_days[0], after.value[0]) == (4, 3, 1, 4.0)
+
+
+def test_an_item_bought_again_moves_to_the_front_with_its_latest_moment() -> None:
+    midnight = START * DAY_SECONDS
+    events = [Event(midnight + second, 0, item, 0.0) for second, item in ((1, 0), (2, 1), (3, 2))]
+    again = Event(midnight + DAY_SECONDS, 0, 0, 0.0)  # the first moment of the next day
+    run = {"first": 1, "num_days": 1, "history_length": 3, "refresh": [0] * NUM_USERS, "refresh_days": 1}
+    before, after = rows_of([*events, again], run)
+    assert before.history[0].tolist() == [2, 1, 0]
+    assert after.history[0].tolist() == [0, 2, 1]
+    assert after.history_seconds[0].tolist() == [midnight + DAY_SECONDS, midnight + 3, midnight + 2]
+
+
+@given(EVENTS)
+def test_occurrences_count_the_meetings_of_a_pair(events: list[Event]) -> None:
+    met = [(event.user, event.item) for event in events]
+    expected = [met[: place + 1].count(pair) for place, pair in enumerate(met)]
+    assert occurrence(arrays(events)).tolist() == expected
+
+
+@given(EVENTS)
+def test_pairs_are_all_who_have_met_with_their_first_and_latest_event(events: list[Event]) -> None:
+    seconds: dict[tuple[int, int], list[int]] = {}
+    for event in events:
+        seconds.setdefault((event.user, event.item), []).append(event.seconds)
+    expected = [(*pair, len(when), min(when), max(when)) for pair, when in sorted(seconds.items())]
+    met = pairs(arrays(events))
+    columns = (met.user, met.item, met.num_events, met.first_seconds, met.last_seconds)
+    assert [tuple(int(value) for value in row) for row in zip(*columns, strict=True)] == expected

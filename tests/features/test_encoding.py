@@ -1,0 +1,306 @@
+"""Does a raw value become the same model input everywhere, and the one that it should?"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.encoding import Encoder, Inputs, fit_encoder, moments_of, numeric_names, numeric_values
+from features.ids import IdMap
+from features.schema import TOWERS, Schema, Tower
+from features.storage import view_schema
+from features.text import trigrams
+
+DAY = 86_400
+NOW = 1_512_086_400  # 2017-12-01
+PAST = {
+    "user_as_of_seconds": NOW - DAY,
+    "user_num_events": 7,
+    "user_num_items": 3,
+    "user_num_days": 2,
+    "user_value": 12.5,
+    "user_last_seconds": NOW - 3 * DAY,
+    "user_history": ["i3", "gone", "i1"],
+    "user_history_seconds": [NOW - 3 * DAY, NOW - 4 * DAY, NOW - 4 * DAY - DAY // 4],
+    "age": "old",
+    "income": 30.0,
+}
+SALES = {
+    "item_as_of_seconds": NOW - 7 * DAY,
+    "item_num_events": 15,
+    "item_num_buyers": 3,
+    "item_price": 1.5,
+    "item_fast_rate": 2.0,
+    "item_slow_rate": 1.0,
+    "item_fast_new_rate": 0.5,
+    "item_slow_new_rate": 0.25,
+    "aisle": "Ice cream",
+    "size": 0.75,
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(schema: Schema) -> Encoder:
+    """Every value differs from any default, every input is scaled in its own way."""
+    names = [name for tower in TOWERS for name in numeric_names(schema, tower)]
+    return Encoder(
+        schema=schema,
+        user_ids=IdMap(["u1", "u2"]),
+        item_ids=IdMap(["i1", "i2", "i3", "i4", "i5"]),
+        vocabularies={"age": IdMap(["old", "young"]), "aisle": IdMap(["Ice cream", "tea"])},
+        scaling={name: (place / 10, 1 + place / 7) for place, name in enumerate(names)},
+        history_length=4,
+        text_length=5,
+        text_buckets=97,
+    )
+
+
+def raw(schema: Schema, tower: Tower, *rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(
+        list(rows), schema=pa.schema([(f"{tower}_id", pa.string()), *view_schema(schema, tower)])
+    )
+
+
+def encoded(encoder: Encoder, tower: Tower, *rows: dict[str, Any], as_of: int = NOW) -> Inputs:
+    encode = encoder.encode_users if tower == "user" else encoder.encode_items
+    return encode(raw(encoder.schema, tower, *rows), as_of_seconds=np.full(len(rows), as_of))
+
+
+def assert_same(found: Inputs, expected: Inputs) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], strict=True)
+
+
+def numbers(encoder: Encoder, tower: Tower, row: dict[str, Any], as_of: int = NOW) -> dict[str, float]:
+    """Numeric inputs of one row with their scaling undone."""
+    scaled = encoded(encoder, tower, row, as_of=as_of)[f"{tower}_numeric"][0]
+    names = numeric_names(encoder.schema, tower)
+    return {
+        name: float(value) * encoder.scaling[name][1] + encoder.scaling[name][0]
+        for name, value in zip(names, scaled, strict=True)
+    }
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_inputs_are_as_specified(encoder: Encoder, tower: Tower) -> None:
+    row = {"user": {"user_id": "u2", **PAST}, "item": {"item_id": "i2", **SALES}}[tower]
+    inputs = encoded(encoder, tower, row, row, row)
+    specs = encoder.input_specs(tower)
+    assert list(inputs) == [spec.name for spec in specs]
+    for spec in specs:
+        assert inputs[spec.name].shape == ((3,) if spec.length is None else (3, spec.length))
+        assert inputs[spec.name].dtype == spec.dtype
+        assert spec.num_rows == 0 or inputs[spec.name].max() < spec.num_rows
+
+
+def test_ids_categories_and_texts_point_to_their_rows(encoder: Encoder) -> None:
+    users = encoded(encoder, "user", {"user_id": "u2", **PAST}, {"user_id": "u1", **PAST, "age": "young"})
+    assert users["user_id"].tolist() == [2, 1]
+    assert users["age"].tolist() == [1, 2]
+    items = encoded(encoder, "item", {"item_id": "i5", **SALES})
+    assert items["item_id"].tolist() == [5]
+    assert items["aisle"].tolist() == [1]
+    ice_cream = trigrams(pa.array(["Ice cream"]), length=5, num_buckets=97)
+    np.testing.assert_array_equal(items["aisle_text"], ice_cream)
+
+
+def test_what_is_unknown_or_null_has_row_zero(encoder: Encoder) -> None:
+    users = encoded(encoder, "user", {"user_id": "new", **PAST, "age": "ancient"}, {"user_id": None, "age": None})
+    assert users["user_id"].tolist() == users["age"].tolist() == [0, 0]
+    items = encoded(encoder, "item", {"item_id": "new", "aisle": None})
+    assert items["item_id"].tolist() == items["aisle"].tolist() == [0]
+    assert items["aisle_text"].tolist() == [[0] * 5]
+
+
+def test_a_number_that_is_unknown_is_average(encoder: Encoder) -> None:
+    """Scaled numbers are centred, and nothing known is zero there."""
+    assert encoded(encoder, "user", {"user_id": "u1"})["user_numeric"].tolist() == [[0.0] * 6]
+    assert encoded(encoder, "item", {"item_id": "i1"})["item_numeric"].tolist() == [[0.0] * 10]
+
+
+def test_numbers_are_shifted_and_scaled(encoder: Encoder) -> None:
+    inputs = encoded(encoder, "user", {"user_id": "u1", **PAST})["user_numeric"][0]
+    # log(1 + x) of events, items, days, value and days since the last event, then the column as it is.
+    plain = [math.log(8), math.log(4), math.log(3), math.log(13.5), math.log(1 + 3), 30.0]
+    expected = [(value - place / 10) / (1 + place / 7) for place, value in enumerate(plain)]
+    np.testing.assert_allclose(inputs, expected, rtol=1e-6)
+
+
+def test_a_user_without_events_has_no_recency_and_refunds_do_not_make_a_value_negative(encoder: Encoder) -> None:
+    row = {"user_id": "u1", **PAST, "user_last_seconds": 0, "user_value": -3.0}
+    found = numbers(encoder, "user", row)
+    assert found["user_recency"] == pytest.approx(encoder.scaling["user_recency"][0], abs=1e-6)
+    assert found["user_value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_history_points_to_items_latest_first_and_is_padded_with_zero(encoder: Encoder) -> None:
+    users = encoded(encoder, "user", {"user_id": "u1", **PAST})
+    assert users["user_history"].tolist() == [[3, 0, 1, 0]]
+    assert users["user_history_age_days"].tolist() == [[3.0, 4.0, 4.25, 0.0]]
+
+
+def test_a_null_list_is_an_empty_history(encoder: Encoder) -> None:
+    nothing = {"user_history": None, "user_history_seconds": None}
+    empty = {"user_history": [], "user_history_seconds": []}
+    rows = [{"user_id": "u1", **PAST, **lists} for lists in (nothing, {}, empty)]
+    users = encoded(encoder, "user", *rows)
+    assert users["user_history"].tolist() == [[0] * 4, [3, 0, 1, 0], [0] * 4]
+    assert users["user_history_age_days"].tolist() == [[0.0] * 4, [3.0, 4.0, 4.25, 0.0], [0.0] * 4]
+
+
+def test_a_history_longer_than_t_keeps_the_latest(encoder: Encoder) -> None:
+    longer = {"user_history": ["i1", "i2", "i3", "i4", "i5", "i1"]}
+    longer["user_history_seconds"] = [NOW - place * DAY for place in range(6)]  # type: ignore[misc]
+    rows = [{"user_id": "u1", **PAST, **longer}, {"user_id": "u1", **PAST}]
+    users = encoded(encoder, "user", *rows)
+    assert users["user_history"].tolist() == [[1, 2, 3, 4], [3, 0, 1, 0]]
+    assert users["user_history_age_days"][0].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_ages_are_relative_to_the_moment_asked_and_never_negative(encoder: Encoder) -> None:
+    later = encoded(encoder, "user", {"user_id": "u1", **PAST}, as_of=NOW + 2 * DAY)
+    assert later["user_history_age_days"].tolist() == [[5.0, 6.0, 6.25, 0.0]]
+    earlier = encoded(encoder, "user", {"user_id": "u1", **PAST}, as_of=NOW - 4 * DAY)
+    assert earlier["user_history_age_days"].tolist() == [[0.0, 0.0, 0.25, 0.0]]
+    recency = numbers(encoder, "user", {"user_id": "u1", **PAST}, as_of=NOW + 2 * DAY)["user_recency"]
+    assert recency == pytest.approx(math.log(1 + 5), rel=1e-6)
+
+
+@given(days=st.floats(0, 400))
+def test_rates_halve_with_every_half_life(encoder: Encoder, days: float) -> None:
+    as_of = NOW - 7 * DAY + round(days * DAY)
+    age = round(days * DAY) / DAY
+    row = raw(encoder.schema, "item", {"item_id": "i1", **SALES})
+    found = numeric_values(row, encoder.schema, "item", as_of_seconds=np.array([as_of]))
+    rates = {"fast": (2.0, 7), "slow": (1.0, 28), "fast_new": (0.5, 7), "slow_new": (0.25, 28)}
+    for name, (rate, half_life) in rates.items():
+        [logarithm] = found[f"item_{name}"]
+        assert math.exp(logarithm) - 1e-3 == pytest.approx(rate * 2 ** (-age / half_life), abs=1e-12)
+    assert found["item_trend"] == pytest.approx(found["item_fast"] - found["item_slow"])
+    assert found["item_trend_new"] == pytest.approx(found["item_fast_new"] - found["item_slow_new"])
+
+
+def test_after_one_week_the_fast_rate_is_half(encoder: Encoder) -> None:
+    found = numbers(encoder, "item", {"item_id": "i1", **SALES})
+    # The row is 7 days old: 2 / 2 = 1 event a day on the fast clock, 1 / 2^(1/4) on the slow one.
+    assert found["item_fast"] == pytest.approx(math.log(1 + 1e-3), abs=1e-5)
+    assert found["item_slow"] == pytest.approx(math.log(2**-0.25 + 1e-3), abs=1e-5)
+    assert found["item_events"] == pytest.approx(math.log(16), rel=1e-6)
+    assert found["item_buyers"] == pytest.approx(math.log(4), rel=1e-6)
+    assert found["item_price"] == pytest.approx(math.log(2.5), rel=1e-6)
+    assert found["size"] == pytest.approx(0.75, rel=1e-5)
+
+
+USER_ROWS = st.fixed_dictionaries(
+    {"user_id": st.sampled_from(["u1", "u2", "new"])},
+    optional={
+        "user_num_events": st.integers(0, 99),
+        "user_last_seconds": st.integers(NOW - 99 * DAY, NOW),
+        "user_value": st.floats(-1, 99, width=32),
+        "user_history": st.lists(st.sampled_from(["i1", "i2", "gone"]), max_size=6),
+        "age": st.sampled_from(["old", "young", "ancient"]),
+        "income": st.none() | st.floats(0, 99, width=32),
+    },
+)
+
+
+@given(st.lists(USER_ROWS, min_size=1, max_size=6))
+def test_one_user_alone_is_the_same_row_in_a_batch(encoder: Encoder, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if "user_history" in row:
+            row["user_history_seconds"] = [NOW - place * DAY for place in range(len(row["user_history"]))]
+    table = raw(encoder.schema, "user", *rows)
+    moments = NOW + np.arange(len(rows)) * DAY
+    batch = encoder.encode_users(table, as_of_seconds=moments)
+    for place in range(len(rows)):
+        alone = encoder.encode_users(table.slice(place, 1), as_of_seconds=moments[place : place + 1])
+        assert_same(alone, {name: values[place : place + 1] for name, values in batch.items()})
+
+
+def test_one_item_alone_is_the_same_row_in_a_batch(encoder: Encoder) -> None:
+    others = [{"item_id": "i4", **SALES, "aisle": "tea", "size": None}, {"item_id": None, "aisle": "Ice ice"}]
+    batch = encoded(encoder, "item", {"item_id": "i1", **SALES}, *others)
+    for place, row in enumerate([{"item_id": "i1", **SALES}, *others]):
+        assert_same(encoded(encoder, "item", row), {name: values[[place]] for name, values in batch.items()})
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_an_empty_batch_has_inputs_without_rows(encoder: Encoder, tower: Tower) -> None:
+    inputs = encoded(encoder, tower)
+    for spec in encoder.input_specs(tower):
+        assert inputs[spec.name].shape == ((0,) if spec.length is None else (0, spec.length))
+        assert inputs[spec.name].dtype == spec.dtype
+
+
+def test_a_saved_encoder_encodes_alike(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "encoder")
+    loaded = Encoder.load(tmp_path / "encoder")
+    for tower in TOWERS:
+        assert loaded.input_specs(tower) == encoder.input_specs(tower)
+    users = [{"user_id": "u2", **PAST}, {"user_id": "new"}, {"user_id": "u1", **PAST, "age": "young"}]
+    assert_same(encoded(loaded, "user", *users), encoded(encoder, "user", *users))
+    items = [{"item_id": "i4", **SALES}, {"item_id": "new", **SALES, "aisle": "tea"}]
+    assert_same(encoded(loaded, "item", *items), encoded(encoder, "item", *items))
+    plain = {field.name for field in dataclasses.fields(Encoder)} - {"user_ids", "item_ids", "vocabularies"}
+    assert {name: getattr(loaded, name) for name in plain} == {name: getattr(encoder, name) for name in plain}
+
+
+def sample(schema: Schema, tower: Tower, *rows: dict[str, Any]) -> pa.Table:
+    moment = dt.datetime.fromtimestamp(NOW, dt.UTC)
+    return raw(schema, tower, *rows).append_column(
+        "event_timestamp", pa.array([moment] * len(rows), pa.timestamp("us", tz="UTC"))
+    )
+
+
+def test_scales_are_mean_and_deviation_of_what_is_known_over_all_samples(schema: Schema) -> None:
+    counts = [0, 3, 15, None, 7]
+    rows = [{"item_id": "i1", **SALES, "item_num_events": count} for count in counts]
+    samples = [("item", sample(schema, "item", *rows[:2])), ("item", sample(schema, "item", *rows[2:]))]
+    made = fit(schema, samples)
+    logs = np.log1p([0, 3, 15, 7])
+    assert made.scaling["item_events"] == pytest.approx((logs.mean(), logs.std()))
+
+
+def test_a_number_that_never_varies_or_was_never_seen_is_scaled_by_one(schema: Schema) -> None:
+    made = fit(schema, [("item", sample(schema, "item", *[{"item_id": "i1", **SALES}] * 3))])
+    assert made.scaling["item_buyers"] == pytest.approx((math.log(4), 1.0))
+    assert made.scaling["user_events"] == (0.0, 1.0)
+
+
+def fit(schema: Schema, samples: Any) -> Encoder:
+    users = pa.table({"user_id": ["u2", "u1"], "age": ["young", None], "income": [1.0, 2.0]})
+    items = pa.table({"item_id": ["i1", "i9", "i5"], "aisle": ["tea", "Ice", "tea"], "size": [1.0, 2.0, None]})
+    return fit_encoder(schema, users, items, samples, history_length=4, text_length=5, text_buckets=97)
+
+
+def test_ids_have_the_rows_of_their_tables_and_categories_those_of_the_alphabet(schema: Schema) -> None:
+    made = fit(schema, [])
+    assert made.user_ids.rows(["u2", "u1"]).tolist() == [1, 2]
+    assert made.item_ids.rows(["i1", "i9", "i5"]).tolist() == [1, 2, 3]
+    assert {name: values.ids(range(1, len(values))) for name, values in made.vocabularies.items()} == {
+        "age": ["young"],
+        "aisle": ["Ice", "tea"],
+    }
+
+
+def test_a_column_may_be_category_and_number_at_once() -> None:
+    schema = Schema.model_validate({"item_columns": {"year": ["categorical", "numeric"]}})
+    users, items = pa.table({"user_id": ["u1"]}), pa.table({"item_id": ["i1", "i2"], "year": ["1999", "2001"]})
+    made = fit_encoder(schema, users, items, [], history_length=1, text_length=1, text_buckets=1)
+    inputs = encoded(made, "item", {"item_id": "i1", "year": "2001"}, {"item_id": "i2", "year": None})
+    assert inputs["year"].tolist() == [2, 0]
+    assert inputs["item_numeric"][:, -1].tolist() == [2001.0, 0.0]
+
+
+def test_moments_are_whole_unix_seconds(schema: Schema) -> None:
+    assert moments_of(sample(schema, "user", {"user_id": "u1"})).tolist() == [NOW]

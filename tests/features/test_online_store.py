@@ -1,0 +1,128 @@
+"""Does the online store answer what the point-in-time join says of the same moment, in SQLite and in Redis?"""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.util
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from features.store import Store
+
+START = dt.datetime(2017, 1, 1, tzinfo=dt.UTC)
+LOOK_BACK = dt.timedelta(days=6)  # the refresh days and one more
+USERS = ["anna", "nobody", "boris", "zoë", "late", "anna"]
+NO_PAST = {
+    "user_num_events": 0,
+    "user_num_items": 0,
+    "user_num_days": 0,
+    "user_value": 0.0,
+    "user_last_seconds": 0,
+    "user_history": [],
+    "user_history_seconds": [],
+    "age": None,
+    "income": None,
+}
+Row = dict[str, Any]
+
+
+def day(number: float) -> dt.datetime:
+    return START + dt.timedelta(days=number)
+
+
+@pytest.fixture(scope="module")
+def rows(snapshot_row: Callable[..., Row]) -> list[Row]:
+    """Boris has no past until day 2, Zoë never has one, and "late" comes on day 3."""
+    boris = [snapshot_row("user", "boris", day(0), 5) | NO_PAST, snapshot_row("user", "boris", day(2), 6)]
+    zoe = [snapshot_row("user", "zoë", day(number), 8) | NO_PAST for number in (0, 4)]
+    anna = [snapshot_row("user", "anna", day(number), number) for number in range(6)]
+    return [*anna, *boris, *zoe, snapshot_row("user", "late", day(3), 9)]
+
+
+def assert_both_agree(store: Store, moments: list[dt.datetime]) -> None:
+    for moment in moments:
+        store.materialize(moment - LOOK_BACK, moment)
+        online = store.read_online(USERS)
+        known = store.join("user", pd.DataFrame({"user_id": sorted(set(USERS)), "event_timestamp": moment}))
+        offline = {row.pop("user_id"): row for row in known.drop_columns(["event_timestamp"]).to_pylist()}
+        assert online.column("user_id").to_pylist() == USERS
+        assert [row for row in online.drop_columns(["user_id"]).to_pylist()] == [offline[user] for user in USERS]
+        assert online.schema == known.drop_columns(["event_timestamp"]).schema
+
+
+def test_offline_and_online_agree_on_every_field_of_every_user_at_any_moment(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
+) -> None:
+    store = make_store(tmp_path, user=rows)
+    assert_both_agree(store, [day(number) for number in (0, 1.5, 2, 2.99, 3, 5, 5.7)])
+    online = {row["user_id"]: row for row in store.read_online(USERS).to_pylist()}
+    assert online["zoë"] == {"user_id": "zoë", "user_as_of_seconds": int(day(4).timestamp())} | NO_PAST
+    assert set(online["nobody"].values()) == {"nobody", None}
+    assert online["late"]["user_history"] == ["user_history 9", "é6"]
+
+
+def test_a_store_that_was_opened_again_answers_the_same(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
+) -> None:
+    store = make_store(tmp_path, user=rows)
+    store.materialize(day(4) - LOOK_BACK, day(4))
+    assert Store.open(tmp_path).read_online(USERS).equals(store.read_online(USERS))
+
+
+def test_before_anything_is_materialised_the_online_store_knows_nobody(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
+) -> None:
+    answer = make_store(tmp_path, user=rows).read_online(["anna"]).to_pylist()[0]
+    assert answer.pop("user_id") == "anna"
+    assert set(answer.values()) == {None}
+
+
+@pytest.fixture
+def redis_address(tmp_path: Path) -> Iterator[str]:
+    """A server of its own on a free port of this machine, without persistence."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.skip("no redis-server on this machine; on Debian or Ubuntu: apt-get install redis-server")
+    if importlib.util.find_spec("redis") is None:
+        pytest.skip("the package redis is missing; make setup EXTRAS=demo,dev,redis")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    with subprocess.Popen(
+        [*command, "--appendonly", "no"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        assert server.stdout is not None
+        said = []
+        for line in server.stdout:
+            said.append(line)
+            if "eady to accept connections" in line:
+                break
+        else:
+            pytest.fail(f"redis-server ended before it was ready: {''.join(said)}")
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.stdout.read()
+
+
+def test_redis_answers_what_sqlite_answers(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path, redis_address: str
+) -> None:
+    sqlite = make_store(tmp_path / "sqlite", user=rows)
+    redis = make_store(tmp_path / "redis_store", user=rows, redis=redis_address)
+    assert redis.feast.config.online_store.type == "redis"
+    assert_both_agree(redis, [day(1.5), day(3)])
+    sqlite.materialize(day(3) - LOOK_BACK, day(3))
+    assert redis.read_online(USERS).equals(sqlite.read_online(USERS))
+    assert not (tmp_path / "redis_store" / "feast" / "online.db").exists()

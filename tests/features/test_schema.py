@@ -1,0 +1,87 @@
+"""Is a dataset described once, and is a description that means two things refused by name?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from features.schema import STATISTICS, TOWERS, Kind, Schema, Storage
+from features.storage import snapshot_schema, view_schema
+
+
+@pytest.mark.parametrize("side", ["user_columns", "item_columns"])
+@pytest.mark.parametrize("kind", ["id", "history", ["text", "history"]])
+def test_a_kind_that_is_not_a_columns_is_named_with_the_column_and_what_is_allowed(side: str, kind: Any) -> None:
+    wrong = kind if isinstance(kind, str) else kind[1]
+    message = rf"column 'colour' has kind '{wrong}'; a column is one of: categorical, numeric, text"
+    with pytest.raises(ValidationError, match=message):
+        Schema.model_validate({side: {"colour": kind}})
+
+
+def test_a_misspelt_kind_is_named_with_what_is_allowed() -> None:
+    with pytest.raises(
+        ValidationError, match=r"(?s)item_columns.colour.*'categorical'.*'numeric'.*input_value='categoric'"
+    ):
+        Schema.model_validate({"item_columns": {"colour": "categoric"}})
+
+
+def test_a_column_without_a_kind_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"item_columns\.colour"):
+        Schema.model_validate({"item_columns": {"colour": []}})
+
+
+@pytest.mark.parametrize("name", ["user_id", "timestamp", "value", "item_name", "user_num_events", "item_price"])
+def test_a_column_called_like_one_of_ours_is_named(name: str) -> None:
+    with pytest.raises(ValidationError, match=rf"column '{name}' is used twice .* rename it in the source"):
+        Schema.model_validate({"item_columns": {name: "numeric"}})
+
+
+def test_one_name_for_a_user_column_and_an_item_column_is_refused() -> None:
+    with pytest.raises(ValidationError, match="column 'age' is used twice"):
+        Schema.model_validate({"user_columns": {"age": "numeric"}, "item_columns": {"age": "numeric"}})
+
+
+@pytest.mark.parametrize(("columns", "expected"), [({"aisle": "text", "size": "numeric"}, "aisle, size"), ({}, "none")])
+def test_a_category_that_is_no_item_column_is_named_with_the_columns_there_are(
+    columns: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(ValidationError, match=rf"item_category is 'ailse', which is not an item column.*{expected}"):
+        Schema.model_validate({"item_columns": columns, "item_category": "ailse"})
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(ValidationError, match="item_colums"):
+        Schema.model_validate({"item_colums": {}})
+
+
+def test_a_column_may_enter_its_tower_in_two_ways(schema: Schema) -> None:
+    assert schema.columns_of("item") == {"aisle": (Kind.CATEGORICAL, Kind.TEXT), "size": (Kind.NUMERIC,)}
+    assert schema.columns_of_kind("item", Kind.TEXT) == ["aisle"]
+    assert schema.columns_of_kind("item", Kind.CATEGORICAL) == ["aisle"]
+    assert schema.columns_of_kind("user", Kind.TEXT) == []
+
+
+def test_a_schema_survives_being_written(schema: Schema) -> None:
+    changed = schema.model_copy(update={"value_meaning": "spend in dollars"})
+    assert Schema.model_validate(changed.model_dump(mode="json")) == changed
+
+
+def test_fields_are_statistics_then_columns_and_only_pure_numbers_are_stored_as_numbers() -> None:
+    schema = Schema.model_validate({"item_columns": {"size": "numeric", "year": ["categorical", "numeric"]}})
+    fields = list(schema.view_fields("item"))
+    assert [name for name, _ in fields[:-2]] == [statistic.name for statistic in STATISTICS["item"]]
+    assert fields[-2:] == [("size", Storage.FLOAT), ("year", Storage.STRING)]
+
+
+def test_a_snapshot_is_key_and_two_moments_and_then_the_view(schema: Schema) -> None:
+    moment = pa.timestamp("us", tz="UTC")
+    for tower in TOWERS:
+        snapshot, view = snapshot_schema(schema, tower), view_schema(schema, tower)
+        head = [(f"{tower}_id", pa.string()), ("event_timestamp", moment), ("created_timestamp", moment)]
+        assert [(field.name, field.type) for field in snapshot] == head + [(field.name, field.type) for field in view]
+        assert view.field(0).name == f"{tower}_as_of_seconds"
+    assert view_schema(schema, "user").field("user_history_seconds").type == pa.list_(pa.int64())
+    assert view_schema(schema, "item").field("size").type == pa.float32()

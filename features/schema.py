@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -72,6 +73,10 @@ ITEM_STATISTICS: tuple[Statistic, ...] = (
 
 STATISTICS: dict[Tower, tuple[Statistic, ...]] = {"user": USER_STATISTICS, "item": ITEM_STATISTICS}
 ENTITY_KEY: dict[Tower, str] = {"user": columns.USER_ID, "item": columns.ITEM_ID}
+PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+# Inputs that the encoder makes of statistics and of text columns.
+RESERVED_NAMES = frozenset({"user_numeric", "item_numeric", "user_history_age_days"})
+TEXT_SUFFIX = "_text"
 COLUMN_KINDS = (Kind.CATEGORICAL, Kind.NUMERIC, Kind.TEXT)
 
 
@@ -110,6 +115,7 @@ class Schema(BaseModel):
 
     def model_post_init(self, _context: object) -> None:
         """Refuses names that would mean two things in the joined examples."""
+        self._check_names()
         names = [*self.user_columns, *self.item_columns, *columns.EVENT_COLUMNS, columns.ITEM_NAME]
         names += [statistic.name for tower in STATISTICS.values() for statistic in tower]
         for name in names:
@@ -123,6 +129,21 @@ class Schema(BaseModel):
                 f"item_category is {self.item_category!r}, which is not an item column; "
                 f"expected one of: {', '.join(self.item_columns) or '(none declared)'}"
             )
+
+    def _check_names(self) -> None:
+        """Refuses names that a model input cannot have, or that the encoder gives to inputs of its own."""
+        for name in (*self.user_columns, *self.item_columns):
+            if not PLAIN_NAME.fullmatch(name):
+                raise ValueError(
+                    f"column {name!r} must begin with a letter and hold letters, digits and _ only; give it such a name "
+                    "under `columns` of its source"
+                )
+            if name in RESERVED_NAMES or name.endswith(TEXT_SUFFIX):
+                reserved = ", ".join(sorted(RESERVED_NAMES))
+                raise ValueError(
+                    f"column {name!r} is what a model input is called ({reserved}, or anything ending in "
+                    f"{TEXT_SUFFIX}); give it another name under `columns` of its source"
+                )
 
     def columns_of(self, tower: Tower) -> dict[str, tuple[Kind, ...]]:
         """Declared columns of a tower's table and their kinds."""

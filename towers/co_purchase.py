@@ -4,8 +4,8 @@
 
 The learned towers are fitted alone: fitted together, they lean on factors that know the examples already.
 
-Both sides end up with vectors of length one: an item's missing length sqrt(1 - |f|^2) goes into one more coordinate, where
-every user has 0, so that lengths keep their meaning in a plain inner-product index.
+Both sides end up with vectors of length one: an item's missing length sqrt(1 - |f|^2) goes into one more coordinate,
+where every user has 0, so that lengths keep their meaning in a plain inner-product index.
 
 Shape letters: B rows, T history length, F factors, D width of the learned vectors.
 

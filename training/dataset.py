@@ -78,7 +78,8 @@ def balance_users(span: Span, power: float) -> Span:
 
         w_i <- w_i n_u(i)^-power / mean
 
-    Recall is a mean over users, the loss a sum over examples; without this a tenth of the users decides what is learned.
+    Recall is a mean over users, the loss a sum over examples; without this a tenth of the users decides what is
+    learned.
 
     Args:
         span: The examples.

@@ -13,6 +13,9 @@ from scipy.sparse.linalg import svds
 Ints = npt.NDArray[np.int64]
 Factors = npt.NDArray[np.float32]
 
+# Singular values of a float32 matrix that are smaller, relative to the largest, are 0 up to rounding.
+RELATIVE_TOLERANCE = 1e-3
+
 
 def item_factors(
     user_rows: Ints,
@@ -37,7 +40,7 @@ def item_factors(
         item_rows: [P] int64.
         num_user_rows: U.
         num_item_rows: N.
-        num_factors: F; where the matrix is too small for so many, the rest are 0.
+        num_factors: F; where the rank of the matrix is smaller, the rest are 0. One of full rank loses its last factor.
         power: Exponent of the length.
         seed: Of the starting vector.
 
@@ -56,8 +59,12 @@ def item_factors(
     if rank < 1 or not matrix.nnz:
         return factors
     start = np.random.default_rng(seed).standard_normal(min(matrix.shape)).astype(np.float32)
-    _, _, right = svds(matrix, k=rank, v0=start)
-    factors[:, :rank] = _without_sign(right[::-1]).T
+    _, strengths, right = svds(matrix, k=rank, v0=start)
+    # Beyond the rank of the matrix the solver fills up with arbitrary directions, on items that nobody has met too.
+    real = strengths > RELATIVE_TOLERANCE * strengths.max()
+    right = right[real][::-1]
+    right[:, np.bincount(item_rows, minlength=num_item_rows) == 0] = 0.0
+    factors[:, : len(right)] = _without_sign(right).T
     return _tempered(factors, power)
 
 

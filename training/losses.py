@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-# Added to the logit of a masked column: exp of it is 0 in float32, and it stays finite when subtracted from.
+# The logit of a masked column: exp of it is 0 in float32, and it stays finite when subtracted from.
 MASKED = -1e9
 
 
@@ -29,7 +29,9 @@ def in_batch_softmax(scores: tf.Tensor, log_q: tf.Tensor | None = None, *, mask:
     Raises:
         ValueError: C < B, or log_q or mask does not fit the scores.
 
-    Source: Yi et al., RecSys 2019, section 3. Departs from it: masks accidental hits and known positives.
+    Source: Yi et al., RecSys 2019, section 3. Departs from it: masks accidental hits and known positives. As draws grow
+        the unmasked loss has the gradient of the softmax over the catalogue; with accidental hits masked, that of one
+        without the own item in its denominator, which differs by the own item's probability.
     """
     scores = tf.convert_to_tensor(scores)
     if scores.shape.rank != 2 or _known_and(scores.shape, lambda rows, columns: columns < rows):

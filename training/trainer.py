@@ -67,7 +67,7 @@ class EpochReport:
 
     Attributes:
         epoch: From 1.
-        loss: Mean over the examples, nats.
+        loss: Mean over the batches, which are of equal size, nats.
         metrics: What `look` returned.
     """
 
@@ -105,7 +105,8 @@ def fit(
         A report for each epoch.
 
     Raises:
-        FloatingPointError: The loss is not a number.
+        FloatingPointError: The loss is not a finite number.
+        ValueError: There are no batches.
     """
     optimizer = tf_keras.optimizers.legacy.Adagrad(learning_rate, initial_accumulator_value=0.1)
     model.compile(optimizer=optimizer)
@@ -119,13 +120,17 @@ def fit(
         losses = []
         for batch in batches_of(epoch):
             losses.append(float(step(batch)["loss"]))
+            if not np.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"epoch {epoch + 1}, step {len(losses)}: the loss is {losses[-1]}; "
+                    "lower training.learning_rate or raise towers.temperature"
+                )
             on_step(losses[-1])
-        mean_loss = float(np.mean(losses))
-        if not np.isfinite(mean_loss):
-            raise FloatingPointError(
-                f"epoch {epoch + 1}: the loss is {mean_loss}; lower training.learning_rate or raise towers.temperature"
+        if not losses:
+            raise ValueError(
+                f"epoch {epoch + 1} has no examples; take more days (training.example_days) or training.examples: all"
             )
-        report = EpochReport(epoch + 1, mean_loss, look(TwoTower(model.user_tower, model.item_tower)))
+        report = EpochReport(epoch + 1, float(np.mean(losses)), look(TwoTower(model.user_tower, model.item_tower)))
         _log(writer, report)
         if (epoch + 1) % checkpoint_every_epochs == 0:
             checkpoints.save(checkpoint_number=epoch + 1)

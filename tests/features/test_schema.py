@@ -85,3 +85,15 @@ def test_a_snapshot_is_key_and_two_moments_and_then_the_view(schema: Schema) -> 
         assert view.field(0).name == f"{tower}_as_of_seconds"
     assert view_schema(schema, "user").field("user_history_seconds").type == pa.list_(pa.int64())
     assert view_schema(schema, "item").field("size").type == pa.float32()
+
+
+@pytest.mark.parametrize("name", ["product type", "größe", "a:b", "_x", "1st", ""])
+def test_a_name_that_no_model_input_can_have_is_refused_before_anything_runs(name: str) -> None:
+    with pytest.raises(ValidationError, match="must begin with a letter and hold letters, digits and _ only"):
+        Schema.model_validate({"user_columns": {name: "categorical"}})
+
+
+@pytest.mark.parametrize("name", ["user_numeric", "item_numeric", "user_history_age_days", "about_text"])
+def test_a_name_that_the_encoder_gives_to_an_input_of_its_own_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"column '{name}' is what a model input is called"):
+        Schema.model_validate({"item_columns": {name: "categorical"}})

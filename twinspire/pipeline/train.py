@@ -200,12 +200,14 @@ def _look(
         shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
     )
     ks = config.evaluation.ks if phase.relevant is not None else (TOP,)
-    popularity: npt.NDArray[np.float64] = np.asarray(seen.sum(axis=0), np.float64).ravel()
+    popularity = np.asarray(seen.sum(axis=0), np.float32).reshape(-1, 1)
+    # What popularity alone would show: with vectors of width one the inner product is the number of buyers.
+    popular_items, _ = exact.search(np.ones((seen.shape[0], 1), np.float32), popularity, k=TOP, exclude=seen)
 
     def look(towers: TwoTower) -> EpochMetrics:
         user_vectors, item_vectors = embed(towers.user, users), embed(towers.item, items)
         rows, _ = exact.search(user_vectors, item_vectors, k=max(*ks, TOP), exclude=seen)
-        found = diagnose(rows[:, :TOP], popularity, user_vectors, item_vectors)
+        found = diagnose(rows[:, :TOP], popular_items, user_vectors, item_vectors)
         for warning in found.warnings():
             console().print(f"[yellow]warning[/] {warning}")
         metrics: EpochMetrics = {name: float(value) for name, value in asdict(found).items()}
@@ -231,7 +233,7 @@ def _say(phase: str, report: EpochReport) -> None:
     shown = [f"loss {report.loss:.4f}"]
     shown += [f"{name.replace('_at_', '@')} {value:.4f}" for name, value in report.metrics.items() if "recall" in name]
     shown += [f"{report.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
-    shown += [f"{report.metrics['popular_share']:.0%} of places to the top 1% of items"]
+    shown += [f"{report.metrics['popular_share']:.0%} of their places as popularity would fill them"]
     console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")
 
 

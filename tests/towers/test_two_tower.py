@@ -1,0 +1,170 @@
+"""What are the two towers?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from features.encoding import HISTORY, HISTORY_AGE, Inputs, InputSpec
+from towers.inputs import HistoryPooling
+from towers.two_tower import Bias, TwoTower, UnitLength, build_two_tower
+
+Rows = Callable[..., Inputs]
+Randomise = Callable[[tf_keras.Model], None]
+
+
+@pytest.fixture
+def towers(user_specs: list[InputSpec], item_specs: list[InputSpec], randomise: Randomise) -> TwoTower:
+    """All kinds of inputs, a hidden layer, decaying histories; no weight is zero."""
+    built = build_two_tower(
+        user_specs, item_specs, embedding_dim=6, hidden_units=(5,), history_decay_days=20.0, history_power=0.5
+    )
+    randomise(built.item)
+    randomise(built.user)
+    return built
+
+
+@pytest.mark.parametrize("embedding_dim", [1, 3, 32])
+@pytest.mark.parametrize("hidden_units", [(), (7,), (9, 4)])
+def test_vectors_have_the_configured_width_and_length_one(
+    embedding_dim: int,
+    hidden_units: tuple[int, ...],
+    user_specs: list[InputSpec],
+    item_specs: list[InputSpec],
+    rows_of: Rows,
+) -> None:
+    built = build_two_tower(user_specs, item_specs, embedding_dim=embedding_dim, hidden_units=hidden_units)
+    for model, specs in ((built.user, user_specs), (built.item, item_specs)):
+        vectors = model(rows_of(specs, 11)).numpy()
+        assert (vectors.shape, vectors.dtype) == ((11, embedding_dim), np.float32)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        widths = [model.get_layer(f"{model.name[:4]}_hidden_{n}").units for n in range(len(hidden_units))]
+        assert widths == list(hidden_units)
+
+
+def test_a_row_alone_has_the_same_vector_as_in_a_batch(
+    towers: TwoTower, user_specs: list[InputSpec], rows_of: Rows
+) -> None:
+    inputs = rows_of(user_specs, 5)
+    together = towers.user(inputs).numpy()
+    for row in range(5):
+        alone = towers.user({name: values[row : row + 1] for name, values in inputs.items()}).numpy()
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-6)
+
+
+def test_the_item_tower_and_the_history_share_one_table_and_both_move_it(
+    towers: TwoTower, user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows
+) -> None:
+    table = towers.item.get_layer("item_id_table").embeddings
+    assert towers.user.get_layer("item_id_table").embeddings is table
+    users, items = rows_of(user_specs, 1), rows_of(item_specs, 1)
+    users[HISTORY][:] = [[2, 5, 0, 0]]
+    items["item_id"][:] = 7
+    with tf.GradientTape(persistent=True) as tape:
+        user_sum, item_sum = tf.reduce_sum(towers.user(users)), tf.reduce_sum(towers.item(items))
+    for total, moved in ((user_sum, [2, 5]), (item_sum, [7])):
+        gradient = tf.convert_to_tensor(tape.gradient(total, table)).numpy()
+        assert np.flatnonzero(np.abs(gradient).max(axis=1) > 0).tolist() == moved
+
+
+@pytest.mark.parametrize("history_decay_days", [None, 20.0])
+def test_padding_contributes_nothing(
+    history_decay_days: float | None,
+    user_specs: list[InputSpec],
+    item_specs: list[InputSpec],
+    rows_of: Rows,
+    randomise: Randomise,
+) -> None:
+    user = build_two_tower(user_specs, item_specs, embedding_dim=6, history_decay_days=history_decay_days).user
+    randomise(user)
+    inputs = rows_of(user_specs, 3)
+    inputs[HISTORY][:] = [[4, 0, 0, 0], [4, 2, 0, 0], [0, 0, 0, 0]]
+    expected = user(inputs).numpy()
+    ages = inputs[HISTORY_AGE] + np.where(inputs[HISTORY] == 0, 77, 0).astype(np.float32)
+    np.testing.assert_array_equal(user({**inputs, HISTORY_AGE: ages}), expected)
+    order = [3, 0, 2, 1]
+    moved = {**inputs, HISTORY: inputs[HISTORY][:, order], HISTORY_AGE: inputs[HISTORY_AGE][:, order]}
+    np.testing.assert_allclose(user(moved), expected, atol=1e-6)
+    table = user.get_layer("item_id_table")
+    rows = table.get_weights()[0]
+    rows[0] = 1000
+    table.set_weights([rows])
+    np.testing.assert_array_equal(user(inputs), expected)
+
+
+def test_a_user_and_an_item_of_whom_nothing_is_known_have_finite_vectors(
+    user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows
+) -> None:
+    built = build_two_tower(user_specs, item_specs, embedding_dim=6, history_decay_days=20.0, history_power=0.5)
+    for model, specs in ((built.user, user_specs), (built.item, item_specs)):
+        nothing = {name: np.zeros_like(values) for name, values in rows_of(specs, 2).items()}
+        with tf.GradientTape() as tape:
+            vectors = model(nothing)
+            total = tf.reduce_sum(vectors[:, 0])
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        for gradient in tape.gradient(total, model.trainable_variables):
+            assert gradient is None or np.isfinite(tf.convert_to_tensor(gradient)).all()
+
+
+def test_new_items_with_equal_features_have_equal_vectors_until_they_are_trained(
+    user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows
+) -> None:
+    built = build_two_tower(user_specs, item_specs, embedding_dim=6, hidden_units=(4,))
+    assert not np.any(built.item.get_layer("item_id_table").get_weights()[0])
+    assert not np.any(built.user.get_layer("user_id_table").get_weights()[0])
+    inputs = {name: values.repeat(2, axis=0) for name, values in rows_of(item_specs, 1).items()}
+    inputs["item_id"] = np.array([3, 8], np.int32)
+    first, second = built.item(inputs).numpy()
+    np.testing.assert_array_equal(first, second)
+    inputs["item_numeric"][1] += 1
+    first, second = built.item(inputs).numpy()
+    assert np.abs(first - second).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["categorical", "text", "numeric", "history"])
+def test_towers_do_without_any_kind_of_feature(
+    kind: str, user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows
+) -> None:
+    left_out = {kind, "history_number"} if kind == "history" else {kind}
+    users, items = ([spec for spec in specs if spec.kind not in left_out] for specs in (user_specs, item_specs))
+    built = build_two_tower(users, items, embedding_dim=6)
+    for model, specs in ((built.user, users), (built.item, items)):
+        assert {tensor.name for tensor in model.inputs} == {spec.name for spec in specs}
+        np.testing.assert_allclose(np.linalg.norm(model(rows_of(specs, 3)), axis=1), 1, atol=1e-5)
+
+
+def test_ids_alone_make_towers(rows_of: Rows) -> None:
+    users, items = [InputSpec("user_id", "id", None, 4)], [InputSpec("item_id", "id", None, 5)]
+    built = build_two_tower(users, items, embedding_dim=3)
+    np.testing.assert_allclose(np.linalg.norm(built.user(rows_of(users, 3)), axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(built.item(rows_of(items, 3)), axis=1), 1, atol=1e-5)
+
+
+def test_every_input_matters(towers: TwoTower, user_specs: list[InputSpec], item_specs: list[InputSpec]) -> None:
+    for model, specs in ((towers.user, user_specs), (towers.item, item_specs)):
+        inputs = {spec.name: np.ones((1,) if spec.length is None else (1, spec.length), spec.dtype) for spec in specs}
+        expected = model(inputs).numpy()
+        for spec in specs:
+            changed = inputs[spec.name].copy()
+            changed[(0,) if spec.length is None else (0, 0)] += 1
+            assert np.abs(model({**inputs, spec.name: changed}).numpy() - expected).max() > 1e-4, spec.name
+
+
+def test_towers_are_made_again_from_their_configuration(
+    towers: TwoTower, user_specs: list[InputSpec], rows_of: Rows
+) -> None:
+    ours = {"HistoryPooling": HistoryPooling, "Bias": Bias, "UnitLength": UnitLength}
+    again = tf_keras.Model.from_config(towers.user.get_config(), custom_objects=ours)
+    again.set_weights(towers.user.get_weights())
+    inputs = rows_of(user_specs, 4)
+    np.testing.assert_array_equal(again(inputs), towers.user(inputs))
+    pooling = again.get_layer("history_pooling")
+    assert (pooling.decay_days, pooling.power) == (20.0, 0.5)
+
+
+def test_a_zero_vector_stays_zero() -> None:
+    assert UnitLength()(tf.constant([[0.0, 0.0], [3.0, 4.0]])).numpy().tolist() == [[0, 0], pytest.approx([0.6, 0.8])]

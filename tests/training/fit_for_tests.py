@@ -1,0 +1,91 @@
+"""Fits small towers on partitions: `python fit_for_tests.py FOLDER OUT SEED` writes their weights to OUT.npz."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import numpy as np
+import numpy.typing as npt
+
+from features.encoding import Encoder
+from towers.two_tower import TwoTower, build_two_tower
+from training.dataset import Batch, BatchPlan, Span, batches, count_items, load_span, spans
+from training.negatives import KnownPositives
+from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic
+
+
+def fit_small(
+    folder: Path,
+    out: Path,
+    *,
+    seed: int,
+    epochs: int = 2,
+    learning_rate: float = 0.1,
+    look: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
+) -> tuple[RetrievalModel, list[EpochReport]]:
+    """Fits towers on all days of `folder`; logs and checkpoints go to `out`."""
+    encoder = Encoder.load(folder / "encoder")
+    days = sorted(dt.date.fromisoformat(day.name) for day in (folder / "examples").iterdir())
+    make_deterministic(seed)
+    held: dict[dt.date, Span] = {}
+
+    def all_spans() -> Iterator[Span]:
+        return spans(
+            days,
+            2,
+            lambda some: load_span(folder / "examples", some, encoder, only_first=True, user_balance=1.0),
+            held=held,
+        )
+
+    users, items = (
+        np.concatenate([side(span) for span in all_spans()]).astype(np.int64)
+        for side in (
+            lambda span: span.users["user_id"][span.user_row],
+            lambda span: span.items["item_id"][span.item_row],
+        )
+    )
+    plan = BatchPlan(
+        batch_size=32,
+        num_uniform=8,
+        known=KnownPositives.of(users, items, num_user_rows=len(encoder.user_ids)),
+        item_counts=count_items(all_spans(), len(encoder.item_ids)),
+        correct=True,
+    )
+
+    def batches_of(epoch: int) -> Iterator[Batch]:
+        for number, span in enumerate(all_spans()):
+            yield from batches(span, plan, seed=[seed, epoch, number])
+
+    towers = build_two_tower(
+        encoder.input_specs("user"),
+        encoder.input_specs("item"),
+        embedding_dim=8,
+        hidden_units=(6,),
+        history_decay_days=30.0,
+        history_power=0.5,
+    )
+    model = RetrievalModel(towers, temperature=0.2)
+    reports = fit(model, epochs, batches_of=batches_of, learning_rate=learning_rate, folder=out, look=look)
+    return model, reports
+
+
+def weights_of(model: RetrievalModel) -> dict[str, npt.NDArray[np.float32]]:
+    """The trained values by place and name; tables that both towers share come twice."""
+    towers = {"user": model.user_tower, "item": model.item_tower}
+    return {
+        f"{tower} {number} {variable.name}": variable.numpy()
+        for tower, part in towers.items()
+        for number, variable in enumerate(part.weights)
+    }
+
+
+if __name__ == "__main__":
+    _, folder_name, out_name, seed_text = sys.argv
+    fitted, _ = fit_small(Path(folder_name), Path(out_name), seed=int(seed_text))
+    np.savez(Path(out_name) / "weights.npz", **{name.replace("/", "|"): w for name, w in weights_of(fitted).items()})

@@ -1,0 +1,90 @@
+"""How do towers leave TensorFlow?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tf_keras
+
+from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs
+from features.schema import Tower
+from serving.exported_tower import ExportedTower
+from towers.co_purchase import with_factors
+from towers.two_tower import TwoTower, build_two_tower
+from training.export import export_tower
+
+
+def random_inputs(encoder: Encoder, tower: Tower, num_rows: int) -> Inputs:
+    """Any rows; the first one is unknown and without a past."""
+    rng = np.random.default_rng(num_rows)
+    inputs: Inputs = {}
+    for spec in encoder.input_specs(tower):
+        shape = (num_rows,) if spec.length is None else (num_rows, spec.length)
+        values = rng.integers(0, spec.num_rows, shape) if spec.num_rows else rng.normal(0, 2, shape)
+        inputs[spec.name] = values.astype(spec.dtype)
+        inputs[spec.name][0] = 0
+    if HISTORY in inputs:
+        inputs[HISTORY_AGE] = np.abs(inputs[HISTORY_AGE])
+    return inputs
+
+
+def trained_alike(towers: TwoTower) -> TwoTower:
+    """The id tables start at zero: other weights show that they are exported."""
+    rng = np.random.default_rng(2)
+    for model in (towers.user, towers.item):
+        model.set_weights([rng.normal(0, 0.5, weight.shape) for weight in model.get_weights()])
+    return towers
+
+
+def plain(encoder: Encoder) -> TwoTower:
+    return build_two_tower(encoder.input_specs("user"), encoder.input_specs("item"), embedding_dim=8)
+
+
+def deep(encoder: Encoder) -> TwoTower:
+    return build_two_tower(
+        encoder.input_specs("user"),
+        encoder.input_specs("item"),
+        embedding_dim=8,
+        hidden_units=(12, 6),
+        history_decay_days=10.0,
+        history_power=0.5,
+    )
+
+
+def with_co_purchases(encoder: Encoder) -> TwoTower:
+    factors = np.random.default_rng(4).normal(0, 0.3, (len(encoder.item_ids), 5)).astype(np.float32)
+    factors[0] = 0
+    return with_factors(trained_alike(deep(encoder)), factors, weight=0.7)
+
+
+KINDS = {
+    "plain": lambda encoder: trained_alike(plain(encoder)),
+    "deep": lambda encoder: trained_alike(deep(encoder)),
+    "with factors": with_co_purchases,
+    "untrained": plain,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def towers(request: pytest.FixtureRequest, encoder: Encoder) -> TwoTower:
+    tf_keras.utils.set_random_seed(3)
+    return KINDS[request.param](encoder)
+
+
+@pytest.mark.parametrize("tower", ["user", "item"])
+def test_the_exported_tower_answers_as_keras_does(
+    towers: TwoTower, tower: Tower, encoder: Encoder, tmp_path: Path
+) -> None:
+    model = towers.user if tower == "user" else towers.item
+    path = tmp_path / "made" / "on_the_way" / "tower.tflite"
+    export_tower(model, path)
+    exported = ExportedTower(path)
+    assert exported.input_names == {spec.name for spec in encoder.input_specs(tower)}
+    assert exported.dimension == model.output_shape[1]
+    for num_rows in (1, 2, 7, 64):
+        inputs = random_inputs(encoder, tower, num_rows)
+        found = exported.embed(inputs)
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, model(inputs).numpy(), atol=1e-5)

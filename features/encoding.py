@@ -18,7 +18,16 @@ import pyarrow.compute as pc
 
 from features import columns
 from features.ids import IdMap
-from features.schema import ENTITY_KEY, FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, TEXT_SUFFIX, TOWERS, Kind, Schema, Tower
+from features.schema import (
+    ENTITY_KEY,
+    FAST_HALF_LIFE_DAYS,
+    SLOW_HALF_LIFE_DAYS,
+    TEXT_SUFFIX,
+    TOWERS,
+    Kind,
+    Schema,
+    Tower,
+)
 from features.text import trigrams
 
 DAY_SECONDS = 86_400
@@ -120,7 +129,9 @@ class Encoder:
         for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
             inputs[name] = self.vocabularies[name].rows(_objects(raw, name))
         for name in self.schema.columns_of_kind(tower, Kind.TEXT):
-            inputs[name + TEXT_SUFFIX] = trigrams(raw.column(name), length=self.text_length, num_buckets=self.text_buckets)
+            inputs[name + TEXT_SUFFIX] = trigrams(
+                raw.column(name), length=self.text_length, num_buckets=self.text_buckets
+            )
         numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
         scaled = [(values - self.scaling[name][0]) / self.scaling[name][1] for name, values in numbers.items()]
         inputs[NUMERIC_INPUT[tower]] = np.nan_to_num(np.stack(scaled, axis=1)).astype(np.float32)

@@ -129,9 +129,8 @@ class Encoder:
         for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
             inputs[name] = self.vocabularies[name].rows(_objects(raw, name))
         for name in self.schema.columns_of_kind(tower, Kind.TEXT):
-            inputs[name + TEXT_SUFFIX] = trigrams(
-                raw.column(name), length=self.text_length, num_buckets=self.text_buckets
-            )
+            texts = raw.column(name)
+            inputs[name + TEXT_SUFFIX] = trigrams(texts, length=self.text_length, num_buckets=self.text_buckets)
         numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
         scaled = [(values - self.scaling[name][0]) / self.scaling[name][1] for name, values in numbers.items()]
         inputs[NUMERIC_INPUT[tower]] = np.nan_to_num(np.stack(scaled, axis=1)).astype(np.float32)

@@ -135,8 +135,8 @@ class Schema(BaseModel):
         for name in (*self.user_columns, *self.item_columns):
             if not PLAIN_NAME.fullmatch(name):
                 raise ValueError(
-                    f"column {name!r} must begin with a letter and hold letters, digits and _ only; give it such a name "
-                    "under `columns` of its source"
+                    f"column {name!r} must begin with a letter and hold letters, digits and _ only; give it such a "
+                    "name under `columns` of its source"
                 )
             if name in RESERVED_NAMES or name.endswith(TEXT_SUFFIX):
                 reserved = ", ".join(sorted(RESERVED_NAMES))

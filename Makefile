@@ -50,7 +50,7 @@ setup: $(VENV)/.with-$(EXTRAS) ## install the locked dependencies into .venv (EX
 
 .PHONY: quickstart
 quickstart: $(VENV)/.with-demo ## run everything once on the built-in data, from raw events to recommendations
-	@$(BIN)/twinspire quickstart $(ARGS)
+	@$(BIN)/twinspire run $(ARGS)
 
 .PHONY: test
 test: $(DEVELOPMENT) ## run all tests

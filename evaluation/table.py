@@ -1,4 +1,4 @@
-"""What does the report look like on a terminal?"""
+"""What does the report look like on a terminal? 100 columns are enough."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ def print_report(report: Report, console: Console) -> None:
         highlight=False,
     )
     for result in report.tasks:
+        console.print()
         console.print(task_table(report, result))
 
 
 def task_table(report: Report, result: TaskResult) -> Table:
-    """One task: an arm a row, the metrics at the largest k with their intervals, recall at every k.
+    """One task: an arm a row, recall at every k, at the largest one with its interval; ndcg, mrr and coverage.
 
     Args:
         report: Gives the ks.
@@ -39,17 +40,18 @@ def task_table(report: Report, result: TaskResult) -> Table:
     Returns:
         A rich table.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     largest = max(report.ks)
     title = f"{result.task}: {result.num_users:,} users with something relevant"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("arm", no_wrap=True)
     table.add_column("layer")
-    headings = [*(f"recall@{k}" for k in report.ks), f"ndcg@{largest}", "mrr", f"coverage@{largest}"]
-    for heading in [*headings, f"recall@{largest} over {result.reference or 'reference'}"]:
-        table.add_column(heading, justify="right")
+    headings = [*(f"recall\n@{k}" for k in report.ks), f"ndcg\n@{largest}", "mrr", f"cover\n@{largest}"]
+    for heading in [*headings, f"recall@{largest}\nover {result.reference or 'reference'}"]:
+        table.add_column(Text(heading), justify="right")
     for arm in result.arms:
         table.add_row(*(Text(cell) for cell in _cells(arm, report.ks)))
     return table
@@ -80,7 +82,9 @@ def difference_text(interval: Interval) -> str:
 def _cells(arm: ArmResult, ks: tuple[int, ...]) -> list[str]:
     largest = max(ks)
     recalls = [
-        interval_text(arm.metrics[f"recall@{k}"]) if k == largest else figure(arm.metrics[f"recall@{k}"].mean)
+        _two_lines(interval_text(arm.metrics[f"recall@{k}"]))
+        if k == largest
+        else figure(arm.metrics[f"recall@{k}"].mean)
         for k in ks
     ]
     difference = arm.differences.get(f"recall@{largest}")
@@ -91,5 +95,10 @@ def _cells(arm: ArmResult, ks: tuple[int, ...]) -> list[str]:
         figure(arm.metrics[f"ndcg@{largest}"].mean),
         figure(arm.metrics["mrr"].mean),
         f"{arm.coverage[largest]:.2%}",
-        "" if difference is None else difference_text(difference),
+        "" if difference is None else _two_lines(difference_text(difference)),
     ]
+
+
+def _two_lines(interval: str) -> str:
+    """The interval below its mean."""
+    return interval.replace(" [", "\n[")

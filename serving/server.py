@@ -17,11 +17,19 @@ def run(app: FastAPI, host: str, port: int) -> None:
         app: The application.
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one. The address is printed once the server is ready.
+
+    Raises:
+        OSError: The address is in use or not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
+            ) from None
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS)
         _AnnouncingServer(config).run(sockets=[listener])
 

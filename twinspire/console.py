@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+# Environment variable; any value shows what the libraries say.
+VERBOSE = "TWINSPIRE_VERBOSE"
 
 
 def console() -> Console:
@@ -45,6 +52,40 @@ def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], N
     with Progress(*shown, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)
+
+
+def quiet_libraries() -> None:
+    """Keeps what libraries log and warn about to themselves; call it before they are imported. Errors still show."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    # The root logger is the one that Beam itself warns through.
+    for name in (None, "absl", "apache_beam", "feast", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Holds back what is written to standard error, by C++ too, and shows it only if the block raises."""
+    if os.environ.get(VERBOSE):
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            chatter.seek(0)
+            os.write(kept, chatter.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextmanager

@@ -38,9 +38,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: The file or an override cannot be read, or a key or value is not valid.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; pass --config with one of the files in configs/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a text file: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
@@ -61,17 +63,35 @@ def dump(config: Config) -> str:
     return text
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Reads YAML and refuses a key that is given twice, of which only the last would count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
-    if not separator or not key:
+    if not separator or not all(key.split(".")):
         raise ConfigError(f"--set {override!r}: expected key=value, such as training.epochs=3")
     *parents, last = key.split(".")
     node = raw
     for parent in parents:
-        node = node.setdefault(parent, {})
+        # A section that is named and left empty is null.
+        node[parent] = {} if node.get(parent) is None else node[parent]
+        node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not a section")
-    node[last] = yaml.safe_load(value)
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None
 
 
 def _explain(issue: Mapping[str, Any]) -> str:
@@ -79,10 +99,23 @@ def _explain(issue: Mapping[str, Any]) -> str:
     # Pydantic names the kind of source that it tried as if it were a key.
     where = ".".join(part for part in location if part not in SOURCES)
     if issue["type"] != "extra_forbidden":
-        return f"{where or 'configuration'}: {issue['msg']} (found {issue['input']!r})"
+        return _explain_value(where, issue)
     valid = sorted(_keys_at(location[:-1]))
     near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)
     return f"unknown key {where!r}; did you mean {near[0]!r}? Valid here: {', '.join(valid)}"
+
+
+def _explain_value(where: str, issue: Mapping[str, Any]) -> str:
+    message = issue["msg"].removeprefix("Value error, ")
+    match issue["type"]:
+        case "model_type" | "model_attributes_type":
+            message = f"expected a section with keys, such as {', '.join(_keys_at(list(issue['loc']))[:3])}"
+        case "tuple_type":
+            message = "expected a list"
+        case "union_tag_not_found":
+            message = f"expected a key `kind` with one of: {', '.join(SOURCES)}"
+    found = "" if isinstance(issue["input"], dict) else f" (found {issue['input']!r})"
+    return f"{where}: {message}{found}" if where else message
 
 
 def _keys_at(location: Sequence[str]) -> list[str]:

@@ -75,5 +75,15 @@ class RunPaths:
 
     @property
     def steps(self) -> Path:
-        """Records of finished steps."""
+        """Records of the day's finished steps, and the resolved configuration of its latest run."""
         return self.root / "steps" / str(self.as_of)
+
+    @property
+    def shared_steps(self) -> Path:
+        """Records of finished steps whose outputs all days share."""
+        return self.root / "steps"
+
+    @property
+    def online_day(self) -> Path:
+        """The day whose features the online store holds, as text; missing while it is being filled."""
+        return self.features / "online_day.txt"

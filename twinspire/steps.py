@@ -43,12 +43,16 @@ class Step:
         digest: Hash over everything that goes into it.
         outputs: What must be there for it to count as done.
         action: Does it; returns the one line of outcome.
+        records: Folder of its record: of the day, or of all days where the outputs are those of all days.
+        stands: Whether what all days share (the published bundle, the online store) is still as this step left it.
     """
 
     name: str
     digest: str
     outputs: tuple[Path, ...]
     action: Callable[[], str]
+    records: Path
+    stands: Callable[[], bool] = lambda: True
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
@@ -56,25 +60,27 @@ def digest_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def finished(step: Step, records: Path) -> StepRecord | None:
+def finished(step: Step) -> StepRecord | None:
     """The record of a step that needs not be done again; None if it must be."""
-    path = records / f"{step.name}.json"
-    if not path.exists() or not all(output.exists() for output in step.outputs):
+    try:
+        record = StepRecord(**json.loads((step.records / f"{step.name}.json").read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        # No record, or not one of ours: doing the step again is always right.
         return None
-    record = StepRecord(**json.loads(path.read_text()))
-    return record if record.digest == step.digest else None
+    done = record.digest == step.digest and all(output.exists() for output in step.outputs) and step.stands()
+    return record if done else None
 
 
-def run_step(step: Step, records: Path) -> StepRecord:
+def run_step(step: Step) -> StepRecord:
     """Does a step and records it; a step that fails leaves no record."""
-    path = records / f"{step.name}.json"
+    path = step.records / f"{step.name}.json"
     path.unlink(missing_ok=True)
     started = time.perf_counter()
     outcome = step.action()
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     record = StepRecord(step.name, step.digest, outcome, seconds, peak)
-    records.mkdir(parents=True, exist_ok=True)
+    step.records.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(asdict(record), indent=2))
     os.replace(temporary, path)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -129,12 +130,32 @@ def test_the_same_report_gives_the_same_files(report: Report, tmp_path: Path) ->
 
 
 def test_the_table_shows_arms_and_layers(report: Report) -> None:
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=100)
     print_report(report, console)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "the 3 days after it, read once" in text
-    for expected in ("<b>$x$ & co", "baseline", "recall@3 over poor", "+.7500 [", "1.0000 [1.0000, 1.0000]"):
+    for expected in ("<b>$x$ & co", "baseline", "over poor", "+.7500\n", "[1.0000, 1.0000]"):
+        assert expected in text.replace(" \n", "\n")
+
+
+def test_the_table_of_usual_figures_fits_100_columns(report: Report) -> None:
+    usual = Interval(-0.1234, -0.2345, -0.1111, 9)
+    arm = replace(
+        report.tasks[0].arms[1],
+        name="popularity, 28 days",
+        layer="baseline",
+        metrics={name: usual for name in ("recall@10", "recall@50", "recall@100", "ndcg@100", "mrr")},
+        differences={"recall@100": usual},
+        coverage={100: 1.0},
+    )
+    task = replace(report.tasks[0], arms=(arm,), reference="EASE")
+    console = Console(file=io.StringIO(), width=100)
+    print_report(replace(report, ks=(10, 50, 100), tasks=(task,)), console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    for expected in ("popularity, 28 days", "recall", "[-.2345, -.1111]", "100.00%", "over EASE"):
         assert expected in text
 
 

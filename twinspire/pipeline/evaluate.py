@@ -31,6 +31,7 @@ from twinspire.pipeline.serve import retrievers_of
 from twinspire.steps import fresh_folder
 
 TABLE_FILE = "table.txt"
+TABLE_WIDTH = 100
 POPULARITY_DAYS = 28
 USER_BLOCK = 256
 NEW_ONLY: dict[Task, bool] = {ALL_PURCHASES: False, NEW_TO_THE_USER: True}
@@ -42,7 +43,7 @@ def evaluate(config: Config, paths: RunPaths) -> str:
     with fresh_folder(paths.report) as folder:
         write_report(report, folder)
         with (folder / TABLE_FILE).open("w", encoding="utf-8") as file:
-            print_report(report, Console(file=file, width=120))
+            print_report(report, Console(file=file, width=TABLE_WIDTH))
     found = f"{report.num_users:,} users on the {report.window_days} days from {config.as_of} on"
     return f"{found}: {paths.report / 'report.html'}"
 

@@ -48,8 +48,10 @@ def make_features(config: Config, paths: RunPaths) -> str:
     for moment in (validation, as_of):
         _write_catalogue(store, paths, moment)
     look_back = dt.timedelta(days=config.features.user_refresh_days + 1)
+    paths.online_day.unlink(missing_ok=True)
     with without_chatter():
         store.materialize(midnight(as_of) - look_back, midnight(as_of))
+    paths.online_day.write_text(str(as_of))
     return (
         f"{written} days of snapshots; {joined:,} examples joined for {days} new days, none lost, none with a younger "
         f"feature; {config.features.online_store} holds the users at {as_of}"
@@ -82,6 +84,8 @@ def _write_snapshots(config: Config, paths: RunPaths, *, first: dt.date) -> int:
             "dataset": config.dataset.model_dump(mode="json"),
             "history": config.features.history_length,
             "refresh": [config.features.user_refresh_days, config.features.item_refresh_days],
+            # The uniform negatives of a partition are drawn with it.
+            "seed": config.seed,
         }
     )
     state = json.loads(state_path.read_text()) if state_path.exists() else {}
@@ -91,6 +95,7 @@ def _write_snapshots(config: Config, paths: RunPaths, *, first: dt.date) -> int:
         shutil.rmtree(paths.features, ignore_errors=True)
         state = {"digest": digest, "first": str(first), "end": str(first - dt.timedelta(days=1))}
     end = dt.date.fromisoformat(state["end"])
+    _drop_unrecorded(paths.snapshots, end)
     missing = day_range(end + dt.timedelta(days=1), config.as_of + dt.timedelta(days=1))
     if not missing and paths.pairs.exists():
         return 0
@@ -101,6 +106,14 @@ def _write_snapshots(config: Config, paths: RunPaths, *, first: dt.date) -> int:
     state["end"] = max(state["end"], str(config.as_of))
     state_path.write_text(json.dumps(state, indent=2))
     return len(missing)
+
+
+def _drop_unrecorded(snapshots_folder: Path, end: dt.date) -> None:
+    """Removes rows that a run left before it was killed: the next one computes their days again."""
+    for tower in TOWERS:
+        for file in (snapshots_folder / tower).glob("*.parquet"):
+            if file.stem > str(end):
+                file.unlink()
 
 
 def _run_snapshots(

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from twinspire.config import Config
+from twinspire.console import held_back
 from twinspire.paths import RunPaths
 from twinspire.steps import Step, digest_of
 
@@ -50,12 +51,23 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
         "bundle": (paths.bundles / "current",),
         "evaluate": (paths.report / "report.json",),
     }
+    # What another day's run may have moved on.
+    stands = {"features": lambda: _online_store_holds(paths), "bundle": lambda: _is_published(paths)}
     steps: list[Step] = []
     before = code_version
     for name in STEP_NAMES:
         before = digest_of({"before": before, "reads": [_plain(value) for value in reads[name]]})
-        steps.append(Step(name, before, outputs[name], actions[name]))
+        records = paths.shared_steps if name == "ingest" else paths.steps
+        steps.append(Step(name, before, outputs[name], actions[name], records, stands.get(name, lambda: True)))
     return steps
+
+
+def _online_store_holds(paths: RunPaths) -> bool:
+    return paths.online_day.exists() and paths.online_day.read_text() == str(paths.as_of)
+
+
+def _is_published(paths: RunPaths) -> bool:
+    return (paths.bundles / "current").resolve().name.startswith(f"{paths.as_of}-")
 
 
 def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Callable[[], str]]:
@@ -70,7 +82,13 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Cal
         return make_features(config, paths)
 
     def train() -> str:
-        from twinspire.pipeline.train import train
+        # TensorFlow writes about the machine when it is imported and when it first looks for a GPU, at any log level.
+        with held_back():
+            import tensorflow as tf
+
+            from twinspire.pipeline.train import train
+
+            tf.config.list_physical_devices()
 
         return train(config, paths)
 

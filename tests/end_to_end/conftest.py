@@ -1,0 +1,203 @@
+"""A small shop whose structure is known, and what `twinspire run` makes of it on two days."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+Ran = subprocess.CompletedProcess[str]
+
+NUM_USERS, NUM_ITEMS, NUM_DAYS = 60, 120, 40
+FIRST_DAY = dt.date(2024, 1, 1)
+DAY = FIRST_DAY + dt.timedelta(days=NUM_DAYS - 6)
+NEXT_DAY = DAY + dt.timedelta(days=1)
+NOW = "2024-03-01"
+
+CONFIG = """
+name: corner_shop
+as_of: {day}
+
+dataset:
+  user_columns:
+    country: categorical
+    age: numeric
+    about: text
+  item_columns:
+    category: categorical
+    brand: [categorical, text]
+    description: text
+    list_price: numeric
+  item_category: category
+  value_meaning: price paid, euros
+
+ingest:
+  source:
+    kind: tables
+    timestamp_unit: ms
+    events:
+      path: {data}/orders
+      columns: {{user_id: customer, item_id: article, timestamp: ordered_at, value: amount}}
+    users:
+      path: {data}/customers.csv
+      delimiter: ";"
+      columns: {{user_id: customer}}
+    items:
+      path: {data}/articles.parquet
+      columns: {{item_id: article, item_name: title, category: product_group}}
+
+features: {{history_length: 20, example_days: 20, join_days: 10}}
+towers: {{embedding_dim: 8, factor_dim: 4, text_length: 8, text_buckets: 64}}
+training: {{epochs: 2, batch_size: 64, num_uniform: 16, example_days: 20}}
+index: {{ef_search: 60, num_queries: 50}}
+serving: {{max_fetch: 100, fusion_depth: 60}}
+evaluation: {{window_days: 5, ks: [5, 20], bootstrap_samples: 100}}
+beam: {{shards: 2}}
+"""
+
+
+def taste_of(row: int) -> int:
+    """Users and items alternate between two tastes: 0 buys fruit, 1 buys tools."""
+    return row % 2
+
+
+def write_shop(folder: Path) -> Path:
+    """Writes the tables of the shop and its configuration; returns the path of the latter.
+
+    Nearly all purchases are of the user's own taste. Item 119 has no name, one order has no customer.
+    """
+    rng = np.random.default_rng(7)
+    (folder / "orders").mkdir(parents=True)
+    own = [np.arange(taste, NUM_ITEMS, 2) for taste in (0, 1)]
+    popularity = 1 / np.arange(1, NUM_ITEMS // 2 + 1) ** 0.7
+    popularity /= popularity.sum()
+    midnight = pd.Timestamp(FIRST_DAY, tz="UTC").value // 1_000_000
+    orders = []
+    for day in range(NUM_DAYS):
+        for user in range(NUM_USERS):
+            for _ in range(rng.binomial(2, 0.35)):
+                taste = taste_of(user) if rng.random() < 0.97 else 1 - taste_of(user)
+                item = rng.choice(own[taste], p=popularity)
+                moment = midnight + day * 86_400_000 + int(rng.integers(86_400_000))
+                orders.append((f"c{user:02}", f"a{item:03}", moment, round(2 + item % 7 + rng.random(), 2)))
+    frame = pd.DataFrame(orders, columns=["customer", "article", "ordered_at", "amount"])
+    frame.loc[5, "customer"] = None
+    half = len(frame) // 2
+    frame[:half].to_csv(folder / "orders" / "january.csv", index=False)
+    frame[half:].to_csv(folder / "orders" / "february.csv", index=False)
+    pd.DataFrame(
+        {
+            "customer": [f"c{user:02}" for user in range(NUM_USERS)],
+            "country": rng.choice(["NL", "DE", "FR"], NUM_USERS),
+            "age": rng.integers(18, 80, NUM_USERS),
+            "about": ["likes apples" if taste_of(user) == 0 else "likes hammers" for user in range(NUM_USERS)],
+        }
+    ).to_csv(folder / "customers.csv", sep=";", index=False)
+    kinds = np.array(["fruit", "tool"])
+    pd.DataFrame(
+        {
+            "article": [f"a{item:03}" for item in range(NUM_ITEMS)],
+            "title": [f"{kinds[taste_of(item)]} number {item}" for item in range(NUM_ITEMS - 1)] + [None],
+            "product_group": [kinds[taste_of(item)] for item in range(NUM_ITEMS)],
+            "brand": [f"maker {item % 5}" for item in range(NUM_ITEMS)],
+            "description": [f"a fine {kinds[taste_of(item)]}" for item in range(NUM_ITEMS)],
+            "list_price": [3.0 + item % 7 for item in range(NUM_ITEMS)],
+        }
+    ).to_parquet(folder / "articles.parquet")
+    config = folder / "shop.yaml"
+    config.write_text(CONFIG.format(day=DAY, data=folder))
+    return config
+
+
+def twinspire(*arguments: object, cwd: Path | None = None) -> Ran:
+    """Runs the command as a user does."""
+    command = [sys.executable, "-m", "twinspire", *map(str, arguments)]
+    # A program must not depend on what the test process was told.
+    told = ("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND")
+    environment = {name: value for name, value in os.environ.items() if name not in told}
+    return subprocess.run(command, cwd=cwd, env=environment, check=False, capture_output=True, text=True)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A shop and its runs.
+
+    Attributes:
+        config: The YAML file.
+        runs: Folder of the runs.
+        ran: What the run of a day printed.
+        day, next_day: The day in the file and the one after it.
+    """
+
+    config: Path
+    runs: Path
+    ran: Ran
+    day: dt.date = DAY
+    next_day: dt.date = NEXT_DAY
+
+    @property
+    def root(self) -> Path:
+        """Folder of this dataset's runs."""
+        return self.runs / "corner_shop"
+
+    def do(self, command: str, *flags: object) -> Ran:
+        """Runs a command on this shop."""
+        return twinspire(*self.command(command, *flags))
+
+    def command(self, command: str, *flags: object) -> list[str]:
+        """The arguments of a command on this shop."""
+        return [command, "--config", str(self.config), "--runs", str(self.runs), *map(str, flags)]
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """Two programs at a time: waiting for one, the other is at work."""
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def shop_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shop's tables, written once."""
+    return write_shop(tmp_path_factory.mktemp("shop"))
+
+
+@dataclass(frozen=True)
+class Started:
+    """Programs under way."""
+
+    first_day: Future[Ran]
+    elsewhere: Future[Ran]
+    runs: Path
+    runs_elsewhere: Path
+
+
+@pytest.fixture(scope="session")
+def started(workers: ThreadPoolExecutor, shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Started:
+    """Starts the run of the first day in two folders."""
+    folders = [tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("elsewhere")]
+    ran = [
+        workers.submit(twinspire, "run", "--config", shop_config, "--runs", folder, "--now", NOW) for folder in folders
+    ]
+    return Started(*ran, *folders)
+
+
+@pytest.fixture(scope="session")
+def first_day(started: Started, shop_config: Path) -> Shop:
+    """The shop after the run of `DAY`."""
+    return Shop(shop_config, started.runs, started.first_day.result())
+
+
+@pytest.fixture(scope="session")
+def elsewhere(started: Started, shop_config: Path) -> Shop:
+    """The same in another folder."""
+    return Shop(shop_config, started.runs_elsewhere, started.elsewhere.result())

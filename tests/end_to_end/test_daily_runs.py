@@ -302,16 +302,6 @@ def test_a_corrupted_bundle_is_refused_in_one_line(copied: Any) -> None:
     assert "copy the bundle again" in ran.stderr
 
 
-def test_an_online_store_that_cannot_be_reached_is_no_defect(copied: Any) -> None:
-    settings = copied.root / "features" / "feast" / "settings.json"
-    plain = json.loads(settings.read_text())
-    settings.write_text(json.dumps({**plain, "online_store": "redis", "redis_connection": "127.0.0.1:1"}))
-    ran = copied.do("recommend", "--user", "c00")
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.startswith("error: ")
-    assert "Traceback" not in ran.stderr
-
-
 def test_going_back_a_day_publishes_it_again_and_fills_the_online_store(two_days: TwoDays, elsewhere: Any) -> None:
     # As a run of the next day leaves it. The other folder, so that the tests above do not depend on their order.
     online_day, pointer = elsewhere.root / "features" / "online_day.txt", elsewhere.root / "bundles" / "current"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -22,7 +23,7 @@ from beam_jobs import item_snapshots, user_snapshots
 from beam_jobs.user_snapshots import Events, Ints
 from features import columns
 from features.days import number_of
-from features.schema import ENTITY_KEY, Schema, Tower
+from features.schema import ENTITY_KEY, TOWERS, Schema, Tower
 from features.storage import MOMENT, PAIRS_SCHEMA, snapshot_schema
 
 
@@ -58,9 +59,17 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
     tower: Tower
 
     def __init__(
-        self, table: str, schema: Schema, *, num_shards: int, days: tuple[int, int], refresh_days: int
+        self,
+        table: str,
+        schema: Schema,
+        *,
+        known: str | None,
+        num_shards: int,
+        days: tuple[int, int],
+        refresh_days: int,
     ) -> None:
         self._path = table
+        self._known_path = known
         self._schema = schema
         self._num_shards = num_shards
         self._days = days
@@ -70,6 +79,8 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
         """Loads the side's table, once a worker."""
         self._table = pq.read_table(self._path)
         self._shard_of = stable_number(self._table.column(ENTITY_KEY[self.tower]).to_pylist()) % self._num_shards
+        known = [] if self._known_path is None else pq.read_table(self._known_path).column(0).to_pylist()
+        self._known = pd.Index(known, dtype=object)
 
     def _members(self, shard: int) -> tuple[pa.Table, pd.Index, Ints]:
         """The shard's rows of the table, their ids and their refresh numbers."""
@@ -77,6 +88,11 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
         ids = pd.Index(members.column(ENTITY_KEY[self.tower]).to_pylist(), dtype=object)
         # Not a matter of shards: their number may change from one day to the next, the turns must go on.
         return members, ids, stable_number(ids)
+
+    def _newcomers(self, rows: pa.Table) -> pa.Table:
+        """Rows of the first midnight that nobody has written yet: of those who were not known before."""
+        ids = pd.Index(rows.column(ENTITY_KEY[self.tower]).to_pylist(), dtype=object)
+        return rows.filter(pa.array(~ids.isin(self._known)))
 
     def _arrow(self, members: pa.Table, position: Ints, moment: int, statistics: list[pa.Array]) -> pa.Table:
         schema = snapshot_schema(self._schema, self.tower)
@@ -100,11 +116,10 @@ class UserShard(_SnapshotShard):
 
     tower: Tower = "user"
 
-    def __init__(self, table: str, schema: Schema, *, history_length: int, write_first: bool, **shared: object) -> None:
-        """Takes what the shards share, the history length and whether the first midnight is written."""
+    def __init__(self, table: str, schema: Schema, *, history_length: int, **shared: object) -> None:
+        """Takes what the shards share and the history length."""
         super().__init__(table, schema, **shared)  # type: ignore[arg-type]
         self._history_length = history_length
-        self._write_first = write_first
 
     def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[object]:
         """Computes one shard."""
@@ -126,10 +141,9 @@ class UserShard(_SnapshotShard):
         )
         tables = []
         for number, rows in enumerate(rows_of_days):
-            if number or self._write_first:
-                tables.append(self._arrow(members, rows.user, rows.moment, _user_statistics(rows, item_ids)))
-        if tables:
-            yield pa.concat_tables(tables)
+            written = self._arrow(members, rows.user, rows.moment, _user_statistics(rows, item_ids))
+            tables.append(written if number else self._newcomers(written))
+        yield pa.concat_tables(tables)
 
     def _meetings(self, table: pa.Table, nth: Ints) -> Iterator[object]:
         first = pa.array((nth == 1).astype(np.int64))
@@ -142,11 +156,6 @@ class ItemShard(_SnapshotShard):
     """(shard, events with their `first` mark) -> snapshot rows."""
 
     tower: Tower = "item"
-
-    def __init__(self, table: str, schema: Schema, *, write_first: bool, **shared: object) -> None:
-        """Takes what the shards share and whether the first midnight is written."""
-        super().__init__(table, schema, **shared)  # type: ignore[arg-type]
-        self._write_first = write_first
 
     def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[pa.Table]:
         """Computes one shard."""
@@ -165,33 +174,35 @@ class ItemShard(_SnapshotShard):
             refresh_days=self._refresh_days,
         )
         for number, rows in enumerate(rows_of_days):
-            if number or self._write_first:
-                statistics = [rows.num_events, rows.num_buyers, rows.price]
-                statistics += [rows.fast_rate, rows.slow_rate, rows.fast_new_rate, rows.slow_new_rate]
-                yield self._arrow(members, rows.item, rows.moment, [pa.array(values) for values in statistics])
+            statistics = [rows.num_events, rows.num_buyers, rows.price]
+            statistics += [rows.fast_rate, rows.slow_rate, rows.fast_new_rate, rows.slow_new_rate]
+            written = self._arrow(members, rows.item, rows.moment, [pa.array(values) for values in statistics])
+            yield written if number else self._newcomers(written)
 
 
 class DailySnapshots(beam.PTransform):  # type: ignore[misc]
     """Paths of event files -> {"user", "item", "pairs"}: collections of Arrow tables.
 
-    Every midnight from the start of `days[0]` to the start of `days[1]` is computed from all events before it; the
-    first one is written only with `write_first` (it has a row for everybody: the base that later days build on).
+    Every midnight from the start of `days[0]` to the start of `days[1]` is computed from all events before it. Of the
+    first one, only the rows of those who are not `known` yet are written: with nobody known that is everybody, the base
+    that later days build on.
     """
 
     def __init__(
         self, tables: Path, schema: Schema, *, days: tuple[dt.date, dt.date], num_shards: int, history_length: int,
-        user_refresh_days: int, item_refresh_days: int, write_first: bool,
+        user_refresh_days: int, item_refresh_days: int, known: Path | None,
     ) -> None:  # fmt: skip
-        """Takes the folder of the canonical tables and what the shards need."""
+        """Takes the folder of the canonical tables, what the shards need, and the folder of those who have rows."""
         super().__init__()
-        shared = {"num_shards": num_shards, "days": (number_of(days[0]), number_of(days[1]))}
+        shared: dict[str, Any] = {"num_shards": num_shards, "days": (number_of(days[0]), number_of(days[1]))}
         self._num_shards = num_shards
+        known_users, known_items = (None if known is None else str(known / f"{side}s.parquet") for side in TOWERS)
         self._users = UserShard(
-            str(tables / "users.parquet"), schema, history_length=history_length, write_first=write_first,
+            str(tables / "users.parquet"), schema, history_length=history_length, known=known_users,
             refresh_days=user_refresh_days, **shared,
         )  # fmt: skip
         self._items = ItemShard(
-            str(tables / "items.parquet"), schema, write_first=write_first, refresh_days=item_refresh_days, **shared
+            str(tables / "items.parquet"), schema, known=known_items, refresh_days=item_refresh_days, **shared
         )
 
     def expand(self, paths: beam.PCollection) -> dict[str, beam.PCollection]:

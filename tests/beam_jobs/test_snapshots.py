@@ -47,7 +47,7 @@ def tables(write_tables: Callable[..., Path], events: list[Event], tmp_path_fact
 
 @pytest.fixture(scope="module")
 def transform(schema: Schema) -> Callable[..., DailySnapshots]:
-    def make(tables: Path, first: int, end: int, *, num_shards: int = 2, write_first: bool = True) -> DailySnapshots:
+    def make(tables: Path, first: int, end: int, *, num_shards: int = 2, known: Path | None = None) -> DailySnapshots:
         return DailySnapshots(
             tables,
             schema,
@@ -56,7 +56,7 @@ def transform(schema: Schema) -> Callable[..., DailySnapshots]:
             history_length=3,
             user_refresh_days=REFRESH_DAYS["user"],
             item_refresh_days=REFRESH_DAYS["item"],
-            write_first=write_first,
+            known=known,
         )
 
     return make
@@ -175,10 +175,26 @@ def test_adding_days_later_gives_the_rows_of_one_run(
 ) -> None:
     early = snapshots(tables, tmp_path / "early", 0, 2)
     # Tomorrow's run may have more workers than today's.
-    late = snapshots(tables, tmp_path / "late", 2, NUM_DAYS, write_first=False, num_shards=5)
+    late = snapshots(tables, tmp_path / "late", 2, NUM_DAYS, known=tables, num_shards=5)
     for tower in ("user", "item"):
         assert early[tower] + late[tower] == everything[tower]
     assert late["pairs"] == everything["pairs"]
+
+
+def test_of_the_first_midnight_only_newcomers_get_a_row(
+    everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
+) -> None:
+    known = tmp_path / "known"
+    known.mkdir()
+    for tower in ("user", "item"):
+        pq.write_table(pq.read_table(tables / f"{tower}s.parquet").slice(2), known / f"{tower}s.parquet")
+    made = snapshots(tables, tmp_path / "made", 0, 2, known=known)
+    for tower in ("user", "item"):
+        newcomers = pq.read_table(tables / f"{tower}s.parquet").column(0).to_pylist()[:2]
+        first = [row[f"{tower}_id"] for row in made[tower] if row["event_timestamp"] == midnight(0)]
+        assert sorted(first) == sorted(newcomers)
+        early = [row for row in everything[tower] if midnight(0) < row["event_timestamp"] <= midnight(2)]
+        assert [row for row in made[tower] if row["event_timestamp"] > midnight(0)] == early
 
 
 def test_a_later_start_has_a_first_midnight_with_everybody_and_the_same_rows_after_it(

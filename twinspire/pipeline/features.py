@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,7 @@ from features.tables import event_days, read_events
 from twinspire.config import BeamConfig, Config
 from twinspire.console import progress, without_chatter
 from twinspire.paths import RunPaths
-from twinspire.steps import digest_of, fresh_folder
+from twinspire.steps import fresh_folder
 
 # Rows of a block of the catalogue: what one element of the embedding job reads.
 CATALOGUE_BLOCK_ROWS = 8192
@@ -78,22 +80,12 @@ def beam_options(config: BeamConfig) -> PipelineOptions:
 def _write_snapshots(config: Config, paths: RunPaths, *, first: dt.date) -> int:
     """Runs the snapshot job for the midnights that are missing; returns how many."""
     state_path = paths.snapshots / "state.json"
-    digest = digest_of(
-        {
-            "tables": (paths.tables / "manifest.json").read_text(),
-            "dataset": config.dataset.model_dump(mode="json"),
-            "history": config.features.history_length,
-            "refresh": [config.features.user_refresh_days, config.features.item_refresh_days],
-            # The uniform negatives of a partition are drawn with it.
-            "seed": config.seed,
-        }
-    )
     state = json.loads(state_path.read_text()) if state_path.exists() else {}
-    usable = state.get("digest") == digest and state["first"] <= str(first) and paths.pairs.parent.exists()
+    usable = _still_holds(state, config, paths, first)
     if not usable:
         # Snapshots of other data or another schema must never be joined: start over.
         shutil.rmtree(paths.features, ignore_errors=True)
-        state = {"digest": digest, "first": str(first), "end": str(first - dt.timedelta(days=1))}
+        state = {"first": str(first), "end": str(first - dt.timedelta(days=1))}
     end = dt.date.fromisoformat(state["end"])
     _drop_unrecorded(paths.snapshots, end)
     missing = day_range(end + dt.timedelta(days=1), config.as_of + dt.timedelta(days=1))
@@ -102,10 +94,50 @@ def _write_snapshots(config: Config, paths: RunPaths, *, first: dt.date) -> int:
     start = max(first, end) if missing else config.as_of
     # A cut before the newest one needs no rows, only the pairs that had met by then.
     parts = ("user", "item", "pairs") if missing else ("pairs",)
-    _run_snapshots(config, paths, days=(start, config.as_of), write_first=not usable, parts=parts)
-    state["end"] = max(state["end"], str(config.as_of))
+    known = paths.snapshots / "known" / str(end) if usable else None
+    _run_snapshots(config, paths, days=(start, config.as_of), known=known, parts=parts)
+    newest = max(end, config.as_of)
+    if missing:
+        _write_known(paths, newest)
+    state |= {"end": str(newest), "settings": _settings(config), "days": _day_digests(paths, newest)}
     state_path.write_text(json.dumps(state, indent=2))
     return len(missing)
+
+
+def _still_holds(state: dict[str, Any], config: Config, paths: RunPaths, first: dt.date) -> bool:
+    """Whether the snapshots there are of the same settings and the same past; the future may have grown."""
+    if not state or state["first"] > str(first) or state["settings"] != _settings(config):
+        return False
+    return bool(state["days"] == _day_digests(paths, dt.date.fromisoformat(state["end"])))
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    return {
+        "dataset": config.dataset.model_dump(mode="json"),
+        "history": config.features.history_length,
+        "refresh": [config.features.user_refresh_days, config.features.item_refresh_days],
+        # The uniform negatives of a partition are drawn with it.
+        "seed": config.seed,
+    }
+
+
+def _day_digests(paths: RunPaths, end: dt.date) -> dict[str, str]:
+    """Hash of each day's events before a day: a late or changed event makes its day another one."""
+    found = {}
+    for day in event_days(paths.tables):
+        if day < end:
+            content = (paths.tables / "events" / f"{day}.parquet").read_bytes()
+            found[str(day)] = hashlib.sha256(content).hexdigest()[:16]
+    return found
+
+
+def _write_known(paths: RunPaths, end: dt.date) -> None:
+    """Keeps the ids that have rows: whoever appears later gets one at once, not at the next refresh."""
+    folder = paths.snapshots / "known" / str(end)
+    folder.mkdir(parents=True, exist_ok=True)
+    for tower in TOWERS:
+        ids = pa.table({ENTITY_KEY[tower]: pa.array(_ids(paths.tables, tower), pa.string())})
+        pq.write_table(ids, folder / f"{tower}s.parquet")
 
 
 def _drop_unrecorded(snapshots_folder: Path, end: dt.date) -> None:
@@ -117,7 +149,7 @@ def _drop_unrecorded(snapshots_folder: Path, end: dt.date) -> None:
 
 
 def _run_snapshots(
-    config: Config, paths: RunPaths, *, days: tuple[dt.date, dt.date], write_first: bool, parts: Sequence[str]
+    config: Config, paths: RunPaths, *, days: tuple[dt.date, dt.date], known: Path | None, parts: Sequence[str]
 ) -> None:
     transform = snapshots.DailySnapshots(
         paths.tables,
@@ -127,7 +159,7 @@ def _run_snapshots(
         history_length=config.features.history_length,
         user_refresh_days=config.features.user_refresh_days,
         item_refresh_days=config.features.item_refresh_days,
-        write_first=write_first,
+        known=known,
     )
     before = [day for day in event_days(paths.tables) if day < config.as_of]
     files = [str(paths.tables / "events" / f"{day}.parquet") for day in before]
@@ -173,7 +205,7 @@ def _of_days(events: pa.Table, days: Sequence[dt.date]) -> pa.Table:
 def _write_catalogue(store: Store, paths: RunPaths, moment: dt.date) -> None:
     """Features of everybody and everything at a midnight, in the order of the canonical tables."""
     target = paths.catalogue(moment)
-    if target.exists():
+    if target.exists() and all(_ids(target, tower).tolist() == _ids(paths.tables, tower).tolist() for tower in TOWERS):
         return
     with fresh_folder(target) as temporary:
         for tower in TOWERS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 
 from features.ingest import ingest, open_source
-
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths

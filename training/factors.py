@@ -49,7 +49,7 @@ def item_factors(
 
     Source: Cremonesi et al., RecSys 2010 (PureSVD). Departs from it: the lengths.
     """
-    matrix = sparse.csr_array(
+    matrix: sparse.csr_array = sparse.csr_array(
         (np.ones(len(user_rows), np.float32), (user_rows, item_rows)), shape=(num_user_rows, num_item_rows)
     )
     matrix.sum_duplicates()

@@ -195,7 +195,7 @@ def _look(
 ) -> Callable[[TwoTower], EpochMetrics]:
     """What is measured after an epoch: exact top lists of everybody at the phase's moment."""
     users, items = catalogue_inputs(encoder, paths.catalogue(phase.moment))
-    seen = sparse.csr_array(
+    seen: sparse.csr_array = sparse.csr_array(
         (np.ones(len(known.items), np.float32), known.items - 1, known.starts[1:]),
         shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
     )

@@ -227,13 +227,16 @@ def _save_config(config: Config, paths: RunPaths) -> None:
 def _do(step: Step, *, force: bool) -> None:
     from rich.markup import escape
 
-    from twinspire.console import console
+    from twinspire.console import VERBOSE, console, quiet_libraries
     from twinspire.steps import finished, run_step
 
     done = None if force else finished(step)
     if done is not None:
         console().print(f"[dim]{step.name:<9}[/] unchanged: {escape(done.outcome)}")
         return
+    if not os.environ.get(VERBOSE):
+        # Feast lets deprecation warnings through again when it is imported: the next step starts quiet.
+        quiet_libraries()
     record = run_step(step)
     console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")
 

@@ -85,6 +85,10 @@ bench: ## list the benchmarks
 		printf '  %s %-40s %s\n' $(BIN)/python "$$script" "$$(sed -n '1s/^"""//p' "$$script" | sed 's/"""$$//')"
 	done
 
+.PHONY: benchmark-training
+benchmark-training: $(DEVELOPMENT) ## measure training speed, into docs/training_speed.md (ARGS="--repeats 5")
+	@$(BIN)/python benchmarks/training_speed $(ARGS)
+
 .PHONY: lock
 lock: $(UV) ## resolve requirements.lock again, keeping what still fits (ARGS=--upgrade for the newest)
 	@$(UV) pip compile setup.py --all-extras --universal --python-version 3.11 --python $(BIN)/python \

@@ -13,24 +13,22 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.parquetio import WriteToParquetBatched
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import item_snapshots, user_snapshots
+from beam_jobs.snapshot_columns import ValueMeetings, item_columns, pairs_table, share_columns, user_columns
 from beam_jobs.user_snapshots import Events, Ints
 from features import columns
 from features.days import number_of
+from features.ids import stable_number
 from features.schema import ENTITY_KEY, TOWERS, Schema, Tower
 from features.storage import MOMENT, PAIRS_SCHEMA, snapshot_schema
-
-
-def stable_number(ids: Iterable[str]) -> Ints:
-    """A number for each id that is the same in every process and on every day: [n] int64, not negative."""
-    hashed = pd.util.hash_array(np.asarray(list(ids), dtype=object), categorize=False)
-    return (hashed >> np.uint64(1)).astype(np.int64)
 
 
 def split_by_shard(batch: pa.Table, key: str, num_shards: int) -> Iterator[tuple[int, pa.Table]]:
@@ -112,26 +110,34 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
 
 
 class UserShard(_SnapshotShard):
-    """(shard, events) -> snapshot rows; tagged `meetings`: (item shard, events); tagged `pairs`: pairs."""
+    """(shard, events) -> snapshot rows; tagged `meetings`: (item shard, events); tagged `pairs`: pairs.
+
+    An item shard does not know users: a first meeting carries the user's values of the columns that items count.
+    """
 
     tower: Tower = "user"
 
-    def __init__(self, table: str, schema: Schema, *, history_length: int, **shared: object) -> None:
-        """Takes what the shards share and the history length."""
+    def __init__(self, table: str, schema: Schema, *, items: str, history_length: int, **shared: object) -> None:
+        """Takes what the shards share, the table of all items and the history length."""
         super().__init__(table, schema, **shared)  # type: ignore[arg-type]
+        self._items_path = items
         self._history_length = history_length
 
     def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[object]:
         """Computes one shard."""
         shard, batches = element
         members, ids, refresh = self._members(shard)
-        table = _in_time_order(batches)
+        table = _in_time_order(batches, self._schema)
         item_code, item_ids = pd.factorize(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False), sort=True)
         events = _events(table, ids.get_indexer(table.column(columns.USER_ID).to_pylist()), item_code)
-        yield from self._meetings(table, user_snapshots.occurrence(events))
-        yield beam.pvalue.TaggedOutput("pairs", _pairs(events, ids, item_ids))
+        met = user_snapshots.pairs(events)
+        first = met.first_meeting()
+        yield from self._meetings(table, members, events.user, first)
+        yield beam.pvalue.TaggedOutput("pairs", pairs_table(met, ids.to_numpy(), item_ids))
+        shares = self._shares(item_ids, events, first)
         rows_of_days = user_snapshots.snapshots(
             events,
+            first,
             len(ids),
             first_day=self._days[0],
             end_day=self._days[1],
@@ -141,19 +147,31 @@ class UserShard(_SnapshotShard):
         )
         tables = []
         for number, rows in enumerate(rows_of_days):
-            written = self._arrow(members, rows.user, rows.moment, _user_statistics(rows, item_ids))
+            statistics = user_columns(rows, item_ids) + share_columns(shares, rows.moment, rows.user)
+            written = self._arrow(members, rows.user, rows.moment, statistics)
             tables.append(written if number else self._newcomers(written))
         yield pa.concat_tables(tables)
 
-    def _meetings(self, table: pa.Table, nth: Ints) -> Iterator[object]:
-        first = pa.array((nth == 1).astype(np.int64))
-        table = table.drop_columns([columns.USER_ID]).append_column("first", first)
+    def _meetings(self, table: pa.Table, members: pa.Table, user: Ints, first: Ints) -> Iterator[object]:
+        table = table.drop_columns([columns.USER_ID]).append_column("first", pa.array(first))
+        for field in self._schema.shares_of("item"):
+            values = members.column(field.column).take(pa.array(user))
+            table = table.append_column(field.values, _if_first(values, first))
         for part in split_by_shard(table, columns.ITEM_ID, self._num_shards):
             yield beam.pvalue.TaggedOutput("meetings", part)
 
+    def _shares(self, item_ids: npt.NDArray[np.object_], events: Events, first: Ints) -> list[ValueMeetings]:
+        counted = [field.column for field in self._schema.shares_of("user")]
+        if not counted:
+            return []
+        items = pq.read_table(self._items_path, columns=[columns.ITEM_ID, *counted])
+        row = pc.index_in(pa.array(item_ids, pa.string()), value_set=items.column(columns.ITEM_ID))
+        met = items.take(row.take(pa.array(events.item)))
+        return [ValueMeetings.of(_if_first(met.column(name), first), events.user, events.day) for name in counted]
+
 
 class ItemShard(_SnapshotShard):
-    """(shard, events with their `first` mark) -> snapshot rows."""
+    """(shard, events with their `first` mark and their users' values) -> snapshot rows."""
 
     tower: Tower = "item"
 
@@ -161,9 +179,13 @@ class ItemShard(_SnapshotShard):
         """Computes one shard."""
         shard, batches = element
         members, ids, refresh = self._members(shard)
-        table = _in_time_order(batches)
+        table = _in_time_order(batches, self._schema)
         item = ids.get_indexer(table.column(columns.ITEM_ID).to_pylist())
         events = _events(table, np.zeros(len(item), np.int64), item)
+        shares = [
+            ValueMeetings.of(table.column(field.values), events.item, events.day)
+            for field in self._schema.shares_of("item")
+        ]
         rows_of_days = item_snapshots.snapshots(
             events,
             table.column("first").to_numpy(),
@@ -174,9 +196,8 @@ class ItemShard(_SnapshotShard):
             refresh_days=self._refresh_days,
         )
         for number, rows in enumerate(rows_of_days):
-            statistics = [rows.num_events, rows.num_buyers, rows.price]
-            statistics += [rows.fast_rate, rows.slow_rate, rows.fast_new_rate, rows.slow_new_rate]
-            written = self._arrow(members, rows.item, rows.moment, [pa.array(values) for values in statistics])
+            statistics = item_columns(rows) + share_columns(shares, rows.moment, rows.item)
+            written = self._arrow(members, rows.item, rows.moment, statistics)
             yield written if number else self._newcomers(written)
 
 
@@ -198,8 +219,8 @@ class DailySnapshots(beam.PTransform):  # type: ignore[misc]
         self._num_shards = num_shards
         known_users, known_items = (None if known is None else str(known / f"{side}s.parquet") for side in TOWERS)
         self._users = UserShard(
-            str(tables / "users.parquet"), schema, history_length=history_length, known=known_users,
-            refresh_days=user_refresh_days, **shared,
+            str(tables / "users.parquet"), schema, items=str(tables / "items.parquet"), history_length=history_length,
+            known=known_users, refresh_days=user_refresh_days, **shared,
         )  # fmt: skip
         self._items = ItemShard(
             str(tables / "items.parquet"), schema, known=known_items, refresh_days=item_refresh_days, **shared
@@ -246,11 +267,17 @@ def _cast(array: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArr
     return (array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])).cast(kind)
 
 
-def _in_time_order(batches: Iterable[pa.Table | None]) -> pa.Table:
+def _if_first(values: pa.ChunkedArray, first: Ints) -> pa.ChunkedArray:
+    """Strings where a user meets an item for the first time, null elsewhere: each pair counts once."""
+    return pc.if_else(pa.array(first == 1), values.cast(pa.string()), pa.scalar(None, pa.string()))
+
+
+def _in_time_order(batches: Iterable[pa.Table | None], schema: Schema) -> pa.Table:
     """One table out of a shard's batches, ordered by all columns so that the order of arrival leaves no trace."""
     tables = [batch for batch in batches if batch is not None]
     if not tables:
-        kinds = [(name, pa.string()) for name in (columns.USER_ID, columns.ITEM_ID)]
+        names = [columns.USER_ID, columns.ITEM_ID, *(field.values for field in schema.shares_of("item"))]
+        kinds = [(name, pa.string()) for name in names]
         return pa.schema(
             [*kinds, (columns.TIMESTAMP, MOMENT), (columns.VALUE, pa.float64()), ("first", pa.int64())]
         ).empty_table()
@@ -263,22 +290,3 @@ def _events(table: pa.Table, user: Ints, item: Ints) -> Events:
     seconds = table.column(columns.TIMESTAMP).cast(pa.timestamp("s", tz="UTC"), safe=False).cast(pa.int64())
     value = np.nan_to_num(table.column(columns.VALUE).to_numpy())
     return Events(user.astype(np.int64), item.astype(np.int64), seconds.to_numpy(), value)
-
-
-def _pairs(events: Events, user_ids: pd.Index, item_ids: Ints) -> pa.Table:
-    met = user_snapshots.pairs(events)
-    ids = [pa.array(user_ids.to_numpy()[met.user], pa.string()), pa.array(item_ids[met.item], pa.string())]
-    numbers = [pa.array(values) for values in (met.num_events, met.first_seconds, met.last_seconds)]
-    return pa.table([*ids, *numbers], schema=PAIRS_SCHEMA)
-
-
-def _user_statistics(rows: user_snapshots.UserRows, item_ids: Ints) -> list[pa.Array]:
-    known = rows.history >= 0
-    offsets = pa.array(np.concatenate([[0], np.cumsum(known.sum(axis=1))]), pa.int32())
-    lists = [item_ids[rows.history[known]], rows.history_seconds[known]]
-    kinds = [pa.string(), pa.int64()]
-    numbers = [rows.num_events, rows.num_items, rows.num_days, rows.value, rows.last_seconds]
-    return [
-        *(pa.array(values) for values in numbers),
-        *(pa.ListArray.from_arrays(offsets, pa.array(values, kind)) for values, kind in zip(lists, kinds, strict=True)),
-    ]

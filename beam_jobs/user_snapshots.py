@@ -61,18 +61,6 @@ class UserRows:
     history_seconds: Ints
 
 
-def occurrence(events: Events) -> Ints:
-    """How often the user has met the item up to and including each event: [E] int64, 1 at the first meeting."""
-    order = np.lexsort((np.arange(len(events.user)), events.item, events.user))
-    new_pair = np.ones(len(order), dtype=bool)
-    new_pair[1:] = (np.diff(events.user[order]) != 0) | (np.diff(events.item[order]) != 0)
-    starts = np.flatnonzero(new_pair)
-    run = np.cumsum(new_pair) - 1
-    nth = np.empty(len(order), dtype=np.int64)
-    nth[order] = np.arange(len(order)) - starts[run] + 1
-    return nth
-
-
 @dataclass(frozen=True)
 class Pairs:
     """The users and items that have met, by user, then item.
@@ -80,27 +68,36 @@ class Pairs:
     Attributes:
         user, item: [P] int64.
         num_events: [P] int64.
+        first_event: [P] int64, which event is their first meeting.
         first_seconds, last_seconds: [P] int64, their first and latest event, Unix seconds.
     """
 
     user: Ints
     item: Ints
     num_events: Ints
+    first_event: Ints
     first_seconds: Ints
     last_seconds: Ints
+
+    def first_meeting(self) -> Ints:
+        """[E] int64, 1 where a user meets an item for the first time, else 0."""
+        mark = np.zeros(self.num_events.sum(), np.int64)
+        mark[self.first_event] = 1
+        return mark
 
 
 def pairs(events: Events) -> Pairs:
     """Every pair of a user and an item among the events."""
     order = np.lexsort((np.arange(len(events.user)), events.item, events.user))
     user, item, seconds = events.user[order], events.item[order], events.seconds[order]
-    first = np.flatnonzero(np.concatenate([[True], (np.diff(user) != 0) | (np.diff(item) != 0)])[: len(order)])
+    first = np.flatnonzero(begins_group(user, item))
     last = np.append(first[1:], len(order))[: len(first)] - 1
-    return Pairs(user[first], item[first], last - first + 1, seconds[first], seconds[last])
+    return Pairs(user[first], item[first], last - first + 1, order[first], seconds[first], seconds[last])
 
 
 def snapshots(
     events: Events,
+    first_meeting: Ints,
     num_users: int,
     *,
     first_day: int,
@@ -116,6 +113,7 @@ def snapshots(
 
     Args:
         events: All events before `end_day`, from the very first one on.
+        first_meeting: [E] int64, 1 where the user meets the item for the first time, else 0.
         num_users: U.
         first_day: Day number of the first midnight.
         end_day: Day number of the last midnight.
@@ -127,13 +125,12 @@ def snapshots(
         One `UserRows` per midnight, in time order.
     """
     state = _State.empty(num_users, history_length)
-    nth = occurrence(events)
     days = events.day
-    state.advance(events, nth, 0, int(np.searchsorted(days, first_day)))
+    state.advance(events, first_meeting, 0, int(np.searchsorted(days, first_day)))
     yield state.rows(np.arange(num_users), first_day)
     for day in range(first_day, end_day):
         begin, end = np.searchsorted(days, (day, day + 1))
-        state.advance(events, nth, int(begin), int(end))
+        state.advance(events, first_meeting, int(begin), int(end))
         due = (day + 1 + refresh) % refresh_days == 0
         due[events.user[begin:end]] = True
         yield state.rows(np.flatnonzero(due), day + 1)
@@ -157,13 +154,13 @@ class _State:
         histories = [np.full((num_users, history_length), -1, dtype=np.int64) for _ in range(2)]
         return cls(counts[0], counts[1], counts[2], np.zeros(num_users), counts[3], *histories)
 
-    def advance(self, events: Events, nth: Ints, begin: int, end: int) -> None:
+    def advance(self, events: Events, first_meeting: Ints, begin: int, end: int) -> None:
         """Takes in the events at positions begin..end."""
         if begin == end:
             return
         user = events.user[begin:end]
         np.add.at(self.num_events, user, 1)
-        np.add.at(self.num_items, user, nth[begin:end] == 1)
+        np.add.at(self.num_items, user, first_meeting[begin:end])
         np.add.at(self.value, user, events.value[begin:end])
         np.maximum.at(self.last_seconds, user, events.seconds[begin:end])
         owner_of_day = np.unique(np.stack([user, events.day[begin:end]]), axis=1)[0]
@@ -180,7 +177,7 @@ class _State:
         times = np.concatenate([seconds[::-1], self.history_seconds[active][old_owner, old_slot]])
         keep = _first_of_each_pair(owner, items)
         keep = keep[np.argsort(owner[keep], kind="stable")]
-        place = _place_within_group(owner[keep])
+        place = place_within_group(owner[keep])
         fits = place < self.history.shape[1]
         keep, place = keep[fits], place[fits]
         for target, values in ((self.history, items), (self.history_seconds, times)):
@@ -201,16 +198,21 @@ class _State:
         )
 
 
+def place_within_group(group: Ints) -> Ints:
+    """0, 1, 2, ... within each run of equal values of a sorted array: [n] int64."""
+    starts = np.flatnonzero(begins_group(group))
+    lengths = np.diff(np.append(starts, len(group)))
+    return np.arange(len(group)) - np.repeat(starts, lengths)
+
+
 def _first_of_each_pair(owner: Ints, item: Ints) -> Ints:
     """Positions of the first occurrence of each (owner, item), ascending."""
     order = np.lexsort((item, owner))
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (np.diff(owner[order]) != 0) | (np.diff(item[order]) != 0)
-    return np.sort(order[first])
+    return np.sort(order[begins_group(owner[order], item[order])])
 
 
-def _place_within_group(group: Ints) -> Ints:
-    """0, 1, 2, ... within each run of equal values of a sorted array."""
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(group) != 0]))
-    lengths = np.diff(np.append(starts, len(group)))
-    return np.arange(len(group)) - np.repeat(starts, lengths)
+def begins_group(*sorted_by: Ints) -> npt.NDArray[np.bool_]:
+    """Where a row of sorted columns differs from the one before it: [n] bool, true at the very first."""
+    begins = np.ones(len(sorted_by[0]), dtype=bool)
+    begins[1:] = np.logical_or.reduce([np.diff(column) != 0 for column in sorted_by])
+    return begins

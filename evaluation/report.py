@@ -6,9 +6,12 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from evaluation.paired import Interval
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Task = Literal["all purchases", "new to the user"]
 Layer = Literal["exact", "index", "server", "baseline"]
@@ -94,8 +97,8 @@ class Report:
     tasks: tuple[TaskResult, ...]
 
 
-def to_json(report: Report) -> str:
-    """The report as JSON text; a figure that does not exist (no user to average over) is null."""
+def to_json(report: DataclassInstance) -> str:
+    """A report as JSON text; a figure that does not exist (no user to average over) is null."""
     return json.dumps(_without_nan(dataclasses.asdict(report)), indent=1, allow_nan=False)
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from features import columns
 from features.ids import IdMap
+from features.lists import dense_shares, flat_list
 from features.schema import (
     ENTITY_KEY,
     FAST_HALF_LIFE_DAYS,
@@ -48,18 +49,18 @@ class InputSpec:
         name: Key in the encoder's output and name of the model's input.
         kind: What it holds.
         length: Values per row; None for a single value without an axis of its own.
-        num_rows: Rows of the embedding table it points into, row 0 included; 0 for numbers.
+        num_rows: Rows of the embedding table it points into, row 0 and buckets included; 0 for numbers.
     """
 
     name: str
-    kind: Literal["id", "categorical", "text", "numeric", "history", "history_number"]
+    kind: Literal["id", "categorical", "text", "numeric", "shares", "history", "history_number"]
     length: int | None
     num_rows: int = 0
 
     @property
     def dtype(self) -> type[np.int32] | type[np.float32]:
         """Type of its values."""
-        return np.float32 if self.kind in ("numeric", "history_number") else np.int32
+        return np.float32 if self.kind in ("numeric", "shares", "history_number") else np.int32
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Encoder:
 
     Attributes:
         schema: The dataset.
-        user_ids, item_ids: Rows of the id tables.
+        user_ids, item_ids: Rows of the id tables, with the buckets of unknown ids.
         vocabularies: Rows of the values of each categorical column.
         scaling: Mean and standard deviation of each numeric input.
         history_length: T.
@@ -88,14 +89,16 @@ class Encoder:
     def input_specs(self, tower: Tower) -> list[InputSpec]:
         """The inputs of a tower, in a fixed order."""
         ids = self.user_ids if tower == "user" else self.item_ids
-        specs = [InputSpec(ENTITY_KEY[tower], "id", None, len(ids))]
+        specs = [InputSpec(ENTITY_KEY[tower], "id", None, ids.num_table_rows)]
         for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
             specs.append(InputSpec(name, "categorical", None, len(self.vocabularies[name])))
         for name in self.schema.columns_of_kind(tower, Kind.TEXT):
             specs.append(InputSpec(name + TEXT_SUFFIX, "text", self.text_length, self.text_buckets + 1))
         specs.append(InputSpec(NUMERIC_INPUT[tower], "numeric", len(numeric_names(self.schema, tower))))
+        for field in self.schema.shares_of(tower):
+            specs.append(InputSpec(field.shares, "shares", len(self.vocabularies[field.column])))
         if tower == "user":
-            specs.append(InputSpec(HISTORY, "history", self.history_length, len(self.item_ids)))
+            specs.append(InputSpec(HISTORY, "history", self.history_length, self.item_ids.num_table_rows))
             specs.append(InputSpec(HISTORY_AGE, "history_number", self.history_length))
         return specs
 
@@ -107,14 +110,15 @@ class Encoder:
             as_of_seconds: [B] int64, the moment of each row, Unix seconds; ages are relative to it.
 
         Returns:
-            One array per `input_specs("user")`; ages in days, 0 where padded.
+            One array per `input_specs("user")`; ages in days, 0 where padded. Unknown ids have the rows of their
+            buckets, which are beyond those of the catalogue.
         """
         inputs = self._encode_side(raw, "user", as_of_seconds)
-        items, place = _flat_list(raw, "user_history", self.history_length)
+        items, place = flat_list(raw, "user_history", self.history_length)
         shape = (raw.num_rows, self.history_length)
         inputs[HISTORY] = np.zeros(shape, np.int32)
-        inputs[HISTORY][place] = self.item_ids.rows(items)
-        seconds, _ = _flat_list(raw, "user_history_seconds", self.history_length)
+        inputs[HISTORY][place] = self.item_ids.table_rows(items)
+        seconds, _ = flat_list(raw, "user_history_seconds", self.history_length)
         inputs[HISTORY_AGE] = np.zeros(shape, np.float32)
         inputs[HISTORY_AGE][place] = np.maximum(as_of_seconds[place[0]] - seconds.astype(np.int64), 0) / DAY_SECONDS
         return inputs
@@ -125,7 +129,7 @@ class Encoder:
 
     def _encode_side(self, raw: pa.Table, tower: Tower, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
         ids = self.user_ids if tower == "user" else self.item_ids
-        inputs: Inputs = {ENTITY_KEY[tower]: ids.rows(_objects(raw, ENTITY_KEY[tower]))}
+        inputs: Inputs = {ENTITY_KEY[tower]: ids.table_rows(_objects(raw, ENTITY_KEY[tower]))}
         for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
             inputs[name] = self.vocabularies[name].rows(_objects(raw, name))
         for name in self.schema.columns_of_kind(tower, Kind.TEXT):
@@ -134,6 +138,8 @@ class Encoder:
         numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
         scaled = [(values - self.scaling[name][0]) / self.scaling[name][1] for name, values in numbers.items()]
         inputs[NUMERIC_INPUT[tower]] = np.nan_to_num(np.stack(scaled, axis=1)).astype(np.float32)
+        for field in self.schema.shares_of(tower):
+            inputs[field.shares] = dense_shares(raw, field, self.vocabularies[field.column])
         return inputs
 
     def save(self, folder: Path) -> None:
@@ -171,7 +177,7 @@ class Encoder:
 
 def fit_encoder(
     schema: Schema, users: pa.Table, items: pa.Table, samples: Iterable[tuple[Tower, pa.Table]], *,
-    history_length: int, text_length: int, text_buckets: int,
+    history_length: int, text_length: int, text_buckets: int, id_buckets: int = 0,
 ) -> Encoder:  # fmt: skip
     """Learns vocabularies from the catalogues and scales from samples of joined features.
 
@@ -183,6 +189,7 @@ def fit_encoder(
         history_length: T.
         text_length: L.
         text_buckets: Buckets for trigrams.
+        id_buckets: Buckets of each side for ids that the catalogues do not know; 0 leaves them in row 0.
 
     Returns:
         The encoder; a number that never varies is scaled by 1.
@@ -194,8 +201,8 @@ def fit_encoder(
             vocabularies[name] = IdMap(sorted(values.to_pylist()))
     return Encoder(
         schema=schema,
-        user_ids=IdMap(_objects(users, columns.USER_ID)),
-        item_ids=IdMap(_objects(items, columns.ITEM_ID)),
+        user_ids=IdMap(_objects(users, columns.USER_ID), id_buckets),
+        item_ids=IdMap(_objects(items, columns.ITEM_ID), id_buckets),
         vocabularies=vocabularies,
         scaling=_fit_scaling(schema, samples),
         history_length=history_length,
@@ -280,14 +287,3 @@ def _floats(raw: pa.Table, name: str) -> Floats:
 
 def _objects(raw: pa.Table, name: str) -> npt.NDArray[np.object_]:
     return raw.column(name).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
-
-
-def _flat_list(
-    raw: pa.Table, name: str, length: int
-) -> tuple[npt.NDArray[np.object_], tuple[npt.NDArray[np.int64], ...]]:
-    """Values of a list column cut to `length` each, and the (row, place) that each belongs to."""
-    lists = pc.list_slice(raw.column(name).combine_chunks(), 0, length)
-    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    row = np.repeat(np.arange(raw.num_rows), counts)
-    place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return pc.list_flatten(lists).to_numpy(zero_copy_only=False), (row, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -33,6 +33,7 @@ class Storage(StrEnum):
     INT = "int"
     STRINGS = "strings"
     INTS = "ints"
+    FLOATS = "floats"
 
 
 class Statistic(BaseModel):
@@ -71,6 +72,9 @@ ITEM_STATISTICS: tuple[Statistic, ...] = (
     Statistic(name="item_slow_new_rate", storage=Storage.FLOAT, meaning="first-time buyers a day, half-life 28 days"),
 )
 
+# Values that a share list keeps, largest shares first: a user or an item whose past spreads wider is told by these.
+MAX_SHARES = 32
+
 STATISTICS: dict[Tower, tuple[Statistic, ...]] = {"user": USER_STATISTICS, "item": ITEM_STATISTICS}
 ENTITY_KEY: dict[Tower, str] = {"user": columns.USER_ID, "item": columns.ITEM_ID}
 PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
@@ -87,6 +91,20 @@ def _as_tuple(value: object) -> object:
 Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
+class Shares(NamedTuple):
+    """Which two fields hold the shares of a column's values among those that a user or an item has met.
+
+    Attributes:
+        column: Categorical column of the other tower.
+        values: Field with the values, largest share first.
+        shares: Field with the share of each of them; also what the model input is called.
+    """
+
+    column: str
+    values: str
+    shares: str
+
+
 class Schema(BaseModel):
     """The columns of a dataset beside the canonical ones, and how each enters its tower.
 
@@ -101,6 +119,10 @@ class Schema(BaseModel):
     """Column of the items table -> `categorical`, `numeric` or `text`, or a list of them."""
     item_category: str | None = None
     """Item column that the reports, the filters and the server call the category."""
+    user_statistics_of: tuple[str, ...] = ()
+    """Categorical item columns whose values' shares among the items met so far are a feature of each user."""
+    item_statistics_of: tuple[str, ...] = ()
+    """Categorical user columns whose values' shares among the buyers so far are a feature of each item."""
     value_meaning: str = "business value"
     """What the `value` of an event is, with its unit, for reports and model cards."""
 
@@ -116,8 +138,10 @@ class Schema(BaseModel):
     def model_post_init(self, _context: object) -> None:
         """Refuses names that would mean two things in the joined examples."""
         self._check_names()
+        self._check_shares()
         names = [*self.user_columns, *self.item_columns, *columns.EVENT_COLUMNS, columns.ITEM_NAME]
         names += [statistic.name for tower in STATISTICS.values() for statistic in tower]
+        names += [name for tower in TOWERS for field in self.shares_of(tower) for name in field[1:]]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
@@ -145,6 +169,20 @@ class Schema(BaseModel):
                     f"{TEXT_SUFFIX}); give it another name under `columns` of its source"
                 )
 
+    def _check_shares(self) -> None:
+        """Refuses shares of what is no categorical column of the other tower, or the same ones twice."""
+        for tower, other in zip(TOWERS, reversed(TOWERS), strict=True):
+            allowed = self.columns_of_kind(other, Kind.CATEGORICAL)
+            chosen = [shares.column for shares in self.shares_of(tower)]
+            for name in chosen:
+                if name not in allowed:
+                    raise ValueError(
+                        f"{tower}_statistics_of names {name!r}, which is not a categorical {other} column; "
+                        f"expected some of: {', '.join(allowed) or '(none declared)'}"
+                    )
+                if chosen.count(name) > 1:
+                    raise ValueError(f"{tower}_statistics_of names {name!r} more than once; name it once")
+
     def columns_of(self, tower: Tower) -> dict[str, tuple[Kind, ...]]:
         """Declared columns of a tower's table and their kinds."""
         return self.user_columns if tower == "user" else self.item_columns
@@ -153,9 +191,17 @@ class Schema(BaseModel):
         """Declared columns that enter a tower as `kind`, in order of declaration."""
         return [name for name, kinds in self.columns_of(tower).items() if kind in kinds]
 
+    def shares_of(self, tower: Tower) -> list[Shares]:
+        """Columns of the other tower whose values' shares are features of this one, in order of declaration."""
+        names = self.user_statistics_of if tower == "user" else self.item_statistics_of
+        return [Shares(name, f"{tower}_{name}_values", f"{tower}_{name}_shares") for name in names]
+
     def view_fields(self, tower: Tower) -> Iterator[tuple[str, Storage]]:
-        """Name and storage of every field in a tower's feature view: statistics, then columns."""
+        """Name and storage of every field in a tower's feature view: statistics, shares, then columns."""
         for statistic in STATISTICS[tower]:
             yield statistic.name, statistic.storage
+        for shares in self.shares_of(tower):
+            yield shares.values, Storage.STRINGS
+            yield shares.shares, Storage.FLOATS
         for name, kinds in self.columns_of(tower).items():
             yield name, Storage.FLOAT if kinds == (Kind.NUMERIC,) else Storage.STRING

@@ -13,6 +13,7 @@ ARROW_TYPES: dict[Storage, pa.DataType] = {
     Storage.INT: pa.int64(),
     Storage.STRINGS: pa.list_(pa.string()),
     Storage.INTS: pa.list_(pa.int64()),
+    Storage.FLOATS: pa.list_(pa.float32()),
 }
 MOMENT = pa.timestamp("us", tz="UTC")
 

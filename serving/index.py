@@ -1,6 +1,7 @@
 """Which items are nearest to a query vector, roughly but fast?
 
-B queries, N items of the catalogue, D vector width. Scores are inner products of L2-normalised vectors.
+B queries, N items of the catalogue, D vector width. Scores are inner products of the queries with the vectors given:
+cosines where both have length one, weighted cosines where the items' lengths are their business weights.
 """
 
 from __future__ import annotations
@@ -8,16 +9,19 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import hnswlib
 import numpy as np
 
 from serving import exact
 from serving.ranking import Rows, Scores, fit
+from serving.weights import Form, augmented, augmented_queries
 
 # hnswlib's file begins with six 8-byte fields, among them the number of elements and two offsets around the vector.
 _HEADER = struct.Struct("<6Q")
+# Stored vectors that are compared with those given when an index is loaded, spread over the catalogue.
+_NUM_PROBES, _PROBE_TOLERANCE = 64, 1e-5
 
 
 class AnnIndex(Protocol):
@@ -44,15 +48,27 @@ class IndexReport:
     """Size of the index file."""
     build_seconds: float
     """Wall-clock time of the build."""
+    form: Form
+    """How the vectors lie in the graph."""
+    weight_spread: float
+    """Standard deviation of the log business weights; 0 where there are none."""
+    parts: tuple[int, ...]
+    """Widths of the parts of which the vectors are concatenated, one for each model of an ensemble."""
+
+    def __post_init__(self) -> None:
+        """Takes the parts as JSON gives them, too."""
+        object.__setattr__(self, "parts", tuple(self.parts))
 
 
 class HnswIndex:
-    """A navigable small-world graph over the catalogue, with exact search behind it.
+    """A navigable small-world graph over the catalogue by inner product, with exact search behind it.
 
     Args:
         graph: A filled hnswlib index whose label i is catalogue row i.
         vectors: [N, D] float32, the same vectors, for the searches that the graph cannot answer.
     """
+
+    space: ClassVar[str] = "ip"
 
     def __init__(self, graph: Any, vectors: Scores) -> None:
         """Takes a graph and the vectors it was built from."""
@@ -61,11 +77,11 @@ class HnswIndex:
         self._ef: int | None = None
 
     @classmethod
-    def build(cls, vectors: Scores, *, m: int, ef_construction: int, seed: int) -> HnswIndex:
+    def build(cls, vectors: Scores, *, m: int, ef_construction: int, seed: int) -> Self:
         """Inserts the vectors one by one on one thread: more threads would make the graph depend on their race.
 
         Args:
-            vectors: [N, D] float32, L2-normalised.
+            vectors: [N, D] float32; their lengths count.
             m: Links per node.
             ef_construction: Beam width while building.
             seed: Draws the level of each node.
@@ -81,9 +97,10 @@ class HnswIndex:
         if not np.isfinite(vectors).all():
             row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
             raise ValueError(f"vector {row} is not finite; look at the item tower before building an index")
-        graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
-        graph.init_index(max_elements=len(vectors), M=m, ef_construction=ef_construction, random_seed=seed)
-        graph.add_items(vectors, np.arange(len(vectors)), num_threads=1)
+        stored = cls._stored(vectors)
+        graph = hnswlib.Index(space=cls.space, dim=stored.shape[1])
+        graph.init_index(max_elements=len(stored), M=m, ef_construction=ef_construction, random_seed=seed)
+        graph.add_items(stored, np.arange(len(stored)), num_threads=1)
         return cls(graph, vectors)
 
     def save(self, path: Path) -> None:
@@ -91,20 +108,30 @@ class HnswIndex:
         self._graph.save_index(str(path))
 
     @classmethod
-    def load(cls, path: Path, vectors: Scores) -> HnswIndex:
+    def load(cls, path: Path, vectors: Scores) -> Self:
         """Reads what `save` wrote.
 
         Raises:
-            ValueError: The file holds another number of items or another dimension than `vectors`, or is damaged.
+            ValueError: The file holds another number of items, another dimension or other vectors than `vectors` in
+                this form, or is damaged.
         """
         # hnswlib itself reads a file of any dimension and then answers nonsense.
-        if (found := read_shape(path)) != vectors.shape:
-            raise ValueError(f"{path}: holds vectors of shape {list(found)}, expected {list(vectors.shape)}")
-        graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        stored = cls._stored(vectors)
+        if (found := read_shape(path)) != stored.shape:
+            raise ValueError(f"{path}: holds vectors of shape {list(found)}, expected {list(stored.shape)}")
+        graph = hnswlib.Index(space=cls.space, dim=stored.shape[1])
         try:
             graph.load_index(str(path))
         except RuntimeError as error:
             raise ValueError(f"{path}: not a readable hnswlib index: {error}") from None
+        probes = np.unique(np.linspace(0, len(stored) - 1, _NUM_PROBES).astype(np.int64))
+        # The added coordinate is a sum, which another machine may round otherwise.
+        wrong = (np.abs(np.asarray(graph.get_items(probes)) - stored[probes]) > _PROBE_TOLERANCE).any(axis=1)
+        if wrong.any():
+            raise ValueError(
+                f"{path}: holds another vector of item {probes[np.argmax(wrong)]} than the one given, expected those "
+                "it was built from; build it again after a change of vectors or weights"
+            )
         return cls(graph, vectors)
 
     def search(self, query_embeddings: Scores, *, k: int, ef: int) -> tuple[Rows, Scores]:
@@ -124,13 +151,59 @@ class HnswIndex:
             self._ef = ef
         reachable = min(k, len(self._vectors))
         try:
-            labels, distances = self._graph.knn_query(query_embeddings, k=reachable)
+            labels, distances = self._graph.knn_query(self._asked(query_embeddings), k=reachable)
         except RuntimeError as error:
             # The graph can fall apart into parts (equal vectors do it); one short list then fails the whole batch.
             if "contiguous 2D array" not in str(error):
                 raise
             return exact.search(query_embeddings, self._vectors, k=k, exclude=None)
-        return fit(labels.astype(np.int32), (1.0 - distances).astype(np.float32), k=k)
+        return fit(labels.astype(np.int32), self._scores(query_embeddings, distances), k=k)
+
+    @staticmethod
+    def _stored(vectors: Scores) -> Scores:
+        """What the graph holds of the vectors."""
+        return vectors
+
+    def _asked(self, query_embeddings: Scores) -> Scores:
+        """What the graph is asked."""
+        return query_embeddings
+
+    def _scores(self, query_embeddings: Scores, distances: Scores) -> Scores:
+        """Inner products from hnswlib's distances: [B, k] float32."""
+        return (1.0 - distances).astype(np.float32)
+
+
+class AugmentedIndex(HnswIndex):
+    """The same by Euclidean distance, over vectors that one more coordinate has brought to one length.
+
+    The order is that of the inner products, and a graph by distance is no longer drawn to the longest vectors.
+
+    Args:
+        graph: A filled hnswlib index over `serving.weights.augmented(vectors)`.
+        vectors: [N, D] float32, before the coordinate was added.
+    """
+
+    space: ClassVar[str] = "l2"
+
+    def __init__(self, graph: Any, vectors: Scores) -> None:
+        """Takes a graph and the vectors it was built from."""
+        super().__init__(graph, vectors)
+        self._square_length = float(np.square(vectors, dtype=np.float64).sum(axis=1).max())
+
+    @staticmethod
+    def _stored(vectors: Scores) -> Scores:
+        return augmented(vectors)
+
+    def _asked(self, query_embeddings: Scores) -> Scores:
+        return augmented_queries(query_embeddings)
+
+    def _scores(self, query_embeddings: Scores, distances: Scores) -> Scores:
+        squares = np.square(query_embeddings, dtype=np.float64).sum(axis=1, keepdims=True)
+        products = (squares + self._square_length - distances) / 2
+        return np.asarray(products, np.float32)
+
+
+INDEXES: dict[Form, type[HnswIndex]] = {"ip": HnswIndex, "augmented": AugmentedIndex}
 
 
 def read_shape(path: Path) -> tuple[int, int]:

@@ -5,7 +5,7 @@ B users, N items of the catalogue, D vector width. Items are catalogue rows, 0 t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from serving.filters import search_unknown
 from serving.fusion import reciprocal_rank_fusion
 from serving.index import AnnIndex
 from serving.purchases import Purchases
-from serving.ranking import Rows, Scores, best_of_each, padding, without
+from serving.ranking import NO_SCORE, Rows, Scores, best_of_each, padding, without
 
 SECONDS_PER_DAY = 86_400
 
@@ -76,10 +76,10 @@ class Retriever(Protocol):
 
 @dataclass(frozen=True)
 class TwoTower:
-    """Items whose vector is nearest to the user's; the score is the inner product."""
+    """Items whose vector has the largest inner product with the user's, which is the score."""
 
     vectors: Scores
-    """[N, D] float32, L2-normalised."""
+    """[N, D] float32, of length one, or of the length of each item's business weight."""
     index: AnnIndex | None
     """Approximate search over `vectors`; None searches exactly."""
     ef: int
@@ -107,6 +107,54 @@ class TwoTower:
             ef=self.ef,
             max_fetch=self.max_fetch,
         )
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Two models in turn: the first finds a list, the second orders it by the rest of the same vectors.
+
+        first = <u_1, v_1>,   second = <u_2, v_2>,   u = [u_1; u_2], v = [v_1; v_2]
+
+    A query whose rest is zero asks the one index for the first model's order alone.
+
+    Source: Huang et al. (EBR), KDD 2020, section 6.2.2.
+    """
+
+    first: TwoTower
+    """Finds by the whole vectors what it is asked; asked with the first part alone here."""
+    first_width: int
+    """Width of the first part, between 0 and D."""
+    depth: int
+    """Length of the first model's list, raised to k where it is smaller."""
+    needs_embeddings: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        """Checks that there are two parts.
+
+        Raises:
+            ValueError: The first part is empty or everything.
+        """
+        width = self.first.vectors.shape[1]
+        if not 0 < self.first_width < width:
+            raise ValueError(
+                f"first_width is {self.first_width}, expected between 1 and {width - 1}: a cascade needs vectors "
+                "of two models, concatenated"
+            )
+
+    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+        """See `Retriever`; the score is that of the second model."""
+        queries = users.query_embeddings
+        if queries is None:
+            raise ValueError("query_embeddings is None; this retriever needs the user vectors")
+        first = queries.copy()
+        first[:, self.first_width :] = 0
+        rows, _ = self.first.retrieve(replace(users, query_embeddings=first), max(k, self.depth))
+        scores = np.full(rows.shape, NO_SCORE, np.float32)
+        for user, found in enumerate(rows):
+            own = found[found >= 0]
+            scores[user, : len(own)] = self.first.vectors[own, self.first_width :] @ queries[user, self.first_width :]
+        order = np.lexsort((rows, -scores))[:, :k]
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ where every user has 0, so that lengths keep their meaning in a plain inner-prod
 
 Shape letters: B rows, T history length, F factors, D width of the learned vectors.
 
-Source: weighted concatenation into one index, Huang et al. (EBR), KDD 2020, section 4.2; the extra coordinate, Bachrach
-et al., RecSys 2014.
+Source: weighted concatenation into one index, Huang et al. (EBR), KDD 2020, section 6.2.1; the extra coordinate,
+Bachrach et al., RecSys 2014.
 """
 
 from __future__ import annotations

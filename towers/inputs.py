@@ -6,20 +6,24 @@ out alone. Shape letters: B rows, T history length, L trigrams, D vector width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE, InputSpec
+from towers.pooled_lookup import PooledLookup
 
 Tensors = dict[str, tf.Tensor]
+Tables = dict[str, tf_keras.layers.Embedding]
 
 
-class HistoryPooling(tf_keras.layers.Layer):  # type: ignore[misc]
-    """Weighted mean of the vectors of the items that a user has met.
+class HistoryWeights(tf_keras.layers.Layer):  # type: ignore[misc]
+    """What each item that a user has met counts in the weighted mean of their vectors.
 
-        pooled = sum_t w_t e_t / (sum_t w_t + eps)^power,   w_t = [item t is known] exp(-age_t / decay_days)
+        share_t = w_t / (sum_t w_t + eps)^power,   w_t = [item t is known] exp(-age_t / decay_days)
 
     A power of 1 is the mean; below 1 a longer history gives a longer vector, which weighs more beside other features.
 
@@ -36,25 +40,64 @@ class HistoryPooling(tf_keras.layers.Layer):  # type: ignore[misc]
         self.decay_days = decay_days
         self.power = power
 
-    def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Pools item vectors.
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Weighs items.
 
         Args:
-            inputs: vectors [B, T, D] float32, rows [B, T] int32 (0 is padding), age_days [B, T] float32.
+            inputs: rows [B, T] int32 (0 is padding), age_days [B, T] float32.
 
         Returns:
-            [B, D] float32, zeros for an empty history.
+            [B, T] float32, zeros where padded.
         """
-        vectors, rows, age_days = inputs
-        weights = tf.cast(rows > 0, vectors.dtype)
+        rows, age_days = inputs
+        weights = tf.cast(rows > 0, age_days.dtype)
         if self.decay_days is not None:
             weights *= tf.exp(-age_days / self.decay_days)
-        total = tf.reduce_sum(weights, axis=1, keepdims=True)
-        return tf.squeeze(tf.matmul(weights[:, None, :], vectors), axis=1) / tf.pow(total + 1e-3, self.power)
+        return weights / tf.pow(tf.reduce_sum(weights, axis=1, keepdims=True) + 1e-3, self.power)
 
     def get_config(self) -> dict[str, object]:
         """Arguments that make the same layer again."""
         return {**super().get_config(), "decay_days": self.decay_days, "power": self.power}
+
+
+class BucketDropout(tf_keras.layers.Layer):  # type: ignore[misc]
+    """Replaces ids by the hash buckets they would fall into were they unknown, at random and only while training.
+
+    Without it the buckets' rows would never be trained: all ids of the examples are known.
+
+    Args:
+        rate: Share of the ids that are replaced, each drawn alone.
+        bucket_of_row: The table row of each known id's bucket, by the id's own row; rows beyond it stay as they are.
+
+    Source: Yi et al., RecSys 2019, section 5.1 (hash buckets for ids out of the vocabulary). The dropout is ours.
+    """
+
+    def __init__(self, *, rate: float, bucket_of_row: Sequence[int] | npt.NDArray[np.int32], **kwargs: object) -> None:
+        """Takes the buckets."""
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.bucket_of_row = np.asarray(bucket_of_row, np.int32)
+
+    def call(self, rows: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Replaces some rows.
+
+        Args:
+            rows: [B] or [B, T] int32.
+            training: Whether any are replaced.
+
+        Returns:
+            The same shape.
+        """
+        if not training:
+            return rows
+        last = len(self.bucket_of_row) - 1
+        bucket = tf.gather(tf.constant(self.bucket_of_row), tf.minimum(rows, last))
+        replaced = (tf.random.uniform(tf.shape(rows)) < self.rate) & (rows <= last)
+        return tf.where(replaced, bucket, rows)
+
+    def get_config(self) -> dict[str, object]:
+        """Arguments that make the same layer again."""
+        return {**super().get_config(), "rate": self.rate, "bucket_of_row": self.bucket_of_row.tolist()}
 
 
 def input_tensors(specs: Iterable[InputSpec]) -> Tensors:
@@ -67,14 +110,33 @@ def input_tensors(specs: Iterable[InputSpec]) -> Tensors:
     }
 
 
+def embedding_tables(specs: Iterable[InputSpec], *, width: int) -> Tables:
+    """The table of each input that is looked up, by the input's name: ids start at zero, the rest at random.
+
+    A history has none: it shares that of the items' ids.
+    """
+
+    def initial(spec: InputSpec) -> tf_keras.initializers.Initializer:
+        return tf_keras.initializers.Zeros() if spec.kind == "id" else tf_keras.initializers.RandomNormal(stddev=0.05)
+
+    return {
+        spec.name: tf_keras.layers.Embedding(
+            spec.num_rows, width, embeddings_initializer=initial(spec), name=f"{spec.name}_table"
+        )
+        for spec in specs
+        if spec.kind in ("id", "categorical", "text")
+    }
+
+
 def feature_vectors(
     specs: Iterable[InputSpec],
     tensors: Tensors,
     *,
     width: int,
-    id_table: tf_keras.layers.Embedding,
+    tables: Mapping[str, tf_keras.layers.Embedding],
     history_table: tf_keras.layers.Embedding | None = None,
-    pooling: HistoryPooling | None = None,
+    pooling: HistoryWeights | None = None,
+    id_dropout: Mapping[str, BucketDropout] | None = None,
 ) -> list[tf.Tensor]:
     """One [B, D] vector for each feature.
 
@@ -82,25 +144,33 @@ def feature_vectors(
         specs: The tower's inputs.
         tensors: The symbolic inputs by name.
         width: D.
-        id_table: Table of the tower's own id.
+        tables: What `embedding_tables` made of the tower's inputs.
         history_table: Table of the items in the history; needed by a tower that has one.
         pooling: How a history becomes one vector; needed likewise.
+        id_dropout: By input, what ids pass before they are looked up; None passes them as they are.
 
     Returns:
-        A list of [B, D] float32.
+        A list of [B, D] float32; nothing for shares, which only a counterpart feature reads.
+
+    Raises:
+        ValueError: There is a history, but no table or pooling for it.
     """
 
+    def ids_of(name: str) -> tf.Tensor:
+        dropout = (id_dropout or {}).get(name)
+        return tensors[name] if dropout is None else dropout(tensors[name])
+
     def of_id(spec: InputSpec) -> tf.Tensor:
-        return id_table(tensors[spec.name])
+        return tables[spec.name](ids_of(spec.name))
 
     def of_category(spec: InputSpec) -> tf.Tensor:
-        return _table(spec, width)(tensors[spec.name])
+        return tables[spec.name](tensors[spec.name])
 
     def of_text(spec: InputSpec) -> tf.Tensor:
         buckets = tensors[spec.name]
         known = tf.cast(buckets > 0, tf.float32)
-        total = tf.matmul(known[:, None, :], _table(spec, width)(buckets))
-        return tf.squeeze(total, axis=1) / (tf.reduce_sum(known, axis=1, keepdims=True) + 1e-3)
+        total = PooledLookup(tables[spec.name], name=f"{spec.name}_sum")((buckets, known))
+        return total / (tf.reduce_sum(known, axis=1, keepdims=True) + 1e-3)
 
     def of_numbers(spec: InputSpec) -> tf.Tensor:
         return tf_keras.layers.Dense(width, use_bias=False, name=f"{spec.name}_weights")(tensors[spec.name])
@@ -108,7 +178,8 @@ def feature_vectors(
     def of_history(spec: InputSpec) -> tf.Tensor:
         if history_table is None or pooling is None:
             raise ValueError(f"input {spec.name!r} is a history; pass the table of its items and a pooling")
-        pooled = pooling((history_table(tensors[HISTORY]), tensors[HISTORY], tensors[HISTORY_AGE]))
+        weights = pooling((tensors[HISTORY], tensors[HISTORY_AGE]))
+        pooled = PooledLookup(history_table, name=f"{spec.name}_sum")((ids_of(HISTORY), weights))
         return tf_keras.layers.Dense(width, use_bias=False, name=f"{spec.name}_weights")(pooled)
 
     of_kind: dict[str, Callable[[InputSpec], tf.Tensor]] = {
@@ -119,8 +190,3 @@ def feature_vectors(
         "history": of_history,
     }
     return [of_kind[spec.kind](spec) for spec in specs if spec.kind in of_kind and spec.length != 0]
-
-
-def _table(spec: InputSpec, width: int) -> tf_keras.layers.Embedding:
-    initial = tf_keras.initializers.RandomNormal(stddev=0.05)
-    return tf_keras.layers.Embedding(spec.num_rows, width, embeddings_initializer=initial, name=f"{spec.name}_table")

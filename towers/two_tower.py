@@ -1,30 +1,99 @@
 """What are the two towers? A user model and an item model whose outputs meet only in an inner product.
 
-Shape letters: B rows, D vector width.
+Shape letters: B rows, D vector width, F features of a tower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import InputSpec
-from towers.inputs import HistoryPooling, feature_vectors, input_tensors
+from features.encoding import HISTORY, InputSpec
+from towers.inputs import (
+    BucketDropout,
+    HistoryWeights,
+    Tables,
+    Tensors,
+    embedding_tables,
+    feature_vectors,
+    input_tensors,
+)
+
+Head = Literal["residual", "mlp"]
+Activation = Literal["relu", "tanh"]
+VECTOR = "vector"
 
 
 @dataclass(frozen=True)
 class TwoTower:
-    """A pair of towers; both map a dict of inputs to [B, D] float32 vectors of length one."""
+    """A pair of towers, as they are served and as they are trained.
+
+    Attributes:
+        user, item: Dict of inputs -> [B, D] float32 vectors, of length one unless their maker says otherwise.
+        user_parts, item_parts: The same inputs -> dict of what the terms of the loss read: "vector" [B, D], and what
+            the parts of the towers add. None gives the vector alone.
+    """
 
     user: tf_keras.Model
     item: tf_keras.Model
+    user_parts: tf_keras.Model = None
+    item_parts: tf_keras.Model = None
+
+    def __post_init__(self) -> None:
+        """Fills in the parts of towers that have none."""
+        for name, tower in (("user_parts", self.user), ("item_parts", self.item)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, tf_keras.Model(inputs_of(tower), {VECTOR: tower.output}, name=name))
+
+
+def inputs_of(model: tf_keras.Model) -> Tensors:
+    """The symbolic inputs of a tower by name."""
+    return {tensor.name: tensor for tensor in model.inputs}
+
+
+@dataclass(frozen=True)
+class Bottom:
+    """What a tower has at its bottom, for parts that add to it.
+
+    Attributes:
+        tensors: The tower's symbolic inputs.
+        features: F tensors [B, D], one for each feature.
+        tables: The tower's own embedding tables by input.
+        other_tables: Those of the other tower.
+        width: D.
+    """
+
+    tensors: Tensors
+    features: list[tf.Tensor]
+    tables: Tables
+    other_tables: Tables
+    width: int
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What a part adds to a tower.
+
+    Attributes:
+        features: Tensors [B, D] that are summed with the tower's features, below its hidden layers.
+        parts: What the terms of the loss read, by name.
+    """
+
+    features: list[tf.Tensor] = field(default_factory=list)
+    parts: Tensors = field(default_factory=dict)
+
+
+Part = Callable[[Bottom], Addition]
 
 
 class UnitLength(tf_keras.layers.Layer):  # type: ignore[misc]
-    """Scales vectors to length one: [B, D] -> [B, D]."""
+    """Scales vectors to length one: [..., D] -> [..., D]."""
 
     def call(self, vectors: tf.Tensor) -> tf.Tensor:
         """Normalises; a zero vector stays zero."""
@@ -49,56 +118,113 @@ def build_two_tower(
     *,
     embedding_dim: int,
     hidden_units: Sequence[int] = (),
+    head: Head = "residual",
+    activation: Activation = "relu",
     history_decay_days: float | None = None,
     history_power: float = 1.0,
+    id_dropout: float = 0.0,
+    bucket_of_user_row: npt.NDArray[np.int32] | None = None,
+    bucket_of_item_row: npt.NDArray[np.int32] | None = None,
+    user_adds: Sequence[Part] = (),
+    item_adds: Sequence[Part] = (),
 ) -> TwoTower:
     """Builds both towers.
 
     The item id table starts at zero, so that an item nobody has bought yet is described by its other features alone; it
-    is shared with the user's history. With `hidden_units` a tower adds an MLP's output to the sum of its features.
+    is shared with the user's history.
 
     Args:
         user_specs: Inputs of the user tower.
         item_specs: Inputs of the item tower.
         embedding_dim: Width of all tables and of the learned vectors (D).
         hidden_units: Width of each hidden layer.
+        head: `residual` adds the hidden layers' output to the sum of the features, and is that sum where there are no
+            hidden layers; `mlp` ends in a layer of width D, all layers with the activation.
+        activation: Of the hidden layers, and of both ends of an `mlp`.
         history_decay_days: Time after which an item in the history counts 1/e; None counts all alike.
-        history_power: See `HistoryPooling`.
+        history_power: See `HistoryWeights`.
+        id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
+        bucket_of_user_row: The bucket of each user's id; None drops no user ids.
+        bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
+        user_adds: Parts that add to the user tower, in order.
+        item_adds: Likewise for the item tower.
 
-    Source: Yi et al., RecSys 2019, section 4 (features of the history through the shared id table, L2-normalised).
+    Source: Yi et al., RecSys 2019, section 4 (features of the history through the shared id table, L2-normalised); head
+        `mlp` with `tanh`, Huang et al. (DSSM), CIKM 2013, section 3.
     """
     item_id = next(spec for spec in item_specs if spec.kind == "id")
     user_id = next(spec for spec in user_specs if spec.kind == "id")
-    item_id_table = _id_table(item_id, embedding_dim)
-    pooling = HistoryPooling(decay_days=history_decay_days, power=history_power, name="history_pooling")
     user_tensors, item_tensors = input_tensors(user_specs), input_tensors(item_specs)
+    user_tables = embedding_tables(user_specs, width=embedding_dim)
+    item_tables = embedding_tables(item_specs, width=embedding_dim)
+    buckets = {user_id.name: bucket_of_user_row, item_id.name: bucket_of_item_row, HISTORY: bucket_of_item_row}
+    dropout = {
+        name: BucketDropout(rate=id_dropout, bucket_of_row=rows, name=f"{name}_dropout")
+        for name, rows in buckets.items()
+        if rows is not None and id_dropout > 0
+    }
     user_features = feature_vectors(
         user_specs,
         user_tensors,
         width=embedding_dim,
-        id_table=_id_table(user_id, embedding_dim),
-        history_table=item_id_table,
-        pooling=pooling,
+        tables=user_tables,
+        history_table=item_tables[item_id.name],
+        pooling=HistoryWeights(decay_days=history_decay_days, power=history_power, name="history_pooling"),
+        id_dropout=dropout,
     )
-    item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, id_table=item_id_table)
-    user_vectors = _head(user_features, hidden_units, "user")
-    item_vectors = _head(item_features, hidden_units, "item")
-    return TwoTower(
-        user=tf_keras.Model(user_tensors, user_vectors, name="user_tower"),
-        item=tf_keras.Model(item_tensors, item_vectors, name="item_tower"),
+    item_features = feature_vectors(
+        item_specs, item_tensors, width=embedding_dim, tables=item_tables, id_dropout=dropout
+    )
+    user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
+    item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
+    shape = _Shape(hidden_units, head, activation)
+    user, user_parts = _tower("user", user_bottom, user_adds, shape)
+    item, item_parts = _tower("item", item_bottom, item_adds, shape)
+    return TwoTower(user, item, user_parts, item_parts)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What stands between the features and the vector."""
+
+    hidden_units: Sequence[int]
+    head: Head
+    activation: Activation
+
+
+def _tower(name: str, bottom: Bottom, adds: Sequence[Part], shape: _Shape) -> tuple[tf_keras.Model, tf_keras.Model]:
+    """A tower, and the same with its parts."""
+    additions = [add(bottom) for add in adds]
+    features = [*bottom.features, *(vector for addition in additions for vector in addition.features)]
+    summed = Bias(name=f"{name}_bias")(tf_keras.layers.Add(name=f"{name}_sum")(features))
+    vector = UnitLength(name=f"{name}_vector")(_HEADS[shape.head](summed, shape, name))
+    parts: dict[str, tf.Tensor] = {VECTOR: vector}
+    for addition in additions:
+        parts |= addition.parts
+    return (
+        tf_keras.Model(bottom.tensors, vector, name=f"{name}_tower"),
+        tf_keras.Model(bottom.tensors, parts, name=f"{name}_parts"),
     )
 
 
-def _id_table(spec: InputSpec, width: int) -> tf_keras.layers.Embedding:
-    return tf_keras.layers.Embedding(spec.num_rows, width, embeddings_initializer="zeros", name=f"{spec.name}_table")
+def _hidden(vectors: tf.Tensor, shape: _Shape, tower: str) -> tf.Tensor:
+    for number, units in enumerate(shape.hidden_units):
+        dense = tf_keras.layers.Dense(units, activation=shape.activation, name=f"{tower}_hidden_{number}")
+        vectors = dense(vectors)
+    return vectors
 
 
-def _head(features: Sequence[tf.Tensor], hidden_units: Sequence[int], tower: str) -> tf.Tensor:
-    vectors = Bias(name=f"{tower}_bias")(tf_keras.layers.Add(name=f"{tower}_sum")(list(features)))
-    if hidden_units:
-        hidden = vectors
-        for number, units in enumerate(hidden_units):
-            hidden = tf_keras.layers.Dense(units, activation="relu", name=f"{tower}_hidden_{number}")(hidden)
-        correction = tf_keras.layers.Dense(vectors.shape[-1], name=f"{tower}_correction")(hidden)
-        vectors = tf_keras.layers.Add(name=f"{tower}_corrected")([vectors, correction])
-    return UnitLength(name=f"{tower}_vector")(vectors)
+def _residual(summed: tf.Tensor, shape: _Shape, tower: str) -> tf.Tensor:
+    if not shape.hidden_units:
+        return summed
+    correction = tf_keras.layers.Dense(summed.shape[-1], name=f"{tower}_correction")(_hidden(summed, shape, tower))
+    return tf_keras.layers.Add(name=f"{tower}_corrected")([summed, correction])
+
+
+def _mlp(summed: tf.Tensor, shape: _Shape, tower: str) -> tf.Tensor:
+    first = tf_keras.layers.Activation(shape.activation, name=f"{tower}_activation")(summed)
+    output = tf_keras.layers.Dense(summed.shape[-1], activation=shape.activation, name=f"{tower}_output")
+    return output(_hidden(first, shape, tower))
+
+
+_HEADS: Mapping[Head, Callable[[tf.Tensor, _Shape, str], tf.Tensor]] = {"residual": _residual, "mlp": _mlp}

@@ -1,6 +1,7 @@
 """How do days of examples become batches? Encoded once, in time order, shuffled within spans of days.
 
-Shape letters: E examples, B rows of a batch, C = B + B' candidates, B' uniform negatives.
+Shape letters: E examples, B rows of a batch, C = B + B' shared candidates, B' uniform negatives, Q items of the queue,
+H private negatives of a row.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ import numpy.typing as npt
 from features import columns
 from features.encoding import Encoder, Inputs, moments_of
 from features.examples import FIRST_MEETING, ITEM_ROW, USER_ROW, Day
+from training.business import REWARDS, Reward
+from training.even_draws import rounds
+from training.frequency import StreamingFrequency
 from training.negatives import KnownPositives, false_negatives
-from training.sampling_bias import expected_draws
+from training.private_negatives import PrivateNegatives, PrivateSampler, UserNegatives, mask_private
+from training.recent_items import RecentItems
+from training.sampling_bias import log_of, presence
+from training.user_balance import balanced
 
 Ints = npt.NDArray[np.int64]
 USER_PREFIX, ITEM_PREFIX = "user/", "item/"
-MASK, LOG_Q, WEIGHT = "mask", "log_q", "weight"
+MASK, LOG_Q, PRIVATE_LOG_Q, WEIGHT = "mask", "log_q", "private_log_q", "weight"
 Batch = dict[str, npt.NDArray[np.generic]]
 
 
@@ -48,7 +55,14 @@ class Span:
 
 
 def load_span(
-    folder: Path, days: Sequence[dt.date], encoder: Encoder, *, only_first: bool, user_balance: float
+    folder: Path,
+    days: Sequence[dt.date],
+    encoder: Encoder,
+    *,
+    only_first: bool,
+    user_balance: float,
+    reward: Reward,
+    reward_power: float,
 ) -> Span:
     """Reads and encodes the partitions of some days.
 
@@ -57,9 +71,11 @@ def load_span(
         days: In time order.
         encoder: The dataset's encoder.
         only_first: Keep only the events with which a user meets an item for the first time.
-        user_balance: See `balance_users`.
+        user_balance: The power of `training.user_balance.balanced`, over the examples of these days.
+        reward: What an example counts, one of `training.business.REWARDS`.
+        reward_power: Exponent that tempers it.
     """
-    parts = [_encode_day(Day.load(folder / str(day)), encoder, only_first=only_first) for day in days]
+    parts = [_encode_day(Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward) for day in days]
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
     item_offset = np.cumsum([0, *(len(part.items[columns.ITEM_ID]) for part in parts)])
     span = Span(
@@ -70,30 +86,9 @@ def load_span(
         item_row=np.concatenate([part.item_row + start for part, start in zip(parts, item_offset, strict=False)]),
         weight=np.concatenate([part.weight for part in parts]),
     )
-    return balance_users(span, user_balance)
-
-
-def balance_users(span: Span, power: float) -> Span:
-    """Divides each example's weight by the number of its user's examples in the span, to a power.
-
-        w_i <- w_i n_u(i)^-power / mean
-
-    Recall is a mean over users, the loss a sum over examples; without this a tenth of the users decides what is
-    learned.
-
-    Args:
-        span: The examples.
-        power: 0 leaves examples alike, 1 makes users count alike.
-
-    Returns:
-        The same examples with weights whose mean is what it was.
-    """
-    if not len(span) or power == 0:
-        return span
-    user = span.users[columns.USER_ID][span.user_row]
-    weight = span.weight * np.bincount(user)[user].astype(np.float64) ** -power
-    total = weight.sum()
-    return replace(span, weight=(weight * (span.weight.sum() / total if total else 1.0)).astype(np.float32))
+    users = _ids(span.users, columns.USER_ID)[span.user_row]
+    weight = REWARDS[reward](span.weight, reward_power)
+    return replace(span, weight=balanced(weight, users, user_balance))
 
 
 @dataclass(frozen=True)
@@ -102,63 +97,160 @@ class BatchPlan:
 
     Attributes:
         batch_size: B, about; see `batches`.
+        in_batch: Whether the rows' items are each other's negatives.
         num_uniform: B'.
+        num_random: R, drawn evenly for each row alone.
+        queue_size: Q.
+        mined: Negatives mined for each user; None has none.
+        num_mined: Of them for each row.
+        impressions: What each user was shown and did not want; None has none.
+        num_impressions: Of them for each row.
         known: What each user is known to have met, masked as negatives.
-        item_counts: [num item rows] int64, examples of each item among those trained on.
+        item_counts: [rows of the item table] int64, examples of each item among those trained on.
+        catalogue_size: Items that even draws are made from.
         correct: Whether log q is worked out; otherwise it is 0.
+        frequency: Estimates the items' shares while the batches pass, instead of `item_counts`; None counts exactly.
+
+    Raises:
+        ValueError: Negatives are asked for whose lists are missing.
     """
 
     batch_size: int
+    in_batch: bool
     num_uniform: int
+    num_random: int
+    queue_size: int
+    mined: UserNegatives | None
+    num_mined: int
+    impressions: UserNegatives | None
+    num_impressions: int
     known: KnownPositives
     item_counts: Ints
+    catalogue_size: int
     correct: bool
+    frequency: StreamingFrequency | None
+
+    def __post_init__(self) -> None:
+        """Checks that there are lists to draw from."""
+        wanted = {"mined": (self.mined, self.num_mined), "impressions": (self.impressions, self.num_impressions)}
+        for name, (lists, number) in wanted.items():
+            if number and lists is None:
+                raise ValueError(f"num_{name} is {number} and {name} is None, expected lists; give them or set 0")
+
+    @property
+    def hard(self) -> tuple[tuple[UserNegatives, int], ...]:
+        """The lists that a row gets negatives of, and how many."""
+        lists = ((self.mined, self.num_mined), (self.impressions, self.num_impressions))
+        return tuple((negatives, number) for negatives, number in lists if negatives is not None and number)
 
 
-def batches(span: Span, plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
+def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
+    """Batches of all spans of an epoch, through which the queue runs on; arguments and result as in `batches`."""
+    recent = RecentItems(plan.queue_size)
+    for number, span in enumerate(spans_of_days):
+        yield from batches(span, plan, seed=[*seed, number], recent=recent)
+
+
+def batches(span: Span, plan: BatchPlan, *, seed: Sequence[int], recent: RecentItems | None = None) -> Iterator[Batch]:
     """Batches of a span in random order and of equal size, as near to B as that allows; each example comes once.
 
     Args:
         span: The examples.
         plan: How batches are made.
-        seed: Of the order and of the choice of uniform negatives.
+        seed: Of the order and of the choice of negatives.
+        recent: The queue's items, which are read and pushed to; None begins with an empty queue.
 
     Yields:
-        `user/<input>` [B, ...], `item/<input>` [C, ...] (own items first, then uniform negatives), `mask` [B, C] bool,
-        `log_q` [C] float32, `weight` [B] float32.
+        `user/<input>` [B, ...], `item/<input>` [C + B H, ...] (own items first, then uniform negatives, then the H
+        private ones of each row in turn), `mask` [B, C + Q + H] bool, `log_q` [C + Q] float32, `private_log_q` [B, H]
+        float32 where H > 0, `weight` [B] float32.
+
+    Raises:
+        ValueError: Even draws are asked for and the span has none.
     """
     rng = np.random.default_rng(seed)
+    recent = recent or RecentItems(plan.queue_size)
+    uniform = _ids(span.uniform, columns.ITEM_ID)
+    if not len(uniform) and (plan.num_uniform or plan.num_random):
+        raise ValueError(
+            f"num_uniform is {plan.num_uniform} and num_random {plan.num_random}, but the span of {len(span)} examples "
+            "has no even draws; join examples that have, or set both to 0"
+        )
     order = rng.permutation(len(span))
-    pool = rng.permutation(len(span.uniform[columns.ITEM_ID]))
+    pool = rounds(uniform, rng=rng)
+    sampler = None
+    if plan.hard or plan.num_random:
+        sampler = PrivateSampler.of(
+            plan.hard, plan.num_random, described=_ids(span.items, columns.ITEM_ID), uniform=uniform,
+            num_item_rows=len(plan.item_counts), rng=rng,
+        )  # fmt: skip
     # Equal parts: a handful of left-over rows would make a step as large as that of a full batch.
     num_batches = max(1, round(len(order) / plan.batch_size))
     for number, rows in enumerate(np.array_split(order, num_batches)):
-        drawn = pool[(number * plan.num_uniform + np.arange(plan.num_uniform)) % len(pool)]
-        yield _batch(span, plan, rows, drawn)
+        drawn = pool[(number * plan.num_uniform + np.arange(plan.num_uniform)) % max(len(pool), 1)]
+        users = _rows(span.users, span.user_row[rows])
+        user_rows = _ids(users, columns.USER_ID)
+        private = sampler.draw(user_rows, rng=rng) if sampler else None
+        items = _candidates(span, span.item_row[rows], drawn, private)
+        shared = _ids(items, columns.ITEM_ID)[: len(rows) + len(drawn)]
+        yield {
+            **{USER_PREFIX + name: values for name, values in users.items()},
+            **{ITEM_PREFIX + name: values for name, values in items.items()},
+            **_comparison(plan, user_rows, shared, private, recent),
+            WEIGHT: span.weight[rows],
+        }
 
 
-def _batch(span: Span, plan: BatchPlan, rows: Ints, drawn: Ints) -> Batch:
-    users = {name: values[span.user_row[rows]] for name, values in span.users.items()}
-    own = span.item_row[rows]
-    items = {name: np.concatenate([values[own], span.uniform[name][drawn]]) for name, values in span.items.items()}
-    candidates = items[columns.ITEM_ID].astype(np.int64)
-    log_q = np.zeros(len(candidates), np.float32)
-    if plan.correct:
-        draws = expected_draws(
-            plan.item_counts[candidates],
-            num_examples=int(plan.item_counts.sum()),
-            batch_size=len(rows),
-            num_uniform=plan.num_uniform,
-            catalogue_size=len(plan.item_counts) - 1,
+def _candidates(span: Span, own: Ints, drawn: Ints, private: PrivateNegatives | None) -> Inputs:
+    parts = [_rows(span.items, own), _rows(span.uniform, drawn)]
+    if private is not None:
+        num_described = len(span.items[columns.ITEM_ID])
+        rows = private.rows.ravel()
+        is_even = rows >= num_described
+        picked = _rows(span.items, np.where(is_even, 0, rows))
+        for name, values in span.uniform.items():
+            picked[name][is_even] = values[rows[is_even] - num_described]
+        parts.append(picked)
+    return _stack(parts)
+
+
+def _comparison(
+    plan: BatchPlan, users: Ints, shared: Ints, private: PrivateNegatives | None, recent: RecentItems
+) -> Batch:
+    """The mask and the log q of a batch; the queue takes its items in."""
+    num_rows = len(users)
+    own, uniform = np.split(shared, [num_rows])
+    candidates = np.concatenate([own, uniform, recent.read()])
+    mask = false_negatives(users, candidates, plan.known, in_batch=plan.in_batch)
+    if plan.frequency is not None:
+        plan.frequency.update(own)
+
+    def log_q(item_rows: Ints) -> npt.NDArray[np.float32]:
+        if not plan.correct:
+            return np.zeros(len(item_rows), np.float32)
+        if plan.frequency is not None:
+            shares = plan.frequency.expected_draws(item_rows) / num_rows
+        else:
+            shares = plan.item_counts[item_rows] / max(int(plan.item_counts.sum()), 1)
+        return log_of(
+            presence(
+                shares,
+                num_examples=(num_rows - 1 if plan.in_batch else 0) + recent.num_filled,
+                num_uniform=len(np.unique(uniform)),
+                num_random=plan.num_random,
+                catalogue_size=plan.catalogue_size,
+            )
         )
-        log_q = np.log(draws).astype(np.float32)
-    return {
-        **{USER_PREFIX + name: values for name, values in users.items()},
-        **{ITEM_PREFIX + name: values for name, values in items.items()},
-        MASK: false_negatives(users[columns.USER_ID].astype(np.int64), candidates, plan.known),
-        LOG_Q: log_q,
-        WEIGHT: span.weight[rows],
-    }
+
+    made: Batch = {MASK: mask, LOG_Q: log_q(candidates)}
+    if private is not None:
+        made[MASK] = mask_private(mask, private, users, candidates, plan.known, in_batch=plan.in_batch)
+        # Hard ones are there for sure.
+        made[PRIVATE_LOG_Q] = np.zeros(private.items.shape, np.float32)
+        drawn = private.items[:, private.num_hard :]
+        made[PRIVATE_LOG_Q][:, private.num_hard :] = log_q(drawn.ravel()).reshape(drawn.shape)
+    recent.push(own)
+    return made
 
 
 def spans(
@@ -191,7 +283,7 @@ def count_items(spans_of_days: Iterable[Span], num_item_rows: int) -> Ints:
     return total
 
 
-def _encode_day(day: Day, encoder: Encoder, *, only_first: bool) -> Span:
+def _encode_day(day: Day, encoder: Encoder, *, only_first: bool, reward: Reward) -> Span:
     events = day.events
     span = Span(
         users=encoder.encode_users(day.users, as_of_seconds=moments_of(day.users)),
@@ -199,7 +291,7 @@ def _encode_day(day: Day, encoder: Encoder, *, only_first: bool) -> Span:
         uniform=encoder.encode_items(day.uniform, as_of_seconds=moments_of(day.uniform)),
         user_row=events.column(USER_ROW).to_numpy(),
         item_row=events.column(ITEM_ROW).to_numpy(),
-        weight=events.column(columns.REWARD).to_numpy().astype(np.float32),
+        weight=events.column(columns.VALUE if reward == "value" else columns.REWARD).to_numpy().astype(np.float32),
     )
     if not only_first:
         return span
@@ -209,3 +301,11 @@ def _encode_day(day: Day, encoder: Encoder, *, only_first: bool) -> Span:
 
 def _stack(parts: Sequence[Inputs]) -> Inputs:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rows(inputs: Inputs, rows: Ints) -> Inputs:
+    return {name: values[rows] for name, values in inputs.items()}
+
+
+def _ids(inputs: Inputs, name: str) -> Ints:
+    return inputs[name].astype(np.int64)

@@ -49,7 +49,7 @@ class Diagnosis:
             found.append(
                 f"two users have {self.common_share:.0%} of their top lists in common, {self.distinct_items} items "
                 f"serve all {self.num_lists}: nearly everybody gets the same list. Look at the history feature, raise "
-                "training.num_uniform or lower towers.temperature"
+                "training.negatives.num_uniform or lower towers.temperature"
             )
         if self._is_too_alike(self.popular_share):
             found.append(

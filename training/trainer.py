@@ -1,14 +1,15 @@
 """How are the towers fitted? A TFRS model, epochs over days in time order, a look at the model after each.
 
-Shape letters: B rows of a batch, C candidates in it, D vector width.
+Shape letters: B rows of a batch, Q columns of the queue, D vector width.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,39 +21,90 @@ import tensorflow_recommenders as tfrs
 import tf_keras
 
 from features.encoding import Inputs
-from towers.two_tower import TwoTower
-from training.dataset import ITEM_PREFIX, LOG_Q, MASK, USER_PREFIX, WEIGHT, Batch
-from training.losses import in_batch_softmax, weighted_mean
+from towers.two_tower import VECTOR, TwoTower
+from training.dataset import ITEM_PREFIX, USER_PREFIX, Batch
+from training.objective import Outputs, Terms, inputs_with_prefix, total_of
+from training.row_adagrad import RowAdagrad
 
 Floats = npt.NDArray[np.float32]
 EpochMetrics = dict[str, float]
 
 
+class Queue(Protocol):
+    """Vectors of the items of the last batches, oldest first, without gradient."""
+
+    def read(self) -> tf.Tensor:
+        """[Q, D] float32."""
+        ...
+
+    def push(self, vectors: tf.Tensor) -> None:
+        """Adds [B, D] and drops as many."""
+        ...
+
+    def clear(self) -> None:
+        """Starts anew."""
+        ...
+
+
 class RetrievalModel(tfrs.Model):  # type: ignore[misc]
-    """Two towers and the loss between them.
+    """Two towers and the loss between them, which is a sum of terms.
 
     TFRS's own `Retrieval` task is not used: it clips the sampling probability at 1e-6, which flattens a large
     catalogue, sums over the batch, so that the step grows with it, and cannot mask a user's other positives.
 
     Args:
         towers: What is fitted.
+        terms: Weight and term, one or more.
         temperature: Scores are divided by it before the correction.
+        learn_temperature: Whether it is fitted too, from there on; its logarithm is, so that it stays positive.
+        queue: Keeps items' vectors from batch to batch; None keeps none.
+
+    Raises:
+        ValueError: There is no term.
     """
 
-    def __init__(self, towers: TwoTower, *, temperature: float) -> None:
-        """Takes the towers."""
+    def __init__(
+        self,
+        towers: TwoTower,
+        *,
+        terms: Terms,
+        temperature: float,
+        learn_temperature: bool,
+        queue: Queue | None = None,
+    ) -> None:
+        """Takes the towers and the terms."""
         super().__init__()
-        self.user_tower = towers.user
-        self.item_tower = towers.item
-        self._temperature = temperature
+        if not terms:
+            raise ValueError("there is no term to minimise; pass at least one")
+        self.user_tower, self.user_parts = towers.user, towers.user_parts
+        self.item_tower, self.item_parts = towers.item, towers.item_parts
+        self.queue = queue
+        self._log_temperature = tf.Variable(np.log(temperature), trainable=learn_temperature, dtype=tf.float32)
+        self._fixed_temperature = None if learn_temperature else temperature
+        # In a function: Keras would look into a list for weights, and find those of a frozen teacher.
+        self._total: Callable[[Outputs], tf.Tensor] = lambda outputs: total_of(terms, outputs)
 
-    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """Mean loss of a batch as `training.dataset.batches` makes it, weighted by reward: []."""
-        users = self.user_tower(_with_prefix(inputs, USER_PREFIX), training=training)
-        items = self.item_tower(_with_prefix(inputs, ITEM_PREFIX), training=training)
-        scores = tf.matmul(users, items, transpose_b=True) / self._temperature
-        losses = in_batch_softmax(scores, inputs[LOG_Q], mask=inputs[MASK])
-        return weighted_mean(losses, inputs[WEIGHT])
+    @property
+    def towers(self) -> TwoTower:
+        """The towers as they are now."""
+        return TwoTower(self.user_tower, self.item_tower, self.user_parts, self.item_parts)
+
+    @property
+    def temperature(self) -> tf.Tensor | float:
+        """What scores are divided by now."""
+        return tf.exp(self._log_temperature) if self._fixed_temperature is None else self._fixed_temperature
+
+    def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
+        """Sum of the terms for a batch as `training.dataset.batches` makes it: []; training moves the queue on."""
+        batch = {name: tf.convert_to_tensor(values) for name, values in inputs.items()}
+        users = self.user_parts(inputs_with_prefix(batch, USER_PREFIX), training=training)
+        items = self.item_parts(inputs_with_prefix(batch, ITEM_PREFIX), training=training)
+        queued = None if self.queue is None else tf.stop_gradient(self.queue.read())
+        outputs = Outputs(users, items, batch, self.temperature, queued)
+        loss = self._total(outputs)
+        if training and self.queue is not None:
+            self.queue.push(tf.stop_gradient(items[VECTOR][: outputs.num_rows]))
+        return loss
 
 
 def make_deterministic(seed: int) -> None:
@@ -84,9 +136,11 @@ def fit(
     learning_rate: float,
     folder: Path,
     look: Callable[[TwoTower], EpochMetrics],
+    after_steps: Callable[[], None] = lambda: None,
     on_step: Callable[[float], None] = lambda loss: None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     checkpoint_every_epochs: int = 1,
+    saved: Mapping[str, tf.Module] | None = None,
 ) -> list[EpochReport]:
     """Fits the model with Adagrad, whose updates touch only the rows of the tables that a batch has.
 
@@ -97,9 +151,12 @@ def fit(
         learning_rate: Of Adagrad.
         folder: Gets `checkpoints/` and TensorBoard's `logs/`.
         look: Measures the towers after an epoch.
+        after_steps: Called after the steps of an epoch, before the look: for weights that decay, and fallbacks that
+            follow what they stand for.
         on_step: Called with the loss of each batch, for a progress bar.
         on_epoch: Called after each epoch.
-        checkpoint_every_epochs: How often the weights and the optimiser's state are saved.
+        checkpoint_every_epochs: How often the weights, the optimiser's state and the queue are saved.
+        saved: Further state that is saved with them, by name.
 
     Returns:
         A report for each epoch.
@@ -108,16 +165,17 @@ def fit(
         FloatingPointError: The loss is not a finite number.
         ValueError: There are no batches.
     """
-    optimizer = tf_keras.optimizers.legacy.Adagrad(learning_rate, initial_accumulator_value=0.1)
+    optimizer = RowAdagrad(learning_rate, initial_accumulator_value=0.1)
     model.compile(optimizer=optimizer)
     step = tf.function(model.train_step, reduce_retracing=True)
-    checkpoints = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model, optimizer=optimizer), str(folder / "checkpoints"), max_to_keep=2
-    )
+    state = tf.train.Checkpoint(model=model, optimizer=optimizer, **(saved or {}))
+    checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoints"), max_to_keep=2)
     writer = tf.summary.create_file_writer(str(folder / "logs"))
     reports = []
     for epoch in range(epochs):
         losses = []
+        if model.queue is not None:
+            model.queue.clear()
         for batch in batches_of(epoch):
             losses.append(float(step(batch)["loss"]))
             if not np.isfinite(losses[-1]):
@@ -130,7 +188,8 @@ def fit(
             raise ValueError(
                 f"epoch {epoch + 1} has no examples; take more days (training.example_days) or training.examples: all"
             )
-        report = EpochReport(epoch + 1, float(np.mean(losses)), look(TwoTower(model.user_tower, model.item_tower)))
+        after_steps()
+        report = EpochReport(epoch + 1, float(np.mean(losses)), look(model.towers))
         _log(writer, report)
         if (epoch + 1) % checkpoint_every_epochs == 0:
             checkpoints.save(checkpoint_number=epoch + 1)
@@ -148,10 +207,6 @@ def embed(tower: tf_keras.Model, inputs: Inputs, *, block: int = 8192) -> Floats
         for begin in range(0, num_rows, block)
     ]
     return np.concatenate(parts)
-
-
-def _with_prefix(inputs: dict[str, tf.Tensor], prefix: str) -> dict[str, tf.Tensor]:
-    return {name.removeprefix(prefix): values for name, values in inputs.items() if name.startswith(prefix)}
 
 
 def _log(writer: tf.summary.SummaryWriter, report: EpochReport) -> None:

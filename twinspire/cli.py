@@ -31,6 +31,9 @@ app = typer.Typer(
     help="From raw events to served recommendations: two-tower retrieval, retrained daily.",
 )
 
+benchmarks = typer.Typer(no_args_is_help=True, help="Compare with published figures.")
+app.add_typer(benchmarks, name="benchmark")
+
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a dataset.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key, such as training.epochs=3; may be repeated.")
@@ -47,6 +50,8 @@ Now = Annotated[
 ]
 DEFAULT_CONFIG = Path("configs/complete_journey.yaml")
 DEFAULT_RUNS = Path("runs")
+# Apart from the daily runs: an earlier cut would have their features made anew.
+DEFAULT_ABLATION_RUNS = Path("runs/ablations")
 
 
 @app.callback()
@@ -182,6 +187,65 @@ def serve(
 
 
 @app.command()
+def ablate(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="YAML file of arms to compare.")
+    ],
+    runs: Annotated[Path, typer.Option(help="Folder of the runs of ablations.")] = DEFAULT_ABLATION_RUNS,
+    only: Annotated[
+        str | None, typer.Option(metavar="ARM,...", help="Only these arms, and those that they are compared with.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many of the file's seeds; all if left out.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="File that gets all figures, for programs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file that gets the tables, between its markers.")] = None,
+    set_: Overrides = None,
+    now: Now = None,
+) -> None:
+    """Fit every arm of a file with several seeds and cuts, and compare them on the same users."""
+    with _errors():
+        from twinspire.ablation_config import load_ablation
+
+        ablation = load_ablation(file, set_ or [])
+        names = only.split(",") if only else []
+        ablation.chosen(names)
+        from importlib.metadata import version
+
+        from evaluation.ablation_table import print_ablation, write_markdown
+        from evaluation.report import to_json
+        from twinspire.console import console
+        from twinspire.pipeline.ablate import ablate as compare_arms
+        from twinspire.pipeline.fit_arm import Run
+
+        run = Run(_moment(now), version("twinspire"))
+        report = compare_arms(ablation, runs, only=names, num_seeds=seeds, run=run)
+        print_ablation(report, console())
+        if json_ is not None:
+            json_.parent.mkdir(parents=True, exist_ok=True)
+            json_.write_text(to_json(report), encoding="utf-8")
+        if out is not None:
+            write_markdown(report, out)
+        if report.failed:
+            raise ValueError("; ".join(f"arm {arm!r} failed: {why}" for arm, why in report.failed.items()))
+
+
+@benchmarks.command()
+def lightgcn(
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with train.txt and test.txt.")],
+    json_: Annotated[Path | None, typer.Option("--json", help="File that gets the figures, for programs.")] = None,
+    dim: Annotated[int, typer.Option(min=2, help="Width of the vectors.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the held-out part and of every fit.")] = 20170101,
+) -> None:
+    """Fit towers of ids on a published split: a line a user, its id, then its items."""
+    with _errors():
+        from twinspire.pipeline.published import benchmark
+
+        found = benchmark(data, embedding_dim=dim, seed=seed)
+        if json_ is not None:
+            json_.parent.mkdir(parents=True, exist_ok=True)
+            json_.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
 def doctor() -> None:
     """Tell what this installation has and lacks."""
     from twinspire.show import print_installation
@@ -207,8 +271,11 @@ def _prepare(
     extra = [f"as_of={as_of.date()}"] if as_of else []
     settings = load(config, [*(overrides or []), *extra])
     paths = RunPaths(runs / settings.name, settings.as_of)
-    moment = now.replace(tzinfo=dt.UTC) if now else dt.datetime.now(dt.UTC)
-    return settings, paths, plan(settings, paths, now=moment, code_version=version("twinspire"))
+    return settings, paths, plan(settings, paths, now=_moment(now), code_version=version("twinspire"))
+
+
+def _moment(now: dt.datetime | None) -> dt.datetime:
+    return now.replace(tzinfo=dt.UTC) if now else dt.datetime.now(dt.UTC)
 
 
 def _use_one_thread() -> None:

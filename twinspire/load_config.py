@@ -37,6 +37,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: The file or an override cannot be read, or a key or value is not valid.
     """
+    raw = read_mapping(path, expected="a mapping with the keys name, as_of, ingest, ...")
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, Config)}") from None
+
+
+def read_mapping(path: Path, *, expected: str) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping and gives no key twice.
+
+    Args:
+        path: The file.
+        expected: What it should hold, for the message.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML or holds something else.
+    """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
@@ -46,15 +65,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path}: holds {type(raw).__name__}, expected a mapping with the keys name, as_of, ingest, ..."
-        )
-    for override in overrides:
-        _apply_override(raw, override)
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(_explain(issue) for issue in error.errors())) from None
+        raise ConfigError(f"{path}: holds {type(raw).__name__}, expected {expected}")
+    return raw
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """What is wrong, key by key, with the nearest valid one; `root` is the model that was validated."""
+    return "; ".join(_explain(issue, root) for issue in error.errors())
 
 
 def dump(config: Config) -> str:
@@ -69,8 +86,10 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+            if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
@@ -94,22 +113,22 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None
 
 
-def _explain(issue: Mapping[str, Any]) -> str:
+def _explain(issue: Mapping[str, Any], root: type[BaseModel]) -> str:
     location = [str(part) for part in issue["loc"]]
     # Pydantic names the kind of source that it tried as if it were a key.
     where = ".".join(part for part in location if part not in SOURCES)
     if issue["type"] != "extra_forbidden":
-        return _explain_value(where, issue)
-    valid = sorted(_keys_at(location[:-1]))
+        return _explain_value(where, issue, root)
+    valid = sorted(_keys_at(location[:-1], root))
     near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)
     return f"unknown key {where!r}; did you mean {near[0]!r}? Valid here: {', '.join(valid)}"
 
 
-def _explain_value(where: str, issue: Mapping[str, Any]) -> str:
+def _explain_value(where: str, issue: Mapping[str, Any], root: type[BaseModel]) -> str:
     message = issue["msg"].removeprefix("Value error, ")
     match issue["type"]:
         case "model_type" | "model_attributes_type":
-            message = f"expected a section with keys, such as {', '.join(_keys_at(list(issue['loc']))[:3])}"
+            message = f"expected a section with keys, such as {', '.join(_keys_at(list(issue['loc']), root)[:3])}"
         case "tuple_type":
             message = "expected a list"
         case "union_tag_not_found":
@@ -118,8 +137,8 @@ def _explain_value(where: str, issue: Mapping[str, Any]) -> str:
     return f"{where}: {message}{found}" if where else message
 
 
-def _keys_at(location: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Config
+def _keys_at(location: Sequence[str], root: type[BaseModel]) -> list[str]:
+    model = root
     for part in location:
         if part in SOURCES:
             model = SOURCES[part]

@@ -14,10 +14,17 @@ class RunPaths:
     Attributes:
         root: `runs/<dataset>`.
         as_of: Everything before this day is known.
+        arm: Name of one of several fits on the same features, which lie beside each other; None for the only one.
     """
 
     root: Path
     as_of: dt.date
+    arm: str | None = None
+
+    @property
+    def of_fit(self) -> Path:
+        """What depends on a fit lies below it; tables and features are shared by all fits."""
+        return self.root if self.arm is None else self.root / "arms" / self.arm
 
     @property
     def tables(self) -> Path:
@@ -51,17 +58,22 @@ class RunPaths:
     @property
     def model(self) -> Path:
         """Encoder, exported towers, checkpoints and TensorBoard logs."""
-        return self.root / "models" / str(self.as_of)
+        return self.of_fit / "models" / str(self.as_of)
 
     @property
     def vectors(self) -> Path:
         """Vectors of every user and item at `as_of`."""
-        return self.root / "vectors" / str(self.as_of)
+        return self.of_fit / "vectors" / str(self.as_of)
 
     @property
     def index(self) -> Path:
         """HNSW graph and its report."""
-        return self.root / "index" / str(self.as_of)
+        return self.of_fit / "index" / str(self.as_of)
+
+    @property
+    def mined(self) -> Path:
+        """Hard negatives mined with the vectors and the index of an earlier fit."""
+        return self.of_fit / "mined" / str(self.as_of)
 
     @property
     def bundles(self) -> Path:
@@ -71,12 +83,12 @@ class RunPaths:
     @property
     def report(self) -> Path:
         """Evaluation report."""
-        return self.root / "reports" / str(self.as_of)
+        return self.of_fit / "reports" / str(self.as_of)
 
     @property
     def steps(self) -> Path:
         """Records of the day's finished steps, and the resolved configuration of its latest run."""
-        return self.root / "steps" / str(self.as_of)
+        return self.of_fit / "steps" / str(self.as_of)
 
     @property
     def shared_steps(self) -> Path:

@@ -25,6 +25,7 @@ FEAST_TYPES: dict[Storage, FeastType] = {
     Storage.INT: Int64,
     Storage.STRINGS: Array(String),
     Storage.INTS: Array(Int64),
+    Storage.FLOATS: Array(Float32),
 }
 SERVICE_NAMES: dict[Tower, str] = {"user": "user_tower", "item": "item_tower"}
 VIEW_NAMES: dict[Tower, str] = {"user": "user_daily", "item": "item_daily"}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_jobs.snapshots import DailySnapshots, run, split_by_shard, stable_number
+from beam_jobs.snapshots import DailySnapshots, run, split_by_shard
 from features.schema import Schema
 from features.storage import PAIRS_SCHEMA, snapshot_schema
 
@@ -250,17 +249,6 @@ def test_the_transform_gives_three_collections(
             assert_that(made[tower] | f"{tower} ids" >> beam.FlatMap(ids), equal_to(expected), label=tower)
         met = made["pairs"] | "rows" >> beam.FlatMap(lambda table: [tuple(row.values()) for row in table.to_pylist()])
         assert_that(met, equal_to([tuple(row.values()) for row in everything["pairs"]]), label="pairs")
-
-
-def test_a_stable_number_is_the_same_in_every_process_and_never_negative() -> None:
-    names = [f"user {number}" for number in range(1000)] + ["", "zoë"]
-    numbers = stable_number(names)
-    assert numbers.dtype == np.int64
-    assert (numbers >= 0).all()
-    assert len(set(numbers.tolist())) == len(names)
-    assert stable_number(reversed(names)).tolist() == numbers[::-1].tolist()
-    # Written down once: rows of yesterday were spread over days and shards by it.
-    assert stable_number(["u1", "zoë"]).tolist() == [1492305090623295934, 7394018131990428511]
 
 
 def test_shards_part_a_table(tables: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.user_snapshots import DAY_SECONDS, Events, UserRows, occurrence, pairs, snapshots
+from beam_jobs.user_snapshots import DAY_SECONDS, Events, UserRows, pairs, snapshots
 
 NUM_USERS, NUM_ITEMS, START = 4, 5, 17_000
 
@@ -56,9 +56,11 @@ def arrays(events: list[Event]) -> Events:
 
 def rows_of(events: list[Event], run: dict[str, Any]) -> list[UserRows]:
     first = START + run["first"]
+    used = arrays([event for event in events if event.seconds < (first + run["num_days"]) * DAY_SECONDS])
     return list(
         snapshots(
-            arrays([event for event in events if event.seconds < (first + run["num_days"]) * DAY_SECONDS]),
+            used,
+            pairs(used).first_meeting(),
             NUM_USERS,
             first_day=first,
             end_day=first + run["num_days"],
@@ -143,10 +145,12 @@ def test_an_item_bought_again_moves_to_the_front_with_its_latest_moment() -> Non
 
 
 @given(EVENTS)
-def test_occurrences_count_the_meetings_of_a_pair(events: list[Event]) -> None:
+def test_a_pair_meets_for_the_first_time_once(events: list[Event]) -> None:
     met = [(event.user, event.item) for event in events]
-    expected = [met[: place + 1].count(pair) for place, pair in enumerate(met)]
-    assert occurrence(arrays(events)).tolist() == expected
+    expected = [int(pair not in met[:place]) for place, pair in enumerate(met)]
+    found = pairs(arrays(events)).first_meeting()
+    assert found.dtype == np.int64
+    assert found.tolist() == expected
 
 
 @given(EVENTS)

@@ -12,14 +12,15 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from training.losses import in_batch_softmax, weighted_mean
+from training.losses import SOFTMAX, weighted_mean
 from training.negatives import KnownPositives, false_negatives
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-LOSSES: dict[str, Callable[..., tf.Tensor]] = {"in_batch_softmax": in_batch_softmax}
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+every_loss = pytest.mark.parametrize("loss", SOFTMAX.values(), ids=SOFTMAX.keys())
+# Of the third, the own item is not corrected: what it subtracts from the others has a scale.
+every_cross_entropy = pytest.mark.parametrize("loss", [SOFTMAX["none"], SOFTMAX["yi2019"]], ids=["none", "yi2019"])
 
 NUM_ROWS, NUM_COLUMNS = 6, 10
 RNG = np.random.default_rng(7)
@@ -38,11 +39,15 @@ def gradient_of(loss: Callable[..., tf.Tensor], weights: Floats | None = None) -
 
 
 @every_loss
-def test_there_is_a_finite_loss_of_at_least_zero_for_each_row(loss: Callable[..., tf.Tensor]) -> None:
+def test_there_is_a_finite_loss_for_each_row(loss: Callable[..., tf.Tensor]) -> None:
     losses = loss(SCORES, LOG_Q, mask=MASK)
     assert (losses.shape, losses.dtype) == ((NUM_ROWS,), tf.float32)
     assert np.isfinite(losses).all()
-    assert (losses.numpy() >= 0).all()
+
+
+@every_cross_entropy
+def test_a_cross_entropy_is_at_least_zero(loss: Callable[..., tf.Tensor]) -> None:
+    assert (loss(SCORES, LOG_Q, mask=MASK).numpy() >= 0).all()
 
 
 @every_loss
@@ -57,7 +62,7 @@ def test_one_row_without_other_candidates_has_nothing_to_learn(loss: Callable[..
 @every_loss
 def test_rows_that_all_hold_the_same_item_have_nothing_to_learn(loss: Callable[..., tf.Tensor]) -> None:
     nobody = KnownPositives(np.zeros(NUM_ROWS + 1, np.int64), np.empty(0, np.int64))
-    mask = false_negatives(np.arange(NUM_ROWS), np.full(NUM_ROWS, 3), nobody)
+    mask = false_negatives(np.arange(NUM_ROWS), np.full(NUM_ROWS, 3), nobody, in_batch=True)
     losses = loss(SCORES[:, :NUM_ROWS], np.full(NUM_ROWS, LOG_Q[0]), mask=mask)
     np.testing.assert_allclose(losses, 0, atol=1e-6)
 
@@ -77,7 +82,7 @@ def test_a_row_does_not_look_at_the_scores_of_others(loss: Callable[..., tf.Tens
     assert loss(changed, LOG_Q, mask=MASK).numpy()[0] == loss(SCORES, LOG_Q, mask=MASK).numpy()[0]
 
 
-@every_loss
+@every_cross_entropy
 @pytest.mark.parametrize("constant", [-5.0, 2.0])
 def test_adding_a_constant_to_log_q_changes_nothing(loss: Callable[..., tf.Tensor], constant: float) -> None:
     expected = loss(SCORES, LOG_Q, mask=MASK)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.index import HnswIndex
+from serving.index import AugmentedIndex, HnswIndex
 from serving.purchases import Purchases
-from serving.retrievers import Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+from serving.weights import weighted
 
 NUM_ITEMS, DIMENSION = 40, 8
 KNOWN = [[3, 17, 20], [], [*range(36)], [*range(NUM_ITEMS)]]
@@ -27,6 +28,8 @@ def unit_vectors(count: int, seed: int) -> npt.NDArray[np.float32]:
 
 VECTORS = unit_vectors(NUM_ITEMS, 1)
 INDEX = HnswIndex.build(VECTORS, m=8, ef_construction=100, seed=1)
+WEIGHTED = weighted(VECTORS, np.random.default_rng(5).uniform(0.2, 1, NUM_ITEMS).astype(np.float32))
+AUGMENTED_INDEX = AugmentedIndex.build(WEIGHTED, m=8, ef_construction=100, seed=1)
 POPULARITY = np.random.default_rng(2).integers(0, 9, NUM_ITEMS).astype(np.float32)
 
 
@@ -38,6 +41,9 @@ RETRIEVERS: dict[str, Retriever] = {
     "two_tower": two_tower(index=INDEX),
     "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000),
     "two_tower, exact": two_tower(index=None),
+    "two_tower, weighted": TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25),
+    "cascade": Cascade(two_tower(index=INDEX), first_width=5, depth=12),
+    "cascade, weighted": Cascade(TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3),
     "repeat": Repeat(),
     "popularity": Popularity(POPULARITY),
     "fused": Fused(((two_tower(index=INDEX), 1.0), (Repeat(), 2.0)), rank_constant=60, depth=15),

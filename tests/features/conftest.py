@@ -26,6 +26,8 @@ def schema() -> Schema:
             "user_columns": {"age": "categorical", "income": "numeric"},
             "item_columns": {"aisle": ["categorical", "text"], "size": "numeric"},
             "item_category": "aisle",
+            "user_statistics_of": ["aisle"],
+            "item_statistics_of": ["age"],
         }
     )
 
@@ -43,6 +45,7 @@ def snapshot_row(schema: Schema) -> Callable[..., Row]:
                 Storage.INT: 100 * number + place,
                 Storage.STRINGS: [f"{name} {number}", f"é{place}"],
                 Storage.INTS: [number, place, 2**40],
+                Storage.FLOATS: [1 / 2 + number / 1024, 1 / 4],
             }[storage]
         return row | {f"{tower}_as_of_seconds": int(at.timestamp())}
 

@@ -22,6 +22,7 @@ TYPES = {
     Storage.INT: Int64,
     Storage.STRINGS: Array(String),
     Storage.INTS: Array(Int64),
+    Storage.FLOATS: Array(Float32),
 }
 
 
@@ -32,7 +33,9 @@ def test_every_storage_has_a_type_in_feast_and_in_arrow() -> None:
 @pytest.mark.parametrize("tower", TOWERS)
 def test_a_view_has_the_statistics_and_columns_of_its_tower_in_order(schema: Schema, tower: Tower) -> None:
     made = definitions(schema, tower, snapshots=Path("/snapshots"), refresh_days=4)
-    names = [statistic.name for statistic in STATISTICS[tower]] + list(schema.columns_of(tower))
+    shares = {"user": "user_aisle", "item": "item_age"}[tower]
+    names = [statistic.name for statistic in STATISTICS[tower]]
+    names += [f"{shares}_values", f"{shares}_shares", *schema.columns_of(tower)]
     assert [field.name for field in made.view.features] == names
     storage = dict(schema.view_fields(tower))
     assert [field.dtype for field in made.view.features] == [TYPES[storage[name]] for name in names]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.encoding import Encoder, Inputs, fit_encoder, moments_of, numeric_names, numeric_values
-from features.ids import IdMap
+from features.ids import IdMap, stable_number
 from features.schema import TOWERS, Schema, Tower
 from features.storage import view_schema
 from features.text import trigrams
@@ -31,6 +31,8 @@ PAST = {
     "user_last_seconds": NOW - 3 * DAY,
     "user_history": ["i3", "gone", "i1"],
     "user_history_seconds": [NOW - 3 * DAY, NOW - 4 * DAY, NOW - 4 * DAY - DAY // 4],
+    "user_aisle_values": ["tea", "gone", "Ice cream"],
+    "user_aisle_shares": [0.5, 0.25, 0.25],
     "age": "old",
     "income": 30.0,
 }
@@ -43,6 +45,8 @@ SALES = {
     "item_slow_rate": 1.0,
     "item_fast_new_rate": 0.5,
     "item_slow_new_rate": 0.25,
+    "item_age_values": ["young"],
+    "item_age_shares": [1.0],
     "aisle": "Ice cream",
     "size": 0.75,
 }
@@ -62,6 +66,13 @@ def encoder(schema: Schema) -> Encoder:
         text_length=5,
         text_buckets=97,
     )
+
+
+@pytest.fixture(scope="module")
+def with_buckets(encoder: Encoder) -> Encoder:
+    """The same ids, with 3 buckets for unknown users and 4 for unknown items."""
+    everybody, everything = encoder.user_ids.ids([1, 2]), encoder.item_ids.ids([1, 2, 3, 4, 5])
+    return dataclasses.replace(encoder, user_ids=IdMap(everybody, 3), item_ids=IdMap(everything, 4))
 
 
 def raw(schema: Schema, tower: Tower, *rows: dict[str, Any]) -> pa.Table:
@@ -120,6 +131,43 @@ def test_what_is_unknown_or_null_has_row_zero(encoder: Encoder) -> None:
     items = encoded(encoder, "item", {"item_id": "new", "aisle": None})
     assert items["item_id"].tolist() == items["aisle"].tolist() == [0]
     assert items["aisle_text"].tolist() == [[0] * 5]
+
+
+def test_with_buckets_only_what_is_unknown_has_another_row(encoder: Encoder, with_buckets: Encoder) -> None:
+    users = [{"user_id": name, **PAST} for name in ("u2", "new", None)]
+    plain, found = encoded(encoder, "user", *users), encoded(with_buckets, "user", *users)
+    new, gone = 3 + int(stable_number(["new"])[0]) % 3, 6 + int(stable_number(["gone"])[0]) % 4
+    assert found["user_id"].tolist() == [2, new, 0]
+    assert found["user_history"].tolist() == [[3, gone, 1, 0]] * 3
+    assert_same(
+        {name: values for name, values in found.items() if name not in ("user_id", "user_history")},
+        {name: values for name, values in plain.items() if name not in ("user_id", "user_history")},
+    )
+    items = encoded(with_buckets, "item", *[{"item_id": name, **SALES} for name in ("i5", "gone", None)])
+    assert items["item_id"].tolist() == [5, gone, 0]
+
+
+def test_tables_have_a_row_for_each_bucket(with_buckets: Encoder) -> None:
+    rows = {spec.name: spec.num_rows for tower in TOWERS for spec in with_buckets.input_specs(tower)}
+    assert (rows["user_id"], rows["item_id"], rows["user_history"]) == (1 + 2 + 3, 1 + 5 + 4, 1 + 5 + 4)
+    assert (len(with_buckets.user_ids), len(with_buckets.item_ids)) == (1 + 2, 1 + 5)
+
+
+def test_shares_stand_in_the_rows_of_their_values(encoder: Encoder) -> None:
+    """The vocabularies are old, young and Ice cream, tea; what they do not know is in column 0."""
+    users = encoded(encoder, "user", {"user_id": "u1", **PAST}, {"user_id": "u1"})
+    assert users["user_aisle_shares"].tolist() == [[0.25, 0.25, 0.5], [0.0, 0.0, 0.0]]
+    items = encoded(encoder, "item", {"item_id": "i1"}, {"item_id": "i1", **SALES})
+    assert items["item_age_shares"].tolist() == [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_a_schema_without_shares_has_no_such_input(encoder: Encoder) -> None:
+    schema = encoder.schema.model_copy(update={"user_statistics_of": (), "item_statistics_of": ()})
+    plain = dataclasses.replace(encoder, schema=schema)
+    for tower, share in (("user", "user_aisle_shares"), ("item", "item_age_shares")):
+        names = [spec.name for spec in encoder.input_specs(tower)]  # type: ignore[arg-type]
+        assert [spec.name for spec in plain.input_specs(tower)] == [name for name in names if name != share]  # type: ignore[arg-type]
+        assert share in names
 
 
 def test_a_number_that_is_unknown_is_average(encoder: Encoder) -> None:
@@ -242,7 +290,8 @@ def test_an_empty_batch_has_inputs_without_rows(encoder: Encoder, tower: Tower) 
         assert inputs[spec.name].dtype == spec.dtype
 
 
-def test_a_saved_encoder_encodes_alike(encoder: Encoder, tmp_path: Path) -> None:
+def test_a_saved_encoder_encodes_alike(with_buckets: Encoder, tmp_path: Path) -> None:
+    encoder = with_buckets
     encoder.save(tmp_path / "encoder")
     loaded = Encoder.load(tmp_path / "encoder")
     for tower in TOWERS:
@@ -291,6 +340,15 @@ def test_ids_have_the_rows_of_their_tables_and_categories_those_of_the_alphabet(
         "age": ["young"],
         "aisle": ["Ice", "tea"],
     }
+
+
+def test_both_sides_have_as_many_buckets_as_asked_for() -> None:
+    users, items = pa.table({"user_id": ["u1"]}), pa.table({"item_id": ["i1", "i2"]})
+    sizes = {"history_length": 1, "text_length": 1, "text_buckets": 1}
+    for num_buckets in (0, 7):
+        made = fit_encoder(Schema(), users, items, [], **sizes, id_buckets=num_buckets)
+        assert (made.user_ids.num_buckets, made.item_ids.num_buckets) == (num_buckets, num_buckets)
+    assert fit_encoder(Schema(), users, items, [], **sizes).user_ids.num_buckets == 0
 
 
 def test_a_column_may_be_category_and_number_at_once() -> None:

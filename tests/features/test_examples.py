@@ -128,6 +128,8 @@ def test_examples_carry_what_was_known_at_their_moment(joined: Path) -> None:
         for row in part.users.to_pylist():
             number = place // 2 * 20 + int(row["user_id"][1:])
             assert row["user_num_events"] == (None if row["user_id"] == "u4" else 100 * number + 1)
+            # Shares come along like every other field of the view: 1/2 + number / 1024, then 1/4.
+            assert row["user_aisle_shares"] == (None if row["user_id"] == "u4" else [1 / 2 + number / 1024, 1 / 4])
         for row in part.items.to_pylist():
             number = {0: None, 1: 100, 2: 100, 3: 300}[place]
             expected = None if number is None else 100 * (number + int(row["item_id"][1:])) + 1

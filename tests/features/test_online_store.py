@@ -27,6 +27,8 @@ NO_PAST = {
     "user_last_seconds": 0,
     "user_history": [],
     "user_history_seconds": [],
+    "user_aisle_values": [],
+    "user_aisle_shares": [],
     "age": None,
     "income": None,
 }

@@ -97,3 +97,49 @@ def test_a_name_that_no_model_input_can_have_is_refused_before_anything_runs(nam
 def test_a_name_that_the_encoder_gives_to_an_input_of_its_own_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match=f"column '{name}' is what a model input is called"):
         Schema.model_validate({"item_columns": {name: "categorical"}})
+
+
+SHOP = {"user_columns": {"age": "categorical", "income": "numeric"}, "item_columns": {"aisle": ["text", "categorical"]}}
+
+
+def test_shares_are_two_lists_for_each_column_between_statistics_and_columns() -> None:
+    schema = Schema.model_validate(SHOP | {"item_statistics_of": ["age"], "user_statistics_of": ["aisle"]})
+    assert list(schema.view_fields("item"))[-3:] == [
+        ("item_age_values", Storage.STRINGS),
+        ("item_age_shares", Storage.FLOATS),
+        ("aisle", Storage.STRING),
+    ]
+    assert view_schema(schema, "user").field("user_aisle_values").type == pa.list_(pa.string())
+    assert view_schema(schema, "user").field("user_aisle_shares").type == pa.list_(pa.float32())
+    assert Schema.model_validate(schema.model_dump(mode="json")) == schema
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("item_statistics_of", "income", "'income', which is not a categorical user column; expected some of: age"),
+        ("item_statistics_of", "aisle", "'aisle', which is not a categorical user column; expected some of: age"),
+        ("user_statistics_of", "aile", "'aile', which is not a categorical item column; expected some of: aisle"),
+    ],
+)
+def test_shares_of_what_is_no_categorical_column_of_the_other_side_are_refused(
+    key: str, name: str, message: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"{key} names {message}"):
+        Schema.model_validate(SHOP | {key: [name]})
+
+
+def test_shares_without_any_column_to_count_say_so() -> None:
+    with pytest.raises(ValidationError, match=r"user_statistics_of names 'aisle'.*expected some of: \(none declared\)"):
+        Schema.model_validate({"user_statistics_of": ["aisle"]})
+
+
+def test_shares_of_one_column_twice_are_refused() -> None:
+    with pytest.raises(ValidationError, match="item_statistics_of names 'age' more than once; name it once"):
+        Schema.model_validate(SHOP | {"item_statistics_of": ["age", "age"]})
+
+
+def test_a_column_called_like_a_share_is_named() -> None:
+    wrong = {"user_columns": {"age": "categorical", "item_age_shares": "numeric"}, "item_statistics_of": ["age"]}
+    with pytest.raises(ValidationError, match="column 'item_age_shares' is used twice"):
+        Schema.model_validate(wrong)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from serving import exact
-from serving.index import HnswIndex, measure_recall, read_shape
+from serving.index import INDEXES, AugmentedIndex, HnswIndex, IndexReport, measure_recall, read_shape
 
 
 def unit_vectors(count: int, dimension: int, seed: int) -> npt.NDArray[np.float32]:
@@ -122,6 +124,64 @@ def test_a_vector_that_is_not_finite_is_refused(vectors: npt.NDArray[np.float32]
         HnswIndex.build(vectors[:0], m=8, ef_construction=10, seed=1)
 
 
+def test_a_report_read_from_json_equals_the_one_written() -> None:
+    report = IndexReport(
+        recall=0.97, k=10, ef=50, num_queries=6, size_bytes=1000, build_seconds=0.1, form="augmented",
+        weight_spread=0.3, parts=(31, 33),
+    )  # fmt: skip
+    assert IndexReport(**json.loads(json.dumps(asdict(report)))) == report
+
+
 def test_recall_needs_a_query(index: HnswIndex, vectors: npt.NDArray[np.float32]) -> None:
     with pytest.raises(ValueError, match="no query"):
         measure_recall(index, vectors, query_embeddings=vectors[:0], k=5, ef=10)
+
+
+@pytest.fixture(scope="module")
+def long_and_short(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same directions with lengths from 1/9 to 1."""
+    lengths = np.exp(np.random.default_rng(6).uniform(np.log(1 / 9), 0, len(vectors)))
+    scaled: npt.NDArray[np.float32] = (vectors * lengths[:, None]).astype(np.float32)
+    return scaled
+
+
+def test_both_forms_with_a_beam_over_the_whole_catalogue_equal_exact_search(
+    long_and_short: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
+) -> None:
+    asked = 3 * queries
+    expected, expected_scores = exact.search(asked, long_and_short, k=12)
+    for form, kind in INDEXES.items():
+        index = kind.build(long_and_short, m=40, ef_construction=500, seed=3)
+        rows, scores = index.search(asked, k=12, ef=len(long_and_short))
+        np.testing.assert_array_equal(rows, expected, err_msg=form)
+        np.testing.assert_allclose(scores, expected_scores, atol=1e-5, err_msg=form)
+
+
+def test_an_augmented_index_is_loaded_as_one_and_as_nothing_else(
+    long_and_short: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    index = AugmentedIndex.build(long_and_short, m=8, ef_construction=100, seed=3)
+    index.save(tmp_path / "index")
+    assert read_shape(tmp_path / "index") == (500, 17)
+    loaded = AugmentedIndex.load(tmp_path / "index", long_and_short)
+    for found, same in zip(loaded.search(queries, k=9, ef=40), index.search(queries, k=9, ef=40), strict=True):
+        np.testing.assert_array_equal(found, same)
+    with pytest.raises(ValueError, match=r"shape \[500, 17\], expected \[500, 16\]"):
+        HnswIndex.load(tmp_path / "index", long_and_short)
+
+
+def test_an_index_over_other_vectors_is_refused(
+    index: HnswIndex, vectors: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    index.save(tmp_path / "index")
+    with pytest.raises(ValueError, match="holds another vector of item 0 than the one given"):
+        HnswIndex.load(tmp_path / "index", np.float32(1.01) * vectors)
+
+
+def test_an_augmented_index_pads_and_stays_whole_where_many_vectors_are_equal() -> None:
+    vectors = np.repeat(unit_vectors(4, 8, seed=5), 300, axis=0)
+    index = AugmentedIndex.build(vectors, m=2, ef_construction=2, seed=1)
+    rows, scores = index.search(vectors[:3], k=len(vectors) + 2, ef=2)
+    assert (np.sort(rows[:, :-2], axis=1) == np.arange(len(vectors))).all()
+    assert (rows[:, -2:] == -1).all()
+    assert (np.diff(scores[:, :-2], axis=1) <= 0).all()

@@ -5,9 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
+import pytest
 
+from serving import exact
+from serving.index import HnswIndex
 from serving.purchases import Purchases
-from serving.retrievers import Popularity, Repeat, UserQueries
+from serving.retrievers import Cascade, Popularity, Repeat, TwoTower, UserQueries
 
 AS_OF_SECONDS = 1512086400
 DAY = 86_400
@@ -43,3 +47,59 @@ def test_popularity_orders_equal_items_by_row() -> None:
     rows, scores = Popularity(np.array([1, 5, 0, 5], np.float32)).retrieve(users, 4)
     assert rows.tolist() == [[1, 3, 0, 2]]
     assert scores.tolist() == [[5, 5, 1, 0]]
+
+
+WIDTHS = (5, 3)
+
+
+def ensemble_vectors(count: int, seed: int) -> npt.NDArray[np.float32]:
+    """Two parts of length sqrt(1/2) each."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.normal(size=(count, width)) for width in WIDTHS]
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+    return (np.hstack(unit) / 2**0.5).astype(np.float32)
+
+
+ITEM_VECTORS, USER_VECTORS = ensemble_vectors(200, 1), ensemble_vectors(6, 2)
+
+
+def strangers(vectors: npt.NDArray[np.float32]) -> UserQueries:
+    """Users without a past."""
+    nothing = np.empty(0, np.int64)
+    nobody = Purchases.from_events(nothing, nothing, seconds=nothing, num_users=len(vectors), num_items=200)
+    return UserQueries(nobody, np.full(len(vectors), AS_OF_SECONDS), vectors)
+
+
+@pytest.mark.parametrize("approximately", [False, True])
+def test_a_cascade_as_deep_as_the_catalogue_is_exact_search_by_the_second_part(approximately: bool) -> None:
+    index = HnswIndex.build(ITEM_VECTORS, m=8, ef_construction=100, seed=1) if approximately else None
+    first = TwoTower(ITEM_VECTORS, index, ef=200, max_fetch=200)
+    rows, scores = Cascade(first, first_width=5, depth=200).retrieve(strangers(USER_VECTORS), 20)
+    expected, expected_scores = exact.search(
+        np.ascontiguousarray(USER_VECTORS[:, 5:]), np.ascontiguousarray(ITEM_VECTORS[:, 5:]), k=20
+    )
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+
+
+def test_a_cascade_finds_by_the_first_part_and_orders_by_the_second() -> None:
+    first = TwoTower(ITEM_VECTORS, None, ef=0, max_fetch=0)
+    rows, _ = Cascade(first, first_width=5, depth=12).retrieve(strangers(USER_VECTORS), 12)
+    for user, found in enumerate(rows):
+        by_first = np.argsort(-ITEM_VECTORS[:, :5] @ USER_VECTORS[user, :5], kind="stable")[:12]
+        by_second = sorted(by_first, key=lambda item: -ITEM_VECTORS[item, 5:] @ USER_VECTORS[user, 5:])
+        assert found.tolist() == by_second
+
+
+def test_a_cascade_cuts_its_list_after_the_second_model_has_ordered_it() -> None:
+    first = TwoTower(ITEM_VECTORS, None, ef=0, max_fetch=0)
+    cascade = Cascade(first, first_width=5, depth=12)
+    whole, short = (cascade.retrieve(strangers(USER_VECTORS), k)[0] for k in (12, 4))
+    np.testing.assert_array_equal(short, whole[:, :4])
+    assert len(cascade.retrieve(strangers(USER_VECTORS), 30)[0][0]) == 30
+
+
+@pytest.mark.parametrize("width", [0, 8])
+def test_a_cascade_of_one_part_is_refused(width: int) -> None:
+    with pytest.raises(ValueError, match=f"first_width is {width}, expected between 1 and 7"):
+        Cascade(TwoTower(ITEM_VECTORS, None, ef=0, max_fetch=0), first_width=width, depth=5)

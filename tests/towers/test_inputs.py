@@ -9,7 +9,7 @@ import pytest
 import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE, InputSpec
-from towers.inputs import HistoryPooling, feature_vectors, input_tensors
+from towers.inputs import BucketDropout, HistoryPooling, embedding_tables, feature_vectors, input_tensors
 
 VECTORS = np.array([[[1, 0], [0, 2], [4, 4], [9, 9]]], np.float32)
 ROWS = np.array([[3, 5, 0, 0]], np.int32)
@@ -74,8 +74,8 @@ def test_inputs_are_named_and_typed_as_declared() -> None:
 
 def model_of(specs: list[InputSpec]) -> tf_keras.Model:
     tensors = input_tensors(specs)
-    id_table = tf_keras.layers.Embedding(5, 2, name="id_table")
-    return tf_keras.Model(tensors, feature_vectors(specs, tensors, width=2, id_table=id_table))
+    tables = embedding_tables(specs, width=2)
+    return tf_keras.Model(tensors, feature_vectors(specs, tensors, width=2, tables=tables))
 
 
 def test_each_kind_of_input_gives_its_vector_by_hand() -> None:
@@ -87,7 +87,7 @@ def test_each_kind_of_input_gives_its_vector_by_hand() -> None:
     ]
     model = model_of(specs)
     tables = {
-        "id_table": [[0, 0], [1, 2], [3, 4], [5, 6], [7, 8]],
+        "item_id_table": [[0, 0], [1, 2], [3, 4], [5, 6], [7, 8]],
         "aisle_table": [[0, 1], [10, 20], [30, 40]],
         "title_text_table": [[99, 99], [1, 0], [0, 1], [5, 5]],
         "item_numeric_weights": [[1, 0], [2, -1]],
@@ -111,11 +111,38 @@ def test_each_kind_of_input_gives_its_vector_by_hand() -> None:
 def test_numbers_without_columns_give_no_vector() -> None:
     specs = [InputSpec("item_id", "id", None, 5), InputSpec("item_numeric", "numeric", 0)]
     tensors = input_tensors(specs)
-    id_table = tf_keras.layers.Embedding(5, 2)
-    assert len(feature_vectors(specs, tensors, width=2, id_table=id_table)) == 1
+    assert len(feature_vectors(specs, tensors, width=2, tables=embedding_tables(specs, width=2))) == 1
 
 
 def test_a_history_needs_the_table_of_its_items() -> None:
     specs = [InputSpec(HISTORY, "history", 4, 9), InputSpec(HISTORY_AGE, "history_number", 4)]
     with pytest.raises(ValueError, match="input 'user_history' is a history; pass the table of its items"):
-        feature_vectors(specs, input_tensors(specs), width=2, id_table=tf_keras.layers.Embedding(5, 2))
+        feature_vectors(specs, input_tensors(specs), width=2, tables=embedding_tables(specs, width=2))
+
+
+def test_dropped_ids_become_their_buckets_while_training_only() -> None:
+    layer = BucketDropout(rate=0.25, bucket_of_row=[0, 5, 6, 5, 6])
+    rows = np.tile(np.arange(5, dtype=np.int32), (2000, 1))
+    np.testing.assert_array_equal(layer(rows), rows)
+    found = layer(rows, training=True).numpy()
+    assert (found.dtype, found.shape) == (np.int32, rows.shape)
+    assert (found[:, 0] == 0).all()
+    for row, bucket in enumerate([5, 6, 5, 6], start=1):
+        assert set(found[:, row]) == {row, bucket}
+        assert (found[:, row] == bucket).mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_ids_are_dropped_independently_of_each_other() -> None:
+    layer = BucketDropout(rate=0.5, bucket_of_row=[0, 2])
+    dropped = layer(np.ones((4000, 2), np.int32), training=True).numpy() == 2
+    assert (dropped[:, 0] & dropped[:, 1]).mean() == pytest.approx(0.25, abs=0.04)
+
+
+def test_rows_that_are_buckets_already_stay() -> None:
+    layer = BucketDropout(rate=0.999, bucket_of_row=[0, 3, 4])
+    assert layer(np.array([3, 4], np.int32), training=True).numpy().tolist() == [3, 4]
+
+
+def test_id_dropout_is_made_again_from_its_configuration() -> None:
+    again = BucketDropout.from_config(BucketDropout(rate=0.1, bucket_of_row=[0, 2], name="drop").get_config())
+    assert (again.rate, again.bucket_of_row.tolist(), again.name) == (0.1, [0, 2], "drop")

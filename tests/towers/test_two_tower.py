@@ -168,3 +168,63 @@ def test_towers_are_made_again_from_their_configuration(
 
 def test_a_zero_vector_stays_zero() -> None:
     assert UnitLength()(tf.constant([[0.0, 0.0], [3.0, 4.0]])).numpy().tolist() == [[0, 0], pytest.approx([0.6, 0.8])]
+
+
+@pytest.mark.parametrize("hidden_units", [(), (7,)])
+@pytest.mark.parametrize(("activation", "function"), [("relu", lambda x: np.maximum(x, 0)), ("tanh", np.tanh)])
+def test_an_mlp_ends_in_a_layer_with_the_activation_by_hand(
+    activation: str,
+    function: Callable[[np.ndarray], np.ndarray],
+    hidden_units: tuple[int, ...],
+    user_specs: list[InputSpec],
+    item_specs: list[InputSpec],
+    rows_of: Rows,
+    randomise: Randomise,
+) -> None:
+    built = build_two_tower(
+        user_specs, item_specs, embedding_dim=4, head="mlp", activation=activation, hidden_units=hidden_units
+    )
+    randomise(built.item)
+    rows = rows_of(item_specs, 6)
+    summed = tf_keras.Model(built.item.inputs, built.item.get_layer("item_bias").output)(rows).numpy()
+    values = function(summed)
+    for name in [*(f"item_hidden_{number}" for number in range(len(hidden_units))), "item_output"]:
+        kernel, bias = built.item.get_layer(name).get_weights()
+        values = function(values @ kernel + bias)
+    expected = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+    np.testing.assert_allclose(built.item(rows), expected, atol=1e-5)
+
+
+def test_towers_without_parts_give_their_vector_as_the_only_one(
+    towers: TwoTower, user_specs: list[InputSpec], rows_of: Rows
+) -> None:
+    plain = TwoTower(towers.user, towers.item)
+    rows = rows_of(user_specs, 3)
+    parts = plain.user_parts(rows)
+    assert set(parts) == {"vector"}
+    np.testing.assert_array_equal(parts["vector"], towers.user(rows))
+
+
+def test_id_dropout_trains_the_rows_of_the_buckets(
+    user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows
+) -> None:
+    users = np.array([0, 4, 5, 4, 5, 4], np.int32)
+    items = np.array([0, 7, 8, 7, 8, 7, 8], np.int32)
+    built = build_two_tower(
+        user_specs,
+        item_specs,
+        embedding_dim=4,
+        id_dropout=0.5,
+        bucket_of_user_row=users,
+        bucket_of_item_row=items,
+    )
+    inputs = rows_of(user_specs, 200)
+    inputs["user_id"][:] = 1
+    inputs[HISTORY][:] = [1, 2, 3, 0]
+    for training, (own, met) in ((False, ({1}, {1, 2, 3})), (True, ({1, 4}, {1, 2, 3, 7, 8}))):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(built.user(inputs, training=training)[:, 0])
+        tables = [built.user.get_layer(name).embeddings for name in ("user_id_table", "item_id_table")]
+        for gradient, rows in zip(tape.gradient(total, tables), (own, met), strict=True):
+            moved = np.flatnonzero(tf.convert_to_tensor(gradient).numpy().any(axis=1))
+            assert set(moved.tolist()) - {0} == rows

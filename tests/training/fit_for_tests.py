@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -15,9 +16,21 @@ import numpy.typing as npt
 
 from features.encoding import Encoder
 from towers.two_tower import TwoTower, build_two_tower
-from training.dataset import Batch, BatchPlan, Span, batches, count_items, load_span, spans
+from training.dataset import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
 from training.negatives import KnownPositives
+from training.sampled_softmax import softmax_term
 from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic
+
+PLAIN_NEGATIVES: dict[str, Any] = {
+    "in_batch": True,
+    "num_uniform": 8,
+    "num_random": 0,
+    "queue_size": 0,
+    "mined": None,
+    "num_mined": 0,
+    "impressions": None,
+    "num_impressions": 0,
+}
 
 
 def fit_small(
@@ -28,6 +41,9 @@ def fit_small(
     epochs: int = 2,
     learning_rate: float = 0.1,
     look: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
+    make: Callable[[Encoder], RetrievalModel] | None = None,
+    negatives: dict[str, object] | None = None,
+    **changes: Any,
 ) -> tuple[RetrievalModel, list[EpochReport]]:
     """Fits towers on all days of `folder`; logs and checkpoints go to `out`."""
     encoder = Encoder.load(folder / "encoder")
@@ -39,7 +55,15 @@ def fit_small(
         return spans(
             days,
             2,
-            lambda some: load_span(folder / "examples", some, encoder, only_first=True, user_balance=1.0),
+            lambda some: load_span(
+                folder / "examples",
+                some,
+                encoder,
+                only_first=True,
+                user_balance=1.0,
+                reward="reward",
+                reward_power=1.0,
+            ),
             held=held,
         )
 
@@ -52,16 +76,24 @@ def fit_small(
     )
     plan = BatchPlan(
         batch_size=32,
-        num_uniform=8,
         known=KnownPositives.of(users, items, num_user_rows=len(encoder.user_ids)),
         item_counts=count_items(all_spans(), len(encoder.item_ids)),
+        catalogue_size=len(encoder.item_ids) - 1,
         correct=True,
+        frequency=None,
+        **{**PLAIN_NEGATIVES, **(negatives or {})},
     )
 
     def batches_of(epoch: int) -> Iterator[Batch]:
-        for number, span in enumerate(all_spans()):
-            yield from batches(span, plan, seed=[seed, epoch, number])
+        return epoch_batches(all_spans(), plan, seed=[seed, epoch])
 
+    model = (make or plain_model)(encoder)
+    reports = fit(model, epochs, batches_of=batches_of, learning_rate=learning_rate, folder=out, look=look, **changes)
+    return model, reports
+
+
+def plain_model(encoder: Encoder) -> RetrievalModel:
+    """Small towers and the softmax alone."""
     towers = build_two_tower(
         encoder.input_specs("user"),
         encoder.input_specs("item"),
@@ -70,9 +102,8 @@ def fit_small(
         history_decay_days=30.0,
         history_power=0.5,
     )
-    model = RetrievalModel(towers, temperature=0.2)
-    reports = fit(model, epochs, batches_of=batches_of, learning_rate=learning_rate, folder=out, look=look)
-    return model, reports
+    terms = [(1.0, softmax_term("yi2019"))]
+    return RetrievalModel(towers, terms=terms, temperature=0.2, learn_temperature=False)
 
 
 def weights_of(model: RetrievalModel) -> dict[str, npt.NDArray[np.float32]]:

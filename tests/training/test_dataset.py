@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from features.encoding import Encoder, moments_of
 from features.examples import Day
-from training.dataset import BatchPlan, Span, balance_users, batches, count_items, load_span, spans
+from training.dataset import BatchPlan, Span, batches, count_items, epoch_batches, load_span, spans
+from training.frequency import StreamingFrequency
 from training.negatives import KnownPositives
+from training.private_negatives import UserNegatives
 
 FIRST_DAY = dt.date(2020, 1, 1)
 NUM_ITEM_ROWS = 25
@@ -27,10 +27,19 @@ NUM_ITEM_ROWS = 25
 def plan(span: Span, **changes: Any) -> BatchPlan:
     made = BatchPlan(
         batch_size=16,
+        in_batch=True,
         num_uniform=7,
+        num_random=0,
+        queue_size=0,
+        mined=None,
+        num_mined=0,
+        impressions=None,
+        num_impressions=0,
         known=KnownPositives.of(np.array([1, 2]), np.array([1, 5]), num_user_rows=25),
         item_counts=count_items([span], NUM_ITEM_ROWS),
+        catalogue_size=NUM_ITEM_ROWS - 1,
         correct=True,
+        frequency=None,
     )
     return replace(made, **changes)
 
@@ -111,6 +120,7 @@ def test_uniform_negatives_stand_behind_the_own_items_and_come_from_their_pool_i
         assert (number_of[:-16] < 1000).all()
         assert (number_of[-16:] >= 1000).all()
         drawn.update(number_of[-16:].tolist())
+        assert len(set(batch["item/item_id"][-16:].tolist())) >= 12  # none twice but where a round ends
     # Twelve batches of sixteen from a pool of 96: everybody comes twice.
     assert len(drawn) == pool_size == 96
     assert set(drawn.values()) == {2}
@@ -122,10 +132,11 @@ def test_without_uniform_negatives_only_own_items_are_candidates(groups_span: Sp
     assert batch["mask"].shape == (16, 16)
 
 
-def test_log_q_is_the_log_of_the_draws_or_zero(groups_span: Span) -> None:
+def test_log_q_is_the_log_of_the_presence_or_zero(groups_span: Span) -> None:
     counts = count_items([groups_span], NUM_ITEM_ROWS)
     batch = next(batches(groups_span, plan(groups_span), seed=[1]))
-    expected = np.log(16 * counts[batch["item/item_id"]] / 192 + 7 / 24)
+    # The 15 other rows, and 7 of the 24 items drawn evenly.
+    expected = np.log(1 - (1 - counts[batch["item/item_id"]] / 192) ** 15 * (1 - 7 / 24))
     np.testing.assert_allclose(batch["log_q"], expected, rtol=1e-6)
     uncorrected = next(batches(groups_span, plan(groups_span, correct=False), seed=[1]))
     assert not uncorrected["log_q"].any()
@@ -211,36 +222,129 @@ def test_days_without_examples_give_no_span(
     assert [pairs(span).most_common(1)[0][0][0] for span in found] == [2, 4]
 
 
-def with_weights(users: npt.NDArray[np.int64], weight: npt.NDArray[np.float32]) -> Span:
-    distinct, row = np.unique(users, return_inverse=True)
-    none = {"item_id": np.zeros(1, np.int32)}
-    return Span({"user_id": distinct.astype(np.int32)}, none, none, row, np.zeros(len(users), np.int64), weight)
+def lists(items: npt.ArrayLike, num_users: int = 25) -> UserNegatives:
+    """The same list for every user."""
+    items = np.asarray(items, np.int64)
+    return UserNegatives.of(np.repeat(np.arange(num_users), len(items)), np.tile(items, num_users), num_user_rows=25)
 
 
-def test_balanced_users_count_alike() -> None:
-    span = with_weights(np.array([4, 4, 4, 7]), np.ones(4, np.float32))
-    # w = 1/3, 1/3, 1/3, 1 with mean 1/2, scaled back to a mean of 1.
-    np.testing.assert_allclose(balance_users(span, 1.0).weight, [2 / 3, 2 / 3, 2 / 3, 2], rtol=1e-6)
-    # w = 3^-1/2 three times and 1: mean (3^1/2 + 1) / 4.
-    mean = (3**0.5 + 1) / 4
-    np.testing.assert_allclose(balance_users(span, 0.5).weight, [3**-0.5 / mean] * 3 + [1 / mean], rtol=1e-6)
-    assert balance_users(span, 0) is span
+def test_private_negatives_stand_row_by_row_behind_the_shared_ones(groups_span: Span) -> None:
+    made = plan(
+        groups_span, mined=lists([3, 4, 5]), num_mined=2, impressions=lists([9]), num_impressions=1, num_random=2
+    )
+    for batch in batches(groups_span, made, seed=[1]):
+        items = batch["item/item_id"][16 + 7 :].reshape(16, 5)
+        assert np.isin(items[:, :2], [3, 4, 5]).all()
+        assert (items[:, 0] != items[:, 1]).all()
+        assert (items[:, 2] == 9).all()
+        assert (batch["mask"].shape, batch["log_q"].shape) == ((16, 16 + 7 + 5), (16 + 7,))
+        assert (batch["private_log_q"].shape, batch["private_log_q"].dtype) == ((16, 5), np.float32)
+        assert not batch["private_log_q"][:, :3].any()
+        assert (batch["private_log_q"][:, 3:] < 0).all()
 
 
-@settings(max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0, 1))
-def test_balancing_keeps_the_mean_and_the_ratios_within_a_user(seed: int, num_examples: int, power: float) -> None:
-    rng = np.random.default_rng(seed)
-    users = rng.integers(0, 6, num_examples)
-    weight = rng.exponential(1, num_examples).astype(np.float32)
-    balanced = balance_users(with_weights(users, weight), power).weight
-    assert balanced.dtype == np.float32
-    assert balanced.mean() == pytest.approx(weight.mean(), rel=1e-5)
-    for user in np.unique(users):
-        own = users == user
-        np.testing.assert_allclose(balanced[own] / balanced[own].sum(), weight[own] / weight[own].sum(), rtol=1e-4)
+def test_without_private_negatives_there_is_no_log_q_of_them(groups_span: Span) -> None:
+    assert "private_log_q" not in next(batches(groups_span, plan(groups_span), seed=[1]))
 
 
-def test_rewards_of_zero_stay_zero() -> None:
-    span = with_weights(np.array([1, 1, 2]), np.zeros(3, np.float32))
-    assert balance_users(span, 1.0).weight.tolist() == [0, 0, 0]
+def test_private_negatives_have_the_features_of_rows_of_their_item(groups_span: Span) -> None:
+    made = plan(groups_span, mined=lists([3, 7]), num_mined=2, num_random=3)
+    names = list(groups_span.items)
+    described = {
+        tuple(np.concatenate([np.ravel(side[name][row]) for name in names]).tolist())
+        for side in (groups_span.items, groups_span.uniform)
+        for row in range(len(side["item_id"]))
+    }
+    batch = next(batches(groups_span, made, seed=[1]))
+    for row in range(len(batch["item/item_id"])):
+        assert tuple(np.concatenate([np.ravel(batch["item/" + name][row]) for name in names]).tolist()) in described
+
+
+def test_an_item_that_the_span_does_not_describe_is_masked(groups_span: Span) -> None:
+    wider = np.append(count_items([groups_span], NUM_ITEM_ROWS), 0)
+    made = plan(groups_span, mined=lists([25]), num_mined=2, item_counts=wider, catalogue_size=25)
+    assert next(batches(groups_span, made, seed=[1]))["mask"][:, 16 + 7 :].all()
+
+
+def test_without_in_batch_negatives_the_own_items_of_others_are_masked(groups_span: Span) -> None:
+    batch = next(batches(groups_span, plan(groups_span, in_batch=False), seed=[1]))
+    assert np.array_equal(batch["mask"][:, :16], ~np.eye(16, dtype=bool))
+    assert not batch["mask"][:, 16:].all(axis=1).any()
+    np.testing.assert_allclose(batch["log_q"], np.log(7 / 24), rtol=1e-6)
+
+
+def test_an_own_item_that_no_sampler_brings_is_not_corrected(groups_span: Span) -> None:
+    made = plan(groups_span, in_batch=False, num_uniform=0, mined=lists([3]), num_mined=1)
+    assert not next(batches(groups_span, made, seed=[1]))["log_q"].any()
+
+
+def test_the_queue_holds_the_last_own_items_through_the_spans_of_an_epoch(groups_span: Span) -> None:
+    made = plan(groups_span, queue_size=40, known=KnownPositives.of(np.array([1]), np.array([1]), num_user_rows=25))
+    counts = count_items([groups_span], NUM_ITEM_ROWS)
+    own: list[int] = []
+    found = list(epoch_batches([groups_span, groups_span], made, seed=[1]))
+    assert len(found) == 24
+    for batch in found:
+        expected = np.array(([0] * 40 + own)[-40:])
+        assert batch["mask"].shape == (16, 16 + 7 + 40)
+        queue_mask = batch["mask"][:, 16 + 7 :]
+        assert queue_mask[:, expected == 0].all()
+        earlier = set(batch["item/item_id"].tolist())
+        for column, item in enumerate(expected):
+            assert queue_mask[:, column].all() == (item == 0 or item in earlier)
+            earlier.add(int(item))
+        share = counts[expected] / 192
+        num_examples = 15 + min(len(own), 40)
+        presence = np.log(1 - (1 - share) ** num_examples * (1 - len(set(batch["item/item_id"][16:])) / 24))
+        np.testing.assert_allclose(batch["log_q"][16 + 7 :], presence, rtol=1e-5)
+        own += batch["item/item_id"][:16].tolist()
+
+
+def test_an_epoch_begins_with_an_empty_queue(groups_span: Span) -> None:
+    made = plan(groups_span, queue_size=5)
+    for _ in range(2):
+        assert next(epoch_batches([groups_span], made, seed=[1]))["mask"][:, -5:].all()
+
+
+def test_streaming_shares_take_the_place_of_the_counts(groups_span: Span) -> None:
+    frequency = StreamingFrequency(num_hashes=3, num_buckets=4096, rate=0.1, initial_gap=10.0)
+    twin = StreamingFrequency(num_hashes=3, num_buckets=4096, rate=0.1, initial_gap=10.0)
+    made = plan(groups_span, frequency=frequency, item_counts=np.zeros(NUM_ITEM_ROWS, np.int64))
+    for batch in batches(groups_span, made, seed=[1]):
+        items = batch["item/item_id"].astype(np.int64)
+        twin.update(items[:16])
+        shares = twin.expected_draws(items) / 16
+        uniform = len(set(items[16:].tolist())) / 24
+        np.testing.assert_allclose(batch["log_q"], np.log(1 - (1 - shares) ** 15 * (1 - uniform)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 192])
+def test_more_uniform_negatives_than_items_bring_every_item_once(groups_span: Span, batch_size: int) -> None:
+    made = plan(groups_span, num_uniform=200, in_batch=False, batch_size=batch_size)
+    batch = next(batches(groups_span, made, seed=[1]))
+    distinct = len(set(batch["item/item_id"][batch_size:].tolist()))
+    assert distinct == 24
+    assert not batch["log_q"].any()  # all of them are there: q is 1
+    counted = (~batch["mask"][:, batch_size:]).sum(axis=1)
+    assert (counted <= 24 - 1).all()
+    assert np.isfinite(batch["log_q"]).all()
+
+
+def test_a_batch_of_one_row_has_its_private_and_uniform_negatives(groups_span: Span) -> None:
+    made = plan(groups_span, batch_size=1, num_random=4, queue_size=3)
+    for batch in batches(groups_span, made, seed=[1]):
+        assert batch["mask"].shape == (1, 1 + 7 + 3 + 4)
+        assert not batch["mask"][0, 0]
+        assert np.isfinite(batch["log_q"]).all()
+
+
+@pytest.mark.parametrize("name", ["mined", "impressions"])
+def test_lists_that_are_missing_are_refused(groups_span: Span, name: str) -> None:
+    with pytest.raises(ValueError, match=f"num_{name} is 2 and {name} is None"):
+        plan(groups_span, **{f"num_{name}": 2})
+
+
+def test_even_draws_that_are_missing_are_refused(groups_span: Span) -> None:
+    empty = replace(groups_span, uniform={name: values[:0] for name, values in groups_span.uniform.items()})
+    with pytest.raises(ValueError, match="num_uniform is 7 and num_random 0, but the span of 192 examples"):
+        next(batches(empty, plan(groups_span), seed=[1]))

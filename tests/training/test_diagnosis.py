@@ -66,7 +66,7 @@ def test_equal_item_vectors_give_everybody_the_same_list() -> None:
     assert (found.common_share, found.distinct_items) == (1, K)
     same_list, *_, variance = found.warnings()
     assert "two users have 100% of their top lists in common, 10 items serve all 60" in same_list
-    assert "raise training.num_uniform or lower towers.temperature" in same_list
+    assert "raise training.negatives.num_uniform or lower towers.temperature" in same_list
     assert "the item vectors have variance 0.0000 of at most 1" in variance
     assert "Lower training.learning_rate" in variance
 

@@ -12,6 +12,9 @@ from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs
 from features.schema import Tower
 from serving.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
+from towers.counterpart import generated_fields
+from towers.dual_augmented import AugmentedTable, augmented
+from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 from training.export import export_tower
 
@@ -59,11 +62,36 @@ def with_co_purchases(encoder: Encoder) -> TwoTower:
     return with_factors(trained_alike(deep(encoder)), factors, weight=0.7)
 
 
+def augmented_and_guessing(encoder: Encoder) -> TwoTower:
+    """DAT on both sides, guesses both ways, tanh layers, ids that are dropped while training."""
+    num_users, num_items = len(encoder.user_ids), len(encoder.item_ids)
+    users = AugmentedTable(num_rows=num_users, width=8, trained=np.arange(num_users) % 2 == 1, groups=None, dropout=0.2)
+    groups = (np.arange(num_items) % 3).astype(np.int32)
+    items = AugmentedTable(
+        num_rows=num_items, width=8, trained=np.arange(num_items) % 2 == 1, groups=groups, dropout=0.2
+    )
+    return build_two_tower(
+        encoder.input_specs("user"),
+        encoder.input_specs("item"),
+        embedding_dim=8,
+        hidden_units=(12,),
+        head="mlp",
+        activation="tanh",
+        id_dropout=0.3,
+        bucket_of_user_row=np.zeros(num_users, np.int32),
+        bucket_of_item_row=np.zeros(num_items, np.int32),
+        user_adds=[augmented(users, id_name="user_id"), generated_fields(["aisle"])],
+        item_adds=[augmented(items, id_name="item_id"), generated_fields(["age"])],
+    )
+
+
 KINDS = {
     "plain": lambda encoder: trained_alike(plain(encoder)),
     "deep": lambda encoder: trained_alike(deep(encoder)),
     "with factors": with_co_purchases,
     "untrained": plain,
+    "augmented and guessing": lambda encoder: trained_alike(augmented_and_guessing(encoder)),
+    "three classes": lambda encoder: trained_alike(with_three_parts(augmented_and_guessing(encoder), bad_weight=0.5)),
 }
 
 

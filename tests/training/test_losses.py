@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.losses import in_batch_softmax, weighted_mean
-from training.sampling_bias import expected_draws
+from training.losses import SOFTMAX, in_batch_softmax, khrylchenko2025, two_tower_softmax, weighted_mean
 
 Floats = npt.NDArray[np.float64]
+RNG = np.random.default_rng(8)
 
 
 def loss_and_gradient(
@@ -85,27 +86,115 @@ def test_large_scores_stay_finite_in_float32() -> None:
     [
         ((3, 2), None, None, r"scores have shape \(3, 2\), expected \[B, C\] with C >= B"),
         ((3,), None, None, r"scores have shape \(3,\), expected \[B, C\]"),
-        ((2, 3), (2,), None, r"log_q has shape \(2,\), expected \[C\] = \(3,\)"),
-        ((2, 3), (2, 3), None, r"log_q has shape \(2, 3\), expected \[C\] = \(3,\)"),
+        ((2, 3), (2,), None, r"log_q has shape \(2,\), expected \[C\] = \(3,\) or \[B, C\] = \(2, 3\)"),
+        ((2, 3), (3, 2), None, r"log_q has shape \(3, 2\), expected \[C\] = \(3,\) or \[B, C\] = \(2, 3\)"),
         ((2, 3), None, (3, 2), r"mask has shape \(3, 2\), expected that of the scores, \(2, 3\)"),
     ],
 )
+@pytest.mark.parametrize("loss", SOFTMAX.values(), ids=SOFTMAX.keys())
 def test_shapes_that_do_not_fit_are_refused(
-    scores: tuple[int, ...], log_q: tuple[int, ...] | None, mask: tuple[int, ...] | None, message: str
+    loss: Callable[..., tf.Tensor],
+    scores: tuple[int, ...],
+    log_q: tuple[int, ...] | None,
+    mask: tuple[int, ...] | None,
+    message: str,
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        in_batch_softmax(
+        loss(
             np.zeros(scores, np.float32),
             None if log_q is None else np.zeros(log_q, np.float32),
             mask=None if mask is None else np.zeros(mask, bool),
         )
 
 
-def test_shapes_unknown_while_tracing_are_accepted() -> None:
+@pytest.mark.parametrize("loss", SOFTMAX.values(), ids=SOFTMAX.keys())
+def test_shapes_unknown_while_tracing_are_accepted(loss: Callable[..., tf.Tensor]) -> None:
     specs = [tf.TensorSpec([None, None]), tf.TensorSpec([None]), tf.TensorSpec([None, None], tf.bool)]
-    traced = tf.function(lambda scores, log_q, mask: in_batch_softmax(scores, log_q, mask=mask), input_signature=specs)
+    traced = tf.function(lambda scores, log_q, mask: loss(scores, log_q, mask=mask), input_signature=specs)
     scores, log_q, mask = np.eye(2, 3, dtype=np.float32), np.zeros(3, np.float32), np.zeros((2, 3), bool)
-    np.testing.assert_allclose(traced(scores, log_q, mask), in_batch_softmax(scores), rtol=1e-6)
+    np.testing.assert_allclose(traced(scores, log_q, mask), loss(scores), rtol=1e-6)
+
+
+def test_rows_may_have_draws_of_their_own() -> None:
+    scores, log_q = RNG.normal(size=(3, 5)), RNG.normal(size=(3, 5))
+    for loss in (in_batch_softmax, khrylchenko2025):
+        together = loss(scores, log_q)
+        for row in range(3):
+            # Row i alone: its own column comes first.
+            order = [row, *(column for column in range(5) if column != row)]
+            alone = loss(scores[row : row + 1, order], log_q[row, order])
+            np.testing.assert_allclose(alone[0], together[row], rtol=1e-12)
+
+
+def test_without_a_correction_the_draws_do_not_matter() -> None:
+    scores, mask = RNG.normal(size=(3, 5)), RNG.random((3, 5)) < 0.3
+    found = SOFTMAX["none"](scores, RNG.normal(size=5), mask=mask)
+    np.testing.assert_array_equal(found, in_batch_softmax(scores, mask=mask))
+
+
+def slow_khrylchenko(scores: Floats, log_q: Floats, mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """The paper's loss and the gradient of its bracket times the fixed weight, by loops."""
+    losses, gradient = np.zeros(len(scores)), np.zeros_like(scores)
+    for row in range(len(scores)):
+        counted = [column for column in range(scores.shape[1]) if column != row and not mask[row, column]]
+        if not counted:
+            continue
+        chance = {column: math.exp(log_q[column]) / len(counted) for column in counted}
+        sampled = {column: math.exp(scores[row, column]) / chance[column] for column in counted}
+        # The softmax of the weight: s_pos, and s_d - log Q'(d) - log n.
+        estimate = sum(sampled.values()) / len(counted)
+        weight = 1 - math.exp(scores[row, row]) / (math.exp(scores[row, row]) + estimate)
+        losses[row] = weight * (-scores[row, row] + math.log(sum(sampled.values())))
+        gradient[row, row] = -weight
+        for column in counted:
+            gradient[row, column] = weight * sampled[column] / sum(sampled.values())
+    return losses, gradient
+
+
+@settings(max_examples=50)
+@given(cases())
+def test_the_loss_with_an_uncorrected_positive_equals_its_slow_twin(
+    case: tuple[Floats, Floats, npt.NDArray[np.bool_]],
+) -> None:
+    scores, log_q, mask = case
+    variable = tf.Variable(scores)
+    with tf.GradientTape() as tape:
+        losses = khrylchenko2025(variable, log_q, mask=mask)
+        total = tf.reduce_sum(losses)
+    expected = slow_khrylchenko(*case)
+    np.testing.assert_allclose(losses, expected[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(tape.gradient(total, variable), expected[1], rtol=1e-9, atol=1e-12)
+
+
+def test_the_draws_of_the_own_item_do_not_matter_to_the_loss_with_an_uncorrected_positive() -> None:
+    scores, log_q = RNG.normal(size=(1, 4)), RNG.normal(size=4)
+    changed = log_q + np.array([3.0, 0, 0, 0])
+    np.testing.assert_array_equal(khrylchenko2025(scores, changed), khrylchenko2025(scores, log_q))
+    assert abs(float(in_batch_softmax(scores, changed)[0] - in_batch_softmax(scores, log_q)[0])) > 0.1
+
+
+def test_by_hand_the_weight_is_the_share_of_the_negatives() -> None:
+    # e^s: 2 for the own item, 3 and 4 for the others, which come 1/2 and 2 times: 3 / (1/2) = 6 and 4 / 2 = 2.
+    found = khrylchenko2025(np.log([[2.0, 3.0, 4.0]]), np.log([7.0, 1 / 2, 2.0]))
+    # Q' = q / n: 1/4 and 1, so that the sum is 3 / (1/4) + 4 / 1 = 16.
+    np.testing.assert_allclose(found, [8 / 10 * math.log(16 / 2)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(3000, 0), (4, 60_000), (2000, 2000)], ids=["in-batch", "uniform", "mixed"])
+def test_with_an_uncorrected_positive_the_gradient_tends_to_that_of_the_full_softmax(size: tuple[int, int]) -> None:
+    draw = Draw(*size)
+    expected = draw.full()[1]
+    found = draw.sampled(correct=True, mask_own=True, loss=khrylchenko2025)[1]
+    assert distance(found, expected) < 0.08
+    corrected = draw.sampled(correct=True, mask_own=True)[1]
+    assert distance(found, expected) < distance(corrected, expected)
+
+
+def test_vectors_give_the_loss_of_their_scores() -> None:
+    users, items = RNG.normal(size=(3, 2)), RNG.normal(size=(5, 2))
+    log_q, mask = RNG.normal(size=5), RNG.random((3, 5)) < 0.3
+    found = two_tower_softmax(users, items, temperature=0.5, log_q=log_q, mask=mask)
+    np.testing.assert_allclose(found, in_batch_softmax(users @ items.T / 0.5, log_q, mask=mask), rtol=1e-12)
 
 
 def test_the_mean_is_weighted_by_reward() -> None:
@@ -118,8 +207,6 @@ def test_the_mean_is_weighted_by_reward() -> None:
 NUM_ITEMS, NUM_USERS = 30, 4
 SCORES = np.random.default_rng(5).normal(0, 1, (NUM_USERS, NUM_ITEMS))
 SHARES = 1 / np.arange(1, NUM_ITEMS + 1) / (1 / np.arange(1, NUM_ITEMS + 1)).sum()
-NUM_EXAMPLES = 1_000_000
-COUNTS = np.round(SHARES * NUM_EXAMPLES).astype(np.int64)
 
 
 class Draw:
@@ -130,23 +217,19 @@ class Draw:
         self.users = rng.integers(0, NUM_USERS, batch_size)
         self.own = rng.choice(NUM_ITEMS, batch_size, p=SHARES)
         self.columns = np.concatenate([self.own, rng.integers(0, NUM_ITEMS, num_uniform)])
-        draws = expected_draws(
-            COUNTS[self.columns],
-            num_examples=int(COUNTS.sum()),
-            batch_size=batch_size,
-            num_uniform=num_uniform,
-            catalogue_size=NUM_ITEMS,
-        )
-        self.log_q = np.log(draws)
+        # Expected draws of each item, repeats included: B p_j + B' / N.
+        self.log_q = np.log(batch_size * SHARES + num_uniform / NUM_ITEMS)[self.columns]
 
-    def sampled(self, *, correct: bool, mask_own: bool = False) -> tuple[float, Floats]:
+    def sampled(
+        self, *, correct: bool, mask_own: bool = False, loss: Callable[..., tf.Tensor] = in_batch_softmax
+    ) -> tuple[float, Floats]:
         """Mean loss, and its gradient [users, items]."""
         table = tf.Variable(SCORES)
         mask = self.own[:, None] == self.columns[None, :] if mask_own else None
         with tf.GradientTape() as tape:
             scores = tf.gather(tf.gather(table, self.users), self.columns, axis=1)
-            loss = tf.reduce_mean(in_batch_softmax(scores, self.log_q if correct else None, mask=mask))
-        return float(loss), tf.convert_to_tensor(tape.gradient(loss, table)).numpy()
+            mean = tf.reduce_mean(loss(scores, self.log_q if correct else None, mask=mask))
+        return float(mean), tf.convert_to_tensor(tape.gradient(mean, table)).numpy()
 
     def full(self, *, without_own: bool = False) -> tuple[float, Floats]:
         """The same of the softmax over the whole catalogue."""

@@ -18,8 +18,18 @@ import tf_keras
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from features.encoding import Encoder, Inputs
+from towers.counterpart import generated_fields
+from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
+from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
+from training.counterpart import counterpart_term
 from training.dataset import Batch, Span
+from training.dual_augmented import category_alignment_term, mimic_term
+from training.hard_in_batch import hard_in_batch_term
+from training.mobius import ThreeClassLoss
+from training.objective import DecayingWeight
+from training.queue import VectorQueue
+from training.sampled_softmax import softmax_term
 from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic
 
 HERE = Path(__file__).parent
@@ -35,6 +45,12 @@ class Fitted(NamedTuple):
     reports: list[EpochReport]
     folder: Path
     recall_before: float
+
+
+def model_of(towers: TwoTower, **changes: Any) -> RetrievalModel:
+    """A model with the softmax alone."""
+    settings = {"terms": [(1.0, softmax_term("yi2019"))], "temperature": 0.2, "learn_temperature": False}
+    return RetrievalModel(towers, **(settings | changes))
 
 
 def last_moments(span: Span) -> Inputs:
@@ -91,6 +107,88 @@ def test_the_loss_falls_and_users_get_the_items_of_their_group(fitted: Fitted) -
     assert fitted.reports[-1].metrics["recall_at_4"] > 0.95
 
 
+def build(encoder: Encoder, **changes: Any) -> TwoTower:
+    return build_two_tower(encoder.input_specs("user"), encoder.input_specs("item"), **({"embedding_dim": 9} | changes))
+
+
+def augmented_model(encoder: Encoder) -> RetrievalModel:
+    """DAT with category alignment."""
+
+    def table(num_rows: int) -> AugmentedTable:
+        trained, groups = np.arange(num_rows) > 0, np.zeros(num_rows, np.int32)
+        return AugmentedTable(num_rows=num_rows, width=9, trained=trained, groups=groups, dropout=0.1)
+
+    towers = build(
+        encoder,
+        user_adds=[augmented(table(len(encoder.user_ids)), id_name="user_id")],
+        item_adds=[augmented(table(len(encoder.item_ids)), id_name="item_id")],
+    )
+    softmax = softmax_term("yi2019")
+    terms = [(1.0, softmax), (0.5, mimic_term("user")), (0.5, mimic_term("item"))]
+    return model_of(towers, terms=[*terms, (1.0, category_alignment_term("aisle"))])
+
+
+def guessing_model(encoder: Encoder) -> RetrievalModel:
+    """Each tower guesses a field of the other side."""
+    towers = build(
+        encoder, user_adds=[generated_fields(["aisle"])], item_adds=[generated_fields(["age"])], hidden_units=(6,)
+    )
+    guesses = counterpart_term(user_fields=["age"], item_fields=["aisle"])
+    return model_of(towers, terms=[(1.0, softmax_term("yi2019")), (0.1, guesses)])
+
+
+def queue_model(encoder: Encoder) -> RetrievalModel:
+    """All sources of negatives, a margin for the hard ones, a temperature that is learned."""
+    terms = [(1.0, softmax_term("yi2019")), (1.0, hard_in_batch_term(num_hard=2, margin=0.1))]
+    return model_of(
+        build(encoder, head="mlp", activation="tanh"), terms=terms, learn_temperature=True, queue=VectorQueue(16, 9)
+    )
+
+
+METHODS: dict[str, tuple[Callable[[Encoder], RetrievalModel], dict[str, int]]] = {
+    "dual augmented": (augmented_model, {}),
+    "counterpart": (guessing_model, {}),
+    "queue and private negatives": (queue_model, {"queue_size": 16, "num_random": 3}),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_the_groups_and_the_same_bits_from_the_same_seed(
+    method: str,
+    groups_folder: Path,
+    encoder: Encoder,
+    recall: Callable[[TwoTower], dict[str, float]],
+    tmp_path: Path,
+) -> None:
+    make, negatives = METHODS[method]
+    settings = {"seed": 1, "make": make, "negatives": negatives, "look": recall}
+    model, reports = SMALL["fit_small"](groups_folder, tmp_path / "first", epochs=EPOCHS, **settings)
+    refresh_fallbacks(model.towers)
+    assert recall(model.towers)["recall_at_4"] > 0.8
+    _, again = SMALL["fit_small"](groups_folder, tmp_path / "again", epochs=1, **settings)
+    assert again == reports[:1]
+
+
+def test_three_classes_learn_the_groups_from_a_teacher(
+    fitted: Fitted, groups_folder: Path, recall: Callable[[TwoTower], dict[str, float]], tmp_path: Path
+) -> None:
+    taught = [values.copy() for values in fitted.model.item_tower.get_weights()]
+
+    def make(encoder: Encoder) -> RetrievalModel:
+        classes = ThreeClassLoss(
+            fitted.model.towers, irrelevant_quantile=0.5, bad_per_click=1, unclick_per_click=8, seed=1
+        )
+        return model_of(with_three_parts(build(encoder), bad_weight=0.5), terms=[(1.0, classes)])
+
+    settings = {"seed": 1, "make": make, "look": recall}
+    _, reports = SMALL["fit_small"](groups_folder, tmp_path / "first", epochs=2 * EPOCHS, **settings)
+    assert reports[-1].metrics["recall_at_4"] > 0.9
+    _, again = SMALL["fit_small"](groups_folder, tmp_path / "again", epochs=1, **settings)
+    assert again == reports[:1]
+    for before, after in zip(taught, fitted.model.item_tower.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(groups_folder: Path, tmp_path: Path) -> None:
     def weights(run: str, seed: int) -> dict[str, npt.NDArray[np.float32]]:
         model, _ = SMALL["fit_small"](groups_folder, tmp_path / run, seed=seed)
@@ -121,7 +219,7 @@ def test_a_checkpoint_gives_the_weights_back(fitted: Fitted, encoder: Encoder) -
         history_decay_days=30.0,
         history_power=0.5,
     )
-    restored = RetrievalModel(towers, temperature=0.2)
+    restored = model_of(towers, temperature=0.2)
     tf.train.Checkpoint(model=restored).restore(latest).expect_partial().assert_existing_objects_matched()
     found, expected = SMALL["weights_of"](restored), SMALL["weights_of"](fitted.model)
     assert [values.tobytes() for values in found.values()] == [values.tobytes() for values in expected.values()]
@@ -179,13 +277,13 @@ def test_scores_are_divided_by_the_temperature_before_the_correction() -> None:
     first = np.exp(2.4) / 4 / (np.exp(2.4) / 4 + np.exp(4) / 2)
     second = np.exp(2.4) / 0.5 / (np.exp(3.2) / 4 + np.exp(2.4) / 0.5 + 1 / 2)
     expected = -(3 * np.log(first) + np.log(second)) / (3 + 1)
-    model = RetrievalModel(vector_towers(2), temperature=temperature)
+    model = model_of(vector_towers(2), temperature=temperature)
     batch = vector_batch(users, items, log_q=np.log(q), mask=mask, weight=weight)
     assert float(model.compute_loss(batch)) == pytest.approx(expected, rel=1e-6)
 
 
 def run_fit(tmp_path: Path, batches: list[Batch], **changes: Any) -> list[EpochReport]:
-    model = RetrievalModel(vector_towers(2), temperature=1.0)
+    model = changes.pop("model", None) or model_of(vector_towers(2), temperature=1.0)
     settings = {"batches_of": lambda epoch: iter(batches), "learning_rate": 0.1, "folder": tmp_path}
     return fit(model, changes.pop("epochs", 1), look=changes.pop("look", lambda towers: {}), **(settings | changes))
 
@@ -239,7 +337,92 @@ def test_a_step_moves_only_the_rows_of_the_tables_that_a_batch_has(encoder: Enco
     batch = vector_batch(np.eye(2), np.eye(2))
     batch = {name: values for name, values in batch.items() if "vector" not in name}
     batch |= {"user/row": np.array([1, 2], np.int32), "item/row": np.array([3, 4], np.int32)}
-    model = RetrievalModel(towers, temperature=0.1)
+    model = model_of(towers, temperature=0.1)
     fit(model, 1, batches_of=lambda epoch: iter([batch]), learning_rate=0.1, folder=tmp_path, look=lambda towers: {})
     moved = (table.get_weights()[0] != before).any(axis=1)
     assert moved.tolist() == [False, True, True, True, True] + [False] * 5
+
+
+def test_a_learned_temperature_moves_stays_positive_and_is_saved(tmp_path: Path) -> None:
+    users, items = np.eye(2), np.array([[0.6, 0.8], [0.8, 0.6]])
+    model = model_of(vector_towers(2), temperature=0.5, learn_temperature=True)
+    assert float(model.temperature) == pytest.approx(0.5)
+    reports = run_fit(tmp_path, [vector_batch(users, items)] * 5, model=model, epochs=3)
+    # The other item is nearer than the own one: what lowers the loss is a higher temperature.
+    assert float(model.temperature) > 0.6
+    assert reports[-1].loss < reports[0].loss
+    restored = model_of(vector_towers(2), temperature=0.1, learn_temperature=True)
+    latest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
+    tf.train.Checkpoint(model=restored).restore(latest).expect_partial()
+    assert float(restored.temperature) == float(model.temperature)
+
+
+def test_a_fixed_temperature_is_no_weight_that_is_fitted(tmp_path: Path) -> None:
+    model = model_of(vector_towers(2), temperature=0.5)
+    run_fit(tmp_path, [vector_batch(np.eye(2), np.eye(2))], model=model)
+    assert model.temperature == 0.5
+    assert len(model.trainable_variables) == 2
+
+
+class LastItems(tf.Module):
+    """A queue of two vectors that counts how often it starts anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors = tf.Variable(tf.zeros((2, 2)), trainable=False)
+        self.num_clears = 0
+
+    def read(self) -> tf.Tensor:
+        return self.vectors.read_value()
+
+    def push(self, vectors: tf.Tensor) -> None:
+        self.vectors.assign(tf.concat([self.vectors, vectors], axis=0)[-2:])
+
+    def clear(self) -> None:
+        self.num_clears += 1
+        self.vectors.assign(tf.zeros((2, 2)))
+
+
+def test_the_queue_is_read_before_it_moves_on_and_begins_anew_with_an_epoch(tmp_path: Path) -> None:
+    queue = LastItems()
+    model = model_of(vector_towers(2), temperature=1.0, queue=queue)
+    users, items = np.eye(2), np.array([[3.0, 0.0], [0.0, 4.0]])
+    batch = vector_batch(users, items, mask=np.zeros((2, 4), bool), log_q=np.zeros(4, np.float32))
+    first = float(model.compute_loss(batch))
+    # Row 0: its own item at 3, the other and two empty places at 0; row 1 likewise at 4.
+    assert first == pytest.approx(-np.mean([3 - np.log(np.exp(3) + 3), 4 - np.log(np.exp(4) + 3)]), rel=1e-5)
+    assert not queue.vectors.numpy().any()
+    assert float(model.compute_loss(batch, training=True)) == pytest.approx(first)
+    assert queue.vectors.numpy().tolist() == items.tolist()
+    assert float(model.compute_loss(batch)) > first
+    run_fit(tmp_path, [batch, batch], model=model, epochs=3)
+    assert queue.num_clears == 3
+    assert queue.vectors.numpy().any()
+
+
+def test_what_follows_the_weights_is_refreshed_before_the_look_and_saved_state_comes_back(tmp_path: Path) -> None:
+    weight = DecayingWeight(1.0, decay=0.5)
+    terms = [(1.0, softmax_term("yi2019")), (weight, lambda outputs: tf.constant(2.0))]
+    model = model_of(vector_towers(2), temperature=1.0, terms=terms)
+    seen: list[float] = []
+
+    def look(towers: TwoTower) -> dict[str, float]:
+        seen.append(float(weight.value))
+        return {}
+
+    batch = vector_batch(np.eye(2), np.eye(2))
+    reports = run_fit(
+        tmp_path, [batch], model=model, epochs=3, look=look, after_steps=weight.step, saved={"weight": weight}
+    )
+    assert seen == [0.5, 0.25, 0.125]
+    # What the constant term adds: 2, then 1, then 1/2.
+    assert reports[0].loss - reports[1].loss > 1
+    restored = DecayingWeight(1.0, decay=0.5)
+    latest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
+    tf.train.Checkpoint(weight=restored).restore(latest).expect_partial()
+    assert float(restored.value) == 0.125
+
+
+def test_a_model_without_terms_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no term to minimise"):
+        model_of(vector_towers(2), terms=[])

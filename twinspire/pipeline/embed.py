@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from beam_jobs import build_index, embed
 from features.schema import TOWERS
+from serving.exported_tower import ExportedTower
+from serving.weights import WEIGHTS_FILE, item_weights, positive
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
 from twinspire.steps import fresh_folder
 
+# Beside the exported towers of an ensemble: the width of each member's part of the vectors.
+PARTS_FILE = "parts.json"
+MARGIN = "margin"
+
 
 def embed_catalogue(config: Config, paths: RunPaths) -> str:
     """Runs both towers over the catalogue; returns one line of outcome."""
+    counts = {}
     with fresh_folder(paths.vectors) as folder, progress("vectors"):
         for tower in TOWERS:
             features = paths.catalogue(config.as_of) / f"{tower}s.parquet"
-            transform = embed.Embed(
-                features, paths.model / "encoder", paths.model / f"{tower}_tower.tflite", tower=tower
-            )
+            exported = paths.model / f"{tower}_tower.tflite"
+            transform = embed.Embed(features, paths.model / "encoder", exported, tower=tower)
             out = folder / f"{tower}s"
             out.mkdir()
-            options = beam_options(config.beam)
-            embed.run(transform, features, dimension=config.towers.vector_dim, out=out, options=options)
-        counts = {tower: len(embed.read_vectors(folder / f"{tower}s")) for tower in TOWERS}
-    return f"{counts['item']:,} item vectors and {counts['user']:,} user vectors of width {config.towers.vector_dim}"
+            dimension = ExportedTower(exported).dimension
+            embed.run(transform, features, dimension=dimension, out=out, options=beam_options(config.beam))
+            counts[tower] = embed.read_vectors(out).shape
+    (num_items, dimension), (num_users, _) = counts["item"], counts["user"]
+    return f"{num_items:,} item vectors and {num_users:,} user vectors of width {dimension}"
 
 
 def index_catalogue(config: Config, paths: RunPaths) -> str:
@@ -38,14 +51,56 @@ def index_catalogue(config: Config, paths: RunPaths) -> str:
         k=max(config.evaluation.ks),
         num_queries=config.index.num_queries,
         seed=config.seed,
+        min_recall=config.index.min_recall,
+        parts=_parts(paths.model),
     )
     with fresh_folder(paths.index) as folder, progress("HNSW index"):
-        options = beam_options(config.beam)
+        weighed = "" if config.index.weight == "none" else _write_weights(config, paths, folder / WEIGHTS_FILE)
         build_index.run(
-            settings, items=paths.vectors / "items", users=paths.vectors / "users", out=folder, options=options
+            settings,
+            items=paths.vectors / "items",
+            users=paths.vectors / "users",
+            weights=folder / WEIGHTS_FILE if weighed else None,
+            out=folder,
+            options=beam_options(config.beam),
         )
         report = json.loads((folder / build_index.REPORT_FILE).read_text())
     return (
         f"recall@{report['k']} {report['recall']:.3f} of exact search at ef {report['ef']}, "
-        f"{report['size_bytes'] / 1e6:.1f} MB, built in {report['build_seconds']:.1f} s"
+        f"{report['size_bytes'] / 1e6:.1f} MB, built in {report['build_seconds']:.1f} s{weighed}"
     )
+
+
+def _parts(model: Path) -> tuple[int, ...]:
+    """Widths of the parts of the vectors: as written beside the towers, else one part of the towers' width."""
+    if (model / PARTS_FILE).exists():
+        return tuple(json.loads((model / PARTS_FILE).read_text()))
+    return (ExportedTower(model / "item_tower.tflite").dimension,)
+
+
+def _write_weights(config: Config, paths: RunPaths, target: Path) -> str:
+    """Writes the items' business weights by row of the catalogue; returns what there is to say about them."""
+    power = config.index.weight_power
+    found = positive(_item_values(config, paths.catalogue(config.as_of) / "items.parquet"))
+    np.save(target, item_weights(found.values, power=power), allow_pickle=False)
+    return (
+        f"; weighted by {config.index.weight}^{power:g}, {found.num_missing:,} of {len(found.values):,} missing and "
+        f"counted as the median, {found.num_raised:,} raised to the lowest percentile"
+    )
+
+
+def _item_values(config: Config, items: Path) -> npt.NDArray[np.float64]:
+    """Business value of each item by row of the catalogue, nan where it is not known: [N] float64."""
+    file = pq.ParquetFile(items)
+    if config.index.weight == "value":
+        table = file.read(["item_price", "item_num_events"])
+        # An item without events has a mean of 0, which says nothing about what it is worth.
+        priced = pc.if_else(pc.greater(table.column("item_num_events"), 0), table.column("item_price"), None)
+    elif MARGIN in file.schema_arrow.names:
+        priced = file.read([MARGIN]).column(MARGIN)
+    else:
+        raise ValueError(
+            f"{items}: has no column {MARGIN!r}, which index.weight names; declare it as a numeric item column under "
+            "dataset.item_columns, or choose another weight"
+        )
+    return priced.cast("float64").to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]

@@ -22,18 +22,17 @@ from features.encoding import Encoder, Inputs, fit_encoder, moments_of
 from features.examples import Day
 from features.schema import Tower
 from serving import exact
-from towers.co_purchase import with_factors
-from towers.two_tower import TwoTower, build_two_tower
-from training.dataset import Batch, BatchPlan, Span, batches, count_items, load_span, spans
+from towers.two_tower import TwoTower
 from training.diagnosis import diagnose
 from training.export import export_tower
-from training.factors import item_factors
 from training.negatives import KnownPositives
-from training.trainer import EpochMetrics, EpochReport, RetrievalModel, embed, fit, make_deterministic
+from training.trainer import EpochMetrics, EpochReport, embed
 from twinspire.config import Config
-from twinspire.console import console, progress
+from twinspire.console import console
 from twinspire.load_config import dump
 from twinspire.paths import RunPaths
+from twinspire.pipeline.embed import PARTS_FILE
+from twinspire.pipeline.fit import Fitted, fit_phase, read_material
 from twinspire.steps import fresh_folder
 
 TOP = 10
@@ -75,14 +74,15 @@ def train(config: Config, paths: RunPaths) -> str:
         held_out = as_of - dt.timedelta(days=settings.validation_days)
         earlier = [day for day in days if day < held_out]
         reports: dict[str, list[EpochReport]] = {}
-        if earlier:
+        if settings.validation_days and earlier:
             relevant = _first_meetings(encoder, paths, since=held_out)
-            _, reports["validation"] = _fit(
-                config, paths, encoder, Phase("validation", earlier, held_out, relevant), folder
-            )
-        towers, reports["final"] = _fit(config, paths, encoder, Phase("final", days, as_of, None), folder)
-        export_tower(towers.user, folder / "user_tower.tflite")
-        export_tower(towers.item, folder / "item_tower.tflite")
+            phase = Phase("validation", earlier, held_out, relevant)
+            reports["validation"] = _fit(config, paths, encoder, phase, folder).reports
+        fitted = _fit(config, paths, encoder, Phase("final", days, as_of, None), folder)
+        reports["final"] = fitted.reports
+        export_tower(fitted.towers.user, folder / "user_tower.tflite")
+        export_tower(fitted.towers.item, folder / "item_tower.tflite")
+        (folder / PARTS_FILE).write_text(json.dumps(fitted.parts))
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
         (folder / "epochs.json").write_text(json.dumps(plain, indent=2))
     last = reports["final"][-1]
@@ -111,83 +111,15 @@ def _fit_encoder(config: Config, paths: RunPaths, days: Sequence[dt.date]) -> En
         history_length=config.features.history_length,
         text_length=config.towers.text_length,
         text_buckets=config.towers.text_buckets,
+        id_buckets=config.towers.id_buckets,
     )
 
 
-def _fit(
-    config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, folder: Path
-) -> tuple[TwoTower, list[EpochReport]]:
-    settings = config.training
-    make_deterministic(config.seed)
-    held: dict[dt.date, Span] | None = {} if settings.keep_in_memory else None
-
-    def load(days: Sequence[dt.date]) -> Span:
-        return load_span(
-            paths.examples,
-            days,
-            encoder,
-            only_first=settings.examples == "first_meetings",
-            user_balance=settings.user_balance,
-        )
-
-    def all_spans() -> Iterator[Span]:
-        return spans(phase.days, settings.shuffle_days, load, held=held)
-
+def _fit(config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, folder: Path) -> Fitted:
     known = _known_positives(encoder, paths, before=phase.moment)
-    plan = BatchPlan(
-        batch_size=settings.batch_size,
-        num_uniform=settings.num_uniform,
-        known=known,
-        item_counts=count_items(all_spans(), len(encoder.item_ids)),
-        correct=settings.log_q == "yi2019",
-    )
-
-    def batches_of(epoch: int) -> Iterator[Batch]:
-        for number, span in enumerate(all_spans()):
-            yield from batches(span, plan, seed=[config.seed, epoch, number])
-
-    towers = build_two_tower(
-        encoder.input_specs("user"),
-        encoder.input_specs("item"),
-        embedding_dim=config.towers.embedding_dim,
-        hidden_units=config.towers.hidden_units,
-        history_decay_days=config.towers.history_decay_days,
-        history_power=config.towers.history_power,
-    )
-    model = RetrievalModel(towers, temperature=config.towers.temperature)
-    ensemble = _ensemble(config, known, num_item_rows=len(encoder.item_ids))
-    steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
+    material = read_material(config, paths, encoder, phase.name, phase.days, known)
     look = _look(config, paths, encoder, phase, known)
-    with progress(f"training ({phase.name})", total=steps) as advance:
-        reports = fit(
-            model,
-            settings.epochs,
-            batches_of=batches_of,
-            learning_rate=settings.learning_rate,
-            folder=folder / phase.name,
-            look=lambda learned: look(ensemble(learned)),
-            on_step=lambda loss: advance(1),
-            on_epoch=lambda report: _say(phase.name, report),
-            checkpoint_every_epochs=settings.checkpoint_every_epochs,
-        )
-    return ensemble(towers), reports
-
-
-def _ensemble(config: Config, known: KnownPositives, *, num_item_rows: int) -> Callable[[TwoTower], TwoTower]:
-    """Appends what co-purchases alone say, as known at the phase's moment, to learned towers."""
-    settings = config.towers
-    if not settings.factor_dim:
-        return lambda towers: towers
-    factors = item_factors(
-        known.owners,
-        known.items,
-        num_user_rows=len(known.starts) - 1,
-        num_item_rows=num_item_rows,
-        num_factors=settings.factor_dim,
-        power=settings.factor_power,
-        seed=config.seed,
-    )
-    return lambda towers: with_factors(towers, factors, weight=settings.factor_weight)
+    return fit_phase(config, paths, encoder, material, folder=folder, look=look, say=_say)
 
 
 def _look(

@@ -1,0 +1,116 @@
+"""Does `twinspire ablate` compare arms on the same users, go on where it stopped, and survive an arm that fails?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from twinspire.load_config import load
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
+
+Ran = subprocess.CompletedProcess[str]
+
+ARMS = """
+config: {config}
+overrides: {{training.epochs: 1}}
+cuts: [{cut}]
+seeds: [1, 2]
+reference: default
+arms:
+  default: {{note: as configured}}
+  learned: {{overrides: {{towers.factor_dim: 0}}, note: without factors}}
+  broken: {{overrides: {{towers.temperature: 1.0e-38}}}}
+"""
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """What the command made of the shop.
+
+    Attributes:
+        file: The ablation.
+        folder: Of the runs and of the outputs.
+        cut: The day of the configuration.
+        ran: What it printed.
+    """
+
+    file: Path
+    folder: Path
+    cut: str
+    ran: Ran
+
+    def again(self, *flags: object) -> Ran:
+        """Runs the command once more."""
+        return ablate(self.file, *flags)
+
+    def lists(self, fit: str) -> Path:
+        """The ranked lists of a fit."""
+        return self.folder / "runs" / "corner_shop" / "arms" / fit / "lists" / self.cut / "exact.npy"
+
+
+def ablate(file: Path, *flags: object) -> Ran:
+    """Runs the command as a user does, with the runs beside the file."""
+    command = [sys.executable, "-m", "twinspire", "ablate", file, "--runs", file.parent / "runs", "--now", "2024-03-01"]
+    return subprocess.run([*map(str, [*command, *flags])], check=False, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def ablated(shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Ablated:
+    folder = tmp_path_factory.mktemp("ablation")
+    file = folder / "arms.yaml"
+    cut = str(load(shop_config).as_of)
+    file.write_text(ARMS.format(config=shop_config, cut=cut))
+    (folder / "doc.md").write_text("# Kept\n")
+    flags = ["--seeds", "1", "--json", folder / "figures.json", "--out", folder / "doc.md"]
+    return Ablated(file, folder, cut, ablate(file, *flags))
+
+
+def test_an_arm_that_fails_is_named_and_the_others_have_figures(ablated: Ablated) -> None:
+    assert ablated.ran.returncode == 1
+    assert "Traceback" not in ablated.ran.stderr
+    assert "error: arm 'broken' failed: seed 1" in ablated.ran.stderr
+    assert "lower training.learning_rate or raise towers.temperature" in ablated.ran.stderr
+    found = json.loads((ablated.folder / "figures.json").read_text())
+    assert [arm["name"] for arm in found["arms"]] == ["popularity", "EASE", "default", "learned"]
+    assert list(found["failed"]) == ["broken"]
+
+
+def test_figures_are_of_the_same_users_and_an_untrained_share_of_chance_is_beaten(ablated: Ablated) -> None:
+    found = json.loads((ablated.folder / "figures.json").read_text())
+    recall = {arm["name"]: arm["figures"]["recall"] for arm in found["arms"]}
+    assert len({figure["num_users"] for figure in recall.values()}) == 1
+    # The catalogue is two halves by taste: 20 of the user's own half of 60, and more by popularity.
+    assert recall["default"]["mean"] > 20 / 60
+    default, learned = found["arms"][2:]
+    assert learned["against"] == "default"
+    difference = recall["learned"]["mean"] - recall["default"]["mean"]
+    assert learned["differences"]["recall"]["mean"] == pytest.approx(difference)
+    assert default["training_seconds"] > 0
+
+
+def test_the_document_keeps_its_text_and_gets_the_tables(ablated: Ablated) -> None:
+    text = (ablated.folder / "doc.md").read_text()
+    assert text.startswith("# Kept\n\n<!-- ablations of corner_shop: begin -->")
+    assert "| learned |" in text
+    assert "- broken: seed 1" in text
+
+
+def test_what_is_fitted_is_not_fitted_again_and_another_seed_is_added(ablated: Ablated) -> None:
+    written = ablated.lists("learned-1").stat().st_mtime_ns
+    ran = ablated.again("--only", "learned", "--json", ablated.folder / "two.json")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ablated.lists("learned-1").stat().st_mtime_ns == written
+    assert ablated.lists("learned-2").exists()
+    assert "broken" not in ran.stdout
+    # Nobody comes back to the model: only the lists stay.
+    assert not list(ablated.folder.glob("runs/*/arms/learned-*/models/*"))
+    [learned] = [
+        arm for arm in json.loads((ablated.folder / "two.json").read_text())["arms"] if arm["name"] == "learned"
+    ]
+    assert len(set(learned["recall_by_seed"])) == 2

@@ -1,0 +1,168 @@
+"""How often does an item come, when nobody has counted beforehand?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.frequency import StreamingFrequency
+
+Ints = npt.NDArray[np.int64]
+REPOSITORY = Path(__file__).parents[2]
+
+
+def made(**changes: Any) -> StreamingFrequency:
+    return StreamingFrequency(
+        **{"num_hashes": 3, "num_buckets": 65_536, "rate": 0.1, "initial_gap": 10.0, **changes}
+    )  # fmt: skip
+
+
+class SlowTwin:
+    """The rule without hashes, an id at a time."""
+
+    def __init__(self, rate: float, initial_gap: float) -> None:
+        self.rate, self.initial_gap, self.step = rate, initial_gap, 0
+        self.state: dict[int, tuple[int, float, float]] = {}
+
+    def update(self, ids: list[int]) -> None:
+        self.step += 1
+        for one in set(ids):
+            draws = ids.count(one)
+            if one not in self.state:
+                self.state[one] = (self.step, self.initial_gap * draws, draws)
+                continue
+            last, gap, mean = self.state[one]
+            keep = 1 - self.rate
+            self.state[one] = (
+                self.step, keep * gap + self.rate * (self.step - last), keep * mean + self.rate * draws
+            )  # fmt: skip
+
+    def expected_draws(self, one: int) -> float:
+        _, gap, draws = self.state.get(one, (0, 1.0, 0.0))
+        return draws / gap
+
+
+@settings(max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=10))
+def test_without_collisions_it_equals_the_slow_twin(steps: list[list[int]]) -> None:
+    found, twin = made(), SlowTwin(0.1, 10.0)
+    for ids in steps:
+        found.update(np.array(ids, np.int64))
+        twin.update(ids)
+    expected = [twin.expected_draws(one) for one in range(6)]
+    np.testing.assert_allclose(found.expected_draws(np.arange(6)), expected, rtol=1e-12)
+
+
+def test_by_hand() -> None:
+    frequency = made(rate=0.5, initial_gap=4.0)
+    for ids in ([7, 7], [], [7, 7, 7, 7]):
+        frequency.update(np.array(ids, np.int64))
+    # First sight: gap 8 for 2 draws. Third step: gap (8 + 2) / 2 = 5, draws (2 + 4) / 2 = 3.
+    assert frequency.expected_draws(np.array([7])).tolist() == [3 / 5]
+
+
+def test_the_first_sight_tells_no_gap_however_late_it_comes() -> None:
+    frequency = made(initial_gap=50.0)
+    for _ in range(1000):
+        frequency.update(np.array([1]))
+    assert frequency.expected_draws(np.array([2])).tolist() == [0]
+    frequency.update(np.array([2]))
+    np.testing.assert_allclose(frequency.expected_draws(np.array([1, 2])), [1, 1 / 50], rtol=1e-6)
+
+
+def test_an_item_that_is_in_every_batch_many_times_does_not_saturate_at_one() -> None:
+    frequency = made()
+    for _ in range(200):
+        frequency.update(np.array([3] * 40 + [4]))
+    np.testing.assert_allclose(frequency.expected_draws(np.array([3, 4])), [40, 1], rtol=1e-6)
+
+
+def test_frequencies_that_change_are_followed() -> None:
+    frequency = made(rate=0.2)
+    for step in range(100):
+        frequency.update(np.array([1] * (8 if step < 50 else 2)))
+    np.testing.assert_allclose(frequency.expected_draws(np.array([1])), 2, rtol=1e-3)
+
+
+def simulated(num_steps: int, **changes: Any) -> tuple[Ints, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """2,000 items by Zipf's law, 1,024 a batch: true draws, those found, the share of batches that hold each."""
+    shares = 1 / np.arange(1, 2001) / (1 / np.arange(1, 2001)).sum()
+    rng, frequency, ids = np.random.default_rng(0), made(rate=0.01, **changes), np.arange(2000)
+    for _ in range(num_steps):
+        frequency.update(np.repeat(ids, rng.multinomial(1024, shares)))
+    return 1024 * shares, frequency.expected_draws(ids), 1 - (1 - shares) ** 1024
+
+
+def rmse(found: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.average(np.log(found / truth) ** 2, weights=weight)))
+
+
+def test_the_draws_of_a_long_tailed_catalogue_are_found_within_a_tenth() -> None:
+    truth, found, present = simulated(1500)
+    for weight in (np.ones(2000), truth):
+        assert rmse(found, truth, weight) < 0.12
+    # What the share of batches that hold an item, the literal rule's limit, would be off by.
+    assert rmse(present, truth, truth) > 1.5
+
+
+def test_the_longest_of_several_gaps_repairs_collisions() -> None:
+    errors = []
+    for num_hashes in (1, 4):
+        truth, found, _ = simulated(600, num_hashes=num_hashes, num_buckets=4096)
+        assert (np.isfinite(found) & (found > 0)).all()
+        errors.append(rmse(found, truth, np.ones(2000)))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_it_continues_from_a_file_as_if_there_had_been_no_break(tmp_path: Path) -> None:
+    rng, frequency = np.random.default_rng(1), made(num_hashes=2, num_buckets=50, rate=0.3, initial_gap=7.0)
+    steps = [rng.integers(0, 100, 30) for _ in range(20)]
+    for ids in steps[:10]:
+        frequency.update(ids)
+    frequency.save(tmp_path / "frequency.npz")
+    loaded = StreamingFrequency.load(tmp_path / "frequency.npz")
+    for ids in steps[10:]:
+        assert np.array_equal(loaded.expected_draws(np.arange(100)), frequency.expected_draws(np.arange(100)))
+        frequency.update(ids)
+        loaded.update(ids)
+    assert np.array_equal(loaded.expected_draws(np.arange(100)), frequency.expected_draws(np.arange(100)))
+
+
+def test_another_process_finds_the_same_cells(tmp_path: Path) -> None:
+    frequency = made(num_buckets=50)
+    frequency.update(np.arange(200) % 70)
+    frequency.save(tmp_path / "frequency.npz")
+    script = (
+        "import sys, numpy as np; from pathlib import Path; from training.frequency import StreamingFrequency; "
+        "print(StreamingFrequency.load(Path(sys.argv[1])).expected_draws(np.arange(70)).tolist())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "frequency.npz")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "7"},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.stdout.strip() == str(frequency.expected_draws(np.arange(70)).tolist())
+
+
+def test_the_hashes_are_independent_and_use_all_cells() -> None:
+    cells = made(num_buckets=64)._cells(np.arange(6400))
+    for hashed in cells:
+        assert np.bincount(hashed.astype(np.int64), minlength=64).max() < 200
+    pairs = cells[0].astype(np.int64) * 64 + cells[1].astype(np.int64)
+    assert len(np.unique(pairs)) > 2500  # of 4,096; 3,237 are expected of even pairs
+
+
+@pytest.mark.parametrize("ids", [[], [5]])
+def test_few_ids(ids: list[int]) -> None:
+    frequency = made()
+    frequency.update(np.array(ids, np.int64))
+    assert frequency.expected_draws(np.array(ids, np.int64)).tolist() == [1 / 10] * len(ids)

@@ -1,0 +1,115 @@
+"""What does a tower know of its id beyond its features? An augmented vector that learns from the other tower's output.
+
+The vector is read at the bottom of its own tower, so that the towers meet before their last layer, and stays
+precomputable. An id that was never somebody's positive has no such vector: it reads a fallback, which the ids that are
+dropped while training read too.
+
+Shape letters: B rows, D vector width, N rows of an id table, G groups of them.
+
+Source: Yu et al. (DAT), DLP-KDD 2021, section 3.1. Departs from it: the fallback.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+import tf_keras
+
+from towers.two_tower import Addition, Bottom, Part, TwoTower
+
+AUGMENTED = "augmented"
+
+
+class AugmentedTable(tf_keras.layers.Layer):  # type: ignore[misc]
+    """An augmented vector for each id, and what is read in its place where it is cold or dropped.
+
+    Args:
+        num_rows: N.
+        width: Of the vectors; the mimic loss asks for that of the other tower's output, D.
+        trained: [n <= N] bool, ids that are a positive in what is fitted; the rest is cold.
+        groups: [n <= N] int32, from 0 to G - 1: a cold id reads the mean of the trained vectors of its group, or of all
+            where the group has none. None lets it read zero.
+        dropout: Share of the vectors that are replaced by their fallback while training.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_rows: int,
+        width: int,
+        trained: npt.NDArray[np.bool_],
+        groups: npt.NDArray[np.int32] | None,
+        dropout: float,
+        **kwargs: object,
+    ) -> None:
+        """Takes what is known of the ids."""
+        super().__init__(**kwargs)
+        for name, rows in (("trained", trained), ("groups", groups)):
+            if rows is not None and len(rows) > num_rows:
+                raise ValueError(f"{name} has {len(rows)} rows, expected at most the {num_rows} rows of the id table")
+        self.dropout = dropout
+        self._trained = np.zeros(num_rows, bool)
+        self._trained[: len(trained)] = trained
+        self._groups = np.zeros(num_rows, np.int32)
+        self._has_groups = groups is not None
+        if groups is not None:
+            self._groups[: len(groups)] = groups
+        self.table = self.add_weight("table", (num_rows, width), initializer="zeros")
+        shape = (int(self._groups.max(initial=0)) + 1, width)
+        self.fallback = self.add_weight("fallback", shape, initializer="zeros", trainable=False)
+
+    def call(self, rows: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Looks ids up.
+
+        Args:
+            rows: [B] int32.
+            training: Whether some are dropped.
+
+        Returns:
+            The vectors [B, D] that learn to mimic, and those [B, D] that the tower reads.
+        """
+        vectors = tf.nn.embedding_lookup(self.table, rows)
+        warm = tf.gather(tf.constant(self._trained), rows)
+        if training and self.dropout > 0:
+            warm &= tf.random.uniform(tf.shape(rows)) >= self.dropout
+        fallback = tf.gather(self.fallback, tf.gather(tf.constant(self._groups), rows))
+        return vectors, tf.where(warm[:, None], vectors, fallback)
+
+    def refresh(self) -> None:
+        """Sets the fallbacks to the means of the vectors as they are now."""
+        if not self._has_groups or not self._trained.any():
+            return
+        vectors, groups = self.table.numpy()[self._trained], self._groups[self._trained]
+        totals = np.zeros(self.fallback.shape, np.float64)
+        np.add.at(totals, groups, vectors)
+        counts = np.bincount(groups, minlength=len(totals))[:, None]
+        self.fallback.assign(np.where(counts > 0, totals / np.maximum(counts, 1), vectors.mean(axis=0)))
+
+
+def augmented(table: AugmentedTable, *, id_name: str) -> Part:
+    """The part of a tower that reads its id's augmented vector.
+
+    Args:
+        table: The vectors.
+        id_name: Input that holds the id.
+
+    Returns:
+        A part that adds the vector through a linear layer, which is the same as concatenating it to the features in
+        front of one, and gives `augmented` [B, D], never dropped, to the mimic loss.
+    """
+
+    def add(bottom: Bottom) -> Addition:
+        vectors, read = table(bottom.tensors[id_name])
+        weights = tf_keras.layers.Dense(bottom.width, use_bias=False, name=f"{id_name}_{AUGMENTED}_weights")
+        return Addition([weights(read)], {AUGMENTED: vectors})
+
+    return add
+
+
+def refresh_fallbacks(towers: TwoTower) -> None:
+    """Sets what cold ids read to the means of what was learned so far; after each epoch, before towers are used."""
+    for model in (towers.user_parts, towers.item_parts):
+        for layer in model.submodules:
+            if isinstance(layer, AugmentedTable):
+                layer.refresh()

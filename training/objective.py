@@ -1,0 +1,143 @@
+"""What is a loss made of? Terms, each a number for what the two towers made of a batch, summed with their weights.
+
+Shape letters: B rows of a batch, C shared candidates in it, Q columns of the queue, H private negatives of a row, D
+vector width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import tensorflow as tf
+
+from towers.two_tower import VECTOR
+from training.dataset import ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, USER_PREFIX, WEIGHT
+
+Tensors = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What both towers made of a batch.
+
+    Attributes:
+        users: Parts of the user tower, [B, ...] each; "vector" is among them.
+        items: Parts of the item tower, [C + B H, ...] each: shared candidates, then private ones, row by row.
+        batch: The batch, as `training.dataset.batches` makes it.
+        temperature: What scores are divided by.
+        queue: [Q, D] vectors of the last batches' items, without gradient; None where there is no queue.
+    """
+
+    users: Tensors
+    items: Tensors
+    batch: Mapping[str, tf.Tensor]
+    temperature: tf.Tensor | float
+    queue: tf.Tensor | None = None
+
+    @property
+    def num_rows(self) -> tf.Tensor:
+        """B."""
+        return tf.shape(self.weight)[0]
+
+    @property
+    def num_private(self) -> tf.Tensor | int:
+        """H."""
+        return tf.shape(self.batch[PRIVATE_LOG_Q])[1] if PRIVATE_LOG_Q in self.batch else 0
+
+    @property
+    def num_shared(self) -> tf.Tensor:
+        """C."""
+        return tf.shape(self.items[VECTOR])[0] - self.num_rows * self.num_private
+
+    @property
+    def weight(self) -> tf.Tensor:
+        """[B] float32, the reward of each row."""
+        return self.batch[WEIGHT]
+
+    @property
+    def mask(self) -> tf.Tensor:
+        """[B, C + Q + H] bool, True where a column is not a negative of the row."""
+        return self.batch[MASK]
+
+    @property
+    def user_inputs(self) -> Tensors:
+        """What the user tower was given."""
+        return inputs_with_prefix(self.batch, USER_PREFIX)
+
+    @property
+    def item_inputs(self) -> Tensors:
+        """What the item tower was given."""
+        return inputs_with_prefix(self.batch, ITEM_PREFIX)
+
+    @cached_property
+    def common(self) -> tf.Tensor:
+        """[C + Q, D] vectors of the candidates that all rows share."""
+        shared = self.items[VECTOR] if PRIVATE_LOG_Q not in self.batch else self.items[VECTOR][: self.num_shared]
+        return shared if self.queue is None else tf.concat([shared, self.queue], axis=0)
+
+    @cached_property
+    def private(self) -> tf.Tensor | None:
+        """[B, H, D] vectors of the rows' private negatives; None where there are none."""
+        if PRIVATE_LOG_Q not in self.batch:
+            return None
+        vectors = self.items[VECTOR][self.num_shared :]
+        return tf.reshape(vectors, [self.num_rows, self.num_private, vectors.shape[-1]])
+
+    @cached_property
+    def scores(self) -> tf.Tensor:
+        """[B, C + Q + H] float32, divided by the temperature; worked out when a term asks for it."""
+        users = self.users[VECTOR]
+        scores = tf.matmul(users, self.common, transpose_b=True)
+        if self.private is not None:
+            scores = tf.concat([scores, tf.einsum("bd,bhd->bh", users, self.private)], axis=1)
+        return scores / self.temperature
+
+    @property
+    def log_q(self) -> tf.Tensor:
+        """Of each score: [C + Q] float32, or [B, C + Q + H] where rows have private negatives."""
+        common = self.batch[LOG_Q]
+        if PRIVATE_LOG_Q not in self.batch:
+            return common
+        shape = [self.num_rows, tf.shape(common)[0]]
+        return tf.concat([tf.broadcast_to(common, shape), self.batch[PRIVATE_LOG_Q]], axis=1)
+
+
+Term = Callable[[Outputs], tf.Tensor]
+"""From outputs to one number, [] float32."""
+
+
+class DecayingWeight(tf.Module):  # type: ignore[misc]
+    """A term's weight that shrinks between epochs.
+
+    Args:
+        weight: In the first epoch.
+        decay: What it is multiplied by after each.
+    """
+
+    def __init__(self, weight: float, *, decay: float) -> None:
+        """Starts at the weight."""
+        super().__init__(name="decaying_weight")
+        self.value = tf.Variable(weight, trainable=False, dtype=tf.float32)
+        self._decay = decay
+
+    def step(self) -> None:
+        """Ends an epoch."""
+        self.value.assign(self.value * self._decay)
+
+
+Terms = Sequence[tuple[float | DecayingWeight, Term]]
+
+
+def total_of(terms: Terms, outputs: Outputs) -> tf.Tensor:
+    """sum_t weight_t term_t(outputs): []."""
+    values = [
+        (weight.value if isinstance(weight, DecayingWeight) else weight) * term(outputs) for weight, term in terms
+    ]
+    return tf.add_n(values)
+
+
+def inputs_with_prefix(batch: Mapping[str, tf.Tensor], prefix: str) -> Tensors:
+    """The inputs of one tower, without their prefix."""
+    return {name.removeprefix(prefix): values for name, values in batch.items() if name.startswith(prefix)}

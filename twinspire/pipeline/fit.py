@@ -1,0 +1,330 @@
+"""Fit: from the configuration and a phase's days to fitted towers; methods are chosen here and composed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from beam_jobs.mine_negatives import read_negatives
+from features import columns
+from features.encoding import Encoder
+from towers.co_purchase import with_factors
+from towers.dual_augmented import refresh_fallbacks
+from towers.ensemble import concatenate, part_widths
+from towers.mobius import with_three_parts
+from towers.two_tower import VECTOR, TwoTower, build_two_tower
+from training.dataset import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
+from training.factors import item_factors
+from training.frequency import StreamingFrequency
+from training.negatives import KnownPositives
+from training.objective import DecayingWeight
+from training.private_negatives import UserNegatives, hard_per_row
+from training.queue import VectorQueue
+from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, make_deterministic
+from twinspire.config import Config
+from twinspire.console import progress
+from twinspire.paths import RunPaths
+from twinspire.pipeline.methods import additions, state_of, terms
+
+Look = Callable[[TwoTower], EpochMetrics]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a phase is fitted on.
+
+    Attributes:
+        name: Of the phase, `validation` or `final`.
+        load_all: The phase's spans, oldest first.
+        known: What each user had met at the phase's moment.
+        item_counts: [rows of items] int64, examples of each item.
+        user_counts: [rows of users] int64, examples of each user.
+        mined: Hard negatives of each user; None where none are asked for.
+        impressions: What each user was shown and did not click; None where there is no such file.
+    """
+
+    name: str
+    load_all: Callable[[], Iterator[Span]]
+    known: KnownPositives
+    item_counts: npt.NDArray[np.int64]
+    user_counts: npt.NDArray[np.int64]
+    mined: UserNegatives | None
+    impressions: UserNegatives | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a phase gave.
+
+    Attributes:
+        towers: As they are served.
+        parts: Widths of the vectors that stand side by side in one vector, the first pair's first.
+        reports: One for each epoch of the last fit.
+    """
+
+    towers: TwoTower
+    parts: tuple[int, ...]
+    reports: list[EpochReport]
+
+
+def read_material(
+    config: Config, paths: RunPaths, encoder: Encoder, name: str, days: Sequence[dt.date], known: KnownPositives
+) -> Material:
+    """Reads what the days of a phase have, and the negatives that the configuration names."""
+    settings, negatives = config.training, config.training.negatives
+    held: dict[dt.date, Span] | None = {} if settings.keep_in_memory else None
+
+    def load(some: Sequence[dt.date]) -> Span:
+        return load_span(
+            paths.examples,
+            some,
+            encoder,
+            only_first=settings.examples == "first_meetings",
+            user_balance=settings.user_balance,
+            reward=settings.reward,
+            reward_power=settings.reward_power,
+        )
+
+    def load_all() -> Iterator[Span]:
+        return spans(days, settings.shuffle_days, load, held=held)
+
+    user_counts = np.zeros(len(encoder.user_ids), np.int64)
+    for span in load_all():
+        user_counts += np.bincount(span.users[columns.USER_ID][span.user_row], minlength=len(user_counts))
+    return Material(
+        name=name,
+        load_all=load_all,
+        known=known,
+        item_counts=count_items(load_all(), len(encoder.item_ids)),
+        user_counts=user_counts,
+        mined=None if negatives.easy_per_hard is None else _lists(encoder, *read_negatives(paths.mined, encoder)),
+        impressions=None if negatives.impressions is None else _read_impressions(negatives.impressions, encoder),
+    )
+
+
+def fit_phase(
+    config: Config, paths: RunPaths, encoder: Encoder, material: Material, *, folder: Path, look: Look, say: Say
+) -> Fitted:
+    """Fits the towers of a phase, with whatever other towers they need first.
+
+    With a teacher (MOBIUS) or a hard model beside an easy one (EBR), plain towers are fitted first, on the same days.
+    Co-purchase factors, if any, stand beside what was learned.
+
+    Args:
+        config: The configuration.
+        paths: Of the run.
+        encoder: The dataset's encoder.
+        material: What is fitted.
+        folder: Gets checkpoints and logs.
+        look: Measures towers as they would be served.
+        say: Told of each epoch.
+    """
+    settings = config.training
+    join = _with_factors(config, encoder, material.known)
+    has_first = settings.mobius is not None or settings.hard_model_weight is not None
+    single = _Single(config, paths, encoder, material, folder, say)
+    first = single.fit("first", teacher=None, mined=None, look=lambda towers: look(join(towers))) if has_first else None
+    if first is not None and settings.hard_model_weight is not None:
+        easy, weight = first[0], settings.hard_model_weight
+
+        def pair(towers: TwoTower) -> TwoTower:
+            return concatenate([(easy, 1.0), (towers, weight)])
+
+        hard, reports = single.fit(
+            "hard", teacher=None, mined=material.mined, look=lambda towers: look(join(pair(towers)))
+        )
+        learned, parts = pair(hard), part_widths([easy, hard])
+    else:
+        teacher = first[0] if first is not None else None
+        learned, reports = single.fit("", teacher=teacher, mined=material.mined, look=lambda towers: look(join(towers)))
+        parts = part_widths([learned])
+    served = join(learned)
+    rest = int(served.item.output.shape[-1]) - sum(parts)
+    return Fitted(served, (*parts, rest) if rest else parts, reports)
+
+
+Say = Callable[[str, EpochReport], None]
+"""Told the name of the fit and what an epoch gave."""
+
+
+@dataclass(frozen=True)
+class _Single:
+    """Fits one pair of towers."""
+
+    config: Config
+    paths: RunPaths
+    encoder: Encoder
+    material: Material
+    folder: Path
+    say: Say
+
+    def fit(
+        self, name: str, *, teacher: TwoTower | None, mined: UserNegatives | None, look: Look
+    ) -> tuple[TwoTower, list[EpochReport]]:
+        """Builds a pair with the configured methods and fits it; with a teacher, as its student."""
+        config, settings = self.config, self.config.training
+        make_deterministic(config.seed)
+        towers = self._build(student=teacher is not None)
+        chosen = terms(config, teacher=teacher)
+        queue_size = settings.negatives.queue_size
+        queue = VectorQueue(queue_size, int(towers.item_parts.output[VECTOR].shape[-1])) if queue_size else None
+        model = RetrievalModel(
+            towers,
+            terms=chosen,
+            temperature=config.towers.temperature,
+            learn_temperature=config.towers.learn_temperature,
+            queue=queue,
+        )
+        folder = self.folder / "-".join(part for part in (self.material.name, name) if part)
+        plan = self._plan(mined)
+
+        def batches_of(epoch: int) -> Iterator[Batch]:
+            return epoch_batches(self.material.load_all(), plan, seed=[config.seed, epoch])
+
+        def after_steps() -> None:
+            for weight, _ in chosen:
+                if isinstance(weight, DecayingWeight):
+                    weight.step()
+            refresh_fallbacks(towers)
+            if plan.frequency is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                plan.frequency.save(folder / "frequency.npz")
+
+        steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
+        title = " ".join(part for part in (self.material.name, name) if part)
+        with progress(f"training ({title})", total=steps) as advance:
+            reports = fit(
+                model,
+                settings.epochs,
+                batches_of=batches_of,
+                learning_rate=settings.learning_rate,
+                folder=folder,
+                look=look,
+                after_steps=after_steps,
+                on_step=lambda loss: advance(1),
+                on_epoch=lambda report: self.say(title, report),
+                checkpoint_every_epochs=settings.checkpoint_every_epochs,
+                saved=state_of(chosen),
+            )
+        return model.towers, reports
+
+    def _build(self, *, student: bool) -> TwoTower:
+        shape = self.config.towers
+        users, items = self.encoder.user_ids, self.encoder.item_ids
+        user_adds, item_adds = additions(
+            self.config,
+            self.encoder,
+            categories=_categories(self.config, self.paths, self.encoder),
+            trained_users=self.material.user_counts > 0,
+            trained_items=self.material.item_counts > 0,
+        )
+        towers = build_two_tower(
+            self.encoder.input_specs("user"),
+            self.encoder.input_specs("item"),
+            embedding_dim=shape.embedding_dim,
+            hidden_units=shape.hidden_units,
+            head=shape.head,
+            activation=shape.activation,
+            history_decay_days=shape.history_decay_days,
+            history_power=shape.history_power,
+            id_dropout=shape.id_dropout,
+            bucket_of_user_row=users.bucket_of_row() if shape.id_buckets else None,
+            bucket_of_item_row=items.bucket_of_row() if shape.id_buckets else None,
+            user_adds=user_adds,
+            item_adds=item_adds,
+        )
+        mobius = self.config.training.mobius
+        if student and mobius is not None:
+            return with_three_parts(towers, bad_weight=mobius.bad_weight)
+        return towers
+
+    def _plan(self, mined: UserNegatives | None) -> BatchPlan:
+        settings, negatives = self.config.training, self.config.training.negatives
+        num_easy = negatives.num_random + negatives.num_uniform + (settings.batch_size if negatives.in_batch else 0)
+        hard = (
+            0
+            if mined is None or negatives.easy_per_hard is None
+            else hard_per_row(num_easy, easy_per_hard=negatives.easy_per_hard)
+        )
+        streaming = settings.streaming
+        return BatchPlan(
+            batch_size=settings.batch_size,
+            in_batch=negatives.in_batch,
+            num_uniform=negatives.num_uniform,
+            num_random=negatives.num_random,
+            queue_size=negatives.queue_size,
+            mined=mined,
+            num_mined=hard,
+            impressions=self.material.impressions,
+            num_impressions=negatives.num_impressions,
+            known=self.material.known,
+            item_counts=self.material.item_counts,
+            catalogue_size=len(self.encoder.item_ids) - 1,
+            correct=settings.log_q != "none",
+            frequency=None
+            if settings.frequency == "exact"
+            else StreamingFrequency(
+                num_hashes=streaming.num_hashes,
+                num_buckets=streaming.num_buckets,
+                rate=streaming.rate,
+                initial_gap=streaming.initial_gap,
+            ),
+        )
+
+
+def _with_factors(config: Config, encoder: Encoder, known: KnownPositives) -> Callable[[TwoTower], TwoTower]:
+    """Appends what co-purchases alone say, as known at the phase's moment, to learned towers."""
+    settings = config.towers
+    if not settings.factor_dim:
+        return lambda towers: towers
+    factors = item_factors(
+        known.owners,
+        known.items,
+        num_user_rows=len(known.starts) - 1,
+        # Histories and new items may point at buckets, which have no factors.
+        num_item_rows=encoder.item_ids.num_table_rows,
+        num_factors=settings.factor_dim,
+        power=settings.factor_power,
+        seed=config.seed,
+    )
+    return lambda towers: with_factors(towers, factors, weight=settings.factor_weight)
+
+
+def _categories(config: Config, paths: RunPaths, encoder: Encoder) -> npt.NDArray[np.int32]:
+    """Category of each row of items, 0 for the unknown item and where there is none: [rows of items] int32."""
+    found = np.zeros(len(encoder.item_ids), np.int32)
+    category = config.dataset.item_category
+    if category in encoder.vocabularies:
+        items = pq.read_table(paths.tables / "items.parquet", columns=[category])
+        found[1:] = encoder.vocabularies[category].rows(items.column(0).to_numpy(zero_copy_only=False))
+    return found
+
+
+def _read_impressions(path: Path, encoder: Encoder) -> UserNegatives:
+    if not path.exists():
+        raise ValueError(
+            f"training.negatives.impressions is {path}, which does not exist; expected a Parquet file with "
+            f"{columns.USER_ID} and {columns.ITEM_ID}"
+        )
+    table = pq.read_table(path)
+    missing = [name for name in (columns.USER_ID, columns.ITEM_ID) if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"{path} has the columns {', '.join(table.column_names)}; expected {' and '.join(missing)} too"
+        )
+    users, items = (
+        ids.rows(table.column(name).cast("string").to_numpy(zero_copy_only=False)).astype(np.int64)
+        for ids, name in ((encoder.user_ids, columns.USER_ID), (encoder.item_ids, columns.ITEM_ID))
+    )
+    known = (users > 0) & (items > 0)
+    return _lists(encoder, users[known], items[known])
+
+
+def _lists(encoder: Encoder, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> UserNegatives:
+    return UserNegatives.of(users, items, num_user_rows=len(encoder.user_ids))

@@ -1,0 +1,226 @@
+"""Ablate, one fit: what does an arm retrieve with one seed at one cut? Kept, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from beam_jobs.embed import read_vectors
+from evaluation.split import Split
+from features.days import seconds_of
+from features.encoding import Encoder
+from serving.purchases import Purchases
+from serving.ranking import Rows
+from serving.retrievers import Cascade, TwoTower, UserQueries
+from twinspire.config import Config
+from twinspire.console import VERBOSE, held_back, quiet_libraries, without_chatter
+from twinspire.paths import RunPaths
+from twinspire.pipeline.embed import PARTS_FILE
+from twinspire.pipeline.main_job import plan
+from twinspire.steps import Step, digest_of, finished, run_step
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every fit of one run of the command shares.
+
+    Attributes:
+        now: Moment of the run.
+        code_version: Version of the code, part of every digest.
+    """
+
+    now: dt.datetime
+    code_version: str
+
+    def steps(self, config: Config, paths: RunPaths) -> dict[str, Step]:
+        """The steps of the main job, by name."""
+        return {step.name: step for step in plan(config, paths, now=self.now, code_version=self.code_version)}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An arm with one seed at one cut.
+
+    Attributes:
+        config: Resolved, with the cut as `as_of` and the seed.
+        paths: Where the fit lies; shared by arms that differ in retrieval only.
+        needs: The fit whose lists hard negatives are mined from.
+        keep: Whether other fits or arms come back to the model; otherwise only the lists stay.
+    """
+
+    config: Config
+    paths: RunPaths
+    needs: Fit | None
+    keep: bool
+
+    def steps(self, run: Run) -> dict[str, Step]:
+        """Train, embed and index, with what they need in their digests; mine where the fit needs another one."""
+        steps = run.steps(self.config, self.paths)
+        if self.needs is None:
+            return steps
+        needed = self.needs.steps(run)["index"].digest
+        steps = {
+            name: replace(step, digest=digest_of({"step": step.digest, "needs": needed}))
+            for name, step in steps.items()
+        }
+        digest = digest_of({"needs": needed, "negatives": self.config.training.negatives.model_dump(mode="json")})
+        return {
+            "mine": Step("mine", digest, (self.paths.mined,), self._mine_from(self.needs), self.paths.steps),
+            **steps,
+        }
+
+    def _mine_from(self, needed: Fit) -> Callable[[], str]:
+        def action() -> str:
+            from twinspire.pipeline.mine import mine
+
+            outcome = mine(self.config, needed.paths)
+            # Found beside the fit that was searched; another arm may mine it with settings of its own.
+            _remove(self.paths.mined)
+            self.paths.mined.parent.mkdir(parents=True, exist_ok=True)
+            needed.paths.mined.rename(self.paths.mined)
+            return outcome
+
+        return action
+
+    @property
+    def is_cascade(self) -> bool:
+        """Whether the second part of the vectors ranks again what the first one finds."""
+        return self.config.serving.retriever == "cascade"
+
+
+def kept_lists(name: str, paths: RunPaths, *, digest: str, shape: tuple[int, int], make: Callable[[], Rows]) -> Rows:
+    """Ranked lists that are made once.
+
+    Args:
+        name: Of the lists in their folder.
+        paths: Whose they are.
+        digest: Hash over everything that they depend on.
+        shape: U and K, for a check.
+        make: Makes them, [U, K] int32.
+
+    Returns:
+        [U, K] int32.
+
+    Raises:
+        ValueError: What is kept is not of this shape.
+    """
+    path = paths.of_fit / "lists" / str(paths.as_of) / f"{name}.npy"
+
+    def write() -> str:
+        lists = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, lists)
+        return f"{len(lists):,} lists"
+
+    step = Step(f"lists_{name}", digest, (path,), write, paths.steps)
+    if finished(step) is None:
+        run_step(step)
+    lists: Rows = np.load(path, allow_pickle=False)
+    if lists.shape != shape:
+        raise ValueError(f"{path}: holds {lists.shape}, expected {shape}; remove the file, and it is made again")
+    return lists
+
+
+def retrieve(fit: Fit, run: Run, split: Split, *, k: int) -> tuple[Rows, float]:
+    """What an arm retrieves for the users of a split, of what they have not met; fits it if that is not done.
+
+    Args:
+        fit: The arm.
+        run: Of the command.
+        split: Users and their history.
+        k: Length of a list.
+
+    Returns:
+        Lists [U, k] int32 and the wall clock of the fit, seconds.
+    """
+    steps = fit.steps(run)
+    retriever = "cascade" if fit.is_cascade else "exact"
+
+    def make() -> Rows:
+        _import_tensorflow()
+        with nullcontext() if os.environ.get(VERBOSE) else without_chatter():
+            try:
+                _make_vectors(fit, run)
+            finally:
+                _forget_graphs()
+            return _search(fit, split, k=k)
+
+    depends_on = {"vectors": steps["embed"].digest, "k": k, "window": split.window_days}
+    digest = digest_of(depends_on | ({"depth": fit.config.serving.fusion_depth} if fit.is_cascade else {}))
+    lists = kept_lists(retriever, fit.paths, digest=digest, shape=(len(split.user_ids), k), make=make)
+    seconds: float = json.loads((fit.paths.steps / "train.json").read_text())["seconds"]
+    if not fit.keep:
+        _remove(fit.paths.model, fit.paths.vectors, fit.paths.index, fit.paths.mined)
+    return lists, seconds
+
+
+def _make_vectors(fit: Fit, run: Run) -> None:
+    """Does the steps up to the vectors that are not done, first those of the fit that is needed."""
+    steps = fit.steps(run)
+    wanted = ("train", "embed")
+    if fit.needs is not None and any(finished(steps[name]) is None for name in wanted):
+        _make_vectors(fit.needs, run)
+        _do(fit.needs.steps(run)["index"])
+        _do(steps["mine"])
+    for name in wanted:
+        _do(steps[name])
+
+
+def _do(step: Step) -> None:
+    if finished(step) is None:
+        if not os.environ.get(VERBOSE):
+            quiet_libraries()
+        run_step(step)
+
+
+def _search(fit: Fit, split: Split, *, k: int) -> Rows:
+    """What exact search finds: [U, k] int32."""
+    users, items = read_vectors(fit.paths.vectors / "users"), read_vectors(fit.paths.vectors / "items")
+    rows = Encoder.load(fit.paths.model / "encoder").user_ids.rows(split.user_ids)
+    moments = np.full(len(rows), seconds_of(fit.paths.as_of))
+    queries = UserQueries(_purchases(split), moments, users[rows - 1], exclude_known=True)
+    towers = TwoTower(items, None, ef=0, max_fetch=0)
+    if not fit.is_cascade:
+        return towers.retrieve(queries, k)[0]
+    parts_file = fit.paths.model / PARTS_FILE
+    first_width = json.loads(parts_file.read_text())[0] if parts_file.exists() else items.shape[1]
+    return Cascade(towers, first_width=first_width, depth=fit.config.serving.fusion_depth).retrieve(queries, k)[0]
+
+
+def _purchases(split: Split) -> Purchases:
+    """What the users of a split know; without the moments, which the filter does not read."""
+    history = split.history
+    last = np.zeros(history.nnz, np.int64)
+    return Purchases(
+        history.indptr.astype(np.int64), history.indices, history.data.astype(np.int32), last, history.shape[1]
+    )
+
+
+def _import_tensorflow() -> None:
+    """Before a fit, so that the seconds of the first one are not those of the import."""
+    with held_back():
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()
+
+
+def _forget_graphs() -> None:
+    """Lets go of what TensorFlow keeps of a fit, of which there are many in one process."""
+    import tf_keras
+
+    tf_keras.backend.clear_session()
+    gc.collect()
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

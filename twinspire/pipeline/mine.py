@@ -1,0 +1,99 @@
+"""Mine: hard negatives for the next fit, from the lists of an earlier one."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from beam_jobs.build_index import INDEX_FILE, VECTORS_FILE
+from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
+from features.schema import TOWERS
+from serving.weights import WEIGHTS_FILE
+from twinspire.config import Config
+from twinspire.console import progress
+from twinspire.paths import RunPaths
+from twinspire.pipeline.features import beam_options
+from twinspire.steps import fresh_folder
+
+USER_BLOCK = 256
+
+
+def mine(config: Config, paths: RunPaths) -> str:
+    """Searches with the vectors of an earlier fit for what its users have not met; returns one line of outcome.
+
+    The fit is that of the same day, or the latest one before it. What users have met is taken as of today: an item that
+    somebody met since that fit is no negative.
+
+    Raises:
+        ValueError: There is no earlier fit, or the catalogue has nothing at these ranks.
+    """
+    previous = previous_fit(paths)
+    settings = config.training.negatives
+    mining = MiningSettings(
+        band=settings.mined_band,
+        per_user=settings.mined_per_user,
+        near_duplicate=settings.near_duplicate,
+        ef=config.index.ef_search,
+        max_fetch=config.serving.max_fetch,
+        seed=config.seed,
+    )
+    catalogue = paths.catalogue(previous.as_of)
+    # An index over weighted vectors ranks by value; what is hard for the towers is told by the cosine alone.
+    is_weighted = (previous.index / WEIGHTS_FILE).exists()
+    files = MiningFiles(
+        user_vectors=previous.vectors / "users",
+        item_vectors=previous.index / VECTORS_FILE,
+        index=None if is_weighted else previous.index / INDEX_FILE,
+        users=catalogue / "users.parquet",
+        items=catalogue / "items.parquet",
+        pairs=paths.pairs,
+    )
+    num_users = pq.ParquetFile(files.users).metadata.num_rows
+    with fresh_folder(paths.mined) as folder, progress("hard negatives"):
+        options = beam_options(config.beam)
+        run(MineNegatives(files, mining), num_users=num_users, block_size=USER_BLOCK, out=folder, options=options)
+        num_pairs = sum(pq.ParquetFile(file).metadata.num_rows for file in folder.glob("*.parquet"))
+        if not num_pairs:
+            num_items = pq.ParquetFile(files.items).metadata.num_rows
+            raise ValueError(
+                f"training.negatives.mined_band is {settings.mined_band}, and none of {num_users:,} users has an item "
+                f"there among {num_items:,}; choose lower ranks, or a higher near_duplicate"
+            )
+    first, last = settings.mined_band
+    return (
+        f"{num_pairs:,} hard negatives of {num_users:,} users from ranks {first} to {last} of the fit of "
+        f"{previous.as_of}"
+    )
+
+
+def previous_fit(paths: RunPaths) -> RunPaths:
+    """The day's own finished fit, or the latest before it, among those whose vectors, index and catalogue are there.
+
+    Raises:
+        ValueError: There is none.
+    """
+    days = sorted((day for day in _days(paths.vectors.parent) if day <= paths.as_of), reverse=True)
+    for day in days:
+        fit = RunPaths(paths.root, day, paths.arm)
+        needed = [fit.index / VECTORS_FILE, fit.index / INDEX_FILE]
+        needed += [fit.vectors / f"{tower}s" for tower in TOWERS]
+        needed += [paths.catalogue(day) / f"{tower}s.parquet" for tower in TOWERS]
+        if all(path.exists() for path in needed):
+            return fit
+    raise ValueError(
+        f"{paths.vectors.parent}: no fit of {paths.as_of} or before with vectors and an index, expected one to mine "
+        "hard negatives with; run once with training.negatives.easy_per_hard: null, then again with mined ones"
+    )
+
+
+def _days(folder: Path) -> list[dt.date]:
+    """Days that a folder of days holds, in no order; what is half-written has another name."""
+    found = []
+    for path in folder.glob("????-??-??"):
+        try:
+            found.append(dt.date.fromisoformat(path.name))
+        except ValueError:
+            continue
+    return found

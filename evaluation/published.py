@@ -50,24 +50,24 @@ def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, judged: 
     return Score(float(recall_at_k(found, k).mean()), float(ndcg_at_k(found, k).mean()), len(users))
 
 
-def hold_out(pairs: Pairs, share: float, *, seed: int) -> tuple[Pairs, Pairs]:
-    """Splits each user's pairs at random; who has few keeps at least one.
+def hold_out(pairs: Pairs, share: float, *, seed: int | None) -> tuple[Pairs, Pairs]:
+    """Splits each user's pairs; who has few keeps at least one.
 
     Args:
-        pairs: By user.
-        share: Of a user's pairs that are held out, up to rounding at random.
-        seed: Of the choice.
+        pairs: By user, in the order of their lines.
+        share: Of a user's pairs that are held out, rounded down.
+        seed: Of a choice at random; None holds out the last ones of each line.
 
     Returns:
-        What is kept and what is held out.
+        What is kept and what is held out, both in order.
     """
-    rng = np.random.default_rng(seed)
-    order = np.lexsort((rng.random(len(pairs)), pairs.users))
     counts = np.bincount(pairs.users)
-    place = np.empty(len(pairs), np.int64)
-    place[order] = np.arange(len(pairs)) - (np.cumsum(counts) - counts)[pairs.users[order]]
-    held = np.floor(counts * share + rng.random(len(counts)))
-    out = place < np.minimum(held, np.maximum(counts - 1, 0))[pairs.users]
+    place = pairs.from_last
+    if seed is not None:
+        order = np.lexsort((np.random.default_rng(seed).random(len(pairs)), pairs.users))
+        place = np.empty(len(pairs), np.int64)
+        place[order] = np.arange(len(pairs)) - (np.cumsum(counts) - counts)[pairs.users[order]]
+    out = place < np.floor(counts * share)[pairs.users]
     return Pairs(pairs.users[~out], pairs.items[~out]), Pairs(pairs.users[out], pairs.items[out])
 
 

@@ -8,7 +8,8 @@
         encoder/                       raw values -> model inputs, with the user and item ids
         user_tower.tflite  item_tower.tflite
         item_vectors.npy               [N, D] float32
-        index.hnsw                     over these vectors
+        item_weights.npy               [N] float32 business weights; only where the index ranks by them
+        index.hnsw                     over these vectors, times the weights
         items.parquet                  item_id, item_name, category of the catalogue rows
         purchases/*.npy                who bought what: [U, N] in compressed rows
         popularity.npy                 [N] float32, recent events of each item
@@ -34,15 +35,18 @@ import pyarrow.parquet as pq
 from features import columns
 from features.encoding import Encoder
 from serving.exported_tower import ExportedTower
-from serving.index import HnswIndex
+from serving.index import INDEXES, HnswIndex
 from serving.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
 from serving.purchases import Purchases
+from serving.ranking import Scores
+from serving.weights import WEIGHTS_FILE, load_weights, weighted
 
 CURRENT = "current"
 CATEGORY = "category"
 CONFIG, SCHEMA, ENCODER = "config.yaml", "schema.json", "encoder"
 USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
 ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
+ITEM_WEIGHTS = WEIGHTS_FILE
 PURCHASES, POPULARITY = "purchases", "popularity.npy"
 METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
 ITEM_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, CATEGORY)
@@ -64,8 +68,11 @@ class Bundle:
     """Inputs -> [B, D]."""
     item_vectors: npt.NDArray[np.float32]
     """[N, D], read-only and mapped from the file, so that processes share it."""
+    ranked: Scores
+    """[N, D], read-only: the item vectors times the items' business weights, or the item vectors where there are none.
+    What the index is over and exact search scores."""
     index: HnswIndex
-    """Over the item vectors."""
+    """Over the ranked vectors."""
     item_names: list[str | None]
     """[N] by catalogue row."""
     categories: list[str | None]
@@ -98,6 +105,7 @@ class Bundle:
         _check_files(folder, manifest)
         _check_schema(folder, manifest)
         num_items, num_users, dimension = manifest.num_items, manifest.num_users, manifest.dimension
+        report = manifest.facts.index_report
 
         encoder = _load(folder / ENCODER, Encoder.load)
         _expect(folder / ENCODER, "dataset schema", encoder.schema, manifest.dataset_schema)
@@ -108,7 +116,9 @@ class Bundle:
         inputs = sorted(spec.name for spec in encoder.input_specs("user"))
         _expect(folder / USER_TOWER, "inputs", sorted(user_tower.input_names), inputs)
         vectors = _load_array(folder / ITEM_VECTORS, (num_items, dimension))
-        index = _load(folder / INDEX, lambda path: HnswIndex.load(path, vectors))
+        _expect(folder / ITEM_VECTORS, "width", dimension, sum(report.parts))
+        ranked = _ranked(folder, vectors, has_weights=manifest.facts.business_weight is not None)
+        index = _load(folder / INDEX, lambda path: INDEXES[report.form].load(path, ranked))
         items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)).to_pydict())
         item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
         _expect(folder / ITEMS, "number of items", len(items[columns.ITEM_ID]), num_items)
@@ -124,6 +134,7 @@ class Bundle:
             encoder=encoder,
             user_tower=user_tower,
             item_vectors=vectors,
+            ranked=ranked,
             index=index,
             item_names=items[columns.ITEM_NAME],
             categories=items[CATEGORY],
@@ -183,6 +194,16 @@ def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     _expect(path, "shape", list(array.shape), list(shape))
     _expect(path, "dtype", str(array.dtype), "float32")
     return array
+
+
+def _ranked(folder: Path, vectors: Scores, *, has_weights: bool) -> Scores:
+    path = folder / ITEM_WEIGHTS
+    _expect(path, "presence", path.exists(), has_weights)
+    if not has_weights:
+        return vectors
+    ranked = _load(path, lambda file: weighted(vectors, load_weights(file, num_items=len(vectors))))
+    ranked.flags.writeable = False
+    return ranked
 
 
 def _load(path: Path, reader: Callable[[Path], Loaded]) -> Loaded:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from features.schema import Schema
 from serving.index import IndexReport
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 # Written about the bundle, not part of what it answers: they may speak of times and machines.
 REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
@@ -52,6 +52,15 @@ class DataWindow(Declaration):
     """Events in it."""
 
 
+class BusinessWeight(Declaration):
+    """What the cosine of an item is multiplied by: its business value, tempered."""
+
+    name: str
+    """What the value is, such as `margin`."""
+    power: float = Field(ge=0, le=1)
+    """Exponent of the value (kappa)."""
+
+
 class Facts(Declaration):
     """What the maker of a bundle knows and its files do not tell."""
 
@@ -69,6 +78,8 @@ class Facts(Declaration):
     """Input -> rows of its table, the unknown row included."""
     index_report: IndexReport
     """Quality and cost of the index."""
+    business_weight: BusinessWeight | None
+    """By what the index ranks beside the cosine; None if by nothing, and then the bundle holds no weights."""
     configuration_digest: str
     """Hash of the resolved configuration."""
     code_version: str

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from features.schema import Schema
-from serving.manifest import Manifest
+from serving.manifest import Facts, Manifest
 
 
 def model_card(manifest: Manifest) -> str:
@@ -28,9 +28,11 @@ def model_card(manifest: Manifest) -> str:
         "",
         "## Model",
         "",
-        f"- Vectors of {manifest.dimension} numbers, L2-normalised; the score is their inner product.",
-        f"- Index: recall@{report.k} {report.recall:.3f} against exact search at ef {report.ef} over "
-        f"{report.num_queries:,} users; {report.size_bytes / 1e6:.1f} MB, built in {report.build_seconds:.1f} s.",
+        f"- Vectors of {manifest.dimension} numbers{_parts(report.parts)}, L2-normalised; the score is their inner "
+        f"product{_weight(facts)}.",
+        f"- Index of the form `{report.form}`: recall@{report.k} {report.recall:.3f} against exact search at ef "
+        f"{report.ef} over {report.num_queries:,} users; {report.size_bytes / 1e6:.1f} MB, built in "
+        f"{report.build_seconds:.1f} s.",
         f"- Feature services: {', '.join(sorted(facts.feature_services.values()))}.",
         f"- Seed {facts.seed}, configuration {facts.configuration_digest}, code {facts.code_version}.",
         "",
@@ -46,6 +48,20 @@ def model_card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _parts(widths: Sequence[int]) -> str:
+    return f", {' + '.join(map(str, widths))} side by side" if len(widths) > 1 else ""
+
+
+def _weight(facts: Facts) -> str:
+    weight = facts.business_weight
+    if weight is None:
+        return ""
+    return (
+        f" times the item's business weight w = {weight.name}^{weight.power:g}, at most 1; the standard deviation of "
+        f"log w is {facts.index_report.weight_spread:.3f}"
+    )
 
 
 def _columns(schema: Schema) -> Iterator[str]:

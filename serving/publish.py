@@ -56,8 +56,10 @@ class Parts:
     """The exported `.tflite` file."""
     item_vectors: npt.NDArray[np.float32]
     """[N, D] by catalogue row."""
+    item_weights: npt.NDArray[np.float32] | None
+    """[N] business weights; None where the index ranks by the vectors alone."""
     index: HnswIndex
-    """Over the item vectors."""
+    """Over the item vectors times the weights."""
     items: pa.Table
     """[N] item_id, item_name, category by catalogue row; names and categories may be null."""
     purchases: Purchases
@@ -156,6 +158,8 @@ def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
     shutil.copyfile(parts.user_tower, folder / layout.USER_TOWER)
     shutil.copyfile(parts.item_tower, folder / layout.ITEM_TOWER)
     np.save(folder / layout.ITEM_VECTORS, np.ascontiguousarray(parts.item_vectors), allow_pickle=False)
+    if parts.item_weights is not None:
+        np.save(folder / layout.ITEM_WEIGHTS, parts.item_weights, allow_pickle=False)
     parts.index.save(folder / layout.INDEX)
     pq.write_table(parts.items.select(list(layout.ITEM_COLUMNS)), folder / layout.ITEMS)
     parts.purchases.save(folder / layout.PURCHASES)

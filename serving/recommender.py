@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from serving.bundle import Bundle
 from serving.ranking import Rows, Scores
-from serving.retrievers import Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
 
 FALLBACK = "popularity"
 WARM_UP_USER = "(warm-up)"
@@ -206,19 +206,20 @@ def build_retrievers(
         max_fetch: Largest number of items to ask the index for; beyond it exact search takes over.
         fusion_weights: Retriever -> weight in the fused list.
         rank_constant: Of the fusion.
-        fusion_depth: Length of the lists that are fused.
+        fusion_depth: Length of the lists that are fused, and of the one that the second model of a cascade orders.
 
     Returns:
-        `two_tower`, `repeat`, `popularity` and `fused`.
+        `two_tower`, `repeat`, `popularity` and `fused`; `cascade` too where the vectors are of several models.
 
     Raises:
         ValueError: A weight names no retriever.
     """
-    single: dict[str, Retriever] = {
-        "two_tower": TwoTower(bundle.item_vectors, bundle.index, ef=ef, max_fetch=max_fetch),
-        "repeat": Repeat(),
-        "popularity": Popularity(bundle.popularity),
-    }
+    towers = TwoTower(bundle.ranked, bundle.index, ef=ef, max_fetch=max_fetch)
+    single: dict[str, Retriever] = {"two_tower": towers}
+    widths = bundle.manifest.facts.index_report.parts
+    if len(widths) > 1:
+        single["cascade"] = Cascade(towers, first_width=widths[0], depth=fusion_depth)
+    single |= {"repeat": Repeat(), "popularity": Popularity(bundle.popularity)}
     if unknown := sorted(fusion_weights.keys() - single.keys()):
         raise ValueError(f"fusion_weights names {unknown[0]!r}, expected some of: {', '.join(single)}")
     parts = tuple((single[name], weight) for name, weight in fusion_weights.items())

@@ -101,5 +101,5 @@ def _join(models: Sequence[tf_keras.Model], weights: Sequence[float], *, tower: 
         # Members are made by the same code, and a model refuses two layers of one name.
         member = tf_keras.Model(own, model.output, name=f"{tower}_member_{number}")
         vectors.append(member({name: inputs[name] for name in own}))
-    joined = WeightedConcatenation(weights=weights, name=f"{tower}_ensemble")(vectors)
+    joined = WeightedConcatenation(weights=weights, name=f"{tower}_concatenation")(vectors)
     return tf_keras.Model(inputs, joined, name=f"{tower}_tower")

@@ -1,6 +1,5 @@
 """Which command runs what? Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 done; 1 a step failed, its message says why; 2 the command line or the configuration is wrong.
 Libraries are kept quiet; `twinspire --verbose run`, or the environment variable TWINSPIRE_VERBOSE, lets them speak.
 """
 
@@ -12,12 +11,26 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from twinspire.command_line import (
+    DEFAULT_CONFIG,
+    DEFAULT_RUNS,
+    AsOf,
+    ConfigPath,
+    DryRun,
+    Force,
+    Now,
+    Overrides,
+    Runs,
+    errors,
+    moment,
+)
+from twinspire.comparisons import ablate, benchmarks
 
 if TYPE_CHECKING:
     from twinspire.config import Config
@@ -30,28 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From raw events to served recommendations: two-tower retrieval, retrained daily.",
 )
-
-benchmarks = typer.Typer(no_args_is_help=True, help="Compare with published figures.")
-app.add_typer(benchmarks, name="benchmark")
-
-ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a dataset.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a key, such as training.epochs=3; may be repeated.")
-]
-AsOf = Annotated[
-    dt.datetime | None,
-    typer.Option(formats=["%Y-%m-%d"], help="Everything before this day is known (overrides the file)."),
-]
-Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
-Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing has changed.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
-Now = Annotated[
-    dt.datetime | None, typer.Option(help="Moment of the run, UTC; events after it are set aside. Default: the clock.")
-]
-DEFAULT_CONFIG = Path("configs/complete_journey.yaml")
-DEFAULT_RUNS = Path("runs")
-# Apart from the daily runs: an earlier cut would have their features made anew.
-DEFAULT_ABLATION_RUNS = Path("runs/ablations")
 
 
 @app.callback()
@@ -81,8 +72,8 @@ def run(
     dry_run: DryRun = False,
     now: Now = None,
 ) -> None:
-    """Do all steps: ingest, features, train, embed, index, bundle, evaluate."""
-    with _errors():
+    """Do all steps: ingest, features, (mine,) train, embed, index, bundle, evaluate."""
+    with errors():
         settings, paths, steps = _prepare(config, set_, as_of, runs, now)
         if dry_run:
             _print_plan(settings, steps)
@@ -103,9 +94,15 @@ def _step_command(name: str, text: str) -> None:
         dry_run: DryRun = False,
         now: Now = None,
     ) -> None:
-        with _errors():
+        with errors():
             settings, paths, steps = _prepare(config, set_, as_of, runs, now)
-            place = [step.name for step in steps].index(name)
+            names = [step.name for step in steps]
+            if name not in names:
+                raise ValueError(
+                    f"training.negatives.easy_per_hard is null, and without it step {name!r} has nothing to do; set "
+                    "it, 100 for instance, to train with mined hard negatives"
+                )
+            place = names.index(name)
             if dry_run:
                 _print_plan(settings, steps[place : place + 1])
                 return
@@ -120,6 +117,7 @@ def _step_command(name: str, text: str) -> None:
 for _name, _text in {
     "ingest": "Read raw events into canonical tables; bad rows are set aside and counted.",
     "features": "Compute daily snapshots, join examples point-in-time, fill the online store.",
+    "mine": "Find hard negatives for the next fit in the lists of the latest one, where the file asks for them.",
     "train": "Fit the towers and export them.",
     "embed": "Compute the vectors of all users and items.",
     "index": "Build the HNSW index and measure its recall.",
@@ -134,7 +132,7 @@ def recommend(
     user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     retriever: Annotated[
-        Literal["two_tower", "repeat", "popularity", "fused"] | None,
+        Literal["two_tower", "cascade", "repeat", "popularity", "fused"] | None,
         typer.Option(help="What finds the items; the file's choice if left out."),
     ] = None,
     exclude_bought: Annotated[
@@ -147,7 +145,7 @@ def recommend(
 ) -> None:
     """Recommend items to users, from the published bundle."""
     _use_one_thread()
-    with _errors():
+    with errors():
         settings, paths, _ = _prepare(config, set_, None, runs, None)
         from twinspire.pipeline.serve import open_recommender
         from twinspire.show import print_answers
@@ -172,7 +170,7 @@ def serve(
 ) -> None:
     """Answer POST /v1/recommend from the published bundle."""
     _use_one_thread()
-    with _errors():
+    with errors():
         settings, paths, _ = _prepare(config, set_, None, runs, None)
         from serving.app import create_app
         from serving.server import run as run_server
@@ -186,63 +184,8 @@ def serve(
         )
 
 
-@app.command()
-def ablate(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="YAML file of arms to compare.")
-    ],
-    runs: Annotated[Path, typer.Option(help="Folder of the runs of ablations.")] = DEFAULT_ABLATION_RUNS,
-    only: Annotated[
-        str | None, typer.Option(metavar="ARM,...", help="Only these arms, and those that they are compared with.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many of the file's seeds; all if left out.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File that gets all figures, for programs.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown file that gets the tables, between its markers.")] = None,
-    set_: Overrides = None,
-    now: Now = None,
-) -> None:
-    """Fit every arm of a file with several seeds and cuts, and compare them on the same users."""
-    with _errors():
-        from twinspire.ablation_config import load_ablation
-
-        ablation = load_ablation(file, set_ or [])
-        names = only.split(",") if only else []
-        ablation.chosen(names)
-        from importlib.metadata import version
-
-        from evaluation.ablation_table import print_ablation, write_markdown
-        from evaluation.report import to_json
-        from twinspire.console import console
-        from twinspire.pipeline.ablate import ablate as compare_arms
-        from twinspire.pipeline.fit_arm import Run
-
-        run = Run(_moment(now), version("twinspire"))
-        report = compare_arms(ablation, runs, only=names, num_seeds=seeds, run=run)
-        print_ablation(report, console())
-        if json_ is not None:
-            json_.parent.mkdir(parents=True, exist_ok=True)
-            json_.write_text(to_json(report), encoding="utf-8")
-        if out is not None:
-            write_markdown(report, out)
-        if report.failed:
-            raise ValueError("; ".join(f"arm {arm!r} failed: {why}" for arm, why in report.failed.items()))
-
-
-@benchmarks.command()
-def lightgcn(
-    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with train.txt and test.txt.")],
-    json_: Annotated[Path | None, typer.Option("--json", help="File that gets the figures, for programs.")] = None,
-    dim: Annotated[int, typer.Option(min=2, help="Width of the vectors.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the held-out part and of every fit.")] = 20170101,
-) -> None:
-    """Fit towers of ids on a published split: a line a user, its id, then its items."""
-    with _errors():
-        from twinspire.pipeline.published import benchmark
-
-        found = benchmark(data, embedding_dim=dim, seed=seed)
-        if json_ is not None:
-            json_.parent.mkdir(parents=True, exist_ok=True)
-            json_.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+app.command()(ablate)
+app.add_typer(benchmarks, name="benchmark")
 
 
 @app.command()
@@ -250,7 +193,7 @@ def doctor() -> None:
     """Tell what this installation has and lacks."""
     from twinspire.show import print_installation
 
-    with _errors():
+    with errors():
         print_installation()
 
 
@@ -271,11 +214,7 @@ def _prepare(
     extra = [f"as_of={as_of.date()}"] if as_of else []
     settings = load(config, [*(overrides or []), *extra])
     paths = RunPaths(runs / settings.name, settings.as_of)
-    return settings, paths, plan(settings, paths, now=_moment(now), code_version=version("twinspire"))
-
-
-def _moment(now: dt.datetime | None) -> dt.datetime:
-    return now.replace(tzinfo=dt.UTC) if now else dt.datetime.now(dt.UTC)
+    return settings, paths, plan(settings, paths, now=moment(now), code_version=version("twinspire"))
 
 
 def _use_one_thread() -> None:
@@ -367,27 +306,3 @@ def _program() -> str:
         return "twinspire"
     found = shutil.which("twinspire")
     return "twinspire" if found and Path(found).samefile(called) else str(called)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
-    from twinspire.load_config import ConfigError
-
-    try:
-        yield
-    except ConfigError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise typer.Exit(2) from None
-    except (ValueError, OSError, ArithmeticError, ImportError) as error:
-        _fail(error)
-    except Exception as error:
-        # Feast and the Redis client have no common ancestor with the others: an unreachable store is not a defect.
-        if type(error).__module__.partition(".")[0] not in ("feast", "redis"):
-            raise
-        _fail(error)
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.secho(f"error: {error}", err=True, fg="red")
-    raise typer.Exit(1) from None

@@ -16,12 +16,14 @@ from features.sources.raw import SourceError
 
 Ints = npt.NDArray[np.int64]
 TRAIN_FILE, TEST_FILE = "train.txt", "test.txt"
+# Above it lines are taken for sorted by id, which says nothing about time.
+MOST_ASCENDING = 0.95
 LARGEST_ID = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Who has met what: distinct pairs, by user and item.
+    """Who has met what: distinct pairs, by user and in the order of the user's line.
 
     Attributes:
         users: [P] int64 rows of users.
@@ -30,6 +32,12 @@ class Pairs:
 
     users: Ints
     items: Ints
+
+    @property
+    def from_last(self) -> Ints:
+        """[P] int64, how many of its user's pairs come after each: 0 for the last one."""
+        counts = np.bincount(self.users)
+        return (np.cumsum(counts)[self.users] - 1) - np.arange(len(self))
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -48,6 +56,7 @@ class PublishedSplit:
         num_unseen_users: Users of test that train lacks.
         num_repeats: Repeats of an item in its line, dropped.
         num_overlap: Pairs of test that train has too; they are masked and count as missed.
+        has_order: Whether the lines of train may be in order of time: most of them are not in that of the ids.
     """
 
     train: Pairs
@@ -58,6 +67,7 @@ class PublishedSplit:
     num_unseen_users: int
     num_repeats: int
     num_overlap: int
+    has_order: bool
 
 
 def read_published_split(folder: Path) -> PublishedSplit:
@@ -83,6 +93,7 @@ def read_published_split(folder: Path) -> PublishedSplit:
         num_unseen_users=len(np.setdiff1d(test.users, train.users)),
         num_repeats=len(user_rows) - len(train) - len(test),
         num_overlap=int(both.sum()),
+        has_order=_share_ascending(train_users, train_items) < MOST_ASCENDING,
     )
 
 
@@ -120,4 +131,14 @@ def _lines(path: Path) -> Iterator[tuple[int, Ints]]:
 
 
 def _distinct(users: Ints, items: Ints, *, num_items: int) -> Pairs:
-    return Pairs(*np.divmod(np.unique(users * num_items + items), num_items))
+    """Each pair where it comes first; a user's pairs stay together in their order."""
+    _, first = np.unique(users * num_items + items, return_index=True)
+    first = np.sort(first)
+    order = first[np.argsort(users[first], kind="stable")]
+    return Pairs(users[order], items[order])
+
+
+def _share_ascending(users: Ints, items: Ints) -> float:
+    """Share of the steps within lines that go to a higher id: half of them where the order is not that of ids."""
+    inside = users[1:] == users[:-1]
+    return float((items[1:] > items[:-1])[inside].mean()) if inside.any() else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import runpy
@@ -23,11 +24,12 @@ from features.ids import IdMap
 from features.schema import Schema
 from features.storage import view_schema
 from serving.bundle import Bundle
-from serving.index import HnswIndex, IndexReport
-from serving.manifest import FILE_NAME, DataWindow, Facts, describe_files, read_manifest, version_of
+from serving.index import AugmentedIndex, HnswIndex, IndexReport
+from serving.manifest import FILE_NAME, BusinessWeight, DataWindow, Facts, describe_files, read_manifest, version_of
 from serving.publish import Parts, write
 from serving.purchases import Purchases
 from serving.recommender import Recommender, build_retrievers
+from serving.weights import log_weight_spread, weighted
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -106,6 +108,7 @@ def parts(encoder: Encoder, exported: Path, item_vectors: npt.NDArray[np.float32
         user_tower=exported / "user_tower.tflite",
         item_tower=exported / "user_tower.tflite",
         item_vectors=item_vectors,
+        item_weights=None,
         index=HnswIndex.build(item_vectors, m=8, ef_construction=50, seed=7),
         items=pa.table(items),
         purchases=purchases,
@@ -134,6 +137,7 @@ def facts() -> Facts:
             weight_spread=0.0,
             parts=(DIMENSION,),
         ),
+        business_weight=None,
         configuration_digest="0123456789ab",
         code_version="0.1.0",
         seed=7,
@@ -146,6 +150,23 @@ def written(parts: Parts, facts: Facts, tmp_path_factory: pytest.TempPathFactory
     """A bundle that no test changes."""
     bundles = tmp_path_factory.mktemp("bundles")
     return bundles / write(bundles, parts, facts)
+
+
+@pytest.fixture(scope="session")
+def written_weighted(
+    parts: Parts, facts: Facts, item_vectors: npt.NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle whose index ranks by margin^.5, over vectors of two models."""
+    weights = np.random.default_rng(5).uniform(0.3, 1, NUM_ITEMS).astype(np.float32)
+    index = AugmentedIndex.build(weighted(item_vectors, weights), m=8, ef_construction=50, seed=7)
+    report = dataclasses.replace(
+        facts.index_report, form="augmented", weight_spread=log_weight_spread(weights), parts=(5, 3)
+    )
+    weighed = facts.model_copy(
+        update={"index_report": report, "business_weight": BusinessWeight(name="margin", power=0.5)}
+    )
+    bundles = tmp_path_factory.mktemp("weighted")
+    return bundles / write(bundles, dataclasses.replace(parts, item_weights=weights, index=index), weighed)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from serving.bundle import Bundle
 from serving.index import HnswIndex
-from serving.manifest import BundleError
+from serving.manifest import BundleError, Facts
 from serving.publish import Parts
 
 Sign = Callable[..., Path]
@@ -37,6 +38,25 @@ def test_a_bundle_gives_back_what_was_written(written: Path, parts: Parts) -> No
 def test_the_vectors_cannot_be_changed_by_accident(written: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
         Bundle.open(written).item_vectors[0] = 0
+
+
+def test_a_weighted_bundle_ranks_by_the_cosine_times_the_weight(written_weighted: Path, parts: Parts) -> None:
+    bundle = Bundle.open(written_weighted)
+    np.testing.assert_array_equal(bundle.item_vectors, parts.item_vectors)
+    weights = np.load(written_weighted / "item_weights.npy")
+    np.testing.assert_array_equal(bundle.ranked, parts.item_vectors * weights[:, None])
+    rows, scores = bundle.index.search(parts.item_vectors[:3], k=6, ef=50)
+    expected = (parts.item_vectors[:3] @ parts.item_vectors.T) * weights
+    np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1)[:, :6])
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :6], atol=1e-5)
+    with pytest.raises(ValueError, match="read-only"):
+        bundle.ranked[0] = 0
+
+
+def test_a_bundle_without_weights_ranks_by_the_vectors_as_they_lie_in_the_file(written: Path) -> None:
+    bundle = Bundle.open(written)
+    assert bundle.ranked is bundle.item_vectors
+    assert not (written / "item_weights.npy").exists()
 
 
 def refusal(folder: Path) -> str:
@@ -96,8 +116,8 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
 
 
 def test_another_format_version_is_refused(folder: Path) -> None:
-    edit_manifest(folder, format_version=2)
-    assert "manifest.json: format version 2, expected 1" in refusal(folder)
+    edit_manifest(folder, format_version=1)
+    assert "manifest.json: format version 1, expected 2" in refusal(folder)
 
 
 def test_a_manifest_that_is_not_valid_is_refused(folder: Path) -> None:
@@ -179,3 +199,46 @@ def test_purchases_of_other_users_are_refused(folder: Path, sign: Sign) -> None:
     path = folder / "purchases" / "indptr.npy"
     np.save(path, np.load(path)[1:])
     assert "purchases: number of users is 6, expected 7" in refusal(sign(folder))
+
+
+@pytest.fixture
+def weighted_folder(written_weighted: Path, tmp_path: Path) -> Path:
+    """A copy of the weighted bundle for a test to spoil."""
+    return Path(shutil.copytree(written_weighted, tmp_path / written_weighted.name))
+
+
+def test_weights_that_the_index_was_not_built_with_are_refused(weighted_folder: Path, sign: Sign) -> None:
+    path = weighted_folder / "item_weights.npy"
+    weights = np.load(path)
+    weights[0] *= 1.1
+    np.save(path, weights)
+    assert "index.hnsw: cannot be read: " in (found := refusal(sign(weighted_folder)))
+    assert "build it again after a change of vectors or weights" in found
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(39, np.float32), "holds float32 of shape [39], expected float32 of shape [40]"),
+        (np.ones(40, np.float64), "holds float64 of shape [40], expected float32 of shape [40]"),
+        (np.zeros(40, np.float32), "the weight of item 0 is 0.0, expected a positive number"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weighted_folder: Path, sign: Sign, weights: Any, message: str) -> None:
+    np.save(weighted_folder / "item_weights.npy", weights)
+    found = refusal(sign(weighted_folder))
+    assert "item_weights.npy: " in found
+    assert message in found
+
+
+def test_weights_are_there_exactly_where_the_manifest_says_so(weighted_folder: Path, folder: Path, sign: Sign) -> None:
+    (weighted_folder / "item_weights.npy").unlink()
+    assert "item_weights.npy: presence is False, expected True as in the manifest" in refusal(sign(weighted_folder))
+    np.save(folder / "item_weights.npy", np.ones(40, np.float32))
+    assert "item_weights.npy: presence is True, expected False as in the manifest" in refusal(sign(folder))
+
+
+def test_parts_that_do_not_sum_to_the_width_are_refused(folder: Path, sign: Sign, facts: Facts) -> None:
+    report = dataclasses.replace(facts.index_report, parts=(5, 4))
+    folder = sign(folder, facts=facts.model_copy(update={"index_report": report}))
+    assert "item_vectors.npy: width is 8, expected 9 as in the manifest" in refusal(folder)

@@ -87,3 +87,14 @@ def test_the_model_card_tells_the_figures_of_the_manifest(written: Path) -> None
     card = (written / "MODEL_CARD.md").read_text()
     for part in (written.name, "48 events", "6 users and 40 items", "| two_tower recall_at_100 | 0.2500 |", "age (cat"):
         assert part in card
+
+
+def test_the_model_card_tells_what_the_index_ranks_by(written: Path, written_weighted: Path) -> None:
+    plain, weighed = ((folder / "MODEL_CARD.md").read_text() for folder in (written, written_weighted))
+    assert "Vectors of 8 numbers, L2-normalised; the score is their inner product.\n" in plain
+    assert "Index of the form `ip`: recall@10 1.000" in plain
+    weights = np.load(written_weighted / "item_weights.npy")
+    assert "Vectors of 8 numbers, 5 + 3 side by side, L2-normalised" in weighed
+    assert "times the item's business weight w = margin^0.5, at most 1; " in weighed
+    assert f"the standard deviation of log w is {np.log(weights).std():.3f}.\n" in weighed
+    assert "Index of the form `augmented`: " in weighed

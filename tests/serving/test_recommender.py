@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 
 from serving import exact
 from serving.bundle import Bundle
+from serving.ranking import Scores
 from serving.recommender import Recommender, build_retrievers
 
 MIDNIGHT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
@@ -21,11 +23,17 @@ def ids(recommender: Recommender, user_id: str, k: int, retriever: str, *, exclu
     return [item["item_id"] for item in found.answers[0].items]
 
 
-def test_two_tower_answers_with_the_items_nearest_to_the_users_vector(
-    recommender: Recommender, bundle: Bundle, read_users: Callable[[list[str]], pa.Table]
-) -> None:
+@pytest.fixture(scope="module")
+def user_vector(bundle: Bundle, read_users: Callable[[list[str]], pa.Table]) -> Scores:
+    """[D] float32 of u1."""
     inputs = bundle.encoder.encode_users(read_users(["u1"]), as_of_seconds=np.array([int(MIDNIGHT.timestamp())]))
-    rows, scores = exact.search(bundle.user_tower.embed(inputs), bundle.item_vectors, k=7)
+    return bundle.user_tower.embed(inputs)[0]
+
+
+def test_two_tower_answers_with_the_items_nearest_to_the_users_vector(
+    recommender: Recommender, bundle: Bundle, user_vector: Scores
+) -> None:
+    rows, scores = exact.search(user_vector[None], bundle.item_vectors, k=7)
     answer = recommender.recommend(["u1"], k=7, retriever="two_tower").answers[0]
     assert [item["item_id"] for item in answer.items] == bundle.encoder.item_ids.ids(rows[0] + 1)
     np.testing.assert_allclose([item["score"] for item in answer.items], scores[0], atol=1e-6)
@@ -128,6 +136,57 @@ def test_names_of_retrievers_are_checked_at_the_start(
         )
     with pytest.raises(ValueError, match="'fused' is not there"):
         Recommender(bundle, read_users, retrievers={}, default_retriever="fused")
+
+
+@pytest.fixture(scope="module")
+def weighted_recommender(written_weighted: Path, read_users: Callable[[list[str]], pa.Table]) -> Recommender:
+    """Over vectors of two models, ranked by margin too; its cascade orders a first list of five items."""
+    retrievers = build_retrievers(
+        Bundle.open(written_weighted),
+        ef=50,
+        max_fetch=30,
+        fusion_weights={"two_tower": 1.0, "repeat": 2.0},
+        rank_constant=60,
+        fusion_depth=5,
+    )
+    return Recommender(Bundle.open(written_weighted), read_users, retrievers=retrievers, default_retriever="cascade")
+
+
+@pytest.mark.parametrize("k", [4, 35])
+@pytest.mark.parametrize("exclude_known", [False, True])
+def test_business_weights_change_order_and_score_by_index_and_by_exact_search(
+    weighted_recommender: Recommender, written_weighted: Path, user_vector: Scores, k: int, exclude_known: bool
+) -> None:
+    bundle = weighted_recommender.bundle
+    # Beyond 30 items exact search takes over from the index.
+    answer = weighted_recommender.recommend(["u1"], k=k, retriever="two_tower", exclude_known=exclude_known).answers[0]
+    scores = (bundle.item_vectors @ user_vector) * np.load(written_weighted / "item_weights.npy")
+    if exclude_known:
+        scores[:3] = -np.inf
+    order = np.argsort(-scores)[:k]
+    assert [item["item_id"] for item in answer.items] == bundle.encoder.item_ids.ids(order + 1)
+    np.testing.assert_allclose([item["score"] for item in answer.items], scores[order], atol=1e-5)
+
+
+def test_a_cascade_orders_what_the_first_model_finds_by_the_second(
+    weighted_recommender: Recommender, user_vector: Scores
+) -> None:
+    bundle = weighted_recommender.bundle
+    found = weighted_recommender.recommend(["u1"], k=5)
+    assert found.retriever == "cascade"
+    first = np.argsort(-bundle.ranked[:, :5] @ user_vector[:5])[:5]
+    second = bundle.ranked[first, 5:] @ user_vector[5:]
+    expected = bundle.encoder.item_ids.ids(first[np.argsort(-second)] + 1)
+    assert [item["item_id"] for item in found.answers[0].items] == expected
+
+
+def test_vectors_of_one_model_have_no_cascade(
+    recommender: Recommender, bundle: Bundle, read_users: Callable[[list[str]], pa.Table]
+) -> None:
+    with pytest.raises(ValueError, match="retriever is 'cascade', expected one of: two_tower, repeat, popularity"):
+        recommender.recommend(["u1"], k=1, retriever="cascade")
+    with pytest.raises(ValueError, match="'cascade' is not there"):
+        Recommender(bundle, read_users, retrievers=recommender.retrievers, default_retriever="cascade")
 
 
 def test_warming_up_asks_every_retriever(recommender: Recommender) -> None:

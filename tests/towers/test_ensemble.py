@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from features.encoding import Inputs, InputSpec
+from towers.co_purchase import with_factors
 from towers.ensemble import WeightedConcatenation, concatenate, part_widths
 from towers.two_tower import TwoTower, build_two_tower, inputs_of
 
@@ -128,3 +129,13 @@ def test_what_cannot_be_concatenated_is_refused(
     other = build_two_tower(user_specs, longer, embedding_dim=2)
     with pytest.raises(ValueError, match=r"item input 'title_text' is int32 of shape \(None, 5\) in one pair"):
         concatenate([(members[0], 1.0), (other, 1.0)])
+
+
+def test_factors_stand_beside_concatenated_pairs(members: list[TwoTower], users: Inputs, items: Inputs) -> None:
+    joined = concatenate(list(zip(members, WEIGHTS, strict=True)))
+    factors = np.full((int(max(items["item_id"].max(), users["user_history"].max())) + 1, 2), 0.5, np.float32)
+    served = with_factors(joined, factors, weight=0.5)
+    for model, rows in ((served.user, users), (served.item, items)):
+        vectors = model(rows).numpy()
+        assert vectors.shape == (len(rows[model.inputs[0].name]), sum(WIDTHS) + 3)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

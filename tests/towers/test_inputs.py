@@ -9,57 +9,56 @@ import pytest
 import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE, InputSpec
-from towers.inputs import BucketDropout, HistoryPooling, embedding_tables, feature_vectors, input_tensors
+from towers.inputs import BucketDropout, HistoryWeights, embedding_tables, feature_vectors, input_tensors
 
-VECTORS = np.array([[[1, 0], [0, 2], [4, 4], [9, 9]]], np.float32)
 ROWS = np.array([[3, 5, 0, 0]], np.int32)
 AGES = np.array([[0.0, 10.0, 0.0, 3.0]], np.float32)
 EPSILON = 1e-3
 
 
-def pooled(**settings: float | None) -> np.ndarray:
-    found: np.ndarray = HistoryPooling(**settings)((VECTORS, ROWS, AGES)).numpy()
+def weights(**settings: float | None) -> np.ndarray:
+    found: np.ndarray = HistoryWeights(**settings)((ROWS, AGES)).numpy()
     return found
 
 
-def test_a_history_is_the_mean_of_its_known_items() -> None:
-    np.testing.assert_allclose(pooled(decay_days=None, power=1.0), [[1 / 2, 2 / 2]], rtol=EPSILON)
+def test_known_items_of_a_history_count_alike() -> None:
+    np.testing.assert_allclose(weights(decay_days=None, power=1.0), [[1 / 2, 1 / 2, 0, 0]], rtol=EPSILON)
 
 
 def test_older_items_count_less() -> None:
-    weight = math.exp(-10 / 5)
-    expected = [[1 / (1 + weight), 2 * weight / (1 + weight)]]
-    np.testing.assert_allclose(pooled(decay_days=5.0, power=1.0), expected, rtol=EPSILON)
+    old = math.exp(-10 / 5)
+    expected = [[1 / (1 + old), old / (1 + old), 0, 0]]
+    np.testing.assert_allclose(weights(decay_days=5.0, power=1.0), expected, rtol=EPSILON)
 
 
-def test_a_smaller_power_gives_longer_histories_longer_vectors() -> None:
-    np.testing.assert_allclose(pooled(decay_days=None, power=0.5), [[1 / 2**0.5, 2 / 2**0.5]], rtol=EPSILON)
-    np.testing.assert_allclose(pooled(decay_days=None, power=0.0), [[1, 2]], rtol=EPSILON)
-    weight = math.exp(-10 / 5)
-    expected = [[1 / (1 + weight) ** 0.5, 2 * weight / (1 + weight) ** 0.5]]
-    np.testing.assert_allclose(pooled(decay_days=5.0, power=0.5), expected, rtol=EPSILON)
+def test_a_smaller_power_gives_longer_histories_larger_weights() -> None:
+    np.testing.assert_allclose(weights(decay_days=None, power=0.5), [[1 / 2**0.5, 1 / 2**0.5, 0, 0]], rtol=EPSILON)
+    np.testing.assert_allclose(weights(decay_days=None, power=0.0), [[1, 1, 0, 0]], rtol=EPSILON)
+    old = math.exp(-10 / 5)
+    expected = [[1 / (1 + old) ** 0.5, old / (1 + old) ** 0.5, 0, 0]]
+    np.testing.assert_allclose(weights(decay_days=5.0, power=0.5), expected, rtol=EPSILON)
 
 
 @pytest.mark.parametrize("decay_days", [None, 5.0])
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_an_empty_history_is_zero(decay_days: float | None, power: float) -> None:
-    found = HistoryPooling(decay_days=decay_days, power=power)((VECTORS, np.zeros_like(ROWS), AGES))
-    assert found.numpy().tolist() == [[0, 0]]
+def test_an_empty_history_counts_nothing(decay_days: float | None, power: float) -> None:
+    found = HistoryWeights(decay_days=decay_days, power=power)((np.zeros_like(ROWS), AGES))
+    assert found.numpy().tolist() == [[0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("decay_days", [None, 5.0])
-def test_the_order_of_the_history_does_not_matter(decay_days: float | None) -> None:
-    layer = HistoryPooling(decay_days=decay_days, power=0.5)
+def test_an_item_counts_the_same_wherever_it_stands(decay_days: float | None) -> None:
+    layer = HistoryWeights(decay_days=decay_days, power=0.5)
     order = [2, 1, 3, 0]
-    found = layer((VECTORS[:, order], ROWS[:, order], AGES[:, order]))
-    np.testing.assert_allclose(found, layer((VECTORS, ROWS, AGES)), rtol=1e-6)
+    found = layer((ROWS[:, order], AGES[:, order]))
+    np.testing.assert_allclose(found, layer((ROWS, AGES)).numpy()[:, order], rtol=1e-6)
 
 
-def test_pooling_is_made_again_from_its_configuration() -> None:
-    layer = HistoryPooling(decay_days=3.5, power=0.25, name="history_pooling")
-    again = HistoryPooling.from_config(layer.get_config())
+def test_weights_are_made_again_from_their_configuration() -> None:
+    layer = HistoryWeights(decay_days=3.5, power=0.25, name="history_pooling")
+    again = HistoryWeights.from_config(layer.get_config())
     assert (again.decay_days, again.power, again.name) == (3.5, 0.25, "history_pooling")
-    np.testing.assert_array_equal(again((VECTORS, ROWS, AGES)), layer((VECTORS, ROWS, AGES)))
+    np.testing.assert_array_equal(again((ROWS, AGES)), layer((ROWS, AGES)))
 
 
 def test_inputs_are_named_and_typed_as_declared() -> None:
@@ -72,12 +71,6 @@ def test_inputs_are_named_and_typed_as_declared() -> None:
     }
 
 
-def model_of(specs: list[InputSpec]) -> tf_keras.Model:
-    tensors = input_tensors(specs)
-    tables = embedding_tables(specs, width=2)
-    return tf_keras.Model(tensors, feature_vectors(specs, tensors, width=2, tables=tables))
-
-
 def test_each_kind_of_input_gives_its_vector_by_hand() -> None:
     specs = [
         InputSpec("item_id", "id", None, 5),
@@ -85,15 +78,16 @@ def test_each_kind_of_input_gives_its_vector_by_hand() -> None:
         InputSpec("title_text", "text", 3, 4),
         InputSpec("item_numeric", "numeric", 2),
     ]
-    model = model_of(specs)
-    tables = {
-        "item_id_table": [[0, 0], [1, 2], [3, 4], [5, 6], [7, 8]],
-        "aisle_table": [[0, 1], [10, 20], [30, 40]],
-        "title_text_table": [[99, 99], [1, 0], [0, 1], [5, 5]],
-        "item_numeric_weights": [[1, 0], [2, -1]],
+    tensors, tables = input_tensors(specs), embedding_tables(specs, width=2)
+    model = tf_keras.Model(tensors, feature_vectors(specs, tensors, width=2, tables=tables))
+    values = {
+        "item_id": [[0, 0], [1, 2], [3, 4], [5, 6], [7, 8]],
+        "aisle": [[0, 1], [10, 20], [30, 40]],
+        "title_text": [[99, 99], [1, 0], [0, 1], [5, 5]],
     }
-    for name, values in tables.items():
-        model.get_layer(name).set_weights([np.array(values, np.float32)])
+    for name, rows in values.items():
+        tables[name].set_weights([np.array(rows, np.float32)])
+    model.get_layer("item_numeric_weights").set_weights([np.array([[1, 0], [2, -1]], np.float32)])
     inputs = {
         "item_id": np.array([4, 0], np.int32),
         "aisle": np.array([2, 0], np.int32),
@@ -106,6 +100,29 @@ def test_each_kind_of_input_gives_its_vector_by_hand() -> None:
     # The mean of buckets 1 and 3; padding counts nothing, whatever stands in row 0.
     np.testing.assert_allclose(of_text, [[6 / 2, 5 / 2], [0, 0]], rtol=EPSILON)
     assert of_numbers.tolist() == [[0.5 + 2 * 2, -2], [0, 0]]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_history_is_the_weighted_sum_of_its_items_by_hand(training: bool) -> None:
+    specs = [InputSpec(HISTORY, "history", 4, 6), InputSpec(HISTORY_AGE, "history_number", 4)]
+    tensors = input_tensors(specs)
+    table = tf_keras.layers.Embedding(6, 2)
+    pooling = HistoryWeights(decay_days=None, power=1.0)
+    [vector] = feature_vectors(specs, tensors, width=2, tables={}, history_table=table, pooling=pooling)
+    model = tf_keras.Model(tensors, vector)
+    table.set_weights([np.array([[9, 9], [0, 0], [0, 0], [1, 0], [0, 0], [0, 2]], np.float32)])
+    model.get_layer("user_history_weights").set_weights([np.array([[1, 0], [0, 3]], np.float32)])
+    inputs = {HISTORY: np.repeat(ROWS, 2, axis=0), HISTORY_AGE: np.repeat(AGES, 2, axis=0)}
+    inputs[HISTORY][1] = 0
+    # The mean of rows 3 and 5, (1/2, 1), through the layer; row 0 counts nothing, whatever stands there.
+    np.testing.assert_allclose(model(inputs, training=training), [[1 / 2, 3], [0, 0]], rtol=EPSILON)
+
+
+def test_shares_give_no_vector_of_their_own() -> None:
+    specs = [InputSpec("item_id", "id", None, 5), InputSpec("item_country_shares", "shares", 3)]
+    tensors = input_tensors(specs)
+    assert tensors["item_country_shares"].shape.as_list() == [None, 3]
+    assert len(feature_vectors(specs, tensors, width=2, tables=embedding_tables(specs, width=2))) == 1
 
 
 def test_numbers_without_columns_give_no_vector() -> None:

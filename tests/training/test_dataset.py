@@ -159,11 +159,12 @@ def test_only_first_meetings_are_kept_where_asked(
     ]
     days = write_days(tmp_path, events)
     kept, every = (
-        load_span(tmp_path, days, encoder, only_first=only_first, user_balance=0) for only_first in (True, False)
+        load_span(tmp_path, days, encoder, only_first=only_first, user_balance=0, reward="reward", reward_power=1.0)
+        for only_first in (True, False)
     )
     assert pairs(kept) == {(2, 2, 2.0): 1}
     assert pairs(every) == {(2, 2, 2.0): 1, (2, 3, 3.0): 1, (3, 2, 1.0): 1}
-    nothing = load_span(tmp_path, days[1:], encoder, only_first=True, user_balance=1)
+    nothing = load_span(tmp_path, days[1:], encoder, only_first=True, user_balance=1, reward="reward", reward_power=1.0)
     assert len(nothing) == 0
 
 
@@ -176,7 +177,9 @@ class Reader:
 
     def __call__(self, days: Sequence[dt.date]) -> Span:
         self.asked.append(list(days))
-        return load_span(self._folder, days, self._encoder, only_first=True, user_balance=1)
+        return load_span(
+            self._folder, days, self._encoder, only_first=True, user_balance=1, reward="reward", reward_power=1.0
+        )
 
 
 def test_spans_come_in_the_order_of_time_each_day_once(

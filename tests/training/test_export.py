@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs
+from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs, InputSpec
 from features.schema import Tower
 from serving.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
@@ -116,3 +116,18 @@ def test_the_exported_tower_answers_as_keras_does(
         found = exported.embed(inputs)
         assert np.isfinite(found).all()
         np.testing.assert_allclose(found, model(inputs).numpy(), atol=1e-5)
+
+
+def test_an_input_that_no_part_reads_stays_an_input(tmp_path: Path) -> None:
+    users = [InputSpec("user_id", "id", None, 4), InputSpec("user_aisle_shares", "shares", 3)]
+    built = build_two_tower(users, [InputSpec("item_id", "id", None, 5)], embedding_dim=2)
+    export_tower(built.user, tmp_path / "tower.tflite")
+    exported = ExportedTower(tmp_path / "tower.tflite")
+    # What the encoder gives is what the exported tower takes: a bundle in which they differ is refused.
+    assert exported.input_names == {spec.name for spec in users}
+    rows = np.array([3, 0], np.int32)
+    one, other = (
+        exported.embed({"user_id": rows, "user_aisle_shares": np.full((2, 3), share, np.float32)})
+        for share in (0.0, 0.5)
+    )
+    np.testing.assert_array_equal(one, other)

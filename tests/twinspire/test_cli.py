@@ -13,6 +13,7 @@ COMMANDS = (
     "run",
     "ingest",
     "features",
+    "mine",
     "train",
     "embed",
     "index",
@@ -104,6 +105,21 @@ def test_a_step_out_of_order_names_the_one_to_run_first(tmp_path: Path, command:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_mining_without_a_fit_that_wants_it_names_the_key(tmp_path: Path) -> None:
+    ran = twinspire(tmp_path, "mine", "--config", JOURNEY)
+    refused(ran, 1, "error: training.negatives.easy_per_hard is null", "set it, 100 for instance")
+
+
+def test_a_plan_with_mined_negatives_mines_them_before_it_trains(tmp_path: Path) -> None:
+    asked = ["--config", JOURNEY, "--set", "training.negatives.easy_per_hard=100"]
+    ran = twinspire(tmp_path, "run", *asked, "--dry-run")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    plan = ran.stdout.split("resolved configuration:")[0]
+    assert [line.split()[0] for line in plan.splitlines() if line] == list(COMMANDS[1:9])
+    refused(twinspire(tmp_path, "mine", *asked), 1, "error: step 'features' is not done")
+    refused(twinspire(tmp_path, "train", *asked), 1, "error: step 'mine' is not done")
+
+
 @pytest.mark.parametrize("arguments", [["recommend", "--user", "1"], ["recommend", "--user", "1", "--json"], ["serve"]])
 def test_a_missing_bundle_names_the_command_that_makes_it(tmp_path: Path, arguments: list[str]) -> None:
     ran = twinspire(tmp_path, *arguments, "--config", JOURNEY)
@@ -127,7 +143,7 @@ def test_a_dry_run_before_anything_else_tells_the_plan_and_writes_nothing(tmp_pa
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     plan, resolved = ran.stdout.split("resolved configuration:")
-    assert [line.split()[0] for line in plan.splitlines() if line] == list(COMMANDS[1:8])
+    assert [line.split()[0] for line in plan.splitlines() if line] == [name for name in COMMANDS[1:9] if name != "mine"]
     assert plan.count("would run; writes runs/complete_journey/") == 7
     assert "as_of: '2017-11-20'" in resolved
     assert "epochs: 4" in resolved
@@ -143,9 +159,9 @@ def test_the_doctor_tells_what_is_there(tmp_path: Path) -> None:
 
 STORE_GONE = """
 import redis
-from twinspire import cli
+from twinspire.command_line import errors
 
-with cli._errors():
+with errors():
     raise {}
 """
 

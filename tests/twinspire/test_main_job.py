@@ -11,10 +11,11 @@ import pytest
 from twinspire.load_config import load
 from twinspire.paths import RunPaths
 from twinspire.pipeline.main_job import STEP_NAMES, plan
-from twinspire.steps import Step
+from twinspire.steps import Step, run_step
 
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
 NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
+MINED = "training.negatives.easy_per_hard=100"
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def first_changed(steps: list[Step], others: list[Step]) -> str | None:
     """The first step whose digest differs; all after it must differ too."""
     differs = [one.digest != other.digest for one, other in zip(steps, others, strict=True)]
     assert differs == sorted(differs)
-    return dict(zip(differs[::-1], STEP_NAMES[::-1], strict=True)).get(True)
+    return dict(zip(differs[::-1], [step.name for step in steps[::-1]], strict=True)).get(True)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,49 @@ def first_changed(steps: list[Step], others: list[Step]) -> str | None:
 )
 def test_a_changed_key_runs_again_from_the_first_step_that_reads_it(override: str, first: str) -> None:
     assert first_changed(planned(), planned(override)) == first
+
+
+def test_hard_negatives_are_mined_between_features_and_training_where_the_file_asks_for_them() -> None:
+    assert [step.name for step in planned()] == [name for name in STEP_NAMES if name != "mine"]
+    assert [step.name for step in planned(MINED)] == list(STEP_NAMES)
+    assert STEP_NAMES[:4] == ("ingest", "features", "mine", "train")
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("training.negatives.mined_band=[3, 9]", "mine"),
+        ("training.negatives.mined_per_user=7", "mine"),
+        ("training.negatives.near_duplicate=.5", "mine"),
+        ("index.ef_search=99", "mine"),
+        ("features.history_length=7", "features"),
+        ("training.hard_model_weight=1", "train"),
+        ("towers.embedding_dim=9", "train"),
+        ("serving.port=9", "bundle"),
+    ],
+)
+def test_with_mined_negatives_training_depends_on_how_they_are_found(override: str, first: str) -> None:
+    assert first_changed(planned(MINED), planned(MINED, override)) == first
+
+
+def test_an_arm_of_a_comparison_mines_nothing_by_itself() -> None:
+    config = load(TABLES, [MINED])
+    steps = plan(config, RunPaths(Path("runs/shop"), config.as_of, "hard-1"), now=NOW, code_version="1")
+    assert "mine" not in [step.name for step in steps]
+
+
+def test_negatives_that_are_mined_again_undo_the_records_of_what_was_fitted_with_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As after `twinspire mine --force`: the digests are the same, and the negatives come from another fit.
+    monkeypatch.setattr("twinspire.pipeline.mine.mine", lambda config, paths: "mined")
+    steps = {step.name: step for step in planned(MINED)}
+    for step in steps.values():
+        step.records.mkdir(parents=True, exist_ok=True)
+        (step.records / f"{step.name}.json").write_text("{}")
+    run_step(steps["mine"])
+    kept = {name for name, step in steps.items() if (step.records / f"{name}.json").exists()}
+    assert kept == {"ingest", "features", "mine"}
 
 
 def test_the_moment_of_the_run_alone_changes_nothing() -> None:
@@ -77,8 +121,8 @@ def test_a_new_or_changed_source_file_is_read_again(tmp_path: Path) -> None:
 def test_what_all_days_share_is_recorded_once() -> None:
     """Other days' tables in the same folder must not pass for those of this day."""
     today, tomorrow = planned(), planned("as_of=2024-06-02")
-    shared = [one.records == other.records for one, other in zip(today, tomorrow, strict=True)]
-    assert dict(zip(STEP_NAMES, shared, strict=True)) == {name: name == "ingest" for name in STEP_NAMES}
+    shared = {one.name: one.records == other.records for one, other in zip(today, tomorrow, strict=True)}
+    assert shared == {step.name: step.name == "ingest" for step in today}
 
 
 def test_a_published_bundle_of_another_day_does_not_count() -> None:

@@ -101,6 +101,16 @@ def test_a_half_finished_fit_is_passed_over(fit: Callable[..., RunPaths], tmp_pa
     assert previous_fit(RunPaths(tmp_path, TODAY)).as_of == YESTERDAY
 
 
+def test_an_index_over_other_vectors_than_those_beside_it_is_passed_over(
+    fit: Callable[..., RunPaths], tmp_path: Path
+) -> None:
+    fit(YESTERDAY)
+    index = fit(TODAY).index / "item_vectors.npy"
+    # As when a second fit of the day was broken off between its vectors and its index.
+    np.save(index, np.load(index)[:, ::-1])
+    assert previous_fit(RunPaths(tmp_path, TODAY)).as_of == YESTERDAY
+
+
 def test_mining_takes_yesterdays_lists_and_what_is_known_today(fit: Callable[..., RunPaths], tmp_path: Path) -> None:
     fit(YESTERDAY)
     today = RunPaths(tmp_path, TODAY)
@@ -163,7 +173,7 @@ def test_the_index_ranks_by_tempered_values_where_they_are_configured(fit: Calla
 
 
 def test_a_margin_must_be_a_column_of_the_items(fit: Callable[..., RunPaths]) -> None:
-    with pytest.raises(ValueError, match=r"items\.parquet: has no column 'margin', which index\.weight names"):
+    with pytest.raises(ValueError, match=r"items\.parquet: has no numeric column 'margin', which index\.weight names"):
         fit(TODAY, weight="margin")
 
 

@@ -19,14 +19,16 @@ from features.encoding import Encoder
 from features.feast_repo.definitions import SERVICE_NAMES
 from features.tables import event_days
 from serving import bundle as layout
-from serving.index import HnswIndex, IndexReport
-from serving.manifest import DataWindow, Facts
+from serving.index import INDEXES, IndexReport
+from serving.manifest import BusinessWeight, DataWindow, Facts
 from serving.publish import BundleExistsError, Parts, publish, write
 from serving.purchases import Purchases
+from serving.weights import WEIGHTS_FILE, Form, load_weights, weighted
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.load_config import dump
 from twinspire.paths import RunPaths
+from twinspire.pipeline.serve import retrievers_of
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
 
@@ -35,21 +37,26 @@ def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
     """Writes the bundle of a day, verifies it and publishes it; returns one line of outcome."""
     encoder = Encoder.load(paths.model / "encoder")
     with progress("bundle"):
-        parts = _parts(config, paths, encoder)
         facts = _facts(config, paths, encoder, now)
+        parts = _parts(config, paths, encoder, facts.index_report.form)
         try:
             name = write(paths.bundles, parts, facts)
         except BundleExistsError as same:
             name = same.version
-        layout.Bundle.open(paths.bundles / name)
+        # Refuses, before anybody is served by it, a bundle that cannot answer as configured.
+        retrievers_of(layout.Bundle.open(paths.bundles / name), config)
         publish(paths.bundles, name)
     folder = paths.bundles / name
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"{name}, {size / 1e6:.0f} MB, verified and published; model card: {folder / layout.MODEL_CARD}"
 
 
-def _parts(config: Config, paths: RunPaths, encoder: Encoder) -> Parts:
-    vectors = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
+def _parts(config: Config, paths: RunPaths, encoder: Encoder, form: Form) -> Parts:
+    vectors = ranked = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
+    weights = None
+    if config.index.weight != "none":
+        weights = load_weights(paths.index / WEIGHTS_FILE, num_items=len(vectors))
+        ranked = weighted(vectors, weights)
     items = pq.read_table(paths.tables / "items.parquet")
     category = config.dataset.item_category
     categories = items.column(category) if category else pa.nulls(items.num_rows, pa.string())
@@ -59,7 +66,8 @@ def _parts(config: Config, paths: RunPaths, encoder: Encoder) -> Parts:
         user_tower=paths.model / "user_tower.tflite",
         item_tower=paths.model / "item_tower.tflite",
         item_vectors=vectors,
-        index=HnswIndex.load(paths.index / INDEX_FILE, vectors),
+        item_weights=weights,
+        index=INDEXES[form].load(paths.index / INDEX_FILE, ranked),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
         purchases=load_purchases(paths.pairs, encoder),
         popularity=_recent_events(paths.catalogue(config.as_of) / "items.parquet"),
@@ -107,8 +115,15 @@ def _facts(config: Config, paths: RunPaths, encoder: Encoder, now: dt.datetime) 
         feature_services=dict(SERVICE_NAMES),
         vocabulary_sizes={spec.name: spec.num_rows for spec in specs if spec.num_rows},
         index_report=IndexReport(**json.loads((paths.index / REPORT_FILE).read_text())),
+        business_weight=_business_weight(config),
         configuration_digest=config.digest(),
         code_version=version("twinspire"),
         seed=config.seed,
         package_versions={name: version(name) for name in PACKAGES},
     )
+
+
+def _business_weight(config: Config) -> BusinessWeight | None:
+    if config.index.weight == "none":
+        return None
+    return BusinessWeight(name=config.index.weight, power=config.index.weight_power)

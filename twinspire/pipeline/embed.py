@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -96,11 +97,11 @@ def _item_values(config: Config, items: Path) -> npt.NDArray[np.float64]:
         table = file.read(["item_price", "item_num_events"])
         # An item without events has a mean of 0, which says nothing about what it is worth.
         priced = pc.if_else(pc.greater(table.column("item_num_events"), 0), table.column("item_price"), None)
-    elif MARGIN in file.schema_arrow.names:
+    elif MARGIN in file.schema_arrow.names and pa.types.is_floating(file.schema_arrow.field(MARGIN).type):
         priced = file.read([MARGIN]).column(MARGIN)
     else:
         raise ValueError(
-            f"{items}: has no column {MARGIN!r}, which index.weight names; declare it as a numeric item column under "
+            f"{items}: has no numeric column {MARGIN!r}, which index.weight names; declare it as one under "
             "dataset.item_columns, or choose another weight"
         )
     return priced.cast("float64").to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]

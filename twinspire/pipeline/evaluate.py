@@ -13,7 +13,7 @@ from rich.console import Console
 from beam_jobs.embed import read_vectors
 from evaluation.baselines import cosine_neighbours, ease, item_knn, popularity, repeat_purchase
 from evaluation.compare import Arm, make_report
-from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER, Report, Task
+from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER, Layer, Report, Task
 from evaluation.split import Split, make_split, recent_item_counts
 from evaluation.table import print_report
 from evaluation.write import write_report
@@ -23,7 +23,7 @@ from features.tables import read_events
 from serving import bundle as layout
 from serving.bundle import Bundle
 from serving.ranking import Rows
-from serving.retrievers import Retriever, TwoTower, UserQueries
+from serving.retrievers import Cascade, Retriever, TwoTower, UserQueries
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths
@@ -114,7 +114,7 @@ def _baseline_arms(config: Config, split: Split, counts: npt.NDArray[np.int64]) 
 def _model_arms(config: Config, paths: RunPaths, bundle: Bundle, split: Split) -> Iterable[Arm]:
     vectors = read_vectors(paths.vectors / "users")
     served = retrievers_of(bundle, config)
-    exact = TwoTower(bundle.item_vectors, None, ef=0, max_fetch=0)
+    exact = TwoTower(bundle.ranked, None, ef=0, max_fetch=0)
     k = max(config.evaluation.ks)
 
     def lists(retriever: Retriever) -> dict[Task, npt.NDArray[np.int32]]:
@@ -123,13 +123,18 @@ def _model_arms(config: Config, paths: RunPaths, bundle: Bundle, split: Split) -
             for task, new_only in NEW_ONLY.items()
         }
 
-    with progress("model arms", total=3) as advance:
-        for name, layer, retriever, twin in (
-            ("two-tower", "exact", exact, None),
-            ("two-tower, HNSW", "index", served["two_tower"], "two-tower"),
-            ("served (fused)", "index", served["fused"], None),
-        ):
-            yield Arm(name, layer, lists(retriever), exact=twin)  # type: ignore[arg-type]
+    arms: list[tuple[str, Layer, Retriever, str | None]] = [
+        ("two-tower", "exact", exact, None),
+        ("two-tower, HNSW", "index", served["two_tower"], "two-tower"),
+        ("served (fused)", "index", served["fused"], None),
+    ]
+    if config.serving.retriever == "cascade":
+        widths = bundle.manifest.facts.index_report.parts
+        cascade = Cascade(exact, first_width=widths[0], depth=config.serving.fusion_depth)
+        arms += [("cascade", "exact", cascade, None), ("served (cascade)", "index", served["cascade"], "cascade")]
+    with progress("model arms", total=len(arms)) as advance:
+        for name, layer, retriever, twin in arms:
+            yield Arm(name, layer, lists(retriever), exact=twin)
             advance(1)
 
 

@@ -1,6 +1,6 @@
 """Which steps turn raw events into served recommendations, and what does each depend on?
 
-    ingest -> features -> train -> embed -> index -> bundle -> evaluate
+    ingest -> features -> [mine ->] train -> embed -> index -> bundle -> evaluate
 
 A step's digest covers the configuration it reads and the digest of the step before it, so that a change anywhere makes
 everything after it run again, and nothing else.
@@ -20,11 +20,14 @@ from twinspire.console import held_back
 from twinspire.paths import RunPaths
 from twinspire.steps import Step, digest_of
 
-STEP_NAMES = ("ingest", "features", "train", "embed", "index", "bundle", "evaluate")
+STEP_NAMES = ("ingest", "features", "mine", "train", "embed", "index", "bundle", "evaluate")
 
 
 def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str) -> list[Step]:
     """The steps of the main job in order; nothing heavy is imported before a step runs.
+
+    Hard negatives are mined only where the configuration trains with them. An arm of a comparison mines none here: it
+    names the arm that its own come from.
 
     Args:
         config: The resolved configuration.
@@ -32,10 +35,14 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
         now: The moment of the run: events after it are refused, bundles carry it.
         code_version: Version of the code, part of every digest.
     """
-    actions = _actions(config, paths, now)
+    actions, negatives = _actions(config, paths, now), config.training.negatives
     reads: dict[str, Sequence[Any]] = {
         "ingest": (config.ingest, config.dataset, _fingerprint(config)),
         "features": (config.as_of, config.features, config.training.validation_days, config.seed),
+        "mine": (
+            (negatives.mined_band, negatives.mined_per_user, negatives.near_duplicate),
+            (config.index.ef_search, config.serving.max_fetch),
+        ),
         "train": (config.towers, config.training, config.evaluation.ks),
         "embed": (),
         "index": (config.index,),
@@ -45,6 +52,7 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
     outputs = {
         "ingest": (paths.tables / "manifest.json",),
         "features": (paths.pairs, paths.catalogue(config.as_of)),
+        "mine": (paths.mined,),
         "train": (paths.model / "user_tower.tflite", paths.model / "item_tower.tflite"),
         "embed": (paths.vectors / "items", paths.vectors / "users"),
         "index": (paths.index / "index.hnsw",),
@@ -55,7 +63,8 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
     stands = {"features": lambda: _online_store_holds(paths), "bundle": lambda: _is_published(paths)}
     steps: list[Step] = []
     before = code_version
-    for name in STEP_NAMES:
+    mines = negatives.easy_per_hard is not None and paths.arm is None
+    for name in (name for name in STEP_NAMES if mines or name != "mine"):
         before = digest_of({"before": before, "reads": [_plain(value) for value in reads[name]]})
         records = paths.shared_steps if name == "ingest" else paths.steps
         steps.append(Step(name, before, outputs[name], actions[name], records, stands.get(name, lambda: True)))
@@ -80,6 +89,15 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Cal
         from twinspire.pipeline.features import make_features
 
         return make_features(config, paths)
+
+    def mine() -> str:
+        from twinspire.pipeline.mine import mine
+
+        outcome = mine(config, paths)
+        # Their digests cover how negatives are mined, not the earlier fit that these happen to come from.
+        for name in STEP_NAMES[STEP_NAMES.index("mine") + 1 :]:
+            (paths.steps / f"{name}.json").unlink(missing_ok=True)
+        return outcome
 
     def train() -> str:
         # TensorFlow writes about the machine when it is imported and when it first looks for a GPU, at any log level.
@@ -112,7 +130,7 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Cal
 
         return evaluate(config, paths)
 
-    actions = (ingest, features, train, embed, index, bundle, evaluate)
+    actions = (ingest, features, mine, train, embed, index, bundle, evaluate)
     return {action.__name__: action for action in actions}
 
 

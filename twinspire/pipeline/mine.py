@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from beam_jobs.build_index import INDEX_FILE, VECTORS_FILE
+from beam_jobs.embed import read_vectors
 from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
 from features.schema import TOWERS
 from serving.weights import WEIGHTS_FILE
@@ -71,6 +73,8 @@ def mine(config: Config, paths: RunPaths) -> str:
 def previous_fit(paths: RunPaths) -> RunPaths:
     """The day's own finished fit, or the latest before it, among those whose vectors, index and catalogue are there.
 
+    Of an index over other vectors than those beside it, nothing is taken: it is of another fit.
+
     Raises:
         ValueError: There is none.
     """
@@ -80,12 +84,19 @@ def previous_fit(paths: RunPaths) -> RunPaths:
         needed = [fit.index / VECTORS_FILE, fit.index / INDEX_FILE]
         needed += [fit.vectors / f"{tower}s" for tower in TOWERS]
         needed += [paths.catalogue(day) / f"{tower}s.parquet" for tower in TOWERS]
-        if all(path.exists() for path in needed):
+        if all(path.exists() for path in needed) and _is_of_one_fit(fit):
             return fit
     raise ValueError(
         f"{paths.vectors.parent}: no fit of {paths.as_of} or before with vectors and an index, expected one to mine "
-        "hard negatives with; run once with training.negatives.easy_per_hard: null, then again with mined ones"
+        "hard negatives with; run once with training.negatives.easy_per_hard: null (and training.hard_model_weight: "
+        "null, if it is set), then again with mined ones"
     )
+
+
+def _is_of_one_fit(fit: RunPaths) -> bool:
+    """Whether the index is over the vectors that lie there: a run may have been broken off between the two steps."""
+    indexed = np.load(fit.index / VECTORS_FILE, mmap_mode="r", allow_pickle=False)
+    return np.array_equal(indexed, read_vectors(fit.vectors / "items"))
 
 
 def _days(folder: Path) -> list[dt.date]:

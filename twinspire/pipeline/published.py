@@ -8,24 +8,56 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from evaluation.published import Score, hold_out, score
 from features.sources.lightgcn import Pairs, PublishedSplit, read_published_split
 from training.id_towers import IdTowerSettings, fit_id_towers, num_batches
+from training.seed_items import SeedSettings, with_seed_items
 from twinspire.console import console, progress
 
+Vectors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 K = 20
-HELD_OUT_SHARE = 0.1
+HELD_OUT_SHARE = 0.15
 # Fits on the way to a choice see about this many pairs, the last one three times as many.
 PAIRS_TO_COMPARE = 6_000_000
 MORE_EPOCHS = 3
+# What the query adds to the towers is chosen on this many users: it takes a search over all items for each try.
+NUM_USERS_TO_COMPARE = 5_000
+NOTHING = SeedSettings(weight=0.0, decay_items=1.0, popularity=0.0)
+WEIGHTS, DECAYS, POPULARITIES = (0.5, 1.0, 2.0), (0.5, 1.0, 3.0, 10.0), (0.0, 0.2, 0.4, 0.7)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One fit on a part of train, and how good it is on the rest of train."""
+    """One fit on a part of train, and how good it is on the rest of train.
 
-    settings: IdTowerSettings
+    Attributes:
+        towers: How the towers were fitted.
+        query: What was added to them.
+        score: On the pairs held out.
+    """
+
+    towers: IdTowerSettings
+    query: SeedSettings
     score: Score
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Train, and the parts that it is cut into for choosing."""
+
+    split: PublishedSplit
+    kept: Pairs
+    held_out: Pairs
+    some: Pairs
+    seed: int
+
+    @property
+    def first_decays(self) -> tuple[float, ...]:
+        """Decays to try; none where the lines have no order, so that nothing is latest."""
+        return DECAYS if self.split.has_order else ()
 
 
 def benchmark(folder: Path, *, embedding_dim: int, seed: int) -> dict[str, Any]:
@@ -33,8 +65,8 @@ def benchmark(folder: Path, *, embedding_dim: int, seed: int) -> dict[str, Any]:
 
     Args:
         folder: With `train.txt` and `test.txt` in LightGCN's format.
-        embedding_dim: Width of the vectors.
-        seed: Of the held-out part and of every fit.
+        embedding_dim: Width of the vectors; one coordinate is for popularity.
+        seed: Of every choice at random.
 
     Returns:
         What the JSON file says.
@@ -45,22 +77,28 @@ def benchmark(folder: Path, *, embedding_dim: int, seed: int) -> dict[str, Any]:
     begin = time.perf_counter()
     split = read_published_split(folder)
     _say_split(split)
-    trials = _search(split, _first_guess(split, embedding_dim), seed=seed)
+    trials = _search(_cut(split, seed), _first_guess(split, embedding_dim - 1))
     best = max(trials, key=lambda trial: trial.score.recall)
-    seconds, found = _fit(split, split.train, split.test, best.settings, seed=seed, title="all of train")
-    examples = len(split.train) * best.settings.epochs
+    fit_begin = time.perf_counter()
+    vectors = _fit(split, split.train, best.towers, seed=seed, title="all of train")
+    seconds = time.perf_counter() - fit_begin
+    found = score(*_query(vectors, split.train, best.towers, best.query), fitted=split.train, judged=split.test, k=K)
+    speed = len(split.train) * best.towers.epochs / seconds
+    total = time.perf_counter() - begin
     console().print(
         f"recall@{K} {found.recall:.4f}, NDCG@{K} {found.ndcg:.4f} of {found.num_users:,} users; "
-        f"{examples / seconds:,.0f} examples/s, {seconds:.0f} s of {time.perf_counter() - begin:.0f} s in all"
+        f"{speed:,.0f} examples/s, {seconds:.0f} s of {total:.0f} s in all"
     )
     return {
         f"recall@{K}": found.recall,
         f"ndcg@{K}": found.ndcg,
         "num_test_users": found.num_users,
-        "training_examples_per_second": examples / seconds,
+        "training_examples_per_second": speed,
         "training_seconds": seconds,
-        "total_seconds": time.perf_counter() - begin,
-        "settings": asdict(best.settings),
+        "total_seconds": total,
+        "vector_width": embedding_dim,
+        "towers": asdict(best.towers),
+        "query": asdict(best.query),
         "seed": seed,
         "num_users": len(split.user_ids),
         "num_items": len(split.item_ids),
@@ -70,15 +108,30 @@ def benchmark(folder: Path, *, embedding_dim: int, seed: int) -> dict[str, Any]:
         "num_test_users_unseen": split.num_unseen_users,
         "num_repeats_dropped": split.num_repeats,
         "num_test_pairs_in_train": split.num_overlap,
-        "chosen_on": f"{HELD_OUT_SHARE:.0%} of each user's train pairs",
-        "trials": [{**asdict(trial.settings), f"recall@{K}": trial.score.recall} for trial in trials],
+        "chosen_on": f"{HELD_OUT_SHARE:.0%} of each user's train pairs, {_which(split)}",
+        "trials": [
+            {**asdict(trial.towers), **asdict(trial.query), f"recall@{K}": trial.score.recall} for trial in trials
+        ],
     }
 
 
-def _first_guess(split: PublishedSplit, embedding_dim: int) -> IdTowerSettings:
+def _which(split: PublishedSplit) -> str:
+    return "the last of the line" if split.has_order else "at random, as lines are sorted by id"
+
+
+def _cut(split: PublishedSplit, seed: int) -> _Parts:
+    """Holds out what is nearest to a test: the last pairs of each line, which are a random part where order is none."""
+    kept, held_out = hold_out(split.train, HELD_OUT_SHARE, seed=None if split.has_order else seed)
+    users = np.unique(held_out.users)
+    chosen = np.random.default_rng(seed).permutation(users)[:NUM_USERS_TO_COMPARE]
+    is_some = np.isin(held_out.users, chosen)
+    return _Parts(split, kept, held_out, Pairs(held_out.users[is_some], held_out.items[is_some]), seed)
+
+
+def _first_guess(split: PublishedSplit, width: int) -> IdTowerSettings:
     """Where the search begins: an epoch has at least some fifteen steps, a short fit sees some million pairs."""
     return IdTowerSettings(
-        embedding_dim=embedding_dim,
+        embedding_dim=width,
         num_hops=2,
         temperature=0.1,
         epochs=min(max(round(PAIRS_TO_COMPARE / len(split.train)), 2), 8),
@@ -88,17 +141,20 @@ def _first_guess(split: PublishedSplit, embedding_dim: int) -> IdTowerSettings:
     )
 
 
-def _search(split: PublishedSplit, guess: IdTowerSettings, *, seed: int) -> list[Trial]:
-    """Temperature, then hops, then epochs: each moves on while that helps."""
-    kept, held_out = hold_out(split.train, HELD_OUT_SHARE, seed=seed)
+def _search(parts: _Parts, guess: IdTowerSettings) -> list[Trial]:
+    """Temperature, then hops, then epochs: each moves on while that helps; the query is chosen for each anew."""
     trials: list[Trial] = []
 
-    def attempt(settings: IdTowerSettings) -> float:
-        seconds, found = _fit(split, kept, held_out, settings, seed=seed, title="a part of train")
-        trials.append(Trial(settings, found))
+    def attempt(towers: IdTowerSettings) -> float:
+        begin = time.perf_counter()
+        vectors = _fit(parts.split, parts.kept, towers, seed=parts.seed, title="a part of train")
+        query = _best_query(parts, vectors, towers)
+        found = score(*_query(vectors, parts.kept, towers, query), fitted=parts.kept, judged=parts.held_out, k=K)
+        trials.append(Trial(towers, query, found))
         console().print(
-            f"  {settings.num_hops} hops, temperature {settings.temperature:.3f}, {settings.epochs} epochs: "
-            f"recall@{K} {found.recall:.4f} on held-out train pairs ({seconds:.0f} s)"
+            f"  {towers.num_hops} hops, temperature {towers.temperature:.3f}, {towers.epochs} epochs; latest items "
+            f"{query.weight:g} within {query.decay_items:g}, popularity {query.popularity:g}: recall@{K} "
+            f"{found.recall:.4f} on held-out train pairs ({time.perf_counter() - begin:.0f} s)"
         )
         return found.recall
 
@@ -129,14 +185,31 @@ def _moved(settings: IdTowerSettings, name: str, change: float) -> IdTowerSettin
     return replace(settings, num_hops=hops) if 0 <= hops <= 4 else None
 
 
-def _fit(
-    split: PublishedSplit, fitted: Pairs, judged: Pairs, settings: IdTowerSettings, *, seed: int, title: str
-) -> tuple[float, Score]:
-    begin = time.perf_counter()
-    with progress(
-        f"towers of ids on {title}", total=settings.epochs * num_batches(fitted.users, settings.batch_users)
-    ) as advance:
-        vectors = fit_id_towers(
+def _best_query(parts: _Parts, vectors: Vectors, towers: IdTowerSettings) -> SeedSettings:
+    """The best of a small grid, one coordinate after the other, on some users."""
+
+    def recall(query: SeedSettings) -> float:
+        asked = _query(vectors, parts.kept, towers, query)
+        return score(*asked, fitted=parts.kept, judged=parts.some, k=K).recall
+
+    best = NOTHING
+    latest = [(weight, decay) for decay in parts.first_decays for weight in WEIGHTS]
+    for tries in (
+        [replace(best, popularity=popularity) for popularity in POPULARITIES],
+        [SeedSettings(weight, decay, POPULARITIES[1]) for weight, decay in latest],
+    ):
+        best = max([best, *tries], key=recall)
+    return max((replace(best, popularity=popularity) for popularity in POPULARITIES), key=recall)
+
+
+def _query(vectors: Vectors, pairs: Pairs, towers: IdTowerSettings, query: SeedSettings) -> Vectors:
+    return with_seed_items(*vectors, pairs.users, pairs.items, pairs.from_last, query, temperature=towers.temperature)
+
+
+def _fit(split: PublishedSplit, fitted: Pairs, settings: IdTowerSettings, *, seed: int, title: str) -> Vectors:
+    total = settings.epochs * num_batches(fitted.users, settings.batch_users)
+    with progress(f"towers of ids on {title}", total=total) as advance:
+        return fit_id_towers(
             fitted.users,
             fitted.items,
             settings,
@@ -145,14 +218,12 @@ def _fit(
             seed=seed,
             on_step=lambda loss: advance(1),
         )
-    seconds = time.perf_counter() - begin
-    return seconds, score(*vectors, fitted=fitted, judged=judged, k=K)
 
 
 def _say_split(split: PublishedSplit) -> None:
     console().print(
         f"{len(split.user_ids):,} users, {len(split.item_ids):,} items, {len(split.train):,} train and "
-        f"{len(split.test):,} test pairs"
+        f"{len(split.test):,} test pairs; held out for choosing: {HELD_OUT_SHARE:.0%}, {_which(split)}"
     )
     notes = {
         "items of test that train lacks; they count as missed": split.num_unseen_items,

@@ -12,8 +12,12 @@ from twinspire.paths import RunPaths
 
 
 def retrievers_of(bundle: Bundle, config: Config) -> dict[str, Retriever]:
-    """The retrievers of a bundle as configured."""
-    return build_retrievers(
+    """The retrievers of a bundle as configured.
+
+    Raises:
+        ValueError: The configured one needs vectors of several models, and the bundle's are of one.
+    """
+    retrievers = build_retrievers(
         bundle,
         ef=config.index.ef_search,
         max_fetch=config.serving.max_fetch,
@@ -21,6 +25,14 @@ def retrievers_of(bundle: Bundle, config: Config) -> dict[str, Retriever]:
         rank_constant=config.serving.fusion_rank_constant,
         fusion_depth=config.serving.fusion_depth,
     )
+    if config.serving.retriever not in retrievers:
+        widths = bundle.manifest.facts.index_report.parts
+        raise ValueError(
+            f"{bundle.folder}: serving.retriever is {config.serving.retriever!r}, which needs vectors of several "
+            f"models side by side, and these are of {len(widths)} part, width {widths[0]}; fit a second model (with "
+            "training.hard_model_weight), or choose another retriever"
+        )
+    return retrievers
 
 
 def open_recommender(config: Config, paths: RunPaths) -> Recommender:

@@ -1,0 +1,138 @@
+"""Does the configuration refuse a method that lacks what it needs, and does it say what that is?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from twinspire.config import Config
+from twinspire.load_config import ConfigError, load
+
+SHOP = """
+name: shop
+as_of: 2024-01-01
+dataset:
+  user_columns: {country: categorical, age: numeric}
+  item_columns: {brand: [categorical, text], aisle: categorical, price: numeric, title: text}
+  user_statistics_of: [brand]
+  item_statistics_of: [country]
+ingest: {source: {kind: complete_journey}}
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.yaml"
+    path.write_text(SHOP)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["training.negatives.mined_band=[500, 101]"],
+            "training.negatives.mined_band is (500, 101), expected its first rank first",
+        ),
+        (
+            ["training.negatives.impressions=shown.parquet"],
+            "training.negatives.impressions is shown.parquet and num_impressions is 0; set both or neither",
+        ),
+        (
+            ["training.negatives.num_impressions=3"],
+            "training.negatives.impressions is None and num_impressions is 3; set both or neither",
+        ),
+        (
+            ["training.hard_model_weight=0.7"],
+            "training.hard_model_weight is 0.7, which asks for a model with mined negatives, and "
+            "training.negatives.easy_per_hard takes none; set it too, 100 for instance",
+        ),
+        (
+            ["training.hard_model_weight=1", "training.negatives.easy_per_hard=100", "training.mobius={}"],
+            "training.hard_model_weight and training.mobius both fit a second model; choose one",
+        ),
+        (
+            ["training.negatives={in_batch: false, num_uniform: 0}"],
+            "training.negatives names no source; set in_batch, num_uniform, num_random, queue_size or easy_per_hard",
+        ),
+        (
+            ["training.negatives={in_batch: false, num_hard_in_batch: 2}"],
+            "training.negatives.num_hard_in_batch is 2 and in_batch is false: the other rows' items are no negatives",
+        ),
+        (
+            ["towers.id_dropout=0.1"],
+            "towers.id_dropout is 0.1 and id_buckets is 0: there is no bucket to replace an id by",
+        ),
+        (
+            ["training.mobius={}", "towers.embedding_dim=2"],
+            "towers.embedding_dim is 2, expected at least 3: training.mobius cuts vectors into three parts",
+        ),
+        (
+            ["training.mobius={}", "training.negatives={in_batch: false, num_uniform: 0, num_random: 5}"],
+            "training.mobius samples its pairs from the batch, and training.negatives has neither in_batch nor",
+        ),
+        (
+            ["towers.dual_augmented={}"],
+            "towers.dual_augmented.category_alignment needs dataset.item_category, which is not set",
+        ),
+        (
+            ["towers.dual_augmented={}", "dataset.item_category=title"],
+            "towers.dual_augmented.category_alignment needs dataset.item_category, 'title', which is not categorical",
+        ),
+        (
+            ["towers.counterpart={}"],
+            "towers.counterpart names no fields; set user_fields or item_fields, or counterpart: null",
+        ),
+        (
+            ["towers.counterpart.item_fields=[brand, colour]"],
+            "towers.counterpart.item_fields names 'colour', expected categorical item columns: brand, aisle",
+        ),
+        (
+            ["towers.counterpart.user_fields=[age]"],
+            "towers.counterpart.user_fields names 'age', expected categorical user columns: country",
+        ),
+        (
+            ["towers.counterpart.user_fields=[age]", "dataset={user_columns: {age: numeric}}"],
+            "towers.counterpart.user_fields names 'age', expected categorical user columns: (none declared)",
+        ),
+        (
+            ["towers.counterpart.item_fields=[brand, aisle, brand]"],
+            "towers.counterpart.item_fields names 'brand' more than once; name it once",
+        ),
+        (
+            ["towers.counterpart={source: statistic, item_fields: [brand, aisle]}"],
+            "towers.counterpart.source is statistic, and dataset.user_statistics_of lacks 'aisle'; list it there",
+        ),
+        (
+            ["towers.counterpart={source: statistic, user_fields: [country]}", "dataset.item_statistics_of=[]"],
+            "towers.counterpart.source is statistic, and dataset.item_statistics_of lacks 'country'; list it there",
+        ),
+    ],
+)
+def test_a_method_without_what_it_needs_is_refused(shop: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(shop, overrides)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.negatives={in_batch: false, num_uniform: 0, num_random: 4}", "training.log_q=none"],
+        ["training.negatives={in_batch: false, num_uniform: 0, queue_size: 8}"],
+        ["training.negatives={in_batch: false, num_uniform: 0, easy_per_hard: 100}"],
+        ["training.negatives={impressions: shown.parquet, num_impressions: 1}"],
+        ["training.negatives.mined_band=[7, 7]"],
+        ["training.negatives.easy_per_hard=100", "training.hard_model_weight=0.5"],
+        ["training.mobius={}", "towers.embedding_dim=3", "training.negatives.in_batch=false"],
+        ["towers={id_buckets: 1, id_dropout: 0.5}"],
+        ["towers.dual_augmented.category_alignment=0"],
+        ["towers.dual_augmented={}", "dataset.item_category=aisle"],
+        ["towers.counterpart={user_fields: [country], item_fields: [aisle]}"],
+        ["towers.counterpart={source: statistic, user_fields: [country], item_fields: [brand]}"],
+        ["training.validation_days=0"],
+    ],
+)
+def test_a_method_with_what_it_needs_is_taken(shop: Path, overrides: list[str]) -> None:
+    assert isinstance(load(shop, overrides), Config)

@@ -40,7 +40,10 @@ def test_it_finds_items_of_the_group_and_reports_how(folder, tmp_path):
     assert found["num_test_items_unseen"] == 1
     assert "1 items of test that train lacks" in result.output
     best = max(found["trials"], key=lambda trial: trial["recall@20"])
-    assert {key: best[key] for key in found["settings"]} == found["settings"]
+    assert {key: best[key] for key in found["towers"]} == found["towers"]
+    assert {key: best[key] for key in found["query"]} == found["query"]
+    # One of the eight coordinates is the items' popularity.
+    assert (found["vector_width"], found["towers"]["embedding_dim"]) == (8, 7)
     assert found["training_examples_per_second"] > 0
 
 

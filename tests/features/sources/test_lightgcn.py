@@ -22,7 +22,7 @@ def test_pairs_are_rows_of_ascending_ids(write):
     np.testing.assert_array_equal(split.user_ids, [7, 9])
     np.testing.assert_array_equal(split.item_ids, [10, 20, 30, 40])
     np.testing.assert_array_equal(split.train.users, [0, 1, 1])
-    np.testing.assert_array_equal(split.train.items, [1, 0, 2])
+    np.testing.assert_array_equal(split.train.items, [1, 2, 0])
     np.testing.assert_array_equal(split.test.users, [0, 0])
     np.testing.assert_array_equal(split.test.items, [0, 3])
     assert (split.num_unseen_items, split.num_unseen_users, split.num_repeats, split.num_overlap) == (1, 0, 0, 0)
@@ -39,6 +39,18 @@ def test_repeats_and_overlaps_are_counted(write):
     split = read_published_split(write("1 5 5 6\n", "1 6 7\n"))
     assert len(split.train) == 2
     assert (split.num_repeats, split.num_overlap) == (1, 1)
+
+
+def test_pairs_keep_the_order_of_their_line_and_know_their_place_from_its_end(write):
+    train = read_published_split(write("2 9 3 9 5\n1 8 4\n")).train
+    np.testing.assert_array_equal(train.users, [0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(train.items, [3, 1, 4, 0, 2])
+    np.testing.assert_array_equal(train.from_last, [1, 0, 2, 1, 0])
+
+
+@pytest.mark.parametrize(("train", "has_order"), [("1 2 3 4\n2 1 5 9\n", False), ("1 4 2 3\n2 9 5 1\n", True)])
+def test_lines_sorted_by_id_say_nothing_about_time(write, train, has_order):
+    assert read_published_split(write(train)).has_order is has_order
 
 
 @pytest.mark.parametrize(

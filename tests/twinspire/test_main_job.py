@@ -57,6 +57,16 @@ def test_a_changed_key_runs_again_from_the_first_step_that_reads_it(override: st
     assert first_changed(planned(), planned(override)) == first
 
 
+def test_impressions_that_change_are_fitted_again(tmp_path: Path) -> None:
+    shown = tmp_path / "shown.parquet"
+    overrides = (f"training.negatives.impressions={shown}", "training.negatives.num_impressions=1")
+    shown.write_bytes(b"first")
+    before = planned(*overrides)
+    assert first_changed(before, planned(*overrides)) is None
+    shown.write_bytes(b"second one")
+    assert first_changed(before, planned(*overrides)) == "train"
+
+
 def test_hard_negatives_are_mined_between_features_and_training_where_the_file_asks_for_them() -> None:
     assert [step.name for step in planned()] == [name for name in STEP_NAMES if name != "mine"]
     assert [step.name for step in planned(MINED)] == list(STEP_NAMES)

@@ -37,13 +37,16 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
     """
     actions, negatives = _actions(config, paths, now), config.training.negatives
     reads: dict[str, Sequence[Any]] = {
-        "ingest": (config.ingest, config.dataset, _fingerprint(config)),
+        "ingest": (config.ingest, config.dataset, _fingerprint(_sources(config))),
         "features": (config.as_of, config.features, config.training.validation_days, config.seed),
         "mine": (
             (negatives.mined_band, negatives.mined_per_user, negatives.near_duplicate),
             (config.index.ef_search, config.serving.max_fetch),
         ),
-        "train": (config.towers, config.training, config.evaluation.ks),
+        "train": (
+            (config.towers, config.training, config.evaluation.ks),
+            _fingerprint([] if negatives.impressions is None else [negatives.impressions]),
+        ),
         "embed": (),
         "index": (config.index,),
         "bundle": (config.digest(),),
@@ -134,14 +137,17 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Cal
     return {action.__name__: action for action in actions}
 
 
-def _fingerprint(config: Config) -> list[tuple[str, int, int]]:
-    """Name, size and time of every source file: cheaper than reading them, and changes when they do."""
+def _sources(config: Config) -> list[Path]:
     source = config.ingest.source
-    roots: list[Path] = []
     if source.kind == "movielens":
-        roots = [source.path]
-    elif source.kind == "tables":
-        roots = [table.path for table in (source.events, source.users, source.items) if table is not None]
+        return [source.path]
+    if source.kind == "tables":
+        return [table.path for table in (source.events, source.users, source.items) if table is not None]
+    return []
+
+
+def _fingerprint(roots: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file that is read: cheaper than reading them, and changes when they do."""
     found = []
     for root in roots:
         files = sorted(root.rglob("*")) if root.is_dir() else [root]
@@ -152,4 +158,6 @@ def _fingerprint(config: Config) -> list[tuple[str, int, int]]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -20,13 +20,14 @@ from twinspire.console import console, progress
 Vectors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 K = 20
 HELD_OUT_SHARE = 0.15
-# Fits on the way to a choice see about this many pairs, the last one three times as many.
+# Fits on the way to a choice see about this many pairs; then longer ones follow while they help.
 PAIRS_TO_COMPARE = 6_000_000
-MORE_EPOCHS = 3
+MORE_EPOCHS = (3, 2)
 # What the query adds to the towers is chosen on this many users: it takes a search over all items for each try.
 NUM_USERS_TO_COMPARE = 5_000
-NOTHING = SeedSettings(weight=0.0, decay_items=1.0, popularity=0.0)
-WEIGHTS, DECAYS, POPULARITIES = (0.5, 1.0, 2.0), (0.5, 1.0, 3.0, 10.0), (0.0, 0.2, 0.4, 0.7)
+NOTHING = SeedSettings(weight=0.0, decay_items=1.0, adjacent=0.0, popularity=0.0)
+WEIGHTS, DECAYS = (0.5, 1.0, 2.0), (0.3, 1.0, 3.0, 10.0)
+ADJACENT, POPULARITIES = (0.5, 1.0, 2.0), (0.0, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,14 @@ class _Parts:
     seed: int
 
     @property
-    def first_decays(self) -> tuple[float, ...]:
+    def decays(self) -> tuple[float, ...]:
         """Decays to try; none where the lines have no order, so that nothing is latest."""
         return DECAYS if self.split.has_order else ()
+
+    @property
+    def adjacent(self) -> tuple[float, ...]:
+        """Weights of adjacent items to try, likewise."""
+        return ADJACENT if self.split.has_order else ()
 
 
 def benchmark(folder: Path, *, embedding_dim: int, seed: int) -> dict[str, Any]:
@@ -151,10 +157,11 @@ def _search(parts: _Parts, guess: IdTowerSettings) -> list[Trial]:
         query = _best_query(parts, vectors, towers)
         found = score(*_query(vectors, parts.kept, towers, query), fitted=parts.kept, judged=parts.held_out, k=K)
         trials.append(Trial(towers, query, found))
+        seconds = time.perf_counter() - begin
         console().print(
             f"  {towers.num_hops} hops, temperature {towers.temperature:.3f}, {towers.epochs} epochs; latest items "
-            f"{query.weight:g} within {query.decay_items:g}, popularity {query.popularity:g}: recall@{K} "
-            f"{found.recall:.4f} on held-out train pairs ({time.perf_counter() - begin:.0f} s)"
+            f"{query.weight:g} within {query.decay_items:g}, adjacent {query.adjacent:g}, popularity "
+            f"{query.popularity:g}: recall@{K} {found.recall:.4f} on held-out train pairs ({seconds:.0f} s)"
         )
         return found.recall
 
@@ -169,7 +176,12 @@ def _search(parts: _Parts, guess: IdTowerSettings) -> list[Trial]:
                 best, recall, moved = following, reached, True
             if moved:
                 break
-    attempt(replace(best, epochs=best.epochs * MORE_EPOCHS))
+    for times in MORE_EPOCHS:
+        best = replace(best, epochs=best.epochs * times)
+        reached = attempt(best)
+        if reached <= recall:
+            break
+        recall = reached
     return trials
 
 
@@ -192,14 +204,14 @@ def _best_query(parts: _Parts, vectors: Vectors, towers: IdTowerSettings) -> See
         asked = _query(vectors, parts.kept, towers, query)
         return score(*asked, fitted=parts.kept, judged=parts.some, k=K).recall
 
-    best = NOTHING
-    latest = [(weight, decay) for decay in parts.first_decays for weight in WEIGHTS]
-    for tries in (
-        [replace(best, popularity=popularity) for popularity in POPULARITIES],
-        [SeedSettings(weight, decay, POPULARITIES[1]) for weight, decay in latest],
-    ):
-        best = max([best, *tries], key=recall)
-    return max((replace(best, popularity=popularity) for popularity in POPULARITIES), key=recall)
+    def better(query: SeedSettings, tries: list[SeedSettings]) -> SeedSettings:
+        return max([query, *tries], key=recall)
+
+    best = better(NOTHING, [replace(NOTHING, popularity=popularity) for popularity in POPULARITIES])
+    latest = [(weight, decay) for decay in parts.decays for weight in WEIGHTS]
+    best = better(best, [replace(best, weight=weight, decay_items=decay) for weight, decay in latest])
+    best = better(best, [replace(best, adjacent=adjacent) for adjacent in parts.adjacent])
+    return better(best, [replace(best, popularity=popularity) for popularity in POPULARITIES])
 
 
 def _query(vectors: Vectors, pairs: Pairs, towers: IdTowerSettings, query: SeedSettings) -> Vectors:

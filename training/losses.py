@@ -36,8 +36,8 @@ def in_batch_softmax(scores: tf.Tensor, log_q: tf.Tensor | None = None, *, mask:
         ValueError: C < B, or log_q or mask does not fit the scores.
 
     Source: Yi et al., RecSys 2019, section 3. Departs from it: masks accidental hits and known positives. Where each
-        item counts once in a row and log_q is that of its presence (`training.sampling_bias`), the gradient tends to that
-        of the softmax over the catalogue, less what is masked.
+        item counts once in a row and log_q is that of its presence (`training.sampling_bias`), the gradient tends to
+        that of the softmax over the catalogue, less what is masked.
     """
     scores, mask = _checked(scores, log_q, mask)
     logits = _corrected(scores, log_q)

@@ -6,12 +6,10 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 from evaluation.paired import Interval
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Task = Literal["all purchases", "new to the user"]
 Layer = Literal["exact", "index", "server", "baseline"]
@@ -97,7 +95,13 @@ class Report:
     tasks: tuple[TaskResult, ...]
 
 
-def to_json(report: DataclassInstance) -> str:
+class DataClass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+def to_json(report: DataClass) -> str:
     """A report as JSON text; a figure that does not exist (no user to average over) is null."""
     return json.dumps(_without_nan(dataclasses.asdict(report)), indent=1, allow_nan=False)
 

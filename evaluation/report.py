@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 
 from evaluation.paired import Interval
 
-
 Task = Literal["all purchases", "new to the user"]
 Layer = Literal["exact", "index", "server", "baseline"]
 

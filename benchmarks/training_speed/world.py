@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import sparse
 
 from evaluation.metrics import judge, recall_at_k
-from features.columns import ITEM_ID, USER_ID
-from features.days import day_range, seconds_of
-from features.encoding import Encoder, Inputs, fit_encoder, moments_of
-from features.examples import Day
-from features.schema import Tower
+from features.days import day_range
+from features.encoding import Encoder, Inputs
 from serving import exact
-from training.dataset import Span, load_span
+from training.dataset import Span
 from training.negatives import KnownPositives
 from twinspire.config import Config
 from twinspire.paths import RunPaths
+from twinspire.pipeline.material import (
+    catalogue_inputs,
+    first_meetings,
+    fit_encoder_on,
+    known_positives,
+    read_days,
+    seen_items,
+)
 
 Floats = npt.NDArray[np.float32]
 K = 100
@@ -70,43 +72,15 @@ def load_world(config: Config, paths: RunPaths, *, told: str) -> World:
             f"make them with: twinspire ingest {told} && twinspire features {told}"
         )
 
-    def samples() -> Iterator[tuple[Tower, pa.Table]]:
-        for day in days:
-            loaded = Day.load(paths.examples / str(day))
-            yield from (("user", loaded.users), ("item", loaded.items), ("item", loaded.uniform))
-
-    encoder = fit_encoder(
-        config.dataset,
-        pq.read_table(paths.tables / "users.parquet"),
-        pq.read_table(paths.tables / "items.parquet"),
-        samples(),
-        history_length=config.features.history_length,
-        text_length=config.towers.text_length,
-        text_buckets=config.towers.text_buckets,
-    )
-    pairs = pq.read_table(paths.pairs)
-    users = encoder.user_ids.rows(pairs.column(USER_ID).to_numpy(zero_copy_only=False)).astype(np.int64)
-    items = encoder.item_ids.rows(pairs.column(ITEM_ID).to_numpy(zero_copy_only=False)).astype(np.int64)
-    before = pairs.column("first_seconds").cast("int64").to_numpy() < seconds_of(held_out)
-    shape = (len(encoder.user_ids) - 1, len(encoder.item_ids) - 1)
-
-    def matrix(chosen: npt.NDArray[np.bool_]) -> sparse.csr_array:
-        ones = np.ones(int(chosen.sum()), np.float32)
-        return sparse.csr_array((ones, (users[chosen] - 1, items[chosen] - 1)), shape=shape)
-
-    catalogue = {name: pq.read_table(paths.catalogue(held_out) / f"{name}.parquet") for name in ("users", "items")}
+    encoder = fit_encoder_on(config, paths, days)
+    known = known_positives(encoder, paths, before=held_out)
+    users, items = catalogue_inputs(encoder, paths.catalogue(held_out))
     return World(
         encoder=encoder,
-        span=load_span(
-            paths.examples,
-            days,
-            encoder,
-            only_first=settings.examples == "first_meetings",
-            user_balance=settings.user_balance,
-        ),
-        known=KnownPositives.of(users[before], items[before], num_user_rows=len(encoder.user_ids)),
-        users=encoder.encode_users(catalogue["users"], as_of_seconds=moments_of(catalogue["users"])),
-        items=encoder.encode_items(catalogue["items"], as_of_seconds=moments_of(catalogue["items"])),
-        seen=matrix(before),
-        relevant=matrix(~before),
+        span=read_days(config, paths, encoder, days),
+        known=known,
+        users=users,
+        items=items,
+        seen=seen_items(encoder, known),
+        relevant=first_meetings(encoder, paths, since=held_out),
     )

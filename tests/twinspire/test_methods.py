@@ -23,8 +23,9 @@ from twinspire.paths import RunPaths
 from twinspire.pipeline.embed import PARTS_FILE, embed_catalogue, index_catalogue
 from twinspire.pipeline.features import make_features
 from twinspire.pipeline.ingest import make_tables
+from twinspire.pipeline.material import catalogue_inputs
 from twinspire.pipeline.mine import mine
-from twinspire.pipeline.train import catalogue_inputs, train
+from twinspire.pipeline.train import train
 
 pytestmark = pytest.mark.slow
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
-
-from beam_jobs.mine_negatives import read_negatives
-from features import columns
 from features.encoding import Encoder
 from towers.co_purchase import with_factors
 from towers.dual_augmented import refresh_fallbacks
 from towers.ensemble import concatenate, part_widths
 from towers.mobius import with_three_parts
 from towers.two_tower import VECTOR, TwoTower, build_two_tower
-from training.dataset import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
+from training.dataset import Batch, BatchPlan, epoch_batches
 from training.factors import item_factors
 from training.frequency import StreamingFrequency
 from training.negatives import KnownPositives
@@ -29,33 +22,10 @@ from training.queue import VectorQueue
 from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, make_deterministic
 from twinspire.config import Config
 from twinspire.console import progress
-from twinspire.paths import RunPaths
+from twinspire.pipeline.material import Material
 from twinspire.pipeline.methods import additions, state_of, terms
 
 Look = Callable[[TwoTower], EpochMetrics]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a phase is fitted on.
-
-    Attributes:
-        name: Of the phase, `validation` or `final`.
-        load_all: The phase's spans, oldest first.
-        known: What each user had met at the phase's moment.
-        item_counts: [rows of items] int64, examples of each item.
-        user_counts: [rows of users] int64, examples of each user.
-        mined: Hard negatives of each user; None where none are asked for.
-        impressions: What each user was shown and did not click; None where there is no such file.
-    """
-
-    name: str
-    load_all: Callable[[], Iterator[Span]]
-    known: KnownPositives
-    item_counts: npt.NDArray[np.int64]
-    user_counts: npt.NDArray[np.int64]
-    mined: UserNegatives | None
-    impressions: UserNegatives | None
 
 
 @dataclass(frozen=True)
@@ -73,44 +43,7 @@ class Fitted:
     reports: list[EpochReport]
 
 
-def read_material(
-    config: Config, paths: RunPaths, encoder: Encoder, name: str, days: Sequence[dt.date], known: KnownPositives
-) -> Material:
-    """Reads what the days of a phase have, and the negatives that the configuration names."""
-    settings, negatives = config.training, config.training.negatives
-    held: dict[dt.date, Span] | None = {} if settings.keep_in_memory else None
-
-    def load(some: Sequence[dt.date]) -> Span:
-        return load_span(
-            paths.examples,
-            some,
-            encoder,
-            only_first=settings.examples == "first_meetings",
-            user_balance=settings.user_balance,
-            reward=settings.reward,
-            reward_power=settings.reward_power,
-        )
-
-    def load_all() -> Iterator[Span]:
-        return spans(days, settings.shuffle_days, load, held=held)
-
-    user_counts = np.zeros(len(encoder.user_ids), np.int64)
-    for span in load_all():
-        user_counts += np.bincount(span.users[columns.USER_ID][span.user_row], minlength=len(user_counts))
-    return Material(
-        name=name,
-        load_all=load_all,
-        known=known,
-        item_counts=count_items(load_all(), len(encoder.item_ids)),
-        user_counts=user_counts,
-        mined=None if negatives.easy_per_hard is None else _lists(encoder, *read_negatives(paths.mined, encoder)),
-        impressions=None if negatives.impressions is None else _read_impressions(negatives.impressions, encoder),
-    )
-
-
-def fit_phase(
-    config: Config, paths: RunPaths, encoder: Encoder, material: Material, *, folder: Path, look: Look, say: Say
-) -> Fitted:
+def fit_phase(config: Config, encoder: Encoder, material: Material, *, folder: Path, look: Look, say: Say) -> Fitted:
     """Fits the towers of a phase, with whatever other towers they need first.
 
     With a teacher (MOBIUS) or a hard model beside an easy one (EBR), plain towers are fitted first, on the same days.
@@ -118,7 +51,6 @@ def fit_phase(
 
     Args:
         config: The configuration.
-        paths: Of the run.
         encoder: The dataset's encoder.
         material: What is fitted.
         folder: Gets checkpoints and logs.
@@ -128,7 +60,7 @@ def fit_phase(
     settings = config.training
     join = _with_factors(config, encoder, material.known)
     has_first = settings.mobius is not None or settings.hard_model_weight is not None
-    single = _Single(config, paths, encoder, material, folder, say)
+    single = _Single(config, encoder, material, folder, say)
     first = single.fit("first", teacher=None, mined=None, look=lambda towers: look(join(towers))) if has_first else None
     if first is not None and settings.hard_model_weight is not None:
         easy, weight = first[0], settings.hard_model_weight
@@ -158,7 +90,6 @@ class _Single:
     """Fits one pair of towers."""
 
     config: Config
-    paths: RunPaths
     encoder: Encoder
     material: Material
     folder: Path
@@ -220,7 +151,7 @@ class _Single:
         user_adds, item_adds = additions(
             self.config,
             self.encoder,
-            categories=_categories(self.config, self.paths, self.encoder),
+            categories=self.material.categories,
             trained_users=self.material.user_counts > 0,
             trained_items=self.material.item_counts > 0,
         )
@@ -294,37 +225,3 @@ def _with_factors(config: Config, encoder: Encoder, known: KnownPositives) -> Ca
         seed=config.seed,
     )
     return lambda towers: with_factors(towers, factors, weight=settings.factor_weight)
-
-
-def _categories(config: Config, paths: RunPaths, encoder: Encoder) -> npt.NDArray[np.int32]:
-    """Category of each row of items, 0 for the unknown item and where there is none: [rows of items] int32."""
-    found = np.zeros(len(encoder.item_ids), np.int32)
-    category = config.dataset.item_category
-    if category in encoder.vocabularies:
-        items = pq.read_table(paths.tables / "items.parquet", columns=[category])
-        found[1:] = encoder.vocabularies[category].rows(items.column(0).to_numpy(zero_copy_only=False))
-    return found
-
-
-def _read_impressions(path: Path, encoder: Encoder) -> UserNegatives:
-    if not path.exists():
-        raise ValueError(
-            f"training.negatives.impressions is {path}, which does not exist; expected a Parquet file with "
-            f"{columns.USER_ID} and {columns.ITEM_ID}"
-        )
-    table = pq.read_table(path)
-    missing = [name for name in (columns.USER_ID, columns.ITEM_ID) if name not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"{path} has the columns {', '.join(table.column_names)}; expected {' and '.join(missing)} too"
-        )
-    users, items = (
-        ids.rows(table.column(name).cast("string").to_numpy(zero_copy_only=False)).astype(np.int64)
-        for ids, name in ((encoder.user_ids, columns.USER_ID), (encoder.item_ids, columns.ITEM_ID))
-    )
-    known = (users > 0) & (items > 0)
-    return _lists(encoder, users[known], items[known])
-
-
-def _lists(encoder: Encoder, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> UserNegatives:
-    return UserNegatives.of(users, items, num_user_rows=len(encoder.user_ids))

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy import sparse
 
 from evaluation.metrics import judge, recall_at_k
-from features import columns
-from features.days import day_range, seconds_of
-from features.encoding import Encoder, Inputs, fit_encoder, moments_of
-from features.examples import Day
-from features.schema import Tower
+from features.days import day_range
+from features.encoding import Encoder
 from serving import exact
 from towers.two_tower import TwoTower
 from training.diagnosis import diagnose
@@ -32,7 +25,15 @@ from twinspire.console import console
 from twinspire.load_config import dump
 from twinspire.paths import RunPaths
 from twinspire.pipeline.embed import PARTS_FILE
-from twinspire.pipeline.fit import Fitted, fit_phase, read_material
+from twinspire.pipeline.fit import Fitted, fit_phase
+from twinspire.pipeline.material import (
+    catalogue_inputs,
+    first_meetings,
+    fit_encoder_on,
+    known_positives,
+    read_material,
+    seen_items,
+)
 from twinspire.steps import fresh_folder
 
 TOP = 10
@@ -68,14 +69,14 @@ def train(config: Config, paths: RunPaths) -> str:
             f"{paths.examples}: no examples of the {settings.example_days} days before {as_of}; run features"
         )
     with fresh_folder(paths.model) as folder:
-        encoder = _fit_encoder(config, paths, days)
+        encoder = fit_encoder_on(config, paths, days)
         encoder.save(folder / "encoder")
         (folder / "config.yaml").write_text(dump(config))
         held_out = as_of - dt.timedelta(days=settings.validation_days)
         earlier = [day for day in days if day < held_out]
         reports: dict[str, list[EpochReport]] = {}
         if settings.validation_days and earlier:
-            relevant = _first_meetings(encoder, paths, since=held_out)
+            relevant = first_meetings(encoder, paths, since=held_out)
             phase = Phase("validation", earlier, held_out, relevant)
             reports["validation"] = _fit(config, paths, encoder, phase, folder).reports
         fitted = _fit(config, paths, encoder, Phase("final", days, as_of, None), folder)
@@ -95,31 +96,11 @@ def train(config: Config, paths: RunPaths) -> str:
     return f"{len(days)} days, {settings.epochs} epochs: {', '.join(found)}"
 
 
-def _fit_encoder(config: Config, paths: RunPaths, days: Sequence[dt.date]) -> Encoder:
-    def samples() -> Iterator[tuple[Tower, pa.Table]]:
-        for day in days:
-            loaded = Day.load(paths.examples / str(day))
-            yield "user", loaded.users
-            yield "item", loaded.items
-            yield "item", loaded.uniform
-
-    return fit_encoder(
-        config.dataset,
-        pq.read_table(paths.tables / "users.parquet"),
-        pq.read_table(paths.tables / "items.parquet"),
-        samples(),
-        history_length=config.features.history_length,
-        text_length=config.towers.text_length,
-        text_buckets=config.towers.text_buckets,
-        id_buckets=config.towers.id_buckets,
-    )
-
-
 def _fit(config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, folder: Path) -> Fitted:
-    known = _known_positives(encoder, paths, before=phase.moment)
+    known = known_positives(encoder, paths, before=phase.moment)
     material = read_material(config, paths, encoder, phase.name, phase.days, known)
     look = _look(config, paths, encoder, phase, known)
-    return fit_phase(config, paths, encoder, material, folder=folder, look=look, say=_say)
+    return fit_phase(config, encoder, material, folder=folder, look=look, say=_say)
 
 
 def _look(
@@ -127,10 +108,7 @@ def _look(
 ) -> Callable[[TwoTower], EpochMetrics]:
     """What is measured after an epoch: exact top lists of everybody at the phase's moment."""
     users, items = catalogue_inputs(encoder, paths.catalogue(phase.moment))
-    seen: sparse.csr_array = sparse.csr_array(
-        (np.ones(len(known.items), np.float32), known.items - 1, known.starts[1:]),
-        shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
-    )
+    seen = seen_items(encoder, known)
     ks = config.evaluation.ks if phase.relevant is not None else (TOP,)
     popularity = np.asarray(seen.sum(axis=0), np.float32).reshape(-1, 1)
     # What popularity alone would show: with vectors of width one the inner product is the number of buyers.
@@ -152,43 +130,9 @@ def _look(
     return look
 
 
-def catalogue_inputs(encoder: Encoder, folder: Path) -> tuple[Inputs, Inputs]:
-    """Model inputs of every user and item at one moment, by row of the canonical tables."""
-    users, items = pq.read_table(folder / "users.parquet"), pq.read_table(folder / "items.parquet")
-    return (
-        encoder.encode_users(users, as_of_seconds=moments_of(users)),
-        encoder.encode_items(items, as_of_seconds=moments_of(items)),
-    )
-
-
 def _say(phase: str, report: EpochReport) -> None:
     shown = [f"loss {report.loss:.4f}"]
     shown += [f"{name.replace('_at_', '@')} {value:.4f}" for name, value in report.metrics.items() if "recall" in name]
     shown += [f"{report.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
     shown += [f"{report.metrics['popular_share']:.0%} of their places as popularity would fill them"]
     console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")
-
-
-def _pairs(
-    encoder: Encoder, paths: RunPaths
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """User row, item row and first meeting (Unix seconds) of every pair before `as_of`."""
-    table = pq.read_table(paths.pairs)
-    users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False))
-    items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False))
-    return users.astype(np.int64), items.astype(np.int64), pc.cast(table.column("first_seconds"), "int64").to_numpy()
-
-
-def _known_positives(encoder: Encoder, paths: RunPaths, *, before: dt.date) -> KnownPositives:
-    users, items, first = _pairs(encoder, paths)
-    chosen = first < seconds_of(before)
-    return KnownPositives.of(users[chosen], items[chosen], num_user_rows=len(encoder.user_ids))
-
-
-def _first_meetings(encoder: Encoder, paths: RunPaths, *, since: dt.date) -> sparse.csr_array:
-    users, items, first = _pairs(encoder, paths)
-    chosen = first >= seconds_of(since)
-    return sparse.csr_array(
-        (np.ones(chosen.sum(), bool), (users[chosen] - 1, items[chosen] - 1)),
-        shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
-    )

@@ -87,18 +87,31 @@ def run(transform: Embed, features: Path, *, dimension: int, out: Path, options:
         )
 
 
+def all_files(folder: Path, *, advice: str) -> list[Path]:
+    """The Parquet files of a finished job, by name.
+
+    Args:
+        folder: What the job has written.
+        advice: What to do where a file is missing.
+
+    Raises:
+        ValueError: There are none, or fewer than their names promise.
+    """
+    files = sorted(folder.glob("*.parquet"))
+    # Beam ends names with -00003-of-00008: without the last files, the rows that are there would have no gap.
+    promised = {int(file.stem.rpartition("-of-")[2]) for file in files if "-of-" in file.stem}
+    if not files or promised != {len(files)}:
+        raise ValueError(f"{folder}: has {len(files)} of {max(promised, default=1)} files; {advice}")
+    return files
+
+
 def read_vectors(folder: Path) -> npt.NDArray[np.float32]:
     """Vectors in the order of the features file: [N, D] float32.
 
     Raises:
         ValueError: A file is missing, or a row is missing or occurs twice.
     """
-    files = sorted(folder.glob("*.parquet"))
-    # Beam ends names with -00003-of-00008: without the last files, the rows that are there would have no gap.
-    promised = {int(file.stem.rpartition("-of-")[2]) for file in files if "-of-" in file.stem}
-    if not files or promised - {len(files)}:
-        raise ValueError(f"{folder}: has {len(files)} of {max(promised, default=1)} files; run the embedding job again")
-    table = pq.read_table(files)
+    table = pq.read_table(all_files(folder, advice="run the embedding job again"))
     rows = table.column(ROW).to_numpy()
     order = np.argsort(rows, kind="stable")
     if not np.array_equal(rows[order], np.arange(len(rows))):

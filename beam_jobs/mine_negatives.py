@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.parquetio import WriteToParquetBatched
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs.embed import read_vectors
+from beam_jobs.embed import all_files, read_vectors
 from features import columns
 from features.encoding import Encoder
 from features.ids import IdMap
@@ -213,11 +213,7 @@ def read_negatives(path: Path, encoder: Encoder) -> tuple[Ints, Ints]:
     Raises:
         ValueError: A file is missing.
     """
-    files = sorted(path.glob("*.parquet"))
-    # Beam ends names with -00003-of-00008.
-    promised = {int(file.stem.rpartition("-of-")[2]) for file in files}
-    if not files or promised != {len(files)}:
-        raise ValueError(f"{path}: has {len(files)} of {max(promised, default=1)} files; mine the negatives again")
+    files = all_files(path, advice="mine the negatives again")
     table = pq.read_table(files, columns=[columns.USER_ID, columns.ITEM_ID, RANK])
     users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy()).astype(np.int64)
     items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy()).astype(np.int64)

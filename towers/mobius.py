@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 import tf_keras
 
-from towers.two_tower import TwoTower, UnitLength, inputs_of
+from towers.two_tower import VECTOR, TwoTower, UnitLength, inputs_of
 
 PARTS = "parts"
 CLICK, UNCLICK, BAD = range(3)
@@ -53,7 +53,7 @@ def with_three_parts(towers: TwoTower, *, bad_weight: float) -> TwoTower:
     Raises:
         ValueError: The towers are narrower than three.
     """
-    width = towers.user_parts.output["vector"].shape[-1] // 3
+    width = towers.user_parts.output[VECTOR].shape[-1] // 3
     if width < 1:
         raise ValueError("towers.embedding_dim is below 3: there is no room for three parts; raise it")
     user, user_parts = _split(towers.user_parts, "user", width, bad=-bad_weight)
@@ -62,7 +62,7 @@ def with_three_parts(towers: TwoTower, *, bad_weight: float) -> TwoTower:
 
 
 def _split(parts: tf_keras.Model, name: str, width: int, *, bad: float) -> tuple[tf_keras.Model, tf_keras.Model]:
-    wide = tf_keras.layers.Dense(3 * width, name=f"{name}_{PARTS}_weights")(parts.output["vector"])
+    wide = tf_keras.layers.Dense(3 * width, name=f"{name}_{PARTS}_weights")(parts.output[VECTOR])
     three = UnitLength(name=f"{name}_{PARTS}")(tf_keras.layers.Reshape((3, width))(wide))
     joined = OneIndex(bad=bad, name=f"{name}_one_index")(three)
     inputs = inputs_of(parts)

@@ -40,6 +40,9 @@ class StreamingFrequency:
         self._rate, self._initial_gap = rate, initial_gap
         self._step = 0
         shape = (num_hashes, num_buckets)
+        self._hashes = [
+            np.random.SeedSequence(number).generate_state(2, np.uint64) | np.uint64(1) for number in range(num_hashes)
+        ]
         self._last = np.zeros(shape, np.int64)  # 0 where never: steps count from 1
         self._gap, self._draws = np.zeros(shape), np.zeros(shape)
 
@@ -92,10 +95,6 @@ class StreamingFrequency:
 
     def _cells(self, ids: Ints) -> list[npt.NDArray[np.uint64]]:
         """The cell of each id in each hash: (a id + b mod 2^64) / 2^32, mod Z, with fixed odd a and b of each hash."""
-        num_hashes, num_buckets = self._last.shape
-        cells = []
-        for hashed in range(num_hashes):
-            factor, shift = np.random.SeedSequence(hashed).generate_state(2, np.uint64) | np.uint64(1)
-            mixed = (np.asarray(ids).astype(np.uint64) * factor + shift) >> np.uint64(32)
-            cells.append(mixed % np.uint64(num_buckets))
-        return cells
+        num_buckets = np.uint64(self._last.shape[1])
+        rows = np.asarray(ids).astype(np.uint64)
+        return [((rows * factor + shift) >> np.uint64(32)) % num_buckets for factor, shift in self._hashes]

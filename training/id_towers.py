@@ -19,6 +19,8 @@ import tf_keras
 
 from towers.neighbours import NeighbourTowers
 from training.grouped_softmax import grouped_softmax
+from training.negatives import UserItems
+from training.sampling_bias import log_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -118,11 +120,8 @@ class _Sampler:
     """Batches of users, with all their items and some drawn evenly as candidates."""
 
     def __init__(self, users: Ints, items: Ints, settings: IdTowerSettings, *, num_users: int, num_items: int) -> None:
-        order = np.argsort(users, kind="stable")
-        self._items = items[order]
-        self._counts = np.bincount(users, minlength=num_users)
-        self._starts = np.cumsum(self._counts) - self._counts
-        self._some = np.flatnonzero(self._counts)
+        self._pairs = UserItems.of(users, items, num_user_rows=num_users)
+        self._some = np.unique(users)
         self._num_items = num_items
         self._num_uniform = min(settings.num_uniform, num_items)
         self.num_batches = num_batches(users, settings.batch_users)
@@ -130,16 +129,13 @@ class _Sampler:
         missed = 1.0 - 1.0 / self.num_batches
         drawn = self._num_uniform / num_items
         absent = (1.0 - drawn) * missed ** np.bincount(items, minlength=num_items)
-        self._log_q = np.log(np.maximum(1.0 - absent, 1e-30)).astype(np.float32)
+        self._log_q = log_of(np.asarray(1.0 - absent, np.float64))
 
     def batches(self, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints, Ints, Ints, Floats]]:
         """Users [B], candidates [C], rows and columns of the pairs [P] twice, and log q [C], of each batch."""
         order = rng.permutation(self._some)
         for rows in np.array_split(order, self.num_batches):
-            counts = self._counts[rows]
-            positive_row = np.repeat(np.arange(len(rows)), counts)
-            offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            own = self._items[np.repeat(self._starts[rows], counts) + offset]
+            positive_row, own = self._pairs.pairs_of(rows)
             drawn = rng.choice(self._num_items, self._num_uniform, replace=False)
             candidates = np.unique(np.concatenate([own, drawn]))
             yield rows, candidates, positive_row, np.searchsorted(candidates, own), self._log_q[candidates]

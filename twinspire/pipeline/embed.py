@@ -53,7 +53,7 @@ def index_catalogue(config: Config, paths: RunPaths) -> str:
         num_queries=config.index.num_queries,
         seed=config.seed,
         min_recall=config.index.min_recall,
-        parts=_parts(paths.model),
+        parts=read_parts(paths.model),
     )
     with fresh_folder(paths.index) as folder, progress("HNSW index"):
         weighed = "" if config.index.weight == "none" else _write_weights(config, paths, folder / WEIGHTS_FILE)
@@ -72,11 +72,9 @@ def index_catalogue(config: Config, paths: RunPaths) -> str:
     )
 
 
-def _parts(model: Path) -> tuple[int, ...]:
-    """Widths of the parts of the vectors: as written beside the towers, else one part of the towers' width."""
-    if (model / PARTS_FILE).exists():
-        return tuple(json.loads((model / PARTS_FILE).read_text()))
-    return (ExportedTower(model / "item_tower.tflite").dimension,)
+def read_parts(model: Path) -> tuple[int, ...]:
+    """Widths of the parts of the vectors, as written beside the towers."""
+    return tuple(json.loads((model / PARTS_FILE).read_text()))
 
 
 def _write_weights(config: Config, paths: RunPaths, target: Path) -> str:

@@ -24,7 +24,7 @@ from serving.retrievers import Cascade, TwoTower, UserQueries
 from twinspire.config import Config
 from twinspire.console import VERBOSE, held_back, quiet_libraries, without_chatter
 from twinspire.paths import RunPaths
-from twinspire.pipeline.embed import PARTS_FILE
+from twinspire.pipeline.embed import read_parts
 from twinspire.pipeline.main_job import plan
 from twinspire.steps import Step, digest_of, finished, run_step
 
@@ -191,8 +191,7 @@ def _search(fit: Fit, split: Split, *, k: int) -> Rows:
     towers = TwoTower(items, None, ef=0, max_fetch=0)
     if not fit.is_cascade:
         return towers.retrieve(queries, k)[0]
-    parts_file = fit.paths.model / PARTS_FILE
-    first_width = json.loads(parts_file.read_text())[0] if parts_file.exists() else items.shape[1]
+    first_width, *_ = read_parts(fit.paths.model)
     return Cascade(towers, first_width=first_width, depth=fit.config.serving.fusion_depth).retrieve(queries, k)[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,7 @@ def _moved(settings: IdTowerSettings, name: str, change: float) -> IdTowerSettin
 def _best_query(parts: _Parts, vectors: Vectors, towers: IdTowerSettings) -> SeedSettings:
     """The best of a small grid, one coordinate after the other, on some users."""
 
+    @cache
     def recall(query: SeedSettings) -> float:
         asked = _query(vectors, parts.kept, towers, query)
         return score(*asked, fitted=parts.kept, judged=parts.some, k=K).recall

@@ -29,6 +29,7 @@ from training.user_balance import balanced
 Ints = npt.NDArray[np.int64]
 USER_PREFIX, ITEM_PREFIX = "user/", "item/"
 MASK, LOG_Q, PRIVATE_LOG_Q, WEIGHT = "mask", "log_q", "private_log_q", "weight"
+ITEM_GRADIENT = "item_gradient"
 Batch = dict[str, npt.NDArray[np.generic]]
 
 
@@ -163,7 +164,8 @@ def batches(span: Span, plan: BatchPlan, *, seed: Sequence[int], recent: RecentI
     Yields:
         `user/<input>` [B, ...], `item/<input>` [C + B H, ...] (own items first, then uniform negatives, then the H
         private ones of each row in turn), `mask` [B, C + Q + H] bool, `log_q` [C + Q] float32, `private_log_q` [B, H]
-        float32 where H > 0, `weight` [B] float32.
+        float32 where H > 0, `item_gradient` [C + Q] float32 where there is a queue to correct for (see
+        `training.objective.Outputs`), `weight` [B] float32.
 
     Raises:
         ValueError: Even draws are asked for and the span has none.
@@ -225,7 +227,7 @@ def _comparison(
     if plan.frequency is not None:
         plan.frequency.update(own)
 
-    def log_q(item_rows: Ints) -> npt.NDArray[np.float32]:
+    def log_q(item_rows: Ints, num_queued: int = recent.num_filled) -> npt.NDArray[np.float32]:
         if not plan.correct:
             return np.zeros(len(item_rows), np.float32)
         if plan.frequency is not None:
@@ -235,7 +237,7 @@ def _comparison(
         return log_of(
             presence(
                 shares,
-                num_examples=(num_rows - 1 if plan.in_batch else 0) + recent.num_filled,
+                num_examples=(num_rows - 1 if plan.in_batch else 0) + num_queued,
                 num_uniform=len(np.unique(uniform)),
                 num_random=plan.num_random,
                 catalogue_size=plan.catalogue_size,
@@ -243,6 +245,9 @@ def _comparison(
         )
 
     made: Batch = {MASK: mask, LOG_Q: log_q(candidates)}
+    if plan.queue_size and plan.correct:
+        # An item takes no gradient while only the queue holds it: what its vector misses then, it gets in the batch.
+        made[ITEM_GRADIENT] = np.exp(log_q(candidates) - log_q(candidates, 0))
     if private is not None:
         made[MASK] = mask_private(mask, private, users, candidates, plan.known, in_batch=plan.in_batch)
         # Hard ones are there for sure.

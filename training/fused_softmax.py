@@ -33,6 +33,7 @@ def fused_softmax(
     temperature: tf.Tensor | float,
     log_q: tf.Tensor | None = None,
     mask: tf.Tensor | None = None,
+    item_gradient: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The losses of `training.losses.in_batch_softmax`, from vectors instead of scores.
 
@@ -43,6 +44,7 @@ def fused_softmax(
         log_q: [C], subtracted from the scores, without a gradient; None leaves them as they are.
         mask: [B, C] bool, True where a column must not count as a negative of a row; the row's own column is never
             masked.
+        item_gradient: [C], what an item's gradient counts where it is another row's negative; None counts it as it is.
 
     Returns:
         [B] losses, nats, not reduced.
@@ -57,11 +59,18 @@ def fused_softmax(
     log_q = tf.zeros_like(items[:, 0]) if log_q is None else tf.cast(log_q, items.dtype)
     mask = None if mask is None else tf.convert_to_tensor(mask)
     _check(users, items, log_q, mask)
-    return _losses(users, items, 1.0 / tf.convert_to_tensor(temperature, users.dtype), tf.stop_gradient(log_q), mask)
+    sharpness = 1.0 / tf.convert_to_tensor(temperature, users.dtype)
+    counts = None if item_gradient is None else tf.cast(item_gradient, items.dtype)
+    return _losses(users, items, sharpness, tf.stop_gradient(log_q), mask, counts)
 
 
 def _losses(
-    users: tf.Tensor, items: tf.Tensor, sharpness: tf.Tensor, log_q: tf.Tensor, mask: tf.Tensor | None
+    users: tf.Tensor,
+    items: tf.Tensor,
+    sharpness: tf.Tensor,
+    log_q: tf.Tensor,
+    mask: tf.Tensor | None,
+    item_gradient: tf.Tensor | None,
 ) -> tf.Tensor:
     num_rows, width = tf.shape(users)[0], items.shape[1]
 
@@ -92,7 +101,13 @@ def _losses(
             by_own = left_out[:, None] * by_row - upstream[:, None]
             to_scaled = by_row * sums[:, :width] + by_own * own_items
             to_own = tf.pad(by_own * scaled, [[0, tf.shape(items)[0] - num_rows], [0, 0]])
-            to_items = to_own + _transposed_product(terms, by_row * scaled, items)
+            to_items = _transposed_product(terms, by_row * scaled, items)
+            if item_gradient is not None:
+                # The own term of a row is no negative: in the sum it counts once, whatever the others count.
+                own_term = tf.where(left_out > 0, tf.zeros_like(own), tf.exp(own - shift))[:, None] * by_row * scaled
+                own_rows = tf.pad(own_term, [[0, tf.shape(items)[0] - num_rows], [0, 0]])
+                to_items = own_rows + item_gradient[:, None] * (to_items - own_rows)
+            to_items += to_own
             return to_scaled * sharpness, to_items, tf.reduce_sum(to_scaled * users)
 
         return tf.math.log(total) + shift - own, gradient

@@ -108,6 +108,7 @@ def two_tower_softmax(
     temperature: tf.Tensor | float,
     log_q: tf.Tensor | None = None,
     mask: tf.Tensor | None = None,
+    item_gradient: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """`in_batch_softmax` from vectors, all scores at once: the reference of faster kernels.
 
@@ -117,11 +118,31 @@ def two_tower_softmax(
         temperature: What inner products are divided by.
         log_q: As in `in_batch_softmax`.
         mask: Likewise.
+        item_gradient: As in `products`.
 
     Returns:
         [B] float32, nats, not reduced.
     """
-    return in_batch_softmax(tf.matmul(users, items, transpose_b=True) / temperature, log_q, mask=mask)
+    return in_batch_softmax(products(users, items, item_gradient=item_gradient) / temperature, log_q, mask=mask)
+
+
+def products(users: tf.Tensor, items: tf.Tensor, *, item_gradient: tf.Tensor | None) -> tf.Tensor:
+    """Inner products of all pairs, with a gradient for the items that may count more than once.
+
+    Args:
+        users: [B, D] float32.
+        items: [C, D] float32, the own items of rows 0 to B - 1 first.
+        item_gradient: [C] float32, what an item's gradient counts, but for that of its own row; None leaves it.
+
+    Returns:
+        [B, C] float32, the same whatever `item_gradient` is.
+    """
+    if item_gradient is None:
+        return tf.matmul(users, items, transpose_b=True)
+    scale = tf.stop_gradient(item_gradient)[:, None]
+    counted = scale * items + tf.stop_gradient((1.0 - scale) * items)
+    own = tf.reduce_sum(users * items[: tf.shape(users)[0]], axis=1)
+    return tf.linalg.set_diag(tf.matmul(users, counted, transpose_b=True), own)
 
 
 def weighted_mean(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

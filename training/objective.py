@@ -13,7 +13,8 @@ from functools import cached_property
 import tensorflow as tf
 
 from towers.two_tower import VECTOR
-from training.dataset import ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, USER_PREFIX, WEIGHT
+from training.dataset import ITEM_GRADIENT, ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, USER_PREFIX, WEIGHT
+from training.losses import products
 
 Tensors = dict[str, tf.Tensor]
 
@@ -71,6 +72,15 @@ class Outputs:
         """What the item tower was given."""
         return inputs_with_prefix(self.batch, ITEM_PREFIX)
 
+    @property
+    def item_gradient(self) -> tf.Tensor | None:
+        """[C + Q] float32, what the gradient for a column's vector counts where it is another row's negative.
+
+        With a queue, an item comes as a negative q times, and only q' times with a gradient; the others cannot move it.
+        Its gradient counts q / q' in turn. None where every column takes its own.
+        """
+        return self.batch.get(ITEM_GRADIENT)
+
     @cached_property
     def common(self) -> tf.Tensor:
         """[C + Q, D] vectors of the candidates that all rows share."""
@@ -89,7 +99,7 @@ class Outputs:
     def scores(self) -> tf.Tensor:
         """[B, C + Q + H] float32, divided by the temperature; worked out when a term asks for it."""
         users = self.users[VECTOR]
-        scores = tf.matmul(users, self.common, transpose_b=True)
+        scores = products(users, self.common, item_gradient=self.item_gradient)
         if self.private is not None:
             scores = tf.concat([scores, tf.einsum("bd,bhd->bh", users, self.private)], axis=1)
         return scores / self.temperature

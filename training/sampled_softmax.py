@@ -21,8 +21,9 @@ def softmax_term(log_q: LogQ, *, kernel: Kernel = two_tower_softmax) -> Term:
 
     Args:
         log_q: Correction of the sampling bias, one of `training.losses.SOFTMAX`.
-        kernel: (users [B, D], items [C + Q, D], temperature=, log_q=, mask=) -> [B], the same as `two_tower_softmax`;
-            used wherever its inputs say it all: candidates are shared, and the own one is corrected like the others.
+        kernel: (users [B, D], items [C + Q, D], temperature=, log_q=, mask=, item_gradient=) -> [B], the same as
+            `two_tower_softmax`; used wherever its inputs say it all: candidates are shared, and the own one is
+            corrected like the others.
 
     Raises:
         ValueError: There is no such correction.
@@ -39,6 +40,7 @@ def softmax_term(log_q: LogQ, *, kernel: Kernel = two_tower_softmax) -> Term:
                 temperature=outputs.temperature,
                 log_q=outputs.log_q if log_q == "yi2019" else None,
                 mask=outputs.mask,
+                item_gradient=outputs.item_gradient,
             )
         else:
             losses = SOFTMAX[log_q](outputs.scores, outputs.log_q, mask=outputs.mask)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -85,9 +85,14 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         self._total: Callable[[Outputs], tf.Tensor] = lambda outputs: total_of(terms, outputs)
 
     @property
-    def towers(self) -> TwoTower:
+    def fitted(self) -> TwoTower:
         """The towers as they are now."""
         return TwoTower(self.user_tower, self.item_tower, self.user_parts, self.item_parts)
+
+    def begin_epoch(self) -> None:
+        """Empties the queue."""
+        if self.queue is not None:
+            self.queue.clear()
 
     @property
     def temperature(self) -> tf.Tensor | float:
@@ -105,6 +110,25 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         if training and self.queue is not None:
             self.queue.push(tf.stop_gradient(items[VECTOR][: outputs.num_rows]))
         return loss
+
+
+Result = TypeVar("Result", covariant=True)
+
+
+class Fittable(Protocol[Result]):
+    """A `tfrs.Model` that `fit` takes."""
+
+    train_step: Callable[[Batch], dict[str, tf.Tensor]]
+    compile: Callable[..., None]
+
+    @property
+    def fitted(self) -> Result:
+        """What is fitted, as it is now."""
+        ...
+
+    def begin_epoch(self) -> None:
+        """Gets ready for an epoch."""
+        ...
 
 
 def make_deterministic(seed: int) -> None:
@@ -128,29 +152,34 @@ class EpochReport:
     metrics: EpochMetrics
 
 
+def row_adagrad(learning_rate: float) -> tf_keras.optimizers.Optimizer:
+    """Adagrad whose updates touch only the rows of the tables that a batch has."""
+    return RowAdagrad(learning_rate, initial_accumulator_value=0.1)
+
+
 def fit(
-    model: RetrievalModel,
+    model: Fittable[Result],
     epochs: int,
     *,
     batches_of: Callable[[int], Iterator[Batch]],
-    learning_rate: float,
+    optimizer: tf_keras.optimizers.Optimizer,
     folder: Path,
-    look: Callable[[TwoTower], EpochMetrics],
+    look: Callable[[Result], EpochMetrics],
     after_steps: Callable[[], None] = lambda: None,
     on_step: Callable[[float], None] = lambda loss: None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     checkpoint_every_epochs: int = 1,
     saved: Mapping[str, tf.Module] | None = None,
 ) -> list[EpochReport]:
-    """Fits the model with Adagrad, whose updates touch only the rows of the tables that a batch has.
+    """Fits a model.
 
     Args:
         model: What is fitted, in place.
         epochs: Passes.
         batches_of: Batches of an epoch, counted from 0.
-        learning_rate: Of Adagrad.
+        optimizer: Takes the steps.
         folder: Gets `checkpoints/` and TensorBoard's `logs/`.
-        look: Measures the towers after an epoch.
+        look: Measures what is fitted after an epoch.
         after_steps: Called after the steps of an epoch, before the look: for weights that decay, and fallbacks that
             follow what they stand for.
         on_step: Called with the loss of each batch, for a progress bar.
@@ -165,7 +194,6 @@ def fit(
         FloatingPointError: The loss is not a finite number.
         ValueError: There are no batches.
     """
-    optimizer = RowAdagrad(learning_rate, initial_accumulator_value=0.1)
     model.compile(optimizer=optimizer)
     step = tf.function(model.train_step, reduce_retracing=True)
     state = tf.train.Checkpoint(model=model, optimizer=optimizer, **(saved or {}))
@@ -174,14 +202,13 @@ def fit(
     reports = []
     for epoch in range(epochs):
         losses = []
-        if model.queue is not None:
-            model.queue.clear()
+        model.begin_epoch()
         for batch in batches_of(epoch):
             losses.append(float(step(batch)["loss"]))
             if not np.isfinite(losses[-1]):
                 raise FloatingPointError(
                     f"epoch {epoch + 1}, step {len(losses)}: the loss is {losses[-1]}; "
-                    "lower training.learning_rate or raise towers.temperature"
+                    "lower the learning rate, or raise the temperature"
                 )
             on_step(losses[-1])
         if not losses:
@@ -189,7 +216,7 @@ def fit(
                 f"epoch {epoch + 1} has no examples; take more days (training.example_days) or training.examples: all"
             )
         after_steps()
-        report = EpochReport(epoch + 1, float(np.mean(losses)), look(model.towers))
+        report = EpochReport(epoch + 1, float(np.mean(losses)), look(model.fitted))
         _log(writer, report)
         if (epoch + 1) % checkpoint_every_epochs == 0:
             checkpoints.save(checkpoint_number=epoch + 1)

@@ -22,9 +22,8 @@ from features.encoding import HISTORY, Inputs, InputSpec
 from towers.two_tower import build_two_tower
 from training.dataset import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches, count_items
 from training.fused_softmax import fused_softmax
-from training.row_adagrad import RowAdagrad
 from training.sampled_softmax import softmax_term
-from training.trainer import RetrievalModel, embed, fit
+from training.trainer import RetrievalModel, embed, fit, row_adagrad
 from twinspire.config import Config
 
 
@@ -107,7 +106,7 @@ def fit_ours(
             model,
             epochs,
             batches_of=batches_of,
-            learning_rate=config.training.learning_rate,
+            optimizer=row_adagrad(config.training.learning_rate),
             folder=Path(folder),
             look=lambda towers: {},
             on_step=lambda loss: clock.step(),
@@ -136,7 +135,7 @@ def step_with_tables_of(
         for tower in ("user", "item")
     }
     model = our_model(config, specs["user"], specs["item"], width=config.towers.embedding_dim)
-    model.compile(optimizer=RowAdagrad(config.training.learning_rate))
+    model.compile(optimizer=row_adagrad(config.training.learning_rate))
     step = tf.function(model.train_step, reduce_retracing=True)
     found = Clock()
     for _, batch in zip(range(steps), batches(world.span, plan, seed=[seed]), strict=False):

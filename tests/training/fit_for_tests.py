@@ -19,7 +19,7 @@ from towers.two_tower import TwoTower, build_two_tower
 from training.dataset import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
 from training.negatives import KnownPositives
 from training.sampled_softmax import softmax_term
-from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic
+from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
 
 PLAIN_NEGATIVES: dict[str, Any] = {
     "in_batch": True,
@@ -88,7 +88,9 @@ def fit_small(
         return epoch_batches(all_spans(), plan, seed=[seed, epoch])
 
     model = (make or plain_model)(encoder)
-    reports = fit(model, epochs, batches_of=batches_of, learning_rate=learning_rate, folder=out, look=look, **changes)
+    reports = fit(
+        model, epochs, batches_of=batches_of, optimizer=row_adagrad(learning_rate), folder=out, look=look, **changes
+    )
     return model, reports
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from training import fused_softmax as module
 from training.fused_softmax import fused_softmax
-from training.losses import in_batch_softmax
+from training.losses import two_tower_softmax
 
 Array = npt.NDArray[np.float64]
 
@@ -29,6 +29,7 @@ class Case:
     mask: npt.NDArray[np.bool_] | None
     temperature: float
     weight: Array
+    item_gradient: Array | None = None
 
 
 Found = tuple[Array, Array, Array, Array]
@@ -39,12 +40,11 @@ def losses_and_gradients(case: Case, *, fused: bool, dtype: type = np.float64) -
     users, items = tf.constant(case.users, dtype), tf.constant(case.items, dtype)
     temperature = tf.constant(case.temperature, dtype)
     log_q = None if case.log_q is None else tf.constant(case.log_q, dtype)
+    counts = None if case.item_gradient is None else tf.constant(case.item_gradient, dtype)
+    kernel = fused_softmax if fused else two_tower_softmax
     with tf.GradientTape() as tape:
         tape.watch([users, items, temperature])
-        if fused:
-            losses = fused_softmax(users, items, temperature=temperature, log_q=log_q, mask=case.mask)
-        else:
-            losses = in_batch_softmax(tf.matmul(users, items, transpose_b=True) / temperature, log_q, mask=case.mask)
+        losses = kernel(users, items, temperature=temperature, log_q=log_q, mask=case.mask, item_gradient=counts)
         total = tf.reduce_sum(losses * tf.constant(case.weight, dtype))
     gradients = tape.gradient(total, [users, items, temperature])
     return losses.numpy(), *(gradient.numpy() for gradient in gradients)
@@ -69,6 +69,7 @@ def random_case(
         mask=rng.random((num_rows, len(items))) < masked,
         temperature=temperature,
         weight=rng.random(num_rows),
+        item_gradient=1 + 4 * rng.random(len(items)),
     )
 
 
@@ -88,6 +89,7 @@ def cases(draw: st.DrawFn) -> Case:
         users=length * case.users,
         log_q=draw(st.sampled_from([case.log_q, None])),
         mask=draw(st.sampled_from([case.mask, None])),
+        item_gradient=draw(st.sampled_from([case.item_gradient, None])),
     )
 
 
@@ -186,7 +188,9 @@ def test_shapes_unknown_while_tracing_are_accepted() -> None:
 
     traced = tf.function(losses_and_pull, input_signature=specs)
     for case in (random_case(9, 6, 3), random_case(10, 2, 0)):
-        losses, _, by_item, _ = losses_and_gradients(replace(case, weight=np.ones_like(case.weight)), fused=False)
+        losses, _, by_item, _ = losses_and_gradients(
+            replace(case, weight=np.ones_like(case.weight), item_gradient=None), fused=False
+        )
         found = traced(case.users, case.items, case.log_q, case.mask)
         np.testing.assert_allclose(found[0], losses, rtol=1e-9)
         np.testing.assert_allclose(found[1], by_item, rtol=1e-9, atol=1e-12)

@@ -93,7 +93,7 @@ def test_corrected_terms_of_real_batches_are_on_average_those_of_the_catalogue(m
             "correct": True, "frequency": None, **mix,
         }
     )  # fmt: skip
-    terms, rows = np.zeros(NUM_ITEMS + 1), np.zeros(NUM_ITEMS + 1)
+    terms, pulls, rows = np.zeros(NUM_ITEMS + 1), np.zeros(NUM_ITEMS + 1), np.zeros(NUM_ITEMS + 1)
     for epoch in range(epochs):
         queue = np.zeros(0, np.int64)
         for batch in epoch_batches([span], plan, seed=[epoch]):
@@ -109,11 +109,20 @@ def test_corrected_terms_of_real_batches_are_on_average_those_of_the_catalogue(m
             counted = ~batch["mask"]
             counted[np.arange(num_rows), np.arange(num_rows)] = False
             terms += np.bincount(columns[counted], np.exp(-log_q[counted]), minlength=NUM_ITEMS + 1)
+            if not private.shape[1]:
+                # With their gradients: columns of the queue take none.
+                fresh = counted & (np.arange(len(shared)) < num_shared)
+                pull = np.exp(-log_q) * batch.get("item_gradient", np.ones(len(shared)))
+                pulls += np.bincount(columns[fresh], pull[fresh], minlength=NUM_ITEMS + 1)
             rows += num_rows - np.bincount(item_ids[:num_rows], minlength=NUM_ITEMS + 1)
             queue = np.concatenate([queue, item_ids[:num_rows]])
     # An item's term e^s counts 1 in a row of another item, however often and by whichever sampler it comes.
     np.testing.assert_allclose((terms / rows)[1:], 1, atol=0.13)
     assert (terms / rows)[1:].mean() == pytest.approx(1, abs=0.03)
+    if not mix.get("num_random") and not mix.get("num_mined"):
+        # So does the gradient for its vector, although it reaches it only where the batch itself has the item.
+        np.testing.assert_allclose((pulls / rows)[1:], 1, atol=0.2)
+        assert (pulls / rows)[1:].mean() == pytest.approx(1, abs=0.03)
 
 
 class Simulation:

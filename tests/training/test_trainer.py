@@ -30,7 +30,7 @@ from training.mobius import ThreeClassLoss
 from training.objective import DecayingWeight
 from training.queue import VectorQueue
 from training.sampled_softmax import softmax_term
-from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic
+from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic, row_adagrad
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -163,8 +163,8 @@ def test_every_method_learns_the_groups_and_the_same_bits_from_the_same_seed(
     make, negatives = METHODS[method]
     settings = {"seed": 1, "make": make, "negatives": negatives, "look": recall}
     model, reports = SMALL["fit_small"](groups_folder, tmp_path / "first", epochs=EPOCHS, **settings)
-    refresh_fallbacks(model.towers)
-    assert recall(model.towers)["recall_at_4"] > 0.8
+    refresh_fallbacks(model.fitted)
+    assert recall(model.fitted)["recall_at_4"] > 0.8
     _, again = SMALL["fit_small"](groups_folder, tmp_path / "again", epochs=1, **settings)
     assert again == reports[:1]
 
@@ -176,7 +176,7 @@ def test_three_classes_learn_the_groups_from_a_teacher(
 
     def make(encoder: Encoder) -> RetrievalModel:
         classes = ThreeClassLoss(
-            fitted.model.towers, irrelevant_quantile=0.5, bad_per_click=1, unclick_per_click=8, seed=1
+            fitted.model.fitted, irrelevant_quantile=0.5, bad_per_click=1, unclick_per_click=8, seed=1
         )
         return model_of(with_three_parts(build(encoder), bad_weight=0.5), terms=[(1.0, classes)])
 
@@ -284,7 +284,7 @@ def test_scores_are_divided_by_the_temperature_before_the_correction() -> None:
 
 def run_fit(tmp_path: Path, batches: list[Batch], **changes: Any) -> list[EpochReport]:
     model = changes.pop("model", None) or model_of(vector_towers(2), temperature=1.0)
-    settings = {"batches_of": lambda epoch: iter(batches), "learning_rate": 0.1, "folder": tmp_path}
+    settings = {"batches_of": lambda epoch: iter(batches), "optimizer": row_adagrad(0.1), "folder": tmp_path}
     return fit(model, changes.pop("epochs", 1), look=changes.pop("look", lambda towers: {}), **(settings | changes))
 
 
@@ -292,7 +292,7 @@ def test_a_loss_that_is_no_number_stops_the_fit_and_says_what_to_do(tmp_path: Pa
     good = vector_batch(np.eye(2), np.eye(2))
     bad = vector_batch(np.eye(2) * np.nan, np.eye(2))
     steps: list[float] = []
-    message = r"epoch 1, step 2: the loss is nan; lower training\.learning_rate or raise towers\.temperature"
+    message = r"epoch 1, step 2: the loss is nan; lower the learning rate, or raise the temperature"
     with pytest.raises(FloatingPointError, match=message):
         run_fit(tmp_path, [good, bad, good], on_step=steps.append)
     assert len(steps) == 1
@@ -338,7 +338,14 @@ def test_a_step_moves_only_the_rows_of_the_tables_that_a_batch_has(encoder: Enco
     batch = {name: values for name, values in batch.items() if "vector" not in name}
     batch |= {"user/row": np.array([1, 2], np.int32), "item/row": np.array([3, 4], np.int32)}
     model = model_of(towers, temperature=0.1)
-    fit(model, 1, batches_of=lambda epoch: iter([batch]), learning_rate=0.1, folder=tmp_path, look=lambda towers: {})
+    fit(
+        model,
+        1,
+        batches_of=lambda epoch: iter([batch]),
+        optimizer=row_adagrad(0.1),
+        folder=tmp_path,
+        look=lambda towers: {},
+    )
     moved = (table.get_weights()[0] != before).any(axis=1)
     assert moved.tolist() == [False, True, True, True, True] + [False] * 5
 

@@ -19,7 +19,7 @@ from training.negatives import KnownPositives
 from training.objective import DecayingWeight
 from training.private_negatives import UserNegatives, hard_per_row
 from training.queue import VectorQueue
-from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, make_deterministic
+from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.pipeline.material import Material
@@ -134,7 +134,7 @@ class _Single:
                 model,
                 settings.epochs,
                 batches_of=batches_of,
-                learning_rate=settings.learning_rate,
+                optimizer=row_adagrad(settings.learning_rate),
                 folder=folder,
                 look=look,
                 after_steps=after_steps,
@@ -143,7 +143,7 @@ class _Single:
                 checkpoint_every_epochs=settings.checkpoint_every_epochs,
                 saved=state_of(chosen),
             )
-        return model.towers, reports
+        return model.fitted, reports
 
     def _build(self, *, student: bool) -> TwoTower:
         shape = self.config.towers

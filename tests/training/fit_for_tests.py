@@ -40,6 +40,7 @@ def fit_small(
     seed: int,
     epochs: int = 2,
     learning_rate: float = 0.1,
+    optimizer: Any = None,
     look: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
     make: Callable[[Encoder], RetrievalModel] | None = None,
     negatives: dict[str, object] | None = None,
@@ -47,8 +48,19 @@ def fit_small(
 ) -> tuple[RetrievalModel, list[EpochReport]]:
     """Fits towers on all days of `folder`; logs and checkpoints go to `out`."""
     encoder = Encoder.load(folder / "encoder")
-    days = sorted(dt.date.fromisoformat(day.name) for day in (folder / "examples").iterdir())
     make_deterministic(seed)
+    batches_of = batches_for(folder, encoder, seed=seed, negatives=negatives)
+    model = (make or plain_model)(encoder)
+    optimizer = optimizer or row_adagrad(learning_rate)
+    reports = fit(model, epochs, batches_of=batches_of, optimizer=optimizer, folder=out, look=look, **changes)
+    return model, reports
+
+
+def batches_for(
+    folder: Path, encoder: Encoder, *, seed: int, negatives: dict[str, object] | None = None
+) -> Callable[[int], Iterator[Batch]]:
+    """Batches of an epoch over all days of `folder`."""
+    days = sorted(dt.date.fromisoformat(day.name) for day in (folder / "examples").iterdir())
     held: dict[dt.date, Span] = {}
 
     def all_spans() -> Iterator[Span]:
@@ -87,11 +99,7 @@ def fit_small(
     def batches_of(epoch: int) -> Iterator[Batch]:
         return epoch_batches(all_spans(), plan, seed=[seed, epoch])
 
-    model = (make or plain_model)(encoder)
-    reports = fit(
-        model, epochs, batches_of=batches_of, optimizer=row_adagrad(learning_rate), folder=out, look=look, **changes
-    )
-    return model, reports
+    return batches_of
 
 
 def plain_model(encoder: Encoder) -> RetrievalModel:

@@ -1,0 +1,112 @@
+"""How is SparCode fitted? The sampled softmax over its scores, while codebooks follow the tokens.
+
+    loss = sampled softmax( sum_k relu(S_k + b) - log q ) + lambda sum_k || t_k - stop(q_k) ||^2
+
+Shape letters: B rows of a batch, C candidates in it, K_u tokens of a user, D width of a token, M parts, N codes.
+
+Source: Su et al. (SparCode), SIGIR 2023, section 3.5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+import tf_keras
+
+from towers.sparcode import Estimator, SparCode, commitment, passed_on
+from training.code_usage import CodeUsage
+from training.dataset import ITEM_PREFIX, LOG_Q, MASK, USER_PREFIX, WEIGHT, Batch
+from training.losses import SOFTMAX, LogQ, weighted_mean
+from training.objective import inputs_with_prefix
+
+
+class SparCodeModel(tfrs.Model):  # type: ignore[misc]
+    """SparCode and its loss; `training.trainer.fit` takes it.
+
+    Args:
+        sparcode: What is fitted; its quantizer has been started.
+        log_q: Correction of the sampling bias, one of `training.losses.SOFTMAX`.
+        commit_weight: lambda.
+        estimator: How a gradient passes the quantizer.
+
+    Raises:
+        ValueError: There is no such correction.
+    """
+
+    def __init__(self, sparcode: SparCode, *, log_q: LogQ, commit_weight: float, estimator: Estimator) -> None:
+        """Takes the model."""
+        super().__init__()
+        if log_q not in SOFTMAX:
+            raise ValueError(f"log_q is {log_q!r}, expected one of: {', '.join(SOFTMAX)}")
+        self.user_tokenizer, self.item_tokenizer = sparcode.user_tokenizer, sparcode.item_tokenizer
+        self.quantizer, self.interaction, self.bias = sparcode.quantizer, sparcode.interaction, sparcode.bias
+        # In a function: Keras would look into it for weights, and find the towers that are frozen.
+        self._sparcode: Callable[[], SparCode] = lambda: sparcode
+        self._softmax, self._commit_weight, self._estimator = SOFTMAX[log_q], commit_weight, estimator
+        shape = (sparcode.quantizer.num_parts, sparcode.quantizer.num_codes)
+        self.counts = tf.Variable(tf.zeros(shape), trainable=False, name="counts")
+        self.zeros = tf.Variable(tf.zeros([2]), trainable=False, name="zeros")
+
+    @property
+    def fitted(self) -> SparCode:
+        """The model as it is now."""
+        return self._sparcode()
+
+    def begin_epoch(self) -> None:
+        """Forgets how codes were used."""
+        for counter in (self.counts, self.zeros, self.quantizer.restarts):
+            counter.assign(tf.zeros_like(counter))
+
+    @property
+    def usage(self) -> CodeUsage:
+        """How codes were used since the epoch began."""
+        rows, zeros = self.zeros.numpy().tolist()
+        return CodeUsage(
+            self.counts.numpy().astype(np.float64), int(self.quantizer.restarts), zeros / max(rows, 1), float(self.bias)
+        )
+
+    def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
+        """Loss of a batch as `training.dataset.batches` makes it, without private negatives or a queue: []."""
+        batch = {name: tf.convert_to_tensor(values) for name, values in inputs.items()}
+        sparcode = self.fitted
+        tokens = sparcode.user_tokens(inputs_with_prefix(batch, USER_PREFIX), training=training)
+        items = sparcode.item_tokens(inputs_with_prefix(batch, ITEM_PREFIX), training=training)
+        codes = self.quantizer.codes(tokens)
+        quantised = self.quantizer.decode(codes)
+        scores = sparcode.scores(passed_on(tokens, quantised, self._estimator), items)
+        losses = self._softmax(scores, batch[LOG_Q], mask=batch[MASK])
+        if training:
+            self.quantizer.update(tokens, codes)
+            self._count(codes, tf.linalg.diag_part(scores))
+        return weighted_mean(losses + self._commit_weight * commitment(tokens, quantised), batch[WEIGHT])
+
+    def _count(self, codes: tf.Tensor, own: tf.Tensor) -> None:
+        one_hot = tf.one_hot(tf.reshape(codes, [-1, self.quantizer.num_parts]), self.quantizer.num_codes)
+        self.counts.assign_add(tf.reduce_sum(one_hot, axis=0))
+        num_zeros = tf.reduce_sum(tf.cast(own <= 0, tf.float32))
+        self.zeros.assign_add(tf.stack([tf.cast(tf.size(own), tf.float32), num_zeros]))
+
+
+def adam(learning_rate: float) -> tf_keras.optimizers.Optimizer:
+    """Adam, for a model all of whose weights move at every step."""
+    return tf_keras.optimizers.legacy.Adam(learning_rate)
+
+
+def quantised_scores(
+    sparcode: SparCode, users: npt.NDArray[np.float32], items: npt.NDArray[np.float32], *, quantise: bool
+) -> npt.NDArray[np.float32]:
+    """Scores of all pairs from tokens: [B, K_u D], [N, K_c D] float32 -> [B, N]; without codes where not `quantise`."""
+    tokens = tf.reshape(users, [-1, sparcode.num_user_tokens, sparcode.width])
+    if quantise:
+        tokens = sparcode.quantizer.decode(sparcode.quantizer.codes(tokens))
+    of_items = tf.reshape(items, [-1, sparcode.num_item_tokens, sparcode.width])
+    found: npt.NDArray[np.float32] = sparcode.scores(tokens, of_items).numpy()
+    return found

@@ -139,7 +139,7 @@ def _search_block(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     running = RunningTopK(len(queries), k)
     edges = np.arange(0, len(candidates) + ITEM_BLOCK, ITEM_BLOCK)
-    excluded_rows, excluded_columns, bounds = _excluded_by_block(exclude, edges)
+    excluded_rows, excluded_columns, bounds = excluded_by_block(exclude, edges)
     for block, start in enumerate(edges[:-1]):
         scores = queries @ candidates[start : start + ITEM_BLOCK].T
         _check_finite(scores, int(start))
@@ -149,9 +149,19 @@ def _search_block(
     return running.result()
 
 
-def _excluded_by_block(
+def excluded_by_block(
     exclude: sp.csr_array | None, edges: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What is excluded, block of columns by block.
+
+    Args:
+        exclude: [B, N] CSR; None excludes nothing.
+        edges: [blocks + 1] first column of each block, and the end.
+
+    Returns:
+        Rows [E] and columns [E] of the stored entries in the order of the columns, and bounds [blocks + 1] int64: those
+        of block b lie at bounds[b] to bounds[b + 1].
+    """
     if exclude is None:
         nothing = np.zeros(0, dtype=np.int64)
         return nothing, nothing, np.zeros(len(edges), dtype=np.int64)

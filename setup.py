@@ -70,6 +70,8 @@ setup(
             "pytest-timeout>=2.4,<3",
             "hypothesis>=6.140,<7",
             "httpx>=0.28,<1",
+            # Beam's Dask runner, on which jobs are tested too.
+            "distributed>=2026.8,<2027",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",
             # Version 3 describes pandas 3.

@@ -1,0 +1,231 @@
+"""Which items has a code, and with which scores? A Beam job over blocks of codes that occur.
+
+    S(code, item) = interaction(decode(code), item tokens),   kept: S + bias > 0, the best `cap` of them
+
+An element is about a thousand codes, never one and never a pair: a pair costs then what its matrix products cost. What
+is worked out of an item alone is worked out anew for every element. That is the work of some forty pairs; kept for a
+whole catalogue it would take H / K_c times the memory of the items' tokens.
+
+Shape letters: Q codes of a block, N items, D width of a token, K_c tokens of an item, H hidden units, P postings.
+
+Source: Su et al. (SparCode), SIGIR 2023, section 3.5 (the inverted index). Departs from it: at most `cap` items a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_jobs.embed import all_files
+from beam_jobs.numbered_files import WriteNumbered
+from beam_jobs.running_lists import Lists, RunningLists
+
+if TYPE_CHECKING:
+    from serving.postings import PostingsWriter
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+KEY, ITEMS, SCORES = "key", "items", "scores"
+POSTINGS_SCHEMA = pa.schema([(KEY, pa.int64()), (ITEMS, pa.list_(pa.int32())), (SCORES, pa.list_(pa.float32()))])
+ITEM_BLOCK = 1024
+"""Items scored at a time; with 1,024 codes, 4 MiB of scores."""
+
+
+@dataclass(frozen=True)
+class ScoringFiles:
+    """What a model left behind.
+
+    Attributes:
+        codebook: Of `Codebook.save`.
+        interaction: Of `save_interaction`.
+        items: `.npy` file of the [N, K_c D] tokens of items.
+        rows: `.npy` file of the rows of items to score, int64, ascending; None scores all.
+    """
+
+    codebook: Path
+    interaction: Path
+    items: Path
+    rows: Path | None = None
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """What is kept of the scores.
+
+    Attributes:
+        bias: Added to a score; what is above zero then is kept.
+        cap: Most items of a code.
+
+    Raises:
+        ValueError: The cap is below 1, or the bias not finite.
+    """
+
+    bias: float
+    cap: int
+
+    def __post_init__(self) -> None:
+        """Checks both."""
+        if self.cap < 1 or not np.isfinite(self.bias):
+            raise ValueError(f"cap is {self.cap} and bias {self.bias}, expected a cap from 1 on and a finite bias")
+
+
+class ScoreBlock(beam.DoFn):  # type: ignore[misc]
+    """(number, codes [Q] int64, ascending) -> (number, Arrow table of their lists)."""
+
+    def __init__(self, files: ScoringFiles, settings: ScoringSettings) -> None:
+        """Takes paths; everything is loaded by the worker."""
+        self._files = files
+        self._settings = settings
+
+    def setup(self) -> None:
+        """Loads codebook and interaction and maps the items, once a worker.
+
+        Raises:
+            ValueError: The three do not fit together.
+        """
+        from serving.codebook import Codebook
+        from serving.interactions import load_interaction
+
+        files = self._files
+        self._codebook, self._interaction = Codebook.load(files.codebook), load_interaction(files.interaction)
+        self._items: Floats = np.load(files.items, mmap_mode="r", allow_pickle=False)
+        self._rows: Ints | None = None if files.rows is None else np.load(files.rows, allow_pickle=False)
+        width, num_tokens = self._interaction.width, self._interaction.num_item_tokens
+        if self._codebook.width != width or self._items.ndim != 2 or self._items.shape[1] != num_tokens * width:
+            raise ValueError(
+                f"{files.items}: items are {list(self._items.shape)} and codes have width {self._codebook.width}, but "
+                f"{files.interaction} scores {num_tokens} tokens of width {width}; take all three from one model"
+            )
+
+    def process(self, element: tuple[int, Ints]) -> Iterator[tuple[int, pa.Table]]:
+        """Scores all items for one block.
+
+        Raises:
+            ValueError: A score is not a number that a table can hold.
+        """
+        number, keys = element
+        num_items = len(self._items if self._rows is None else self._rows)
+        lists = RunningLists(len(keys), cap=min(self._settings.cap, num_items), block=ITEM_BLOCK)
+        tokens = self._codebook.decode(keys)
+        for begin in range(0, num_items, ITEM_BLOCK):
+            columns = slice(begin, min(begin + ITEM_BLOCK, num_items))
+            rows = np.arange(columns.start, columns.stop) if self._rows is None else self._rows[columns]
+            items = self._items[columns if self._rows is None else rows]
+            lists.add(self._scores(tokens, items, rows), rows.astype(np.int32))
+        yield number, table_of(keys, lists.result())
+
+    def _scores(self, tokens: Floats, items: Floats, rows: Ints) -> Floats:
+        interaction = self._interaction
+        shape = (len(rows), interaction.num_item_tokens, interaction.width)
+        scores = interaction.scores(tokens, interaction.prepare(np.asarray(items).reshape(shape)))
+        # One nan or infinity makes the sum one too, at a fraction of the cost of looking at each number.
+        if not np.isfinite(scores.sum()):
+            bad = rows[int(np.argmin(np.isfinite(scores).all(axis=0)))]
+            raise ValueError(f"{self._files.items}: a score of item {bad} is not finite; look at the item's tokens")
+        scores += np.float32(self._settings.bias)
+        return scores
+
+
+class ScoreCodes(beam.PTransform):  # type: ignore[misc]
+    """(number, codes) of blocks -> (number, Arrow table of their lists)."""
+
+    def __init__(self, files: ScoringFiles, settings: ScoringSettings) -> None:
+        """Takes what `ScoreBlock` takes."""
+        super().__init__()
+        self._block = ScoreBlock(files, settings)
+
+    def expand(self, blocks: beam.PCollection) -> beam.PCollection:
+        """Builds the graph."""
+        return blocks | "spread" >> beam.Reshuffle() | "score" >> beam.ParDo(self._block)
+
+
+def run(transform: ScoreCodes, keys: Ints, *, block_size: int, out: Path, options: PipelineOptions) -> None:
+    """Runs the job; writes `<out>/postings-*.parquet` with key, items and scores, a file a block in the order of codes.
+
+    Args:
+        transform: The job.
+        keys: [K] int64, ascending.
+        block_size: Codes of an element (Q).
+        out: Folder to write, made where it is missing.
+        options: Of the pipeline.
+    """
+    blocks = [keys[begin : begin + block_size] for begin in range(0, len(keys), block_size)]
+    out.mkdir(parents=True, exist_ok=True)
+    with beam.Pipeline(options=options) as pipeline:
+        tables = pipeline | "codes" >> beam.Create(list(enumerate(blocks))) | transform
+        _ = tables | "write" >> beam.ParDo(WriteNumbered(out / "postings", total=len(blocks)))
+
+
+class ScoredBlock(NamedTuple):
+    """What the job has written of some codes."""
+
+    keys: Ints
+    """[Q], ascending."""
+    lists: Lists
+
+
+def read_blocks(folder: Path, keys: Ints) -> Iterator[ScoredBlock]:
+    """What the job has written, in the order of codes, a block at a time.
+
+    Args:
+        folder: Of the job.
+        keys: [K] int64, ascending: the codes that it was run for.
+
+    Raises:
+        ValueError: A file or a code is missing, or a code is there that was not asked for.
+    """
+    place = 0
+    for path in all_files(folder, advice="score the codes again"):
+        block = _read_block(pq.read_table(path))
+        expected = keys[place : place + len(block.keys)]
+        if not np.array_equal(block.keys, expected):
+            raise ValueError(
+                f"{path}: holds {len(block.keys)} codes from {block.keys[:1]} on, expected those from {expected[:1]} "
+                "on; it is of another job: score the codes again into an empty folder"
+            )
+        place += len(block.keys)
+        yield block
+    if place != len(keys):
+        raise ValueError(f"{folder}: has {place} codes, expected {len(keys)}; score the codes again")
+
+
+def collect(folder: Path, keys: Ints, writer: PostingsWriter) -> None:
+    """Writes what the job has scored as one table, and finishes it.
+
+    Args:
+        folder: Of the job.
+        keys: [K] int64, ascending: the codes that it was run for.
+        writer: Of the table.
+
+    Raises:
+        ValueError: What the job has written is not whole; the table is not finished then.
+    """
+    with writer:
+        for block in read_blocks(folder, keys):
+            writer.add(block.keys, *block.lists)
+
+
+def table_of(keys: Ints, lists: Lists) -> pa.Table:
+    """Lists as the job writes them."""
+    offsets = pa.array(lists.starts.astype(np.int32))
+    values = (pa.array(lists.items), pa.array(lists.scores))
+    return pa.table(
+        [pa.array(keys), *(pa.ListArray.from_arrays(offsets, column) for column in values)], schema=POSTINGS_SCHEMA
+    )
+
+
+def _read_block(table: pa.Table) -> ScoredBlock:
+    items, scores = (table.column(name).combine_chunks() for name in (ITEMS, SCORES))
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(items.value_lengths().to_numpy().astype(np.int64))])
+    return ScoredBlock(
+        table.column(KEY).to_numpy(), Lists(starts, items.flatten().to_numpy(), scores.flatten().to_numpy())
+    )

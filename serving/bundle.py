@@ -11,6 +11,7 @@
         item_weights.npy               [N] float32 business weights; only where the index ranks by them
         index.hnsw                     over these vectors, times the weights
         items.parquet                  item_id, item_name, category of the catalogue rows
+        sparcode/                      tokenizer, codebook and posting lists; only where SparCode is configured
         purchases/*.npy                who bought what: [U, N] in compressed rows
         popularity.npy                 [N] float32, recent events of each item
         metrics.json  MODEL_CARD.md    how good it is, for programs and for people
@@ -37,8 +38,10 @@ from features.encoding import Encoder
 from serving.exported_tower import ExportedTower
 from serving.index import INDEXES, HnswIndex
 from serving.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
+from serving.postings import catalogue_digest
 from serving.purchases import Purchases
 from serving.ranking import Scores
+from serving.sparcode_parts import SparCodeParts
 from serving.weights import WEIGHTS_FILE, load_weights, weighted
 
 CURRENT = "current"
@@ -47,6 +50,7 @@ CONFIG, SCHEMA, ENCODER = "config.yaml", "schema.json", "encoder"
 USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
 ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
 ITEM_WEIGHTS = WEIGHTS_FILE
+SPARCODE = "sparcode"
 PURCHASES, POPULARITY = "purchases", "popularity.npy"
 METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
 ITEM_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, CATEGORY)
@@ -81,6 +85,8 @@ class Bundle:
     """[U, N]."""
     popularity: npt.NDArray[np.float32]
     """[N] recent events of each item."""
+    sparcode: SparCodeParts | None
+    """The second retriever; None where the bundle has none."""
 
     @property
     def version(self) -> str:
@@ -128,6 +134,11 @@ class Bundle:
             )
         purchases = _load(folder / PURCHASES, lambda path: Purchases.load(path, num_items=num_items))
         _expect(folder / PURCHASES, "number of users", purchases.num_users, num_users)
+        sparcode = None
+        if manifest.facts.sparcode_report is not None:
+            digest = catalogue_digest(item_ids)
+            sparcode = _load(folder / SPARCODE, lambda path: SparCodeParts.open(path, catalogue=digest))
+            _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
         return cls(
             folder=folder,
             manifest=manifest,
@@ -140,6 +151,7 @@ class Bundle:
             categories=items[CATEGORY],
             purchases=purchases,
             popularity=_load_array(folder / POPULARITY, (num_items,)),
+            sparcode=sparcode,
         )
 
 

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from features.schema import Schema
 from serving.index import IndexReport
+from serving.sparcode_parts import SparCodeReport
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FILE_NAME = "manifest.json"
 # Written about the bundle, not part of what it answers: they may speak of times and machines.
 REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
@@ -80,6 +81,8 @@ class Facts(Declaration):
     """Quality and cost of the index."""
     business_weight: BusinessWeight | None
     """By what the index ranks beside the cosine; None if by nothing, and then the bundle holds no weights."""
+    sparcode_report: SparCodeReport | None
+    """Quality and cost of SparCode's tables; None where the bundle has none."""
     configuration_digest: str
     """Hash of the resolved configuration."""
     code_version: str

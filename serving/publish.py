@@ -60,6 +60,8 @@ class Parts:
     """[N] business weights; None where the index ranks by the vectors alone."""
     index: HnswIndex
     """Over the item vectors times the weights."""
+    sparcode: Path | None
+    """Folder with the files of `serving.sparcode_parts`; None where there is no such retriever."""
     items: pa.Table
     """[N] item_id, item_name, category by catalogue row; names and categories may be null."""
     purchases: Purchases
@@ -161,6 +163,8 @@ def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
     if parts.item_weights is not None:
         np.save(folder / layout.ITEM_WEIGHTS, parts.item_weights, allow_pickle=False)
     parts.index.save(folder / layout.INDEX)
+    if parts.sparcode is not None:
+        shutil.copytree(parts.sparcode, folder / layout.SPARCODE)
     pq.write_table(parts.items.select(list(layout.ITEM_COLUMNS)), folder / layout.ITEMS)
     parts.purchases.save(folder / layout.PURCHASES)
     np.save(folder / layout.POPULARITY, parts.popularity, allow_pickle=False)

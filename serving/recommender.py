@@ -124,16 +124,20 @@ class Recommender:
         moments = np.full(len(user_ids), as_of_seconds, np.int64)
         has_past = purchases.num_per_user > 0
         stages.end("users")
-        embeddings = None
-        if self.retrievers[name].needs_embeddings:
+        asked, embeddings, tokens = self.retrievers[name], None, None
+        if asked.needs_embeddings or asked.needs_tokens:
             raw = self._read_users(list(user_ids))
             has_past |= _num_events(raw) > 0
             stages.end("features")
             inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
             stages.end("encoding")
-            embeddings = self.bundle.user_tower.embed(inputs)
-            stages.end("user_tower")
-        users = UserQueries(purchases, moments, embeddings, exclude_known)
+            if asked.needs_embeddings:
+                embeddings = self.bundle.user_tower.embed(inputs)
+                stages.end("user_tower")
+            if asked.needs_tokens and self.bundle.sparcode is not None:
+                tokens = self.bundle.sparcode.tokenizer.embed(inputs)
+                stages.end("tokenizer")
+        users = UserQueries(purchases, moments, embeddings, exclude_known, tokens)
         rows, scores, fell_back = self._retrieve(users, name, k=k, has_past=has_past)
         stages.end("retrieval")
         answers = [
@@ -209,13 +213,16 @@ def build_retrievers(
         fusion_depth: Length of the lists that are fused, and of the one that the second model of a cascade orders.
 
     Returns:
-        `two_tower`, `repeat`, `popularity` and `fused`; `cascade` too where the vectors are of several models.
+        `two_tower`, `repeat`, `popularity` and `fused`; `cascade` too where the vectors are of several models, and
+        `sparcode` where the bundle has its tables.
 
     Raises:
         ValueError: A weight names no retriever.
     """
     towers = TwoTower(bundle.ranked, bundle.index, ef=ef, max_fetch=max_fetch)
     single: dict[str, Retriever] = {"two_tower": towers}
+    if bundle.sparcode is not None:
+        single["sparcode"] = bundle.sparcode.retriever()
     widths = bundle.manifest.facts.index_report.parts
     if len(widths) > 1:
         single["cascade"] = Cascade(towers, first_width=widths[0], depth=fusion_depth)

@@ -37,15 +37,17 @@ class UserQueries:
     """[B, D] float32 user vectors; None where no retriever needs them."""
     exclude_known: bool = False
     """Whether known items are kept out."""
+    user_tokens: Scores | None = None
+    """[B, K_u D] float32, the users' tokens for SparCode side by side; None where no retriever needs them."""
 
     def __post_init__(self) -> None:
         """Checks that there is one of each for every user."""
-        num_vectors = len(self) if self.query_embeddings is None else len(self.query_embeddings)
-        if not len(self) == len(self.as_of_seconds) == num_vectors:
-            raise ValueError(
-                f"{len(self)} rows of purchases, {len(self.as_of_seconds)} moments and {num_vectors} vectors; "
-                "expected one of each for every user"
-            )
+        given = {"moments": self.as_of_seconds, "vectors": self.query_embeddings, "rows of tokens": self.user_tokens}
+        for name, values in given.items():
+            if values is not None and len(values) != len(self):
+                raise ValueError(
+                    f"{len(self)} rows of purchases and {len(values)} {name}; expected one of each for every user"
+                )
 
     def __len__(self) -> int:
         """B."""
@@ -58,6 +60,11 @@ class Retriever(Protocol):
     @property
     def needs_embeddings(self) -> bool:
         """Whether `query_embeddings` must be there."""
+        ...
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether `user_tokens` must be there."""
         ...
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
@@ -87,6 +94,7 @@ class TwoTower:
     max_fetch: int
     """Largest number of items to ask the index for; beyond it exact search is cheaper."""
     needs_embeddings: bool = field(default=True, init=False)
+    needs_tokens: bool = field(default=False, init=False)
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """See `Retriever`."""
@@ -127,6 +135,7 @@ class Cascade:
     depth: int
     """Length of the first model's list, raised to k where it is smaller."""
     needs_embeddings: bool = field(default=True, init=False)
+    needs_tokens: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Checks that there are two parts.
@@ -167,6 +176,7 @@ class Repeat:
     """
 
     needs_embeddings: bool = field(default=False, init=False)
+    needs_tokens: bool = field(default=False, init=False)
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """See `Retriever`."""
@@ -194,6 +204,7 @@ class Popularity:
     """
 
     needs_embeddings: bool = False
+    needs_tokens: bool = False
 
     def __init__(self, popularity: npt.NDArray[np.float32]) -> None:
         """Sorts the catalogue once."""
@@ -226,6 +237,11 @@ class Fused:
     def needs_embeddings(self) -> bool:
         """Whether a part needs them."""
         return any(retriever.needs_embeddings for retriever, _ in self.parts)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a part needs them."""
+        return any(retriever.needs_tokens for retriever, _ in self.parts)
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """See `Retriever`."""

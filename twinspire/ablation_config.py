@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -22,6 +22,9 @@ FIXED = ("name", "as_of", "seed", "ingest", "evaluation")
 """What all arms share, so that they are judged on the same users."""
 
 
+Lists = Literal["exact", "cascade", "sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"]
+
+
 class ArmSettings(Section):
     """One arm: what is different from the configuration."""
 
@@ -31,6 +34,9 @@ class ArmSettings(Section):
     """Arm whose lists this one's hard negatives are mined from; listed before this one."""
     against: str | None = None
     """Arm that this one is compared with; null means the reference."""
+    lists: Lists = "exact"
+    """Where lists come from: exact search over the vectors, a cascade over them, SparCode's tables, all scores of its
+    codes, all scores without codes, or the vectors and the tables fused."""
     note: str = ""
     """What is different, in words, for the table."""
 
@@ -157,6 +163,8 @@ def _resolve(path: Path, name: str, settings: AblationSettings, shared: Sequence
             f"{path}, arm {name!r}: training.negatives.easy_per_hard is {config.training.negatives.easy_per_hard} and "
             f"needs is {arm.needs!r}; give both, the arm that hard negatives are mined from, or neither"
         )
+    if arm.lists not in ("exact", "cascade") and config.sparcode is None:
+        raise ConfigError(f"{path}, arm {name!r}: lists is {arm.lists!r}, and sparcode is null; set sparcode: {{}} too")
     # Arms are compared on the days after the cut: a phase before it would double the time and tell nothing more.
     fitted = config.training.model_copy(update={"validation_days": 0})
     return config.model_copy(update={"training": fitted})

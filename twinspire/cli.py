@@ -132,7 +132,7 @@ def recommend(
     user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     retriever: Annotated[
-        Literal["two_tower", "cascade", "repeat", "popularity", "fused"] | None,
+        Literal["two_tower", "cascade", "sparcode", "repeat", "popularity", "fused"] | None,
         typer.Option(help="What finds the items; the file's choice if left out."),
     ] = None,
     exclude_bought: Annotated[

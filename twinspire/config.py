@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from features.schema import Schema
 from twinspire.method_config import TowerConfig, TrainingConfig, check_methods
 from twinspire.section import Section
+from twinspire.sparcode_config import SparCodeConfig
 
 
 class CompleteJourneySource(Section):
@@ -107,7 +108,7 @@ class IndexConfig(Section):
     """Recall against exact search, with the weights on, below which the index is refused."""
 
 
-FusedRetriever = Literal["two_tower", "repeat", "popularity"]
+FusedRetriever = Literal["two_tower", "sparcode", "repeat", "popularity"]
 
 
 def _default_fusion_weights() -> dict[FusedRetriever, float]:
@@ -121,7 +122,7 @@ class ServingConfig(Section):
     """Address to listen on; loopback unless told otherwise."""
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
-    retriever: Literal["two_tower", "cascade", "repeat", "popularity", "fused"] = "fused"
+    retriever: Literal["two_tower", "cascade", "sparcode", "repeat", "popularity", "fused"] = "fused"
     """What answers when the request names none."""
     max_fetch: int = Field(2000, ge=1)
     """Most items that the index is asked for; beyond it exact search is cheaper."""
@@ -178,6 +179,8 @@ class Config(Section):
     """Shape of the two towers."""
     training: TrainingConfig = TrainingConfig()
     """How the towers are fitted."""
+    sparcode: SparCodeConfig | None = None
+    """SparCode, the second retriever; null leaves it out."""
     index: IndexConfig = IndexConfig()
     """The HNSW index over the item vectors."""
     serving: ServingConfig = ServingConfig()
@@ -213,6 +216,9 @@ class Config(Section):
                 f"training.example_days, {fitted}: nothing would be left to fit before the days held out"
             )
         check_methods(self.towers, self.training, self.dataset)
+        named = {*self.serving.fusion_weights, self.serving.retriever}
+        if self.sparcode is None and "sparcode" in named:
+            raise ValueError("serving names the retriever sparcode, and sparcode is null; set sparcode: {} to fit it")
         depth, longest = self.serving.fusion_depth, max(self.evaluation.ks)
         if depth < longest:
             raise ValueError(

@@ -71,6 +71,11 @@ class RunPaths:
         return self.of_fit / "index" / str(self.as_of)
 
     @property
+    def codes(self) -> Path:
+        """SparCode's tokens, codes, posting lists and their report."""
+        return self.of_fit / "codes" / str(self.as_of)
+
+    @property
     def mined(self) -> Path:
         """Hard negatives mined with the vectors and the index of an earlier fit."""
         return self.of_fit / "mined" / str(self.as_of)

@@ -5,13 +5,20 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from serving.codebook import Codebook
 from serving.index import AugmentedIndex, HnswIndex
+from serving.postings import Postings
+from serving.postings_writer import PostingsWriter
 from serving.purchases import Purchases
 from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+from serving.sparcode import SparCode
 from serving.weights import weighted
 
 NUM_ITEMS, DIMENSION = 40, 8
@@ -37,6 +44,21 @@ def two_tower(*, index: HnswIndex | None, max_fetch: int = 25) -> TwoTower:
     return TwoTower(VECTORS, index, ef=20, max_fetch=max_fetch)
 
 
+def sparcode(*, share_built: float) -> SparCode:
+    """Two tokens a user; every built code has all items."""
+    rng = np.random.default_rng(6)
+    codebook = Codebook(rng.normal(size=(2, 4, DIMENSION // 4)).astype(np.float32))
+    keys = np.flatnonzero(rng.random(4**2) < share_built)
+    items = np.tile(np.arange(NUM_ITEMS, dtype=np.int32), len(keys))
+    scores = rng.uniform(0.1, 3, len(items)).astype(np.float32)
+    folder = Path(tempfile.mkdtemp(prefix="contract-postings-"))
+    digests = {"codebook": codebook.digest, "catalogue": "0" * 64, "interaction": "1" * 64}
+    with PostingsWriter(folder, num_items=NUM_ITEMS, bias=0.5, cap=NUM_ITEMS, **digests) as writer:
+        writer.add(keys, np.arange(len(keys) + 1) * NUM_ITEMS, items, scores)
+    postings = Postings.open(folder, codebook=codebook, catalogue="0" * 64)
+    return SparCode(codebook, postings, num_tokens=2)
+
+
 RETRIEVERS: dict[str, Retriever] = {
     "two_tower": two_tower(index=INDEX),
     "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000),
@@ -44,6 +66,8 @@ RETRIEVERS: dict[str, Retriever] = {
     "two_tower, weighted": TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25),
     "cascade": Cascade(two_tower(index=INDEX), first_width=5, depth=12),
     "cascade, weighted": Cascade(TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3),
+    "sparcode": sparcode(share_built=1.0),
+    "sparcode, most codes not built": sparcode(share_built=0.3),
     "repeat": Repeat(),
     "popularity": Popularity(POPULARITY),
     "fused": Fused(((two_tower(index=INDEX), 1.0), (Repeat(), 2.0)), rank_constant=60, depth=15),
@@ -71,7 +95,8 @@ def purchases() -> Purchases:
 def users(rows: list[int], *, exclude_known: bool) -> UserQueries:
     moments = np.full(len(rows), AS_OF_SECONDS, np.int64)
     vectors = unit_vectors(NUM_USERS + 1, 4)[rows]
-    return UserQueries(purchases().of(np.array(rows)), moments, vectors, exclude_known)
+    # Two tokens of half the width, side by side.
+    return UserQueries(purchases().of(np.array(rows)), moments, vectors, exclude_known, user_tokens=vectors)
 
 
 def everybody(*, exclude_known: bool) -> UserQueries:
@@ -148,10 +173,13 @@ def test_vectors_are_needed_where_the_retriever_says_so(name: str) -> None:
     if retriever.needs_embeddings:
         with pytest.raises(ValueError, match="query_embeddings is None"):
             ask()
+    elif retriever.needs_tokens:
+        with pytest.raises(ValueError, match="user_tokens is None"):
+            ask()
     else:
         assert (ask() >= 0).all()
 
 
 def test_a_batch_whose_parts_differ_in_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="5 rows of purchases, 4 moments and 5 vectors"):
+    with pytest.raises(ValueError, match="5 rows of purchases and 4 moments; expected one of each"):
         UserQueries(purchases(), np.zeros(4, np.int64), unit_vectors(5, 4))

@@ -151,7 +151,10 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_one(override: str, unknow
         ("evaluation.ks=[0]", "evaluation.ks.0: Input should be greater than or equal to 1 (found 0)"),
         ("towers.temperature=.inf", "towers.temperature: Input should be a finite number (found inf)"),
         ("towers.hidden_units=[0]", "towers.hidden_units.0: Input should be greater than or equal to 1"),
-        ("serving.retriever=best", "'two_tower', 'cascade', 'repeat', 'popularity' or 'fused' (found 'best')"),
+        (
+            "serving.retriever=best",
+            "'cascade', 'sparcode', 'repeat', 'popularity' or 'fused' (found 'best')",
+        ),
         ("serving.fusion_weights={repeat: -1}", "serving.fusion_weights.repeat: Input should be greater than 0"),
         ("serving.fusion_weights={}", "at least 1 item"),
         ("ingest.source={}", "expected a key `kind` with one of: complete_journey, movielens, tables"),

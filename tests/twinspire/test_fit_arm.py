@@ -23,7 +23,7 @@ reference: default
 arms:
   default: {{}}
   mined: {{overrides: &mined {{training.negatives.easy_per_hard: 100}}, needs: default}}
-  cascade: {{overrides: {{<<: *mined, serving.retriever: cascade}}, needs: default}}
+  cascade: {{overrides: {{<<: *mined}}, lists: cascade, needs: default}}
   short history: {{overrides: {{features.history_length: 5}}}}
 """
 RUN = Run(dt.datetime(2024, 7, 1, tzinfo=dt.UTC), "1")

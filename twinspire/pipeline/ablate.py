@@ -91,7 +91,7 @@ def plan_fits(ablation: Ablation, runs: Path) -> dict[Key, Fit]:
                 root = _root(runs, ablation, ablation.arms[name])
                 paths = RunPaths(root, cut, f"{folders[name]}-{seed}")
                 needs = fits[arm.needs, seed, cut] if arm.needs else None
-                fits[name, seed, cut] = Fit(config, paths, needs, keep=folders[name] in returned_to)
+                fits[name, seed, cut] = Fit(config, paths, needs, arm.lists, keep=folders[name] in returned_to)
     return fits
 
 
@@ -100,7 +100,7 @@ def _folder(ablation: Ablation, name: str) -> str:
 
     def fitted(arm: str) -> tuple[object, ...]:
         config, needs = ablation.arms[arm], ablation.settings.arms[arm].needs
-        return config.dataset, config.features, config.towers, config.training, needs
+        return config.dataset, config.features, config.towers, config.training, config.sparcode, needs
 
     return next(folder_of(other) for other in ablation.arms if fitted(other) == fitted(name))
 

@@ -28,6 +28,7 @@ from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.load_config import dump
 from twinspire.paths import RunPaths
+from twinspire.pipeline.codes import SERVED, read_report
 from twinspire.pipeline.serve import retrievers_of
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
@@ -67,6 +68,7 @@ def _parts(config: Config, paths: RunPaths, encoder: Encoder, form: Form) -> Par
         item_tower=paths.model / "item_tower.tflite",
         item_vectors=vectors,
         item_weights=weights,
+        sparcode=None if config.sparcode is None else paths.codes / SERVED,
         index=INDEXES[form].load(paths.index / INDEX_FILE, ranked),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
         purchases=load_purchases(paths.pairs, encoder),
@@ -116,6 +118,7 @@ def _facts(config: Config, paths: RunPaths, encoder: Encoder, now: dt.datetime) 
         vocabulary_sizes={spec.name: spec.num_rows for spec in specs if spec.num_rows},
         index_report=IndexReport(**json.loads((paths.index / REPORT_FILE).read_text())),
         business_weight=_business_weight(config),
+        sparcode_report=None if config.sparcode is None else read_report(paths.codes),
         configuration_digest=config.digest(),
         code_version=version("twinspire"),
         seed=config.seed,

@@ -22,7 +22,7 @@ from features.days import midnight, seconds_of
 from features.tables import read_events
 from serving import bundle as layout
 from serving.bundle import Bundle
-from serving.ranking import Rows
+from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Retriever, TwoTower, UserQueries
 from twinspire.config import Config
 from twinspire.console import progress
@@ -113,13 +113,14 @@ def _baseline_arms(config: Config, split: Split, counts: npt.NDArray[np.int64]) 
 
 def _model_arms(config: Config, paths: RunPaths, bundle: Bundle, split: Split) -> Iterable[Arm]:
     vectors = read_vectors(paths.vectors / "users")
+    tokens = None if bundle.sparcode is None else read_vectors(paths.codes / "user_tokens")
     served = retrievers_of(bundle, config)
     exact = TwoTower(bundle.ranked, None, ef=0, max_fetch=0)
     k = max(config.evaluation.ks)
 
     def lists(retriever: Retriever) -> dict[Task, npt.NDArray[np.int32]]:
         return {
-            task: _retrieve(retriever, bundle, split, vectors, k=k, exclude_known=new_only)
+            task: _retrieve(retriever, bundle, split, vectors, tokens, k=k, exclude_known=new_only)
             for task, new_only in NEW_ONLY.items()
         }
 
@@ -132,6 +133,8 @@ def _model_arms(config: Config, paths: RunPaths, bundle: Bundle, split: Split) -
         widths = bundle.manifest.facts.index_report.parts
         cascade = Cascade(exact, first_width=widths[0], depth=config.serving.fusion_depth)
         arms += [("cascade", "exact", cascade, None), ("served (cascade)", "index", served["cascade"], "cascade")]
+    if bundle.sparcode is not None:
+        arms.append(("SparCode", "index", served["sparcode"], None))
     with progress("model arms", total=len(arms)) as advance:
         for name, layer, retriever, twin in arms:
             yield Arm(name, layer, lists(retriever), exact=twin)
@@ -139,7 +142,14 @@ def _model_arms(config: Config, paths: RunPaths, bundle: Bundle, split: Split) -
 
 
 def _retrieve(
-    retriever: Retriever, bundle: Bundle, split: Split, vectors: npt.NDArray[np.float32], *, k: int, exclude_known: bool
+    retriever: Retriever,
+    bundle: Bundle,
+    split: Split,
+    vectors: Scores,
+    tokens: Scores | None,
+    *,
+    k: int,
+    exclude_known: bool,
 ) -> Rows:
     rows = bundle.encoder.user_ids.rows(split.user_ids)
     as_of_seconds = seconds_of(bundle.manifest.facts.as_of)
@@ -147,6 +157,7 @@ def _retrieve(
     for begin in range(0, len(rows), USER_BLOCK):
         users = rows[begin : begin + USER_BLOCK]
         moments = np.full(len(users), as_of_seconds)
-        queries = UserQueries(bundle.purchases.of(users), moments, vectors[users - 1], exclude_known)
+        own_tokens = None if tokens is None else tokens[users - 1]
+        queries = UserQueries(bundle.purchases.of(users), moments, vectors[users - 1], exclude_known, own_tokens)
         parts.append(retriever.retrieve(queries, k)[0])
     return np.concatenate(parts)

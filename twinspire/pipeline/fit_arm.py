@@ -14,17 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_jobs.embed import read_vectors
 from evaluation.split import Split
-from features.days import seconds_of
-from features.encoding import Encoder
-from serving.purchases import Purchases
 from serving.ranking import Rows
-from serving.retrievers import Cascade, TwoTower, UserQueries
+from twinspire.ablation_config import Lists
 from twinspire.config import Config
 from twinspire.console import VERBOSE, held_back, quiet_libraries, without_chatter
 from twinspire.paths import RunPaths
-from twinspire.pipeline.embed import read_parts
+from twinspire.pipeline.arm_lists import WITH_TABLES, search
 from twinspire.pipeline.main_job import plan
 from twinspire.steps import Step, digest_of, finished, run_step
 
@@ -54,12 +50,14 @@ class Fit:
         config: Resolved, with the cut as `as_of` and the seed.
         paths: Where the fit lies; shared by arms that differ in retrieval only.
         needs: The fit whose lists hard negatives are mined from.
+        lists: Where the lists come from.
         keep: Whether other fits or arms come back to the model; otherwise only the lists stay.
     """
 
     config: Config
     paths: RunPaths
     needs: Fit | None
+    lists: Lists
     keep: bool
 
     def steps(self, run: Run) -> dict[str, Step]:
@@ -90,11 +88,6 @@ class Fit:
             return outcome
 
         return action
-
-    @property
-    def is_cascade(self) -> bool:
-        """Whether the second part of the vectors ranks again what the first one finds."""
-        return self.config.serving.retriever == "cascade"
 
 
 def kept_lists(name: str, paths: RunPaths, *, digest: str, shape: tuple[int, int], make: Callable[[], Rows]) -> Rows:
@@ -143,7 +136,6 @@ def retrieve(fit: Fit, run: Run, split: Split, *, k: int) -> tuple[Rows, float]:
         Lists [U, k] int32 and the wall clock of the fit, seconds.
     """
     steps = fit.steps(run)
-    retriever = "cascade" if fit.is_cascade else "exact"
 
     def make() -> Rows:
         _import_tensorflow()
@@ -152,21 +144,27 @@ def retrieve(fit: Fit, run: Run, split: Split, *, k: int) -> tuple[Rows, float]:
                 _make_vectors(fit, run)
             finally:
                 _forget_graphs()
-            return _search(fit, split, k=k)
+            return search(fit.config, fit.paths, split, how=fit.lists, k=k)
 
-    depends_on = {"vectors": steps["embed"].digest, "k": k, "window": split.window_days}
-    digest = digest_of(depends_on | ({"depth": fit.config.serving.fusion_depth} if fit.is_cascade else {}))
-    lists = kept_lists(retriever, fit.paths, digest=digest, shape=(len(split.user_ids), k), make=make)
+    last = "codes" if fit.lists in WITH_TABLES else "embed"
+    depends_on = {"vectors": steps[last].digest, "k": k, "window": split.window_days}
+    serving = fit.config.serving
+    if fit.lists == "two_tower_and_sparcode":
+        depends_on["fusion"] = [serving.fusion_depth, serving.fusion_rank_constant]
+    if fit.lists == "cascade":
+        depends_on["depth"] = serving.fusion_depth
+    digest = digest_of(depends_on)
+    lists = kept_lists(fit.lists, fit.paths, digest=digest, shape=(len(split.user_ids), k), make=make)
     seconds: float = json.loads((fit.paths.steps / "train.json").read_text())["seconds"]
     if not fit.keep:
-        _remove(fit.paths.model, fit.paths.vectors, fit.paths.index, fit.paths.mined)
+        _remove(fit.paths.model, fit.paths.vectors, fit.paths.index, fit.paths.mined, fit.paths.codes)
     return lists, seconds
 
 
 def _make_vectors(fit: Fit, run: Run) -> None:
     """Does the steps up to the vectors that are not done, first those of the fit that is needed."""
     steps = fit.steps(run)
-    wanted = ("train", "embed")
+    wanted = ("train", "embed", *(("codes",) if fit.lists in WITH_TABLES else ()))
     if fit.needs is not None and any(finished(steps[name]) is None for name in wanted):
         _make_vectors(fit.needs, run)
         _do(fit.needs.steps(run)["index"])
@@ -180,28 +178,6 @@ def _do(step: Step) -> None:
         if not os.environ.get(VERBOSE):
             quiet_libraries()
         run_step(step)
-
-
-def _search(fit: Fit, split: Split, *, k: int) -> Rows:
-    """What exact search finds: [U, k] int32."""
-    users, items = read_vectors(fit.paths.vectors / "users"), read_vectors(fit.paths.vectors / "items")
-    rows = Encoder.load(fit.paths.model / "encoder").user_ids.rows(split.user_ids)
-    moments = np.full(len(rows), seconds_of(fit.paths.as_of))
-    queries = UserQueries(_purchases(split), moments, users[rows - 1], exclude_known=True)
-    towers = TwoTower(items, None, ef=0, max_fetch=0)
-    if not fit.is_cascade:
-        return towers.retrieve(queries, k)[0]
-    first_width, *_ = read_parts(fit.paths.model)
-    return Cascade(towers, first_width=first_width, depth=fit.config.serving.fusion_depth).retrieve(queries, k)[0]
-
-
-def _purchases(split: Split) -> Purchases:
-    """What the users of a split know; without the moments, which the filter does not read."""
-    history = split.history
-    last = np.zeros(history.nnz, np.int64)
-    return Purchases(
-        history.indptr.astype(np.int64), history.indices, history.data.astype(np.int32), last, history.shape[1]
-    )
 
 
 def _import_tensorflow() -> None:

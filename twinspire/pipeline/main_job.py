@@ -1,6 +1,6 @@
 """Which steps turn raw events into served recommendations, and what does each depend on?
 
-    ingest -> features -> [mine ->] train -> embed -> index -> bundle -> evaluate
+    ingest -> features -> [mine ->] train -> embed -> index -> [codes ->] bundle -> evaluate
 
 A step's digest covers the configuration it reads and the digest of the step before it, so that a change anywhere makes
 everything after it run again, and nothing else.
@@ -18,9 +18,10 @@ from pydantic import BaseModel
 from twinspire.config import Config
 from twinspire.console import held_back
 from twinspire.paths import RunPaths
+from twinspire.sparcode_config import SparCodeConfig
 from twinspire.steps import Step, digest_of
 
-STEP_NAMES = ("ingest", "features", "mine", "train", "embed", "index", "bundle", "evaluate")
+STEP_NAMES = ("ingest", "features", "mine", "train", "embed", "index", "codes", "bundle", "evaluate")
 
 
 def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str) -> list[Step]:
@@ -44,11 +45,12 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
             (config.index.ef_search, config.serving.max_fetch),
         ),
         "train": (
-            (config.towers, config.training, config.evaluation.ks),
+            (config.towers, config.training, config.evaluation.ks, config.sparcode and _fitted(config.sparcode)),
             _fingerprint([] if negatives.impressions is None else [negatives.impressions]),
         ),
         "embed": (),
         "index": (config.index,),
+        "codes": (config.sparcode, config.evaluation.ks),
         "bundle": (config.digest(),),
         "evaluate": (config.evaluation, config.serving),
     }
@@ -59,6 +61,7 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
         "train": (paths.model / "user_tower.tflite", paths.model / "item_tower.tflite"),
         "embed": (paths.vectors / "items", paths.vectors / "users"),
         "index": (paths.index / "index.hnsw",),
+        "codes": (paths.codes,),
         "bundle": (paths.bundles / "current",),
         "evaluate": (paths.report / "report.json",),
     }
@@ -66,8 +69,11 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
     stands = {"features": lambda: _online_store_holds(paths), "bundle": lambda: _is_published(paths)}
     steps: list[Step] = []
     before = code_version
-    mines = negatives.easy_per_hard is not None and paths.arm is None
-    for name in (name for name in STEP_NAMES if mines or name != "mine"):
+    left_out = {
+        "mine": negatives.easy_per_hard is None or paths.arm is not None,
+        "codes": config.sparcode is None,
+    }
+    for name in (name for name in STEP_NAMES if not left_out.get(name, False)):
         before = digest_of({"before": before, "reads": [_plain(value) for value in reads[name]]})
         records = paths.shared_steps if name == "ingest" else paths.steps
         steps.append(Step(name, before, outputs[name], actions[name], records, stands.get(name, lambda: True)))
@@ -123,6 +129,11 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Cal
 
         return index_catalogue(config, paths)
 
+    def codes() -> str:
+        from twinspire.pipeline.codes import make_codes
+
+        return make_codes(config, paths)
+
     def bundle() -> str:
         from twinspire.pipeline.bundle import make_bundle
 
@@ -133,7 +144,7 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Cal
 
         return evaluate(config, paths)
 
-    actions = (ingest, features, mine, train, embed, index, bundle, evaluate)
+    actions = (ingest, features, mine, train, embed, index, codes, bundle, evaluate)
     return {action.__name__: action for action in actions}
 
 
@@ -155,6 +166,11 @@ def _fingerprint(roots: Sequence[Path]) -> list[tuple[str, int, int]]:
             if file.is_file():
                 found.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
     return found
+
+
+def _fitted(settings: SparCodeConfig) -> dict[str, Any]:
+    """What of SparCode's settings the fit reads: not how its tables are cut."""
+    return settings.model_dump(mode="json", exclude=set(SparCodeConfig.of_tables()))
 
 
 def _plain(value: object) -> object:

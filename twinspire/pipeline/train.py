@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from evaluation.metrics import judge, recall_at_k
 from features.days import day_range
-from features.encoding import Encoder
-from serving import exact
+from features.encoding import Encoder, Inputs
+from serving import all_to_all, exact
+from serving.codebook import Codebook
+from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
 from training.diagnosis import diagnose
 from training.export import export_tower
@@ -26,6 +29,7 @@ from twinspire.load_config import dump
 from twinspire.paths import RunPaths
 from twinspire.pipeline.embed import PARTS_FILE
 from twinspire.pipeline.fit import Fitted, fit_phase
+from twinspire.pipeline.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
 from twinspire.pipeline.material import (
     catalogue_inputs,
     first_meetings,
@@ -37,6 +41,7 @@ from twinspire.pipeline.material import (
 from twinspire.steps import fresh_folder
 
 TOP = 10
+SPARCODE_USERS = 400
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,13 @@ def train(config: Config, paths: RunPaths) -> str:
         if settings.validation_days and earlier:
             relevant = first_meetings(encoder, paths, since=held_out)
             phase = Phase("validation", earlier, held_out, relevant)
-            reports["validation"] = _fit(config, paths, encoder, phase, folder).reports
-        fitted = _fit(config, paths, encoder, Phase("final", days, as_of, None), folder)
+            reports["validation"] = _fit(config, paths, encoder, phase, folder)[0].reports
+        fitted, sparcode = _fit(config, paths, encoder, Phase("final", days, as_of, None), folder)
         reports["final"] = fitted.reports
         export_tower(fitted.towers.user, folder / "user_tower.tflite")
         export_tower(fitted.towers.item, folder / "item_tower.tflite")
+        if sparcode is not None:
+            export_sparcode(sparcode, folder / "sparcode")
         (folder / PARTS_FILE).write_text(json.dumps(fitted.parts))
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
         (folder / "epochs.json").write_text(json.dumps(plain, indent=2))
@@ -96,43 +103,85 @@ def train(config: Config, paths: RunPaths) -> str:
     return f"{len(days)} days, {settings.epochs} epochs: {', '.join(found)}"
 
 
-def _fit(config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, folder: Path) -> Fitted:
+def _fit(
+    config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, folder: Path
+) -> tuple[Fitted, SparCode | None]:
     known = known_positives(encoder, paths, before=phase.moment)
     material = read_material(config, paths, encoder, phase.name, phase.days, known)
-    look = _look(config, paths, encoder, phase, known)
-    return fit_phase(config, encoder, material, folder=folder, look=look, say=_say)
+    view = _view(config, paths, encoder, phase, known)
+    fitted = fit_phase(config, encoder, material, folder=folder, look=view.look_at_towers, say=_say)
+    if config.sparcode is None:
+        return fitted, None
+    sparcode = fit_sparcode(
+        config, config.sparcode, encoder, material, fitted.towers,
+        users=view.users, items=view.items, folder=folder, look=view.look_at_sparcode, say=_say,
+    )  # fmt: skip
+    return fitted, sparcode
 
 
-def _look(
-    config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, known: KnownPositives
-) -> Callable[[TwoTower], EpochMetrics]:
-    """What is measured after an epoch: exact top lists of everybody at the phase's moment."""
+@dataclass(frozen=True)
+class _View:
+    """What a fit is looked at with after an epoch: everybody and everything at the phase's moment."""
+
+    users: Inputs
+    items: Inputs
+    seen: sparse.csr_array
+    popular_items: npt.NDArray[np.int32]
+    relevant: sparse.csr_array | None
+    ks: tuple[int, ...]
+    seed: int
+
+    def look_at_towers(self, towers: TwoTower) -> EpochMetrics:
+        """Recall of exact lists, and how varied lists and vectors are."""
+        user_vectors, item_vectors = embed(towers.user, self.users), embed(towers.item, self.items)
+        rows, _ = exact.search(user_vectors, item_vectors, k=max(*self.ks, TOP), exclude=self.seen)
+        found = diagnose(rows[:, :TOP], self.popular_items, user_vectors, item_vectors)
+        for warning in found.warnings():
+            console().print(f"[yellow]warning[/] {warning}")
+        return {name: float(value) for name, value in asdict(found).items()} | self._recall(rows, slice(None))
+
+    def look_at_sparcode(self, sparcode: SparCode) -> EpochMetrics:
+        """Recall of the lists by all scores of the codes, on some users: it takes a net for each pair."""
+        if self.relevant is None:
+            return {}
+        judged = np.flatnonzero(np.diff(self.relevant.indptr))
+        rng = np.random.default_rng(self.seed)
+        some = np.sort(rng.permutation(judged)[:SPARCODE_USERS])
+        rows, _ = all_to_all.search(
+            embed(sparcode.user_tokenizer, {name: values[some] for name, values in self.users.items()}),
+            embed(sparcode.item_tokenizer, self.items),
+            interaction=interaction_of(sparcode),
+            bias=float(sparcode.bias),
+            codebook=Codebook(sparcode.quantizer.codebooks.numpy()),
+            k=max(*self.ks, TOP),
+            exclude=self.seen[some],
+        )
+        return self._recall(rows, some)
+
+    def _recall(self, rows: npt.NDArray[np.int32], users: slice | npt.NDArray[np.int64]) -> EpochMetrics:
+        if self.relevant is None:
+            return {}
+        judged = judge(rows, self.relevant[users])
+        return {f"recall_at_{k}": float(np.nanmean(recall_at_k(judged, k))) for k in self.ks}
+
+
+def _view(config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, known: KnownPositives) -> _View:
     users, items = catalogue_inputs(encoder, paths.catalogue(phase.moment))
     seen = seen_items(encoder, known)
-    ks = config.evaluation.ks if phase.relevant is not None else (TOP,)
     popularity = np.asarray(seen.sum(axis=0), np.float32).reshape(-1, 1)
     # What popularity alone would show: with vectors of width one the inner product is the number of buyers.
     popular_items, _ = exact.search(np.ones((seen.shape[0], 1), np.float32), popularity, k=TOP, exclude=seen)
-
-    def look(towers: TwoTower) -> EpochMetrics:
-        user_vectors, item_vectors = embed(towers.user, users), embed(towers.item, items)
-        rows, _ = exact.search(user_vectors, item_vectors, k=max(*ks, TOP), exclude=seen)
-        found = diagnose(rows[:, :TOP], popular_items, user_vectors, item_vectors)
-        for warning in found.warnings():
-            console().print(f"[yellow]warning[/] {warning}")
-        metrics: EpochMetrics = {name: float(value) for name, value in asdict(found).items()}
-        if phase.relevant is not None:
-            judged = judge(rows, phase.relevant)
-            for k in ks:
-                metrics[f"recall_at_{k}"] = float(np.nanmean(recall_at_k(judged, k)))
-        return metrics
-
-    return look
+    ks = config.evaluation.ks if phase.relevant is not None else (TOP,)
+    return _View(users, items, seen, popular_items, phase.relevant, ks, config.seed)
 
 
 def _say(phase: str, report: EpochReport) -> None:
+    metrics = report.metrics
     shown = [f"loss {report.loss:.4f}"]
-    shown += [f"{name.replace('_at_', '@')} {value:.4f}" for name, value in report.metrics.items() if "recall" in name]
-    shown += [f"{report.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
-    shown += [f"{report.metrics['popular_share']:.0%} of their places as popularity would fill them"]
+    shown += [f"{name.replace('_at_', '@')} {value:.4f}" for name, value in metrics.items() if "recall" in name]
+    if "distinct_items" in metrics:
+        shown += [f"{metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
+        shown += [f"{metrics['popular_share']:.0%} of their places as popularity would fill them"]
+    if "perplexity" in metrics:
+        shown += [f"at least {metrics['codes_in_use']:.0f} codes in use, perplexity {metrics['perplexity']:.0f}"]
     console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")

@@ -1,0 +1,248 @@
+"""Codes: SparCode's tables. Tokens of everybody, the codes they fall into, all items scored for each, a bias."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs import embed, score_codes, sweep_codes
+from features.encoding import Encoder
+from features.schema import Tower
+from serving import all_to_all
+from serving.codebook import Codebook
+from serving.exported_tower import ExportedTower
+from serving.interactions import load_interaction
+from serving.postings import Postings, catalogue_digest, truncated
+from serving.postings_writer import PostingsWriter
+from serving.purchases import Purchases
+from serving.retrievers import UserQueries
+from serving.sparcode import SparCode
+from serving.sparcode_parts import CODEBOOK, POSTINGS, TOKENIZER, CurvePoint, SparCodeReport
+from twinspire.config import Config
+from twinspire.console import progress
+from twinspire.paths import RunPaths
+from twinspire.pipeline.features import beam_options
+from twinspire.pipeline.fit_sparcode import INTERACTION, ITEM_TOKENIZER, SHAPE
+from twinspire.sparcode_config import SparCodeConfig
+from twinspire.steps import fresh_folder
+
+SERVED, REPORT = "served", "report.json"
+CODE_BLOCK = 512
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What all scores of the codes say of some users, the measure of every table."""
+
+    tokens: Floats
+    """[B, K_u D]."""
+    rows: Rows
+    """[B, k], the best items."""
+    num_items: int
+    """N."""
+
+    def recall(self, retriever: SparCode) -> float:
+        """Share of the best k that a table finds, mean over users who have any."""
+        empty = np.zeros(0, np.int64)
+        nobody = Purchases(
+            np.zeros(len(self.tokens) + 1, np.int64),
+            empty.astype(np.int32),
+            empty.astype(np.int32),
+            empty,
+            self.num_items,
+        )
+        users = UserQueries(nobody, np.zeros(len(self.tokens), np.int64), user_tokens=self.tokens)
+        found, _ = retriever.retrieve(users, self.rows.shape[1])
+        shares = [
+            len(np.intersect1d(own[own >= 0], wanted[wanted >= 0])) / max(int((wanted >= 0).sum()), 1)
+            for own, wanted in zip(found, self.rows, strict=True)
+        ]
+        return float(np.mean(shares))
+
+
+def make_codes(config: Config, paths: RunPaths) -> str:
+    """Sweeps the users, scores their codes, measures the tables over the bias and keeps the chosen ones.
+
+    Raises:
+        ValueError: No bias that was tried reaches what is asked for.
+    """
+    settings = config.sparcode
+    assert settings is not None  # the step is planned only where there is one
+    model = paths.model / "sparcode"
+    shape = json.loads((model / SHAPE).read_text())
+    with fresh_folder(paths.codes) as folder, progress("SparCode tables"):
+        tokenizers: dict[Tower, str] = {"user": TOKENIZER, "item": ITEM_TOKENIZER}
+        for tower, name in tokenizers.items():
+            _embed(config, paths, model / name, folder / f"{tower}_tokens", tower=tower)
+        for name in ("sweep", "scored"):
+            (folder / name).mkdir()
+        items = folder / "item_tokens.npy"
+        np.save(items, embed.read_vectors(folder / "item_tokens"), allow_pickle=False)
+        shutil.rmtree(folder / "item_tokens")
+        options = beam_options(config.beam)
+        sweep = sweep_codes.SweepCodes(model / CODEBOOK)
+        sweep_codes.run(sweep, folder / "user_tokens", out=folder / "sweep", options=options)
+        keys, counts = sweep_codes.read_codes(folder / "sweep")
+        # The widest table that is asked about: others are cut from it.
+        bias = shape["bias"] if settings.controlled_bias is None else settings.controlled_bias
+        files = score_codes.ScoringFiles(model / CODEBOOK, model / INTERACTION, items)
+        transform = score_codes.ScoreCodes(files, score_codes.ScoringSettings(bias, settings.posting_cap))
+        began = time.perf_counter()
+        score_codes.run(transform, keys, block_size=CODE_BLOCK, out=folder / "scored", options=options)
+        seconds = time.perf_counter() - began
+        widest = _collect(config, paths, model, folder / "widest", folder / "scored", keys, bias)
+        shutil.rmtree(folder / "scored")
+        exact = _exact(config, model, folder / "user_tokens", items, bias)
+        report = _choose(settings, model, folder, widest, exact, num_tokens=int(counts.sum()), seconds=seconds)
+        (folder / REPORT).write_text(json.dumps(asdict(report), indent=2))
+    return (
+        f"{report.num_codes:,} codes of {report.num_tokens:,} tokens, {report.num_postings:,} postings, "
+        f"{report.size_bytes / 1e6:.1f} MB at bias {report.bias:.2f}; recall@{report.k} {report.recall:.3f} of all "
+        f"scores; scored in {report.build_seconds:.0f} s"
+    )
+
+
+def read_report(folder: Path) -> SparCodeReport:
+    """The report of finished tables."""
+    plain = json.loads((folder / REPORT).read_text())
+    return SparCodeReport(**{**plain, "curve": tuple(CurvePoint(**point) for point in plain["curve"])})
+
+
+def biases(scores: Floats, highest: float, num_points: int) -> list[float]:
+    """Biases to try, from the highest down: each leaves a smaller share of the postings, at even steps.
+
+    Args:
+        scores: [P] scores of all postings at the highest bias, above 0.
+        highest: That bias.
+        num_points: How many.
+    """
+    shares = np.arange(num_points) / num_points
+    cuts = np.quantile(scores, shares[1:]) if len(scores) else np.zeros(0)
+    return [highest, *(float(highest - cut) for cut in np.unique(cuts))]
+
+
+def _embed(config: Config, paths: RunPaths, tower_file: Path, out: Path, *, tower: Tower) -> None:
+    out.mkdir()
+    features = paths.catalogue(config.as_of) / f"{tower}s.parquet"
+    transform = embed.Embed(features, paths.model / "encoder", tower_file, tower=tower)
+    dimension = ExportedTower(tower_file).dimension
+    embed.run(transform, features, dimension=dimension, out=out, options=beam_options(config.beam))
+
+
+def _collect(
+    config: Config, paths: RunPaths, model: Path, out: Path, scored: Path, keys: npt.NDArray[np.int64], bias: float
+) -> Path:
+    assert config.sparcode is not None
+    encoder = Encoder.load(paths.model / "encoder")
+    item_ids = encoder.item_ids.ids(np.arange(1, len(encoder.item_ids)))
+    writer = PostingsWriter(
+        out,
+        num_items=len(item_ids),
+        bias=bias,
+        cap=config.sparcode.posting_cap,
+        codebook=Codebook.load(model / CODEBOOK).digest,
+        catalogue=catalogue_digest(item_ids),
+        interaction=load_interaction(model / INTERACTION).digest,
+    )
+    score_codes.collect(scored, keys, writer)
+    return out
+
+
+def _exact(config: Config, model: Path, user_tokens: Path, items: Path, bias: float) -> Exact:
+    assert config.sparcode is not None
+    tokens = embed.read_vectors(user_tokens)
+    rng = np.random.default_rng(config.seed)
+    some = np.sort(rng.permutation(len(tokens))[: config.sparcode.num_queries])
+    item_tokens = np.load(items, mmap_mode="r", allow_pickle=False)
+    rows, _ = all_to_all.search(
+        tokens[some],
+        item_tokens,
+        interaction=load_interaction(model / INTERACTION),
+        bias=bias,
+        codebook=Codebook.load(model / CODEBOOK),
+        k=max(config.evaluation.ks),
+    )
+    return Exact(tokens[some], rows, len(item_tokens))
+
+
+def _choose(
+    settings: SparCodeConfig, model: Path, folder: Path, widest: Path, exact: Exact, *, num_tokens: int, seconds: float
+) -> SparCodeReport:
+    """Measures the curve, cuts the chosen tables, and puts what is served into one folder."""
+    codebook = Codebook.load(model / CODEBOOK)
+    num_user_tokens = exact.tokens.shape[1] // codebook.width
+
+    def opened(path: Path) -> Postings:
+        header = json.loads((path / "postings.json").read_text())
+        return Postings.open(path, codebook=codebook, catalogue=header["catalogue"])
+
+    full = opened(widest)
+    _, _, scores = full.lists(np.arange(len(full.keys)))
+    curve: list[CurvePoint] = []
+    made: dict[float, Path] = {}
+    for number, bias in enumerate(biases(scores, full.bias, settings.curve_points)):
+        path = widest if bias == full.bias else folder / f"cut-{number}"
+        if path != widest:
+            truncated(widest, path, bias)
+        postings = opened(path)
+        recall = exact.recall(SparCode(codebook=codebook, postings=postings, num_tokens=num_user_tokens))
+        curve.append(CurvePoint(bias, postings.size_bytes, recall))
+        made[bias] = path
+    chosen = choose(curve, settings)
+    served = folder / SERVED
+    served.mkdir()
+    for name in (TOKENIZER, CODEBOOK):
+        shutil.copyfile(model / name, served / name)
+    made[chosen.bias].rename(served / POSTINGS)
+    for path in made.values():
+        shutil.rmtree(path, ignore_errors=True)
+    postings = opened(served / POSTINGS)
+    return SparCodeReport(
+        num_codes=len(postings.keys),
+        num_tokens=num_tokens,
+        num_postings=int(postings.counts().sum()),
+        size_bytes=chosen.size_bytes,
+        bias=chosen.bias,
+        cap=settings.posting_cap,
+        recall=chosen.recall,
+        k=exact.rows.shape[1],
+        num_queries=len(exact.tokens),
+        build_seconds=seconds,
+        curve=tuple(sorted(curve, key=lambda point: point.size_bytes)),
+    )
+
+
+def choose(curve: Sequence[CurvePoint], settings: SparCodeConfig) -> CurvePoint:
+    """The point of a curve that the targets ask for; the largest tables where there is no target.
+
+    Raises:
+        ValueError: None reaches it.
+    """
+    largest = max(curve, key=lambda point: point.size_bytes)
+    if settings.target_size_bytes is not None:
+        fitting = [point for point in curve if point.size_bytes <= settings.target_size_bytes]
+        if not fitting:
+            smallest = min(point.size_bytes for point in curve)
+            raise ValueError(
+                f"sparcode.target_size_bytes is {settings.target_size_bytes:,}, and the smallest tables tried have "
+                f"{smallest:,}; allow more, lower sparcode.posting_cap, or raise sparcode.curve_points"
+            )
+        return max(fitting, key=lambda point: point.size_bytes)
+    if settings.target_recall is not None:
+        reaching = [point for point in curve if point.recall >= settings.target_recall]
+        if not reaching:
+            raise ValueError(
+                f"sparcode.target_recall is {settings.target_recall}, and the largest tables have "
+                f"{largest.recall:.3f}; raise sparcode.posting_cap ({settings.posting_cap}), or lower the target"
+            )
+        return min(reaching, key=lambda point: point.size_bytes)
+    return largest

@@ -1,0 +1,180 @@
+"""Fit SparCode: on the days of a phase, over fitted towers; and the files that the jobs and the server take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from features.encoding import Encoder, Inputs
+from serving import interactions as serving_interactions
+from serving.codebook import Codebook
+from serving.interactions import save_interaction
+from serving.sparcode_parts import CODEBOOK, TOKENIZER
+from towers.quantizer import ProductQuantizer
+from towers.scorer import Interaction, MlpInteraction, ProductInteraction
+from towers.sparcode import SparCode
+from towers.tokenizer import tokenizers
+from towers.two_tower import TwoTower
+from training.dataset import Batch, BatchPlan, epoch_batches
+from training.export import export_tower
+from training.sparcode import SparCodeModel, adam
+from training.trainer import EpochMetrics, EpochReport, embed, fit, make_deterministic
+from twinspire.config import Config
+from twinspire.console import console, progress
+from twinspire.pipeline.material import Material
+from twinspire.sparcode_config import SparCodeConfig
+
+ITEM_TOKENIZER, INTERACTION, SHAPE = "item_tokenizer.tflite", "interaction.npz", "sparcode.json"
+Say = Callable[[str, EpochReport], None]
+
+
+def fit_sparcode(
+    config: Config,
+    settings: SparCodeConfig,
+    encoder: Encoder,
+    material: Material,
+    backbone: TwoTower,
+    *,
+    users: Inputs,
+    items: Inputs,
+    folder: Path,
+    look: Callable[[SparCode], EpochMetrics],
+    say: Say,
+) -> SparCode:
+    """Fits SparCode over towers, which stay as they are.
+
+    Args:
+        config: The configuration.
+        settings: Its part about SparCode.
+        encoder: The dataset's encoder.
+        material: What is fitted.
+        backbone: Fitted towers; frozen, in place.
+        users: Model inputs of everybody at the phase's moment, by row of the canonical tables.
+        items: Likewise of everything.
+        folder: Gets checkpoints and logs.
+        look: Measures the model after an epoch.
+        say: Told of each epoch.
+    """
+    make_deterministic(config.seed)
+    sparcode = _build(config, settings, encoder, backbone, items)
+    sparcode.quantizer.start(embed(sparcode.user_tokenizer, users).reshape(-1, sparcode.width))
+    model = SparCodeModel(
+        sparcode, log_q=settings.log_q, commit_weight=settings.commitment, estimator=settings.estimator
+    )
+    plan = _plan(settings, encoder, material)
+
+    def batches_of(epoch: int) -> Iterator[Batch]:
+        return epoch_batches(material.load_all(), plan, seed=[config.seed, epoch])
+
+    def measured(fitted: SparCode) -> EpochMetrics:
+        usage = model.usage
+        for warning in usage.warnings():
+            console().print(f"[yellow]warning[/] {warning}")
+        return {**usage.metrics(), **look(fitted)}
+
+    title = f"{material.name} sparcode"
+    steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
+    with progress(f"training ({title})", total=steps) as advance:
+        fit(
+            model,
+            settings.epochs,
+            batches_of=batches_of,
+            optimizer=adam(settings.learning_rate),
+            folder=folder / f"{material.name}-sparcode",
+            look=measured,
+            on_step=lambda loss: advance(1),
+            on_epoch=lambda report: say(title, report),
+            saved={"quantizer": sparcode.quantizer},
+        )
+    return sparcode
+
+
+def export_sparcode(sparcode: SparCode, folder: Path) -> None:
+    """Writes what the jobs and the server need, none of it TensorFlow's.
+
+    Args:
+        sparcode: The fitted model.
+        folder: Made here; gets tokenizers, codebook, interaction and shape.
+    """
+    folder.mkdir(parents=True)
+    export_tower(sparcode.user_tokenizer, folder / TOKENIZER)
+    export_tower(sparcode.item_tokenizer, folder / ITEM_TOKENIZER)
+    Codebook(sparcode.quantizer.codebooks.numpy()).save(folder / CODEBOOK)
+    save_interaction(folder / INTERACTION, _kind(sparcode.interaction), sparcode.interaction.arrays())
+    shape = {
+        "width": sparcode.width,
+        "num_user_tokens": sparcode.num_user_tokens,
+        "num_item_tokens": sparcode.num_item_tokens,
+        "bias": float(sparcode.bias),
+    }
+    (folder / SHAPE).write_text(json.dumps(shape, indent=2))
+
+
+def interaction_of(sparcode: SparCode) -> serving_interactions.Interaction:
+    """The model's interaction net, without TensorFlow."""
+    kind = serving_interactions.INTERACTIONS[_kind(sparcode.interaction)]
+    return kind(**sparcode.interaction.arrays())
+
+
+def _kind(interaction: Interaction) -> Literal["mlp", "product"]:
+    return "mlp" if isinstance(interaction, MlpInteraction) else "product"
+
+
+def _build(config: Config, settings: SparCodeConfig, encoder: Encoder, backbone: TwoTower, items: Inputs) -> SparCode:
+    vectors = embed(backbone.item, items)
+    # The next multiple of the number of parts, so that any vector can be cut.
+    width = -(-vectors.shape[1] // settings.parts) * settings.parts
+    table: npt.NDArray[np.float32] = np.zeros((encoder.item_ids.num_table_rows, vectors.shape[1]), np.float32)
+    table[1 : len(vectors) + 1] = vectors
+    user_tokenizer, item_tokenizer = tokenizers(
+        backbone,
+        table,
+        num_head_tokens=settings.head_tokens,
+        num_interest_tokens=settings.interest_tokens,
+        num_item_tokens=settings.item_tokens,
+        width=width,
+    )
+    quantizer = ProductQuantizer(
+        num_parts=settings.parts,
+        num_codes=settings.codes,
+        width=width,
+        decay=settings.decay,
+        restart_below=settings.restart_below,
+        seed=config.seed,
+    )
+    bias = tf.Variable(settings.initial_bias, name="bias", dtype=tf.float32)
+    return SparCode(user_tokenizer, item_tokenizer, quantizer, _interaction(config, settings, width), bias, width)
+
+
+def _interaction(config: Config, settings: SparCodeConfig, width: int) -> Interaction:
+    num_tokens, scale = settings.item_tokens, settings.scale
+    if settings.interaction == "product":
+        return ProductInteraction(num_item_tokens=num_tokens, width=width, scale=scale)
+    return MlpInteraction(
+        num_item_tokens=num_tokens, width=width, hidden_units=settings.hidden_units, scale=scale, seed=config.seed
+    )
+
+
+def _plan(settings: SparCodeConfig, encoder: Encoder, material: Material) -> BatchPlan:
+    return BatchPlan(
+        batch_size=settings.batch_size,
+        in_batch=True,
+        num_uniform=settings.num_uniform,
+        num_random=0,
+        queue_size=0,
+        mined=None,
+        num_mined=0,
+        impressions=None,
+        num_impressions=0,
+        known=material.known,
+        item_counts=material.item_counts,
+        catalogue_size=len(encoder.item_ids) - 1,
+        correct=settings.log_q != "none",
+        frequency=None,
+    )

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.parquetio import WriteToParquetBatched
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_jobs.numbered_files import WriteNumbered
 from features.encoding import Encoder, moments_of
 from features.schema import Tower
 
@@ -33,7 +33,7 @@ def vector_schema(dimension: int) -> pa.Schema:
 
 
 class EmbedBlock(beam.DoFn):  # type: ignore[misc]
-    """Number of a row group -> Arrow table of vectors."""
+    """Number of a row group -> that number and an Arrow table of vectors."""
 
     def __init__(self, features: Path, encoder: Path, tower_file: Path, *, tower: Tower) -> None:
         """Takes paths; everything is loaded by the worker."""
@@ -52,20 +52,21 @@ class EmbedBlock(beam.DoFn):  # type: ignore[misc]
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
 
-    def process(self, group: int) -> Iterator[pa.Table]:
+    def process(self, group: int) -> Iterator[tuple[int, pa.Table]]:
         """Encodes and embeds one block."""
         raw = self._file.read_row_group(group)
         encode = self._encoder.encode_users if self._tower == "user" else self._encoder.encode_items
         vectors = self._model.embed(encode(raw, as_of_seconds=moments_of(raw)))
         rows = np.arange(self._starts[group], self._starts[group] + raw.num_rows)
         schema = vector_schema(vectors.shape[1])
-        yield pa.table(
+        table = pa.table(
             [pa.array(rows), pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])], schema=schema
         )
+        yield group, table
 
 
 class Embed(beam.PTransform):  # type: ignore[misc]
-    """Numbers of row groups -> Arrow tables of vectors."""
+    """Numbers of row groups -> the same with Arrow tables of vectors."""
 
     def __init__(self, features: Path, encoder: Path, tower_file: Path, *, tower: Tower) -> None:
         """Takes what `EmbedBlock` takes."""
@@ -77,14 +78,13 @@ class Embed(beam.PTransform):  # type: ignore[misc]
         return groups | "spread" >> beam.Reshuffle() | "embed" >> beam.ParDo(self._block)
 
 
-def run(transform: Embed, features: Path, *, dimension: int, out: Path, options: PipelineOptions) -> None:
-    """Runs the job; writes `<out>/vectors-*.parquet`."""
+def run(transform: Embed, features: Path, *, out: Path, options: PipelineOptions) -> None:
+    """Runs the job; writes `<out>/vectors-*.parquet`, a file for each row group; `out` is made where it is missing."""
     groups = list(range(pq.ParquetFile(features).num_row_groups))
+    out.mkdir(parents=True, exist_ok=True)
     with beam.Pipeline(options=options) as pipeline:
         tables = pipeline | "row groups" >> beam.Create(groups) | transform
-        tables | "write" >> WriteToParquetBatched(
-            str(out / "vectors"), schema=vector_schema(dimension), file_name_suffix=".parquet"
-        )
+        _ = tables | "write" >> beam.ParDo(WriteNumbered(out / "vectors", total=len(groups)))
 
 
 def all_files(folder: Path, *, advice: str) -> list[Path]:

@@ -118,9 +118,8 @@ def embed(
     def embed(tower: Tower, folder: Path, block_rows: int) -> Vectors:
         features, out = folder / f"{tower}s.parquet", folder / "vectors"
         pq.write_table(catalogues[tower], features, row_group_size=block_rows)
-        out.mkdir()
         transform = Embed(features, exported / "encoder", exported / f"{tower}_tower.tflite", tower=tower)
-        run(transform, features, dimension=DIMENSION, out=out, options=options)
+        run(transform, features, out=out, options=options)
         return read_vectors(out)
 
     return embed
@@ -160,8 +159,9 @@ def test_the_transform_gives_a_table_for_each_block(
     pq.write_table(catalogues["item"], features, row_group_size=8)
     transform = Embed(features, exported / "encoder", exported / "item_tower.tflite", tower="item")
 
-    def are_blocks(tables: list[pa.Table]) -> None:
-        rows = sorted(table.column("row").to_pylist() for table in tables)
+    def are_blocks(numbered: list[tuple[int, pa.Table]]) -> None:
+        tables = [table for _, table in sorted(numbered, key=lambda pair: pair[0])]
+        rows = [table.column("row").to_pylist() for table in tables]
         if rows != [list(range(8)), list(range(8, 16)), list(range(16, NUM_ROWS))]:
             raise BeamAssertException(f"blocks have the rows {rows}")
         if not all(table.schema.equals(vector_schema(DIMENSION)) for table in tables):

@@ -17,7 +17,6 @@ from features.encoding import Encoder
 from features.schema import Tower
 from serving import all_to_all
 from serving.codebook import Codebook
-from serving.exported_tower import ExportedTower
 from serving.interactions import load_interaction
 from serving.postings import Postings, catalogue_digest, truncated
 from serving.postings_writer import PostingsWriter
@@ -83,8 +82,6 @@ def make_codes(config: Config, paths: RunPaths) -> str:
         tokenizers: dict[Tower, str] = {"user": TOKENIZER, "item": ITEM_TOKENIZER}
         for tower, name in tokenizers.items():
             _embed(config, paths, model / name, folder / f"{tower}_tokens", tower=tower)
-        for name in ("sweep", "scored"):
-            (folder / name).mkdir()
         items = folder / "item_tokens.npy"
         np.save(items, embed.read_vectors(folder / "item_tokens"), allow_pickle=False)
         shutil.rmtree(folder / "item_tokens")
@@ -131,11 +128,9 @@ def biases(scores: Floats, highest: float, num_points: int) -> list[float]:
 
 
 def _embed(config: Config, paths: RunPaths, tower_file: Path, out: Path, *, tower: Tower) -> None:
-    out.mkdir()
     features = paths.catalogue(config.as_of) / f"{tower}s.parquet"
     transform = embed.Embed(features, paths.model / "encoder", tower_file, tower=tower)
-    dimension = ExportedTower(tower_file).dimension
-    embed.run(transform, features, dimension=dimension, out=out, options=beam_options(config.beam))
+    embed.run(transform, features, out=out, options=beam_options(config.beam))
 
 
 def _collect(

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from beam_jobs import build_index, embed
 from features.schema import TOWERS
-from serving.exported_tower import ExportedTower
 from serving.weights import WEIGHTS_FILE, item_weights, positive
 from twinspire.config import Config
 from twinspire.console import progress
@@ -35,9 +34,7 @@ def embed_catalogue(config: Config, paths: RunPaths) -> str:
             exported = paths.model / f"{tower}_tower.tflite"
             transform = embed.Embed(features, paths.model / "encoder", exported, tower=tower)
             out = folder / f"{tower}s"
-            out.mkdir()
-            dimension = ExportedTower(exported).dimension
-            embed.run(transform, features, dimension=dimension, out=out, options=beam_options(config.beam))
+            embed.run(transform, features, out=out, options=beam_options(config.beam))
             counts[tower] = embed.read_vectors(out).shape
     (num_items, dimension), (num_users, _) = counts["item"], counts["user"]
     return f"{num_items:,} item vectors and {num_users:,} user vectors of width {dimension}"

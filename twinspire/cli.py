@@ -72,7 +72,7 @@ def run(
     dry_run: DryRun = False,
     now: Now = None,
 ) -> None:
-    """Do all steps: ingest, features, (mine,) train, embed, index, bundle, evaluate."""
+    """Do all steps: ingest, features, (mine,) train, embed, index, (codes,) bundle, evaluate."""
     with errors():
         settings, paths, steps = _prepare(config, set_, as_of, runs, now)
         if dry_run:
@@ -95,23 +95,32 @@ def _step_command(name: str, text: str) -> None:
         now: Now = None,
     ) -> None:
         with errors():
-            settings, paths, steps = _prepare(config, set_, as_of, runs, now)
-            names = [step.name for step in steps]
-            if name not in names:
-                raise ValueError(
-                    f"training.negatives.easy_per_hard is null, and without it step {name!r} has nothing to do; set "
-                    "it, 100 for instance, to train with mined hard negatives"
-                )
-            place = names.index(name)
-            if dry_run:
-                _print_plan(settings, steps[place : place + 1])
-                return
-            if place:
-                _need(steps[place - 1])
-            _save_config(settings, paths)
-            _do(steps[place], force=force)
+            _do_one(name, _prepare(config, set_, as_of, runs, now), force=force, dry_run=dry_run)
 
     app.command(name, help=text)(command)
+
+
+# Why a step may not be among those of a configuration.
+_LEFT_OUT = {
+    "mine": "training.negatives.easy_per_hard is null, and without it step 'mine' has nothing to do; set it, 100 for "
+    "instance, to train with mined hard negatives",
+    "codes": "sparcode is null, and without it step 'codes' has nothing to do; set sparcode: {} to fit it",
+}
+
+
+def _do_one(name: str, prepared: tuple[Config, RunPaths, list[Step]], *, force: bool, dry_run: bool) -> None:
+    settings, paths, steps = prepared
+    names = [step.name for step in steps]
+    if name not in names:
+        raise ValueError(_LEFT_OUT[name])
+    place = names.index(name)
+    if dry_run:
+        _print_plan(settings, steps[place : place + 1])
+        return
+    if place:
+        _need(steps[place - 1])
+    _save_config(settings, paths)
+    _do(steps[place], force=force)
 
 
 for _name, _text in {
@@ -125,6 +134,35 @@ for _name, _text in {
     "evaluate": "Measure recall on the days after the cut, beside the baselines.",
 }.items():
     _step_command(_name, _text)
+
+
+@app.command()
+def codes(
+    config: ConfigPath = DEFAULT_CONFIG,
+    target_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Largest tables, such as 50MB (sparcode.target_size_bytes).")
+    ] = None,
+    target_recall: Annotated[
+        float | None, typer.Option(help="Recall of all scores that tables must reach (sparcode.target_recall).")
+    ] = None,
+    set_: Overrides = None,
+    as_of: AsOf = None,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    dry_run: DryRun = False,
+    now: Now = None,
+) -> None:
+    """Score all items for the codes in use (SparCode), and choose how far the lists are cut."""
+    with errors():
+        targets = {"target_size_bytes": target_size, "target_recall": target_recall}
+        chosen = [f"sparcode.{name}={value}" for name, value in targets.items() if value is not None]
+        prepared = _prepare(config, [*(set_ or []), *chosen], as_of, runs, now)
+        _do_one("codes", prepared, force=force, dry_run=dry_run)
+        if not dry_run:
+            from twinspire.pipeline.codes import read_report
+            from twinspire.show import print_curve
+
+            print_curve(read_report(prepared[1].codes))
 
 
 @app.command()

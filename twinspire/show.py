@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.recommender import Recommendations, Recommender
+from serving.sparcode_parts import SparCodeReport
 from twinspire.console import console
 
 NUM_HISTORY = 5
@@ -49,6 +50,17 @@ def print_answers(recommender: Recommender, found: Recommendations) -> None:
             # Text, because names may hold what rich takes for markup.
             table.add_row(*(Text(cell, no_wrap=True) for cell in cells), f"{item['score']:.4f}")
         console().print(table if answer.items else "nothing to offer")
+
+
+def print_curve(report: SparCodeReport) -> None:
+    """Prints size against recall of SparCode's tables, with the ones that were kept."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("bias", "size", f"recall@{report.k}", ""):
+        table.add_column(name, justify="right")
+    for point in report.curve:
+        kept = "kept" if point.bias == report.bias else ""
+        table.add_row(f"{point.bias:.3f}", f"{point.size_bytes / 1e6:,.2f} MB", f"{point.recall:.4f}", kept)
+    console().print(table)
 
 
 def shown_name(name: str | None, item_id: str) -> str:

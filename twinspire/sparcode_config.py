@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from twinspire.section import Section
 
@@ -52,8 +52,8 @@ class SparCodeConfig(Section):
     """Most items stored for a code."""
     controlled_bias: float | None = None
     """What is added to scores before they are cut at 0; null takes the learned bias, or what a target asks for."""
-    target_size_bytes: int | None = Field(None, ge=1)
-    """Take the highest bias whose posting lists are no larger."""
+    target_size_bytes: ByteSize | None = Field(None, ge=1)
+    """Take the highest bias whose posting lists are no larger; a number, or such as 50MB."""
     target_recall: float | None = Field(None, gt=0, le=1)
     """Take the lowest bias whose lists find this share of the best items by all scores of the codes."""
     curve_points: int = Field(8, ge=2)

@@ -17,12 +17,14 @@ COMMANDS = (
     "train",
     "embed",
     "index",
+    "codes",
     "bundle",
     "evaluate",
     "recommend",
     "serve",
     "doctor",
 )
+STEPS = COMMANDS[1:10]
 JOURNEY = REPOSITORY / "configs" / "complete_journey.yaml"
 TABLES = REPOSITORY / "configs" / "tables_example.yaml"
 Ran = subprocess.CompletedProcess[str]
@@ -110,12 +112,29 @@ def test_mining_without_a_fit_that_wants_it_names_the_key(tmp_path: Path) -> Non
     refused(ran, 1, "error: training.negatives.easy_per_hard is null", "set it, 100 for instance")
 
 
+def test_tables_without_a_model_for_them_name_the_key(tmp_path: Path) -> None:
+    ran = twinspire(tmp_path, "codes", "--config", JOURNEY)
+    refused(ran, 1, "error: sparcode is null, and without it step 'codes' has nothing to do; set sparcode: {}")
+
+
+def test_a_plan_with_sparcode_makes_its_tables_before_the_bundle(tmp_path: Path) -> None:
+    ran = twinspire(tmp_path, "run", "--config", JOURNEY, "--set", "sparcode={}", "--dry-run")
+    plan = ran.stdout.split("resolved configuration:")[0]
+    assert [line.split()[0] for line in plan.splitlines() if line] == [name for name in STEPS if name != "mine"]
+
+
+def test_two_targets_are_refused(tmp_path: Path) -> None:
+    asked = ["--config", JOURNEY, "--set", "sparcode={}", "--target-size", "50MB", "--target-recall", "0.9"]
+    ran = twinspire(tmp_path, "codes", *asked)
+    refused(ran, 2, "target_size_bytes and target_recall each choose the bias of the tables; set one of them")
+
+
 def test_a_plan_with_mined_negatives_mines_them_before_it_trains(tmp_path: Path) -> None:
     asked = ["--config", JOURNEY, "--set", "training.negatives.easy_per_hard=100"]
     ran = twinspire(tmp_path, "run", *asked, "--dry-run")
     assert (ran.returncode, ran.stderr) == (0, "")
     plan = ran.stdout.split("resolved configuration:")[0]
-    assert [line.split()[0] for line in plan.splitlines() if line] == list(COMMANDS[1:9])
+    assert [line.split()[0] for line in plan.splitlines() if line] == [name for name in STEPS if name != "codes"]
     refused(twinspire(tmp_path, "mine", *asked), 1, "error: step 'features' is not done")
     refused(twinspire(tmp_path, "train", *asked), 1, "error: step 'mine' is not done")
 
@@ -143,7 +162,8 @@ def test_a_dry_run_before_anything_else_tells_the_plan_and_writes_nothing(tmp_pa
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     plan, resolved = ran.stdout.split("resolved configuration:")
-    assert [line.split()[0] for line in plan.splitlines() if line] == [name for name in COMMANDS[1:9] if name != "mine"]
+    planned = [name for name in STEPS if name not in ("mine", "codes")]
+    assert [line.split()[0] for line in plan.splitlines() if line] == planned
     assert plan.count("would run; writes runs/complete_journey/") == 7
     assert "as_of: '2017-11-20'" in resolved
     assert "epochs: 4" in resolved

@@ -1,0 +1,136 @@
+"""Does SparCode reach the answer? Fitted, swept, scored, cut, bundled, served: the sum of the model's own scores."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beam_jobs.embed import read_vectors
+from serving import all_to_all
+from serving.bundle import Bundle, BundleError
+from serving.codebook import Codebook
+from serving.interactions import load_interaction
+from serving.recommender import Recommender
+from twinspire.load_config import load
+from twinspire.paths import RunPaths
+from twinspire.pipeline.serve import open_recommender
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
+
+NUM_ITEMS = 120
+USERS = ("c00", "c01", "c30")
+OVERRIDES = (
+    "sparcode={parts: 2, codes: 8, interest_tokens: 2, hidden_units: 4, batch_size: 64, num_uniform: 16}",
+    "serving.fusion_weights={repeat: 1.0, two_tower: 0.3, sparcode: 0.3}",
+)
+FLAGS = [part for override in OVERRIDES for part in ("--set", override)]
+
+
+@pytest.fixture(scope="module")
+def shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The first day's shop, run once more with SparCode in a copy of its runs."""
+    folder = tmp_path_factory.mktemp("sparcode") / "runs"
+    shutil.copytree(first_day.runs, folder, symlinks=True)
+    made = replace(first_day, runs=folder)
+    ran = made.do("run", "--now", "2024-03-01", *FLAGS)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return replace(made, ran=ran)
+
+
+@pytest.fixture(scope="module")
+def paths(shop: Any) -> RunPaths:
+    return RunPaths(shop.root, shop.day)
+
+
+@pytest.fixture(scope="module")
+def recommender(shop: Any, paths: RunPaths) -> Recommender:
+    return open_recommender(load(shop.config, OVERRIDES), paths)
+
+
+def test_the_run_tells_how_codes_are_used_and_what_tables_cost(shop: Any) -> None:
+    assert "validation sparcode epoch 1: loss" in shop.ran.stdout
+    assert "codes in use, perplexity" in shop.ran.stdout
+    (told,) = [line for line in shop.ran.stdout.splitlines() if line.startswith("codes ")]
+    assert "codes of 180 tokens" in told
+    assert "of all scores" in told
+
+
+def test_served_scores_are_the_models_own_quantised_ones_for_every_item(
+    recommender: Recommender, paths: RunPaths
+) -> None:
+    model = paths.model / "sparcode"
+    bias = json.loads((model / "sparcode.json").read_text())["bias"]
+    rows = recommender.bundle.encoder.user_ids.rows(list(USERS)) - 1
+    expected_rows, expected = all_to_all.search(
+        read_vectors(paths.codes / "user_tokens")[rows],
+        np.load(paths.codes / "item_tokens.npy"),
+        interaction=load_interaction(model / "interaction.npz"),
+        bias=bias,
+        codebook=Codebook.load(model / "codebook.npy"),
+        k=NUM_ITEMS,
+    )
+    found = recommender.recommend(USERS, k=NUM_ITEMS, retriever="sparcode")
+    assert found.retriever == "sparcode"
+    assert {"features", "encoding", "tokenizer"} <= found.stage_microseconds.keys()
+    assert "user_tower" not in found.stage_microseconds
+    for answer, own_rows, own_scores in zip(found.answers, expected_rows, expected, strict=True):
+        wanted = {f"a{row:03}": score for row, score in zip(own_rows, own_scores, strict=True) if row >= 0}
+        served = {item["item_id"]: item["score"] for item in answer.items}
+        assert served.keys() == wanted.keys()
+        assert len(served) > NUM_ITEMS / 4
+        # Three lists of float16 each.
+        for item_id, score in served.items():
+            assert score == pytest.approx(wanted[item_id], rel=2e-3, abs=2e-3)
+
+
+def test_an_unknown_user_gets_what_is_popular(recommender: Recommender) -> None:
+    (answer,) = recommender.recommend(["nobody"], k=5, retriever="sparcode").answers
+    assert (answer.unknown_user, answer.fallback, len(answer.items)) == (True, "popularity", 5)
+
+
+def test_it_takes_part_in_the_fused_list_and_in_the_report(shop: Any, paths: RunPaths) -> None:
+    report = json.loads((paths.report / "report.json").read_text())
+    for task in report["tasks"]:
+        arms = {arm["name"]: arm for arm in task["arms"]}
+        assert arms["SparCode"]["metrics"]["recall@20"]["mean"] > 0
+    asked = ["--json", "-k", "5", "--user", USERS[0], "--retriever", "fused", *FLAGS]
+    assert len(json.loads(shop.do("recommend", *asked).stdout)["answers"][0]["items"]) == 5
+
+
+def test_a_target_cuts_the_tables_and_shows_the_curve(shop: Any, tmp_path: Path) -> None:
+    shutil.copytree(shop.runs, tmp_path / "runs", symlinks=True)
+    cut = replace(shop, runs=tmp_path / "runs")
+    before = json.loads((paths_of(cut).codes / "report.json").read_text())
+    size = before["curve"][2]["size_bytes"]
+    ran = cut.do("codes", "--now", "2024-03-01", *FLAGS, "--target-size", str(size))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    after = json.loads((paths_of(cut).codes / "report.json").read_text())
+    assert after["size_bytes"] <= size < before["size_bytes"]
+    assert after["bias"] < before["bias"]
+    assert ran.stdout.count("kept") == 1
+
+
+@pytest.mark.parametrize("broken", ["postings", "codebook"])
+def test_a_bundle_with_tables_of_another_make_is_refused(
+    broken: str, shop: Any, paths: RunPaths, tmp_path: Path
+) -> None:
+    current = (paths.bundles / "current").resolve()
+    folder = tmp_path / current.name
+    shutil.copytree(current, folder)
+    target = folder / "sparcode" / ("codebook.npy" if broken == "codebook" else "postings/items.npy")
+    if broken == "codebook":
+        Codebook(np.load(target) + np.float32(0.01)).save(target)
+    else:
+        target.write_bytes(target.read_bytes()[:-64])
+    with pytest.raises(BundleError, match=rf"{target.name}: (SHA-256 is|has \d+ bytes)"):
+        Bundle.open(folder)
+
+
+def paths_of(shop: Any) -> RunPaths:
+    return RunPaths(shop.root, shop.day)

@@ -28,7 +28,7 @@ from twinspire.config import Config
 from twinspire.paths import RunPaths
 from twinspire.pipeline.codes import SERVED
 from twinspire.pipeline.embed import read_parts
-from twinspire.pipeline.fit_sparcode import INTERACTION, SHAPE
+from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, read_shape
 
 # In a fused list two models count alike.
 FUSED_WEIGHT = 1.0
@@ -77,8 +77,7 @@ def _tables(paths: RunPaths) -> SparCode:
     codebook = Codebook.load(folder / CODEBOOK)
     header = json.loads((folder / POSTINGS / "postings.json").read_text())
     postings = Postings.open(folder / POSTINGS, codebook=codebook, catalogue=header["catalogue"])
-    shape = json.loads((paths.model / "sparcode" / SHAPE).read_text())
-    return SparCode(codebook, postings, num_tokens=shape["num_user_tokens"])
+    return SparCode(codebook, postings, num_tokens=read_shape(paths.model).num_user_tokens)
 
 
 def _exact(config: Config, paths: RunPaths, users: UserQueries, k: int) -> Rows:
@@ -103,14 +102,13 @@ def _both(config: Config, paths: RunPaths, users: UserQueries, k: int) -> Rows:
 
 
 def _all_scores(config: Config, paths: RunPaths, users: UserQueries, k: int, *, quantise: bool = True) -> Rows:
-    model = paths.model / "sparcode"
+    model = paths.model / FOLDER
     assert users.user_tokens is not None
-    shape = json.loads((model / SHAPE).read_text())
     rows, _ = all_to_all.search(
         users.user_tokens,
         np.load(paths.codes / "item_tokens.npy", mmap_mode="r", allow_pickle=False),
         interaction=load_interaction(model / INTERACTION),
-        bias=shape["bias"],
+        bias=read_shape(paths.model).bias,
         codebook=Codebook.load(model / CODEBOOK) if quantise else None,
         k=k,
         exclude=users.purchases.csr(),

@@ -28,7 +28,7 @@ from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
-from twinspire.pipeline.fit_sparcode import INTERACTION, ITEM_TOKENIZER, SHAPE
+from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, ITEM_TOKENIZER, read_shape
 from twinspire.sparcode_config import SparCodeConfig
 from twinspire.steps import fresh_folder
 
@@ -76,8 +76,7 @@ def make_codes(config: Config, paths: RunPaths) -> str:
     """
     settings = config.sparcode
     assert settings is not None  # the step is planned only where there is one
-    model = paths.model / "sparcode"
-    shape = json.loads((model / SHAPE).read_text())
+    model, shape = paths.model / FOLDER, read_shape(paths.model)
     with fresh_folder(paths.codes) as folder, progress("SparCode tables"):
         tokenizers: dict[Tower, str] = {"user": TOKENIZER, "item": ITEM_TOKENIZER}
         for tower, name in tokenizers.items():
@@ -90,7 +89,7 @@ def make_codes(config: Config, paths: RunPaths) -> str:
         sweep_codes.run(sweep, folder / "user_tokens", out=folder / "sweep", options=options)
         keys, counts = sweep_codes.read_codes(folder / "sweep")
         # The widest table that is asked about: others are cut from it.
-        bias = shape["bias"] if settings.controlled_bias is None else settings.controlled_bias
+        bias = shape.bias if settings.controlled_bias is None else settings.controlled_bias
         files = score_codes.ScoringFiles(model / CODEBOOK, model / INTERACTION, items)
         transform = score_codes.ScoreCodes(files, score_codes.ScoringSettings(bias, settings.posting_cap))
         began = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -28,9 +29,9 @@ from training.trainer import EpochMetrics, EpochReport, embed, fit, make_determi
 from twinspire.config import Config
 from twinspire.console import console, progress
 from twinspire.pipeline.material import Material
+from twinspire.pipeline.sparcode_files import INTERACTION, ITEM_TOKENIZER, SHAPE, Shape
 from twinspire.sparcode_config import SparCodeConfig
 
-ITEM_TOKENIZER, INTERACTION, SHAPE = "item_tokenizer.tflite", "interaction.npz", "sparcode.json"
 Say = Callable[[str, EpochReport], None]
 
 
@@ -107,13 +108,8 @@ def export_sparcode(sparcode: SparCode, folder: Path) -> None:
     export_tower(sparcode.item_tokenizer, folder / ITEM_TOKENIZER)
     Codebook(sparcode.quantizer.codebooks.numpy()).save(folder / CODEBOOK)
     save_interaction(folder / INTERACTION, _kind(sparcode.interaction), sparcode.interaction.arrays())
-    shape = {
-        "width": sparcode.width,
-        "num_user_tokens": sparcode.num_user_tokens,
-        "num_item_tokens": sparcode.num_item_tokens,
-        "bias": float(sparcode.bias),
-    }
-    (folder / SHAPE).write_text(json.dumps(shape, indent=2))
+    shape = Shape(sparcode.width, sparcode.num_user_tokens, sparcode.num_item_tokens, float(sparcode.bias))
+    (folder / SHAPE).write_text(json.dumps(asdict(shape), indent=2))
 
 
 def interaction_of(sparcode: SparCode) -> serving_interactions.Interaction:

@@ -38,6 +38,7 @@ from twinspire.pipeline.material import (
     read_material,
     seen_items,
 )
+from twinspire.pipeline.sparcode_files import FOLDER
 from twinspire.steps import fresh_folder
 
 TOP = 10
@@ -89,7 +90,7 @@ def train(config: Config, paths: RunPaths) -> str:
         export_tower(fitted.towers.user, folder / "user_tower.tflite")
         export_tower(fitted.towers.item, folder / "item_tower.tflite")
         if sparcode is not None:
-            export_sparcode(sparcode, folder / "sparcode")
+            export_sparcode(sparcode, folder / FOLDER)
         (folder / PARTS_FILE).write_text(json.dumps(fitted.parts))
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
         (folder / "epochs.json").write_text(json.dumps(plain, indent=2))

@@ -25,8 +25,15 @@ reference: default
 arms:
   default: {{note: as configured}}
   learned: {{overrides: {{towers.factor_dim: 0}}, note: without factors}}
+  tables: {{overrides: {{sparcode: {sparcode}}}, lists: sparcode, note: from the tables}}
+  unquantised: {{overrides: {{sparcode: {sparcode}}}, lists: unquantised, against: tables, note: without codes}}
+  both: {{overrides: {{sparcode: {sparcode}}}, lists: two_tower_and_sparcode, against: tables, note: fused}}
   broken: {{overrides: {{towers.temperature: 1.0e-38}}}}
 """
+
+
+FITTED = ["default", "learned", "tables", "unquantised", "both"]
+SPARCODE = "{parts: 2, codes: 8, interest_tokens: 1, hidden_units: 2, batch_size: 64, num_uniform: 16}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def ablated(shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Abla
     folder = tmp_path_factory.mktemp("ablation")
     file = folder / "arms.yaml"
     cut = str(load(shop_config).as_of)
-    file.write_text(ARMS.format(config=shop_config, cut=cut))
+    file.write_text(ARMS.format(config=shop_config, cut=cut, sparcode=SPARCODE))
     (folder / "doc.md").write_text("# Kept\n")
     flags = ["--seeds", "1", "--json", folder / "figures.json", "--out", folder / "doc.md"]
     return Ablated(file, folder, cut, ablate(file, *flags))
@@ -75,9 +82,9 @@ def test_an_arm_that_fails_is_named_and_the_others_have_figures(ablated: Ablated
     assert ablated.ran.returncode == 1
     assert "Traceback" not in ablated.ran.stderr
     assert "error: arm 'broken' failed: seed 1" in ablated.ran.stderr
-    assert "lower training.learning_rate or raise towers.temperature" in ablated.ran.stderr
+    assert "lower the learning rate, or raise the temperature" in ablated.ran.stderr
     found = json.loads((ablated.folder / "figures.json").read_text())
-    assert [arm["name"] for arm in found["arms"]] == ["popularity", "EASE", "default", "learned"]
+    assert [arm["name"] for arm in found["arms"]] == ["popularity", "EASE", *FITTED]
     assert list(found["failed"]) == ["broken"]
 
 
@@ -87,11 +94,22 @@ def test_figures_are_of_the_same_users_and_an_untrained_share_of_chance_is_beate
     assert len({figure["num_users"] for figure in recall.values()}) == 1
     # The catalogue is two halves by taste: 20 of the user's own half of 60, and more by popularity.
     assert recall["default"]["mean"] > 20 / 60
-    default, learned = found["arms"][2:]
+    default, learned = found["arms"][2:4]
     assert learned["against"] == "default"
     difference = recall["learned"]["mean"] - recall["default"]["mean"]
     assert learned["differences"]["recall"]["mean"] == pytest.approx(difference)
     assert default["training_seconds"] > 0
+
+
+def test_arms_of_sparcode_share_a_fit_and_differ_in_their_lists(ablated: Ablated) -> None:
+    fits = [path.name for path in (ablated.folder / "runs" / "corner_shop" / "arms").iterdir()]
+    assert "tables-1" in fits
+    assert not {"unquantised-1", "both-1"} & set(fits)
+    lists = sorted(path.stem for path in ablated.lists("tables-1").parent.iterdir() if path.suffix == ".npy")
+    assert lists == ["sparcode", "two_tower_and_sparcode", "unquantised"]
+    found = {arm["name"]: arm for arm in json.loads((ablated.folder / "figures.json").read_text())["arms"]}
+    assert found["tables"]["figures"]["recall"]["mean"] > 20 / 60
+    assert found["both"]["against"] == "tables"
 
 
 def test_the_document_keeps_its_text_and_gets_the_tables(ablated: Ablated) -> None:

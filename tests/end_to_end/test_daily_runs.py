@@ -256,7 +256,7 @@ def test_the_server_stops_when_told(server: Server) -> None:
 class Spy:
     """A retriever that keeps the vectors that serving computed."""
 
-    needs_embeddings = True
+    needs_embeddings, needs_tokens = True, False
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         self.embeddings = users.query_embeddings

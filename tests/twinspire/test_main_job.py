@@ -16,6 +16,7 @@ from twinspire.steps import Step, run_step
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
 NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
 MINED = "training.negatives.easy_per_hard=100"
+SPARCODE = "sparcode={}"
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +69,9 @@ def test_impressions_that_change_are_fitted_again(tmp_path: Path) -> None:
 
 
 def test_hard_negatives_are_mined_between_features_and_training_where_the_file_asks_for_them() -> None:
-    assert [step.name for step in planned()] == [name for name in STEP_NAMES if name != "mine"]
-    assert [step.name for step in planned(MINED)] == list(STEP_NAMES)
+    always = [name for name in STEP_NAMES if name not in ("mine", "codes")]
+    assert [step.name for step in planned()] == always
+    assert [step.name for step in planned(MINED)] == sorted([*always, "mine"], key=STEP_NAMES.index)
     assert STEP_NAMES[:4] == ("ingest", "features", "mine", "train")
 
 
@@ -88,6 +90,26 @@ def test_hard_negatives_are_mined_between_features_and_training_where_the_file_a
 )
 def test_with_mined_negatives_training_depends_on_how_they_are_found(override: str, first: str) -> None:
     assert first_changed(planned(MINED), planned(MINED, override)) == first
+
+
+def test_sparcodes_tables_are_made_between_the_index_and_the_bundle_where_it_is_configured() -> None:
+    names = [step.name for step in planned(SPARCODE)]
+    assert names == [name for name in STEP_NAMES if name != "mine"]
+    assert names[names.index("index") :] == ["index", "codes", "bundle", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("sparcode.codes=9", "train"),
+        ("sparcode.learning_rate=.5", "train"),
+        ("sparcode.posting_cap=9", "codes"),
+        ("sparcode.target_recall=.5", "codes"),
+        ("serving.port=9", "bundle"),
+    ],
+)
+def test_how_tables_are_cut_is_not_fitted_again(override: str, first: str) -> None:
+    assert first_changed(planned(SPARCODE), planned(SPARCODE, override)) == first
 
 
 def test_an_arm_of_a_comparison_mines_nothing_by_itself() -> None:

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
@@ -98,15 +97,3 @@ class SparCodeModel(tfrs.Model):  # type: ignore[misc]
 def adam(learning_rate: float) -> tf_keras.optimizers.Optimizer:
     """Adam, for a model all of whose weights move at every step."""
     return tf_keras.optimizers.legacy.Adam(learning_rate)
-
-
-def quantised_scores(
-    sparcode: SparCode, users: npt.NDArray[np.float32], items: npt.NDArray[np.float32], *, quantise: bool
-) -> npt.NDArray[np.float32]:
-    """Scores of all pairs from tokens: [B, K_u D], [N, K_c D] float32 -> [B, N]; without codes where not `quantise`."""
-    tokens = tf.reshape(users, [-1, sparcode.num_user_tokens, sparcode.width])
-    if quantise:
-        tokens = sparcode.quantizer.decode(sparcode.quantizer.codes(tokens))
-    of_items = tf.reshape(items, [-1, sparcode.num_item_tokens, sparcode.width])
-    found: npt.NDArray[np.float32] = sparcode.scores(tokens, of_items).numpy()
-    return found

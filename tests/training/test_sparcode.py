@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
@@ -18,7 +19,7 @@ from towers.scorer import MlpInteraction
 from towers.sparcode import SparCode
 from towers.tokenizer import tokenizers
 from training.losses import in_batch_softmax
-from training.sparcode import SparCodeModel, adam, quantised_scores
+from training.sparcode import SparCodeModel, adam
 from training.trainer import embed
 
 tools = runpy.run_path(str(Path(__file__).parent / "fit_for_tests.py"))
@@ -137,3 +138,15 @@ def test_an_unknown_correction_is_refused(groups_folder: Path) -> None:
 
 def first_batch(folder: Path, encoder: Encoder) -> dict[str, np.ndarray]:
     return next(tools["batches_for"](folder, encoder, seed=1)(0))
+
+
+def quantised_scores(
+    sparcode: SparCode, users: npt.NDArray[np.float32], items: npt.NDArray[np.float32], *, quantise: bool
+) -> npt.NDArray[np.float32]:
+    """Scores of all pairs from tokens: [B, K_u D], [N, K_c D] float32 -> [B, N]; without codes where not `quantise`."""
+    tokens = tf.reshape(users, [-1, sparcode.num_user_tokens, sparcode.width])
+    if quantise:
+        tokens = sparcode.quantizer.decode(sparcode.quantizer.codes(tokens))
+    of_items = tf.reshape(items, [-1, sparcode.num_item_tokens, sparcode.width])
+    found: npt.NDArray[np.float32] = sparcode.scores(tokens, of_items).numpy()
+    return found

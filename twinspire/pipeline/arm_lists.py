@@ -5,7 +5,6 @@ U users of a split, k places of a list.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,7 +16,7 @@ from features.encoding import Encoder
 from serving import all_to_all
 from serving.codebook import Codebook
 from serving.interactions import load_interaction
-from serving.postings import Postings
+from serving.postings import read_postings
 from serving.purchases import Purchases
 from serving.ranking import Rows
 from serving.retrievers import Cascade, Fused, Retriever, TwoTower, UserQueries
@@ -74,10 +73,8 @@ def _towers(paths: RunPaths) -> TwoTower:
 
 def _tables(paths: RunPaths) -> SparCode:
     folder = paths.codes / SERVED
-    codebook = Codebook.load(folder / CODEBOOK)
-    header = json.loads((folder / POSTINGS / "postings.json").read_text())
-    postings = Postings.open(folder / POSTINGS, codebook=codebook, catalogue=header["catalogue"])
-    return SparCode(codebook, postings, num_tokens=read_shape(paths.model).num_user_tokens)
+    postings = read_postings(folder / POSTINGS)
+    return SparCode(Codebook.load(folder / CODEBOOK), postings, num_tokens=read_shape(paths.model).num_user_tokens)
 
 
 def _exact(config: Config, paths: RunPaths, users: UserQueries, k: int) -> Rows:

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs import embed, score_codes, sweep_codes
+from evaluation.metrics import index_recall_at_k
 from features.encoding import Encoder
 from features.schema import Tower
 from serving import all_to_all
 from serving.codebook import Codebook
-from serving.interactions import load_interaction
-from serving.postings import Postings, catalogue_digest, truncated
+from serving.interactions import Interaction, load_interaction
+from serving.postings import catalogue_digest, read_postings, truncated
 from serving.postings_writer import PostingsWriter
 from serving.purchases import Purchases
 from serving.retrievers import UserQueries
@@ -28,7 +29,7 @@ from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
-from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, ITEM_TOKENIZER, read_shape
+from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, ITEM_TOKENIZER, Shape, read_shape
 from twinspire.sparcode_config import SparCodeConfig
 from twinspire.steps import fresh_folder
 
@@ -50,22 +51,33 @@ class Exact:
     """N."""
 
     def recall(self, retriever: SparCode) -> float:
-        """Share of the best k that a table finds, mean over users who have any."""
-        empty = np.zeros(0, np.int64)
-        nobody = Purchases(
-            np.zeros(len(self.tokens) + 1, np.int64),
-            empty.astype(np.int32),
-            empty.astype(np.int32),
-            empty,
-            self.num_items,
-        )
-        users = UserQueries(nobody, np.zeros(len(self.tokens), np.int64), user_tokens=self.tokens)
-        found, _ = retriever.retrieve(users, self.rows.shape[1])
-        shares = [
-            len(np.intersect1d(own[own >= 0], wanted[wanted >= 0])) / max(int((wanted >= 0).sum()), 1)
-            for own, wanted in zip(found, self.rows, strict=True)
-        ]
-        return float(np.mean(shares))
+        """Share of the best k that a table finds, mean over users; 0 for one who has none."""
+        empty, moments = np.zeros(0, np.int32), np.zeros(len(self.tokens), np.int64)
+        nothing_known = Purchases(np.append(moments, 0), empty, empty, empty.astype(np.int64), self.num_items)
+        k = self.rows.shape[1]
+        found, _ = retriever.retrieve(UserQueries(nothing_known, moments, user_tokens=self.tokens), k)
+        return float(np.nan_to_num(index_recall_at_k(found, self.rows, k=k)).mean())
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit left for the tables, loaded once."""
+
+    folder: Path
+    """Its files."""
+    codebook: Codebook
+    """Tokens -> codes."""
+    interaction: Interaction
+    """Scores codes against items."""
+    shape: Shape
+    """Its numbers."""
+
+    @classmethod
+    def load(cls, model: Path) -> Fitted:
+        """Reads the SparCode in a model's folder."""
+        folder = model / FOLDER
+        codebook, interaction = Codebook.load(folder / CODEBOOK), load_interaction(folder / INTERACTION)
+        return cls(folder, codebook, interaction, read_shape(model))
 
 
 def make_codes(config: Config, paths: RunPaths) -> str:
@@ -76,7 +88,8 @@ def make_codes(config: Config, paths: RunPaths) -> str:
     """
     settings = config.sparcode
     assert settings is not None  # the step is planned only where there is one
-    model, shape = paths.model / FOLDER, read_shape(paths.model)
+    fitted = Fitted.load(paths.model)
+    model = fitted.folder
     with fresh_folder(paths.codes) as folder, progress("SparCode tables"):
         tokenizers: dict[Tower, str] = {"user": TOKENIZER, "item": ITEM_TOKENIZER}
         for tower, name in tokenizers.items():
@@ -89,16 +102,29 @@ def make_codes(config: Config, paths: RunPaths) -> str:
         sweep_codes.run(sweep, folder / "user_tokens", out=folder / "sweep", options=options)
         keys, counts = sweep_codes.read_codes(folder / "sweep")
         # The widest table that is asked about: others are cut from it.
-        bias = shape.bias if settings.controlled_bias is None else settings.controlled_bias
+        bias = fitted.shape.bias if settings.controlled_bias is None else settings.controlled_bias
         files = score_codes.ScoringFiles(model / CODEBOOK, model / INTERACTION, items)
         transform = score_codes.ScoreCodes(files, score_codes.ScoringSettings(bias, settings.posting_cap))
         began = time.perf_counter()
         score_codes.run(transform, keys, block_size=CODE_BLOCK, out=folder / "scored", options=options)
         seconds = time.perf_counter() - began
-        widest = _collect(config, paths, model, folder / "widest", folder / "scored", keys, bias)
+        encoder = Encoder.load(paths.model / "encoder")
+        item_ids = encoder.item_ids.ids(np.arange(1, len(encoder.item_ids)))
+        writer = PostingsWriter(
+            folder / "widest",
+            num_items=len(item_ids),
+            bias=bias,
+            cap=settings.posting_cap,
+            codebook=fitted.codebook.digest,
+            catalogue=catalogue_digest(item_ids),
+            interaction=fitted.interaction.digest,
+        )
+        score_codes.collect(folder / "scored", keys, writer)
         shutil.rmtree(folder / "scored")
-        exact = _exact(config, model, folder / "user_tokens", items, bias)
-        report = _choose(settings, model, folder, widest, exact, num_tokens=int(counts.sum()), seconds=seconds)
+        rng = np.random.default_rng(config.seed)
+        k = max(config.evaluation.ks)
+        exact = _exact(fitted, folder / "user_tokens", items, bias, num_queries=settings.num_queries, k=k, rng=rng)
+        report = _choose(settings, fitted, folder, exact, num_tokens=int(counts.sum()), seconds=seconds)
         (folder / REPORT).write_text(json.dumps(asdict(report), indent=2))
     return (
         f"{report.num_codes:,} codes of {report.num_tokens:,} tokens, {report.num_postings:,} postings, "
@@ -132,54 +158,31 @@ def _embed(config: Config, paths: RunPaths, tower_file: Path, out: Path, *, towe
     embed.run(transform, features, out=out, options=beam_options(config.beam))
 
 
-def _collect(
-    config: Config, paths: RunPaths, model: Path, out: Path, scored: Path, keys: npt.NDArray[np.int64], bias: float
-) -> Path:
-    assert config.sparcode is not None
-    encoder = Encoder.load(paths.model / "encoder")
-    item_ids = encoder.item_ids.ids(np.arange(1, len(encoder.item_ids)))
-    writer = PostingsWriter(
-        out,
-        num_items=len(item_ids),
-        bias=bias,
-        cap=config.sparcode.posting_cap,
-        codebook=Codebook.load(model / CODEBOOK).digest,
-        catalogue=catalogue_digest(item_ids),
-        interaction=load_interaction(model / INTERACTION).digest,
-    )
-    score_codes.collect(scored, keys, writer)
-    return out
-
-
-def _exact(config: Config, model: Path, user_tokens: Path, items: Path, bias: float) -> Exact:
-    assert config.sparcode is not None
+def _exact(
+    fitted: Fitted,
+    user_tokens: Path,
+    items: Path,
+    bias: float,
+    *,
+    num_queries: int,
+    k: int,
+    rng: np.random.Generator,
+) -> Exact:
     tokens = embed.read_vectors(user_tokens)
-    rng = np.random.default_rng(config.seed)
-    some = np.sort(rng.permutation(len(tokens))[: config.sparcode.num_queries])
+    some = np.sort(rng.permutation(len(tokens))[:num_queries])
     item_tokens = np.load(items, mmap_mode="r", allow_pickle=False)
     rows, _ = all_to_all.search(
-        tokens[some],
-        item_tokens,
-        interaction=load_interaction(model / INTERACTION),
-        bias=bias,
-        codebook=Codebook.load(model / CODEBOOK),
-        k=max(config.evaluation.ks),
+        tokens[some], item_tokens, interaction=fitted.interaction, bias=bias, codebook=fitted.codebook, k=k
     )
     return Exact(tokens[some], rows, len(item_tokens))
 
 
 def _choose(
-    settings: SparCodeConfig, model: Path, folder: Path, widest: Path, exact: Exact, *, num_tokens: int, seconds: float
+    settings: SparCodeConfig, fitted: Fitted, folder: Path, exact: Exact, *, num_tokens: int, seconds: float
 ) -> SparCodeReport:
     """Measures the curve, cuts the chosen tables, and puts what is served into one folder."""
-    codebook = Codebook.load(model / CODEBOOK)
-    num_user_tokens = exact.tokens.shape[1] // codebook.width
-
-    def opened(path: Path) -> Postings:
-        header = json.loads((path / "postings.json").read_text())
-        return Postings.open(path, codebook=codebook, catalogue=header["catalogue"])
-
-    full = opened(widest)
+    widest = folder / "widest"
+    full = read_postings(widest)
     _, _, scores = full.lists(np.arange(len(full.keys)))
     curve: list[CurvePoint] = []
     made: dict[float, Path] = {}
@@ -187,19 +190,19 @@ def _choose(
         path = widest if bias == full.bias else folder / f"cut-{number}"
         if path != widest:
             truncated(widest, path, bias)
-        postings = opened(path)
-        recall = exact.recall(SparCode(codebook=codebook, postings=postings, num_tokens=num_user_tokens))
+        postings = read_postings(path)
+        recall = exact.recall(SparCode(fitted.codebook, postings, num_tokens=fitted.shape.num_user_tokens))
         curve.append(CurvePoint(bias, postings.size_bytes, recall))
         made[bias] = path
     chosen = choose(curve, settings)
     served = folder / SERVED
     served.mkdir()
     for name in (TOKENIZER, CODEBOOK):
-        shutil.copyfile(model / name, served / name)
+        shutil.copyfile(fitted.folder / name, served / name)
     made[chosen.bias].rename(served / POSTINGS)
     for path in made.values():
         shutil.rmtree(path, ignore_errors=True)
-    postings = opened(served / POSTINGS)
+    postings = read_postings(served / POSTINGS)
     return SparCodeReport(
         num_codes=len(postings.keys),
         num_tokens=num_tokens,

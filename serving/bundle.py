@@ -2,6 +2,7 @@
 
     bundles/
       current -> 2017-12-01-0f3c9a71   the published one
+      published.jsonl                  which one was published when; see `serving.bundle_history`
       2017-12-01-0f3c9a71/
         manifest.json                  what it is, with a checksum of every other file
         config.yaml  schema.json       resolved configuration; columns and feature services
@@ -108,7 +109,7 @@ class Bundle:
         """
         folder = folder.resolve()
         manifest = read_manifest(folder)
-        _check_files(folder, manifest)
+        check_files(folder, manifest)
         _check_schema(folder, manifest)
         num_items, num_users, dimension = manifest.num_items, manifest.num_users, manifest.dimension
         report = manifest.facts.index_report
@@ -163,7 +164,12 @@ def schema_document(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compares every file with its checksum in the manifest, and the version with both.
+
+    Raises:
+        BundleError: A file is missing, left over or changed, or the folder has another name than its version.
+    """
     found = describe_files(folder)
     if missing := sorted(manifest.files.keys() - found.keys()):
         raise BundleError(f"{folder / missing[0]}: missing, expected by the manifest; copy the bundle again")

@@ -15,8 +15,9 @@ from features.schema import Schema
 from serving.index import IndexReport
 from serving.sparcode_parts import SparCodeReport
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FILE_NAME = "manifest.json"
+VERSION_PATTERN = r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$"
 # Written about the bundle, not part of what it answers: they may speak of times and machines.
 REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
 
@@ -87,6 +88,10 @@ class Facts(Declaration):
     """Hash of the resolved configuration."""
     code_version: str
     """Version of the code that made it."""
+    commit: str | None
+    """Git commit of that code, with `-dirty` after it where files differed from it; None outside a work tree."""
+    parent: str | None
+    """Version of the bundle whose fit this one was warm-started from; None where it was fitted from scratch."""
     seed: int
     """Seed of the run."""
     package_versions: dict[str, str]
@@ -98,7 +103,7 @@ class Manifest(Declaration):
 
     format_version: int
     """Version of the layout that this document describes."""
-    bundle_version: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$")
+    bundle_version: str = Field(pattern=VERSION_PATTERN)
     """`as_of` and the first 8 hex digits of a hash over the contents."""
     facts: Facts
     """What its maker knew."""

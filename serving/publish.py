@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ import pyarrow.parquet as pq
 
 from features.encoding import Encoder
 from serving import bundle as layout
+from serving import bundle_history as history
+from serving.bundle_folder import no_folder, published
+from serving.folder_lock import locked
 from serving.index import HnswIndex
 from serving.manifest import (
     FILE_NAME,
@@ -87,8 +92,7 @@ def write(bundles: Path, parts: Parts, facts: Facts) -> str:
         BundleExistsError: The same bundle is there already.
     """
     bundles.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=bundles))
-    try:
+    with _folder_to_fill(bundles) as folder:
         manifest = _fill(folder, parts, facts)
         _sync(folder)
         target = bundles / manifest.bundle_version
@@ -99,35 +103,27 @@ def write(bundles: Path, parts: Parts, facts: Facts) -> str:
             )
         folder.chmod(0o755)
         folder.rename(target)
-        _sync_folder(bundles)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        sync_folder(bundles)
     return manifest.bundle_version
 
 
-def publish(bundles: Path, version: str) -> None:
+def publish(bundles: Path, version: str, *, moment: dt.datetime, reason: history.Reason) -> None:
     """Makes a bundle the current one; a reader sees the old or the new pointer, never none.
 
     Args:
         bundles: Folder of all bundles.
-        version: Name of the one to serve; an older one rolls back.
+        version: Name of the one to serve.
+        moment: When, for the history.
+        reason: Why, for the history; what is current already gets no line in it.
 
     Raises:
         BundleError: There is no such bundle, or the pointer is no pointer.
     """
-    found = read_manifest(bundles / version).bundle_version
-    if found != version:
-        raise BundleError(f"{bundles / version}: manifest names version {found}, expected {version}; use its real name")
-    pointer = bundles / layout.CURRENT
-    if pointer.exists() and not pointer.is_symlink():
-        raise BundleError(f"{pointer}: is not a symbolic link, expected one to a bundle; remove it")
-    new = Path(tempfile.mkdtemp(prefix=".publishing-", dir=bundles))
-    try:
-        (new / layout.CURRENT).symlink_to(version)
-        (new / layout.CURRENT).replace(pointer)
-        _sync_folder(bundles)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    if not bundles.is_dir():
+        raise no_folder(bundles)
+    # Against a retention that would remove this very bundle meanwhile.
+    with locked(bundles):
+        _move_pointer(bundles, version, moment, reason)
 
 
 def current(bundles: Path) -> Path:
@@ -140,6 +136,47 @@ def current(bundles: Path) -> Path:
     if not pointer.is_dir():
         raise BundleError(f"{pointer}: points to no bundle; make one with `twinspire bundle`")
     return pointer.resolve()
+
+
+def sync_folder(path: Path) -> None:
+    """Has a file, or the names in a folder, on disk before this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: history.Reason) -> None:
+    found = read_manifest(bundles / version).bundle_version
+    if found != version:
+        raise BundleError(f"{bundles / version}: manifest names version {found}, expected {version}; use its real name")
+    pointer = bundles / layout.CURRENT
+    if pointer.exists() and not pointer.is_symlink():
+        raise BundleError(f"{pointer}: is not a symbolic link, expected one to a bundle; remove it")
+    before = published(bundles)
+    if before != version:
+        history.append(bundles, history.Publication(version=version, before=before, moment=moment, reason=reason))
+    new = Path(tempfile.mkdtemp(prefix=".publishing-", dir=bundles))
+    try:
+        (new / layout.CURRENT).symlink_to(version)
+        (new / layout.CURRENT).replace(pointer)
+        sync_folder(bundles)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def _folder_to_fill(bundles: Path) -> Iterator[Path]:
+    """A folder whose lock says that its writer lives, so that no retention takes it for what a killed one left."""
+    with ExitStack() as held:
+        with locked(bundles):
+            folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=bundles))
+            held.enter_context(locked(folder))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
@@ -184,12 +221,4 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(path)

@@ -9,7 +9,8 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,17 @@ from features.schema import Schema
 from features.storage import view_schema
 from serving.bundle import Bundle
 from serving.index import AugmentedIndex, HnswIndex, IndexReport
-from serving.manifest import FILE_NAME, BusinessWeight, DataWindow, Facts, describe_files, read_manifest, version_of
+from serving.manifest import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    BusinessWeight,
+    DataWindow,
+    Facts,
+    Manifest,
+    describe_files,
+    read_manifest,
+    version_of,
+)
 from serving.publish import Parts, write
 from serving.purchases import Purchases
 from serving.recommender import Recommender, build_retrievers
@@ -142,6 +153,8 @@ def facts() -> Facts:
         sparcode_report=None,
         configuration_digest="0123456789ab",
         code_version="0.1.0",
+        commit="0f3c9a71" * 5,
+        parent="2017-11-30-0f3c9a71",
         seed=7,
         package_versions={"hnswlib": "0.8.0"},
     )
@@ -190,6 +203,88 @@ def sign() -> Callable[..., Path]:
         return folder.rename(folder.with_name(version))
 
     return sign
+
+
+@pytest.fixture(scope="session")
+def hollow(facts: Facts) -> Callable[..., str]:
+    """Writes what publishing and retention read of a bundle: a manifest, and a file to be counted."""
+
+    def hollow(bundles: Path, number: int, *, created: dt.datetime | None = None, size_bytes: int = 100) -> str:
+        version = f"2017-12-{number:02}-{number:08x}"
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            bundle_version=version,
+            facts=facts.model_copy(update={"created": created or facts.created + dt.timedelta(days=number)}),
+            dataset_schema=Schema(),
+            num_items=NUM_ITEMS,
+            num_users=NUM_USERS,
+            dimension=DIMENSION,
+            metrics={"two_tower": {"recall_at_100": number / 100}},
+            files={},
+        )
+        (bundles / version).mkdir(parents=True)
+        (bundles / version / FILE_NAME).write_text(manifest.model_dump_json())
+        (bundles / version / "vectors").write_bytes(bytes(size_bytes))
+        return version
+
+    return hollow
+
+
+class Killed(BaseException):
+    """No `except Exception` and no `ignore_errors` hides it."""
+
+
+@dataclasses.dataclass
+class Life:
+    """How many more changes of the file system a process makes before it is killed."""
+
+    steps_left: int
+
+    @property
+    def ended(self) -> bool:
+        return self.steps_left < 0
+
+    def step(self) -> None:
+        self.steps_left -= 1
+        if self.ended:
+            raise Killed
+
+
+CHANGES = ("mkdir", "symlink", "rename", "replace", "unlink", "rmdir", "fsync", "chmod")
+
+
+@pytest.fixture(scope="session")
+def dying() -> Callable[[int], AbstractContextManager[Life]]:
+    """Kills the block at a step of those that change the file system; no clean-up gets to change it after that.
+
+    A killed write has written half.
+    """
+
+    @contextmanager
+    def dying(step: int) -> Iterator[Life]:
+        life, write = Life(step), os.write
+
+        def mortal(change: Callable[..., Any]) -> Callable[..., Any]:
+            def changed(*arguments: Any, **options: Any) -> Any:
+                life.step()
+                return change(*arguments, **options)
+
+            return changed
+
+        def mortal_write(descriptor: int, content: bytes) -> int:
+            if life.steps_left == 0:
+                write(descriptor, content[: len(content) // 2])
+            life.step()
+            return write(descriptor, content)
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in CHANGES:
+                patch.setattr(os, name, mortal(getattr(os, name)))
+            patch.setattr(os, "write", mortal_write)
+            with suppress(Killed):
+                yield life
+
+    return dying
 
 
 @pytest.fixture(scope="session")

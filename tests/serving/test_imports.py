@@ -12,7 +12,9 @@ REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("tensorflow", "tf_keras", "keras", "apache_beam", "feast", "dask", "duckdb", "towers", "training", "beam_jobs")
 
 
-@pytest.mark.parametrize("module", ["serving.app", "serving.server", "serving.recommender", "serving.publish"])
+@pytest.mark.parametrize(
+    "module", ["serving.app", "serving.server", "serving.recommender", "serving.publish", "serving.retention"]
+)
 def test_serving_loads_neither_tensorflow_nor_beam(module: str) -> None:
     code = f"import sys, {module}; print(sorted(set({HEAVY}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)

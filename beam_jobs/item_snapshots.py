@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from beam_jobs.user_snapshots import DAY_SECONDS, Events, Floats, Ints
+from beam_jobs.user_snapshots import DAY_SECONDS, Events, Flags, Floats, Ints, latest_turns
 from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS
+
+# What a day leaves of each rate: of all events and of first meetings, each fast and slow.
+KEEP = np.array([2 ** (-1 / days) for days in (FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS)] * 2)[:, None]
 
 
 @dataclass(frozen=True)
@@ -38,59 +41,82 @@ class ItemRows:
     slow_new_rate: Floats
 
 
+@dataclass
+class ItemState:
+    """Running totals of all items of a shard at a midnight.
+
+    Attributes:
+        num_events, num_buyers: [N] int64.
+        value: [N] float64, summed over events.
+        rates: [4, N] float64, of all events and of first meetings, each fast and slow.
+    """
+
+    num_events: Ints
+    num_buyers: Ints
+    value: Floats
+    rates: Floats
+
+    @classmethod
+    def empty(cls, num_items: int) -> ItemState:
+        """Nothing has been bought."""
+        num_events, num_buyers = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)
+        return cls(num_events, num_buyers, np.zeros(num_items), np.zeros((4, num_items)))
+
+    def advance(self, item: Ints, first_meeting: Ints, value: Floats) -> None:
+        """Takes in the events of one day."""
+        today = np.bincount(item, minlength=len(self.num_events))
+        met = np.bincount(item, weights=first_meeting, minlength=len(today)).astype(np.int64)
+        self.num_events += today
+        self.num_buyers += met
+        self.value += np.bincount(item, weights=value, minlength=len(today))
+        self.rates = self.rates * KEEP + np.stack([today, today, met, met]) * (1 - KEEP)
+
+    def rows(self, item: Ints, day: int) -> ItemRows:
+        """What is known of some items at a midnight."""
+        num_events = self.num_events[item]
+        price = self.value[item] / np.maximum(num_events, 1)
+        return ItemRows(item, day * DAY_SECONDS, num_events, self.num_buyers[item], price, *self.rates[:, item])
+
+
 def snapshots(
+    state: ItemState,
     events: Events,
     first_meeting: Ints,
-    num_items: int,
     *,
     first_day: int,
     end_day: int,
+    rows_from: int,
+    is_new: Flags,
     refresh: Ints,
     refresh_days: int,
 ) -> Iterator[ItemRows]:
-    """Rows of every midnight from the start of `first_day` to the start of `end_day`, both included.
+    """Rows of every midnight after `first_day` up to `end_day`, to which the state is carried on.
 
     A rate r with half-life h days follows  r <- r 2^(-1/h) + c (1 - 2^(-1/h))  for c events on a day: its unit is
     events a day, and a steady c converges to c.
 
     Args:
-        events: All events before `end_day`, from the very first one on.
-        first_meeting: [E] int64, 1 where a user meets the item for the first time, else 0.
-        num_items: N.
-        first_day: Day number of the first midnight, which has a row for every item.
+        state: What was known at the start of `first_day`.
+        events: All events from then on and before `end_day`.
+        first_meeting: [E] int64, 1 where the user meets the item for the first time, else 0.
+        first_day: Day number of the midnight of the state.
         end_day: Day number of the last midnight.
+        rows_from: Day number of the first midnight whose rows are wanted.
+        is_new: [N] bool, what has no rows yet: it gets that of its latest refresh as well.
         refresh: [N] int64, stable number of each item that spreads the refreshes over days.
         refresh_days: An item is refreshed at the midnights with (day + refresh) divisible by it.
 
     Yields:
-        One `ItemRows` per midnight, in time order.
+        `ItemRows` in time order.
     """
-    num_events, num_buyers = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)
-    value = np.zeros(num_items)
-    half_lives = (FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS)
-    # Rates of all events and of first meetings, each fast and slow.
-    keep = np.array([2 ** (-1 / days) for days in half_lives] * 2)[:, None]
-    rates = np.zeros((4, num_items))
+    for day, new in latest_turns(first_day, rows_from, is_new, refresh, refresh_days):
+        yield state.rows(new, day)
     days = events.day
-    earliest = int(days[0]) if len(days) else first_day
-
-    def rows(item: Ints, day: int) -> ItemRows:
-        price = value[item] / np.maximum(num_events[item], 1)
-        return ItemRows(item, day * DAY_SECONDS, num_events[item], num_buyers[item], price, *rates[:, item])
-
-    if earliest >= first_day:
-        yield rows(np.arange(num_items), first_day)
-    for day in range(min(earliest, first_day), end_day):
+    for day in range(first_day, end_day):
         begin, end = np.searchsorted(days, (day, day + 1))
         item = events.item[begin:end]
-        today = np.bincount(item, minlength=num_items)
-        met = np.bincount(item, weights=first_meeting[begin:end], minlength=num_items).astype(np.int64)
-        num_events += today
-        num_buyers += met
-        value += np.bincount(item, weights=events.value[begin:end], minlength=num_items)
-        rates = rates * keep + np.stack([today, today, met, met]) * (1 - keep)
-        if day + 1 == first_day:
-            yield rows(np.arange(num_items), first_day)
-        elif day + 1 > first_day:
-            due = (today > 0) | ((day + 1 + refresh) % refresh_days == 0)
-            yield rows(np.flatnonzero(due), day + 1)
+        state.advance(item, first_meeting[begin:end], events.value[begin:end])
+        if day + 1 >= rows_from:
+            due = (day + 1 + refresh) % refresh_days == 0
+            due[item] = True
+            yield state.rows(np.flatnonzero(due), day + 1)

@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow as pa
 
 from beam_jobs.item_snapshots import ItemRows
-from beam_jobs.user_snapshots import DAY_SECONDS, Ints, Pairs, UserRows
+from beam_jobs.snapshot_pairs import Pairs
+from beam_jobs.user_snapshots import DAY_SECONDS, Ints, UserRows
 from beam_jobs.value_shares import Meetings, shares_before
 from features.storage import PAIRS_SCHEMA
 
@@ -34,10 +35,16 @@ class ValueMeetings:
     meetings: Meetings
 
     @classmethod
-    def of(cls, values: pa.ChunkedArray, owner: Ints, day: Ints) -> ValueMeetings:
-        """Takes each event's owner, day and value: [E]; null where it is no first meeting or the value is unknown."""
+    def of(cls, values: pa.ChunkedArray, owner: Ints, day: Ints, count: Ints | None = None) -> ValueMeetings:
+        """Takes the owner, the day and the value, null where unknown, of meetings, and how many each stands for."""
         codes, names = pd.factorize(values.to_numpy(), sort=True)
-        return cls(names, Meetings.of(owner, codes.astype(np.int64), day))
+        return cls(names, Meetings.of(owner, codes.astype(np.int64), day, count))
+
+    @classmethod
+    def of_coded(cls, values: pa.ChunkedArray, code: Ints, owner: Ints, day: Ints) -> ValueMeetings:
+        """Takes the values of coded ones, null where unknown, and the code, the owner and the day of meetings."""
+        codes, names = pd.factorize(values.to_numpy(), sort=True)
+        return cls(names, Meetings.of(owner, codes.astype(np.int64)[code], day))
 
 
 def user_columns(rows: UserRows, item_ids: Names) -> list[pa.Array]:
@@ -45,8 +52,8 @@ def user_columns(rows: UserRows, item_ids: Names) -> list[pa.Array]:
     known = rows.history >= 0
     offsets = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
     numbers = [rows.num_events, rows.num_items, rows.num_days, rows.value, rows.last_seconds]
-    history = _lists(offsets, pa.array(item_ids[rows.history[known]], pa.string()))
-    return [*map(pa.array, numbers), history, _lists(offsets, pa.array(rows.history_seconds[known]))]
+    history = lists_of(offsets, pa.array(item_ids[rows.history[known]], pa.string()))
+    return [*map(pa.array, numbers), history, lists_of(offsets, pa.array(rows.history_seconds[known]))]
 
 
 def item_columns(rows: ItemRows) -> list[pa.Array]:
@@ -61,8 +68,8 @@ def share_columns(fields: Sequence[ValueMeetings], moment: int, owners: Ints) ->
     for field in fields:
         rows = shares_before(field.meetings, moment // DAY_SECONDS, owners=owners)
         made += [
-            _lists(rows.offsets, pa.array(field.names[rows.value], pa.string())),
-            _lists(rows.offsets, pa.array(rows.share, pa.float32())),
+            lists_of(rows.offsets, pa.array(field.names[rows.value], pa.string())),
+            lists_of(rows.offsets, pa.array(rows.share, pa.float32())),
         ]
     return made
 
@@ -74,5 +81,6 @@ def pairs_table(met: Pairs, user_ids: Names, item_ids: Names) -> pa.Table:
     return pa.table([*ids, *numbers], schema=PAIRS_SCHEMA)
 
 
-def _lists(offsets: Ints, values: pa.Array) -> pa.ListArray:
+def lists_of(offsets: Ints, values: pa.Array) -> pa.ListArray:
+    """Lists that begin at the offsets, [n + 1], of their values."""
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)

@@ -1,6 +1,6 @@
 """What was known about each user at each midnight? Pure NumPy over one shard of users.
 
-Shape letters: E events, U users, T history length, P pairs of a user and an item.
+Shape letters: E events, U users, T history length, R rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 DAY_SECONDS = 86_400
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -61,84 +62,74 @@ class UserRows:
     history_seconds: Ints
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The users and items that have met, by user, then item.
-
-    Attributes:
-        user, item: [P] int64.
-        num_events: [P] int64.
-        first_event: [P] int64, which event is their first meeting.
-        first_seconds, last_seconds: [P] int64, their first and latest event, Unix seconds.
-    """
-
-    user: Ints
-    item: Ints
-    num_events: Ints
-    first_event: Ints
-    first_seconds: Ints
-    last_seconds: Ints
-
-    def first_meeting(self) -> Ints:
-        """[E] int64, 1 where a user meets an item for the first time, else 0."""
-        mark = np.zeros(self.num_events.sum(), np.int64)
-        mark[self.first_event] = 1
-        return mark
-
-
-def pairs(events: Events) -> Pairs:
-    """Every pair of a user and an item among the events."""
-    order = np.lexsort((np.arange(len(events.user)), events.item, events.user))
-    user, item, seconds = events.user[order], events.item[order], events.seconds[order]
-    first = np.flatnonzero(begins_group(user, item))
-    last = np.append(first[1:], len(order))[: len(first)] - 1
-    return Pairs(user[first], item[first], last - first + 1, order[first], seconds[first], seconds[last])
-
-
 def snapshots(
+    state: UserState,
     events: Events,
     first_meeting: Ints,
-    num_users: int,
     *,
     first_day: int,
     end_day: int,
-    history_length: int,
+    rows_from: int,
+    is_new: Flags,
     refresh: Ints,
     refresh_days: int,
 ) -> Iterator[UserRows]:
-    """Rows of every midnight from the start of `first_day` to the start of `end_day`, both included.
+    """Rows of every midnight after `first_day` up to `end_day`, to which the state is carried on.
 
-    The first midnight has a row for every user. Each later one has the users with an event on the day before, and
-    those whose turn it is to be refreshed, so that no reader has to look back further than `refresh_days`.
+    A midnight has the users with an event on the day before, and those whose turn it is to be refreshed, so that no
+    reader has to look back further than `refresh_days`. So its rows do not depend on where a run begins. Whoever is
+    new gets the row of the latest turn before the run as well.
 
     Args:
-        events: All events before `end_day`, from the very first one on.
+        state: What was known at the start of `first_day`.
+        events: All events from then on and before `end_day`.
         first_meeting: [E] int64, 1 where the user meets the item for the first time, else 0.
-        num_users: U.
-        first_day: Day number of the first midnight.
+        first_day: Day number of the midnight of the state.
         end_day: Day number of the last midnight.
-        history_length: T.
+        rows_from: Day number of the first midnight whose rows are wanted.
+        is_new: [U] bool, who has no rows yet.
         refresh: [U] int64, stable number of each user that spreads the refreshes over days.
         refresh_days: A user is refreshed at the midnights with (day + refresh) divisible by it.
 
     Yields:
-        One `UserRows` per midnight, in time order.
+        `UserRows` in time order.
     """
-    state = _State.empty(num_users, history_length)
+    for day, new in latest_turns(first_day, rows_from, is_new, refresh, refresh_days):
+        yield state.rows(new, day)
     days = events.day
-    state.advance(events, first_meeting, 0, int(np.searchsorted(days, first_day)))
-    yield state.rows(np.arange(num_users), first_day)
     for day in range(first_day, end_day):
         begin, end = np.searchsorted(days, (day, day + 1))
         state.advance(events, first_meeting, int(begin), int(end))
-        due = (day + 1 + refresh) % refresh_days == 0
-        due[events.user[begin:end]] = True
-        yield state.rows(np.flatnonzero(due), day + 1)
+        if day + 1 >= rows_from:
+            due = (day + 1 + refresh) % refresh_days == 0
+            due[events.user[begin:end]] = True
+            yield state.rows(np.flatnonzero(due), day + 1)
+
+
+def latest_turns(
+    first_day: int, rows_from: int, is_new: Flags, refresh: Ints, refresh_days: int
+) -> Iterator[tuple[int, Ints]]:
+    """The latest refresh of each new user or item up to `first_day`: (day number of the midnight, who), by midnight.
+
+    A run that had known of them all along would have left this row. Nothing where no rows are wanted that early.
+    """
+    if first_day < rows_from:
+        return
+    for day in range(first_day - refresh_days + 1, first_day + 1):
+        new = np.flatnonzero(is_new & ((day + refresh) % refresh_days == 0))
+        if len(new):
+            yield day, new
 
 
 @dataclass
-class _State:
-    """Running totals of all users of a shard."""
+class UserState:
+    """Running totals of all users of a shard at a midnight.
+
+    Attributes:
+        num_events, num_items, num_days, last_seconds: [U] int64.
+        value: [U] float64.
+        history, history_seconds: [U, T] int64, items and their latest events, latest first, padded with -1.
+    """
 
     num_events: Ints
     num_items: Ints
@@ -149,7 +140,8 @@ class _State:
     history_seconds: Ints
 
     @classmethod
-    def empty(cls, num_users: int, history_length: int) -> _State:
+    def empty(cls, num_users: int, history_length: int) -> UserState:
+        """Nobody has had an event."""
         counts = [np.zeros(num_users, dtype=np.int64) for _ in range(4)]
         histories = [np.full((num_users, history_length), -1, dtype=np.int64) for _ in range(2)]
         return cls(counts[0], counts[1], counts[2], np.zeros(num_users), counts[3], *histories)
@@ -185,6 +177,7 @@ class _State:
             target[active[owner[keep]], place] = values[keep]
 
     def rows(self, user: Ints, day: int) -> UserRows:
+        """What is known of some users at a midnight."""
         return UserRows(
             user=user,
             moment=day * DAY_SECONDS,

@@ -29,6 +29,7 @@ class Meetings:
         owner, value: [P] int64, the distinct pairs, ascending.
         start: [P] int64, where the meetings of each pair begin.
         key: [M] int64, ascending: pair * span + (day - first_day).
+        total: [M + 1] int64, how many meetings the first ones of the rows stand for.
         first_day: Day number of the earliest meeting.
         span: Days from there to the one after the latest meeting.
     """
@@ -37,17 +38,19 @@ class Meetings:
     value: Ints
     start: Ints
     key: Ints
+    total: Ints
     first_day: int
     span: int
 
     @classmethod
-    def of(cls, owner: Ints, value: Ints, day: Ints) -> Meetings:
+    def of(cls, owner: Ints, value: Ints, day: Ints, count: Ints | None = None) -> Meetings:
         """Sorts the first meetings.
 
         Args:
             owner: [M] int64, position of the user or item that has the statistic.
             value: [M] int64, code of the value of the other one; -1 where that is not known, which counts nowhere.
             day: [M] int64, day number.
+            count: [M] int64, how many meetings each stands for; None for one each.
         """
         chosen = np.flatnonzero(value >= 0)
         order = chosen[np.lexsort((day[chosen], value[chosen], owner[chosen]))]
@@ -57,7 +60,8 @@ class Meetings:
         span = end_day - first_day
         key = (np.cumsum(new_pair) - 1) * span + day - first_day
         start = np.flatnonzero(new_pair)
-        return cls(owner[start], value[start], start, key, first_day, span)
+        total = np.arange(len(order) + 1) if count is None else np.concatenate([[0], np.cumsum(count[order])])
+        return cls(owner[start], value[start], start, key, total, first_day, span)
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,13 @@ def shares_before(meetings: Meetings, day: int, *, owners: Ints) -> ShareRows:
     row = np.repeat(np.arange(len(owners)), end - begin)
     pair = np.repeat(begin, end - begin) + place_within_group(row)
     days = min(max(day - meetings.first_day, 0), meetings.span)
-    count = np.searchsorted(meetings.key, pair * meetings.span + days) - meetings.start[pair]
-    total = np.bincount(row, weights=count, minlength=len(owners))
+    before = np.searchsorted(meetings.key, pair * meetings.span + days)
+    count = meetings.total[before] - meetings.total[meetings.start[pair]]
+    all_values = np.bincount(row, weights=count, minlength=len(owners))
     # Pairs are sorted by value, and sorting is stable.
     order = np.lexsort((-count, row))
     order = order[count[order] > 0]
     order = order[place_within_group(row[order]) < MAX_SHARES]
     row, pair = row[order], pair[order]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(owners)))])
-    return ShareRows(offsets, meetings.value[pair], count[order] / total[row])
+    return ShareRows(offsets, meetings.value[pair], count[order] / all_values[row])

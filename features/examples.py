@@ -76,7 +76,8 @@ def join_days(
     Args:
         store: The feature store.
         events: Canonical events of some days, in order of time.
-        met: First meeting of each pair, Unix seconds, indexed by (user_id, item_id).
+        met: First meeting of each pair, Unix seconds, indexed by (user_id, item_id); those that met on no day of the
+            events may be left out.
         item_ids: The catalogue, from which as many uniform negatives are drawn for a day as it has events.
         seed: Of those draws; each day has its own stream, whichever days are joined together.
         folder: Where the partitions go.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ import pyarrow.parquet as pq
 
 from features.quarantine import Quarantine, QuarantineError
 from features.schema import Schema
-from features.sources.day_files import DaySpill
+from features.schema_changes import SchemaFacts
 from features.sources.entities import entity_schema, read_entities, with_ids
 from features.sources.opening import open_source
+from features.sources.part_facts import Ledger
 from features.sources.raw import RawTable, Source, SourceError
-from features.sources.summary import IngestSummary
-from features.sources.write_events import WrittenDays, spill_events, write_days
+from features.sources.read_events import Before, EventReader, EventsRead
+from features.sources.summary import DayFacts, IngestSummary
+from features.sources.write_events import digest_of_file, span_of
 
 __all__ = ["IngestSummary", "QuarantineError", "SourceError", "ingest", "open_source"]
 
@@ -40,8 +43,12 @@ def ingest(
     max_quarantine_share: float,
     now: dt.datetime,
     progress: Callable[[int], None] | None = None,
+    reuse: bool = True,
 ) -> IngestSummary:
-    """Reads a source into canonical tables. Same source and arguments, same bytes.
+    """Reads a source into canonical tables. Same source and arguments, same bytes, whatever was there before.
+
+    Where the events are several files, those that are as they were are not read again, unless a changed file has events
+    of the same days. Day files that come out as they were are kept as they are.
 
     Args:
         source: As `open_source` found it.
@@ -50,7 +57,8 @@ def ingest(
         chunk_rows: Rows read at a time, at least 1; the tables do not depend on it.
         max_quarantine_share: Share of the rows of a table that may be set aside, from 0 to 1.
         now: Moment of the run, with a time zone; later events are set aside.
-        progress: Told how many more event rows are done.
+        progress: Told how many more event rows are done; rows that are not read again are not among them.
+        reuse: Whether to use what `out` has; otherwise all is read.
 
     Returns:
         The counts, which are also in `manifest.json`.
@@ -64,18 +72,47 @@ def ingest(
         raise ValueError(f"chunk_rows is {chunk_rows}; give at least 1")
     if now.tzinfo is None:
         raise ValueError(f"now is {now.isoformat()} without a time zone; give one, such as datetime.UTC")
+    ledger = out.with_name(f"{out.name}.sources")
+    # Another version of Arrow may write other bytes.
+    reading = f"{source.events.reading()} {pa.__version__}"
     with _replacing(out) as folder:
         job = _Job(folder, out.with_name(f"{out.name}.quarantine"), chunk_rows, max_quarantine_share, now)
-        return job.run(source, schema, progress or (lambda done: None))
+        before = _read_before(out, ledger, reading) if reuse else None
+        summary, read = job.run(source, schema, before, progress or (lambda done: None))
+    if read.files:
+        # Last: before it is written, the ledger that is there tells of other tables.
+        Ledger(_identity(out), reading, read.files, read.ids).save(ledger)
+    else:
+        shutil.rmtree(ledger, ignore_errors=True)
+    return summary
+
+
+def _read_before(out: Path, ledger: Path, reading: str) -> Before | None:
+    """What the earlier ingestion left; None where there is none, or one that had no digests of days."""
+    manifest = out / "manifest.json"
+    days = json.loads(manifest.read_text(encoding="utf-8")).get("days") if manifest.exists() else None
+    if days is None:
+        return None
+    facts = {dt.date.fromisoformat(day): DayFacts(**found) for day, found in days.items()}
+    return Before(out, facts, Ledger.load(ledger, tables=_identity(out), reading=reading))
+
+
+def _identity(folder: Path) -> str:
+    """Tells tables from others: SHA-256 over the manifest and the events set aside."""
+    parts = [folder / "manifest.json", folder / "quarantine" / "events.parquet"]
+    return hashlib.sha256("".join(digest_of_file(part) for part in parts).encode()).hexdigest()
 
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends without an error."""
-    folder = out.with_name(f".{out.name}.tmp")
+    folder, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("tmp", "old"))
     failed = out.with_name(f"{out.name}.quarantine")
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(failed, ignore_errors=True)
+    if old.exists() and not out.exists():
+        # Killed between the two renames below.
+        old.rename(out)
+    for path in (folder, failed, old):
+        shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -83,18 +120,21 @@ def _replacing(out: Path) -> Iterator[Path]:
         (folder / "quarantine").rename(failed)
         raise
     else:
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists():
+            out.rename(old)
         folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, days: Mapping[dt.date, DayFacts]) -> str:
     """SHA-256 over names and bytes of the tables of a folder."""
     total = hashlib.sha256()
-    for path in [*sorted((folder / "events").iterdir()), folder / "items.parquet", folder / "users.parquet"]:
-        with path.open("rb") as file:
-            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    for day in sorted(days):
+        total.update(f"{day}.parquet".encode() + bytes.fromhex(days[day].digest))
+    for path in (folder / "items.parquet", folder / "users.parquet"):
+        total.update(path.name.encode() + bytes.fromhex(digest_of_file(path)))
     return total.hexdigest()
 
 
@@ -108,38 +148,45 @@ class _Job:
     max_share: float
     now: dt.datetime
 
-    def run(self, source: Source, schema: Schema, progress: Callable[[int], None]) -> IngestSummary:
+    def run(
+        self, source: Source, schema: Schema, before: Before | None, progress: Callable[[int], None]
+    ) -> tuple[IngestSummary, EventsRead]:
         """Reads users and items first: they are small, and their mistakes show early."""
         users, bad_users = self._entities(source.users, entity_schema(schema, "user"), "users")
         items, bad_items = self._entities(source.items, entity_schema(schema, "item"), "items")
-        num_rows, filtered, bad_events, written = self._events(source.events, progress)
-        if written.span is None:
+        read, bad_events = self._events(source.events, before, progress)
+        span = span_of(self.folder / "events", read.days)
+        filtered = {} if source.events.min_reward is None else {BELOW_MIN_RATING: read.num_filtered}
+        if span is None:
             raise SourceError(
-                f"none of {num_rows:,} event rows can be used: {sum(bad_events.values()):,} were set aside and "
-                f"{sum(filtered.values()):,} filtered; check the files and columns of ingest.source"
+                f"none of {read.num_rows:,} event rows can be used: {sum(bad_events.values()):,} were set aside and "
+                f"{read.num_filtered:,} filtered; check the files and columns of ingest.source"
             )
-        users, num_added_users = with_ids(users, written.user_ids)
-        items, num_added_items = with_ids(items, written.item_ids)
+        users, num_added_users = with_ids(users, read.ids[0].column("id").combine_chunks())
+        items, num_added_items = with_ids(items, read.ids[1].column("id").combine_chunks())
         pq.write_table(users, self.folder / "users.parquet", compression="zstd")
         pq.write_table(items, self.folder / "items.parquet", compression="zstd")
         tables = {"events": source.events, "users": source.users, "items": source.items}
         summary = IngestSummary(
-            rows_read=num_rows,
-            rows_kept=written.num_rows,
+            rows_read=read.num_rows,
+            rows_kept=sum(facts.num_events for facts in read.days.values()),
             filtered=filtered,
             quarantined={"events": bad_events, "users": bad_users, "items": bad_items},
             num_users=users.num_rows,
             num_items=items.num_rows,
             num_added_users=num_added_users,
             num_added_items=num_added_items,
-            num_days=written.num_days,
-            first_event=written.span[0],
-            last_event=written.span[1],
+            num_days=len(read.days),
+            days={str(day): facts for day, facts in read.days.items()},
+            first_event=span[0],
+            last_event=span[1],
             unused_columns={name: table.unused for name, table in tables.items() if table is not None},
-            content_digest=_digest(self.folder),
+            content_digest=_digest(self.folder, read.days),
         )
-        (self.folder / "manifest.json").write_text(summary.to_json(), encoding="utf-8")
-        return summary
+        (self.folder / "manifest.json").write_text(
+            summary.to_json(SchemaFacts.of(source, schema).to_plain()), encoding="utf-8"
+        )
+        return summary, read
 
     def _entities(self, raw: RawTable | None, target: pa.Schema, name: str) -> tuple[pa.Table, dict[str, int]]:
         table, num_rows = target.empty_table(), 0
@@ -150,19 +197,12 @@ class _Job:
         return table, quarantine.counts_by_reason()
 
     def _events(
-        self, raw: RawTable, progress: Callable[[int], None]
-    ) -> tuple[int, dict[str, int], dict[str, int], WrittenDays]:
-        scratch = self.folder / "scratch.arrow"
+        self, raw: RawTable, before: Before | None, progress: Callable[[int], None]
+    ) -> tuple[EventsRead, dict[str, int]]:
         with Quarantine(self.folder / "quarantine" / "events.parquet", "events") as quarantine:
-            spill = DaySpill(scratch)
-            num_rows, num_filtered = spill_events(
-                raw, spill, chunk_rows=self.chunk_rows, now=self.now, quarantine=quarantine, progress=progress
-            )
-            written = write_days(spill, self.folder / "events", quarantine=quarantine)
-        scratch.unlink()
-        self._check(quarantine, num_rows, "events")
-        filtered = {} if raw.min_reward is None else {BELOW_MIN_RATING: num_filtered}
-        return num_rows, filtered, quarantine.counts_by_reason(), written
+            read = EventReader(raw, self.folder, self.chunk_rows, self.now, quarantine, progress).read(before)
+        self._check(quarantine, read.num_rows, "events")
+        return read, quarantine.counts_by_reason()
 
     def _check(self, quarantine: Quarantine, num_rows: int, name: str) -> None:
         quarantine.check(num_rows, max_share=self.max_share, kept_at=self.failed / f"{name}.parquet")

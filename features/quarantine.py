@@ -97,6 +97,10 @@ class Quarantine:
         where = [repeats.column(name).combine_chunks() for name in ("source", "source_row")]
         self._add([*where, pa.repeat(reason.value, rows.num_rows), texts])
 
+    def add_kept(self, rows: pa.Table) -> None:
+        """Sets aside rows that an earlier ingestion of the same source set aside, as its file has them."""
+        self._add([rows.column(name) for name in SCHEMA.names])
+
     def _add(self, arrays: Sequence[pa.Array]) -> None:
         rows = pa.table([array.cast(field.type) for array, field in zip(arrays, SCHEMA, strict=True)], schema=SCHEMA)
         names, first, counts = np.unique(rows.column("reason").to_numpy(), return_index=True, return_counts=True)

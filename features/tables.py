@@ -4,18 +4,20 @@ tables/events/2017-01-31.parquet   events of one UTC day by (timestamp, user_id,
 users.parquet               user_id and the declared user columns, by user_id
 items.parquet               item_id, item_name and the declared item columns, by item_id
 quarantine/                 rows set aside
-manifest.json               counts
+manifest.json               counts, and of each day a digest of its events
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.sources.events import EVENTS_SCHEMA
+from features.sources.summary import DayFacts
 
 
 def event_days(tables: Path) -> list[dt.date]:
@@ -26,6 +28,20 @@ def event_days(tables: Path) -> list[dt.date]:
     """
     _check(tables)
     return sorted(dt.date.fromisoformat(path.stem) for path in (tables / "events").glob("*.parquet"))
+
+
+def day_facts(tables: Path) -> dict[dt.date, DayFacts]:
+    """Digest and number of events of each day, from the manifest: no day is read.
+
+    Raises:
+        FileNotFoundError: There are no tables in the folder.
+        ValueError: They were written before manifests had this.
+    """
+    _check(tables)
+    days = json.loads((tables / "manifest.json").read_text(encoding="utf-8")).get("days")
+    if days is None:
+        raise ValueError(f"{tables / 'manifest.json'}: has no digests of days; run `twinspire ingest --force` once")
+    return {dt.date.fromisoformat(day): DayFacts(**facts) for day, facts in days.items()}
 
 
 def read_events(tables: Path, *, first_day: dt.date, end_day: dt.date) -> pa.Table:

@@ -2,6 +2,7 @@
 
 Its authors call it simulated from real shopping patterns, for education. Times are the wall clocks of stores in unnamed
 zones; they are read as UTC, so a day is a day of the shop. The promotions (20.9 million rows) are not read.
+Each table is one file, so all of it is read whenever it changes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from features import columns
 from features.schema import Schema
 from features.sources.delimited import Dialect
-from features.sources.files import read_file
+from features.sources.files import file_kinds, read_file
 from features.sources.raw import Chunk, RawTable, Source, SourceError, choose_columns, unused_columns
 from features.sources.values import join_known
 
@@ -102,4 +103,5 @@ def _table(
         for chunk in read_file(path, Dialect(), wanted=needed, chunk_rows=chunk_rows):
             yield replace(chunk, rows=derive(chunk.rows)) if derive else chunk
 
-    return RawTable(chosen, unused_columns(available, {name: name for name in needed}), read)
+    unused = unused_columns(available, {name: name for name in needed})
+    return RawTable(chosen, unused, read, kinds=file_kinds(path, Dialect()))

@@ -13,8 +13,6 @@ from features.sources.raw import Chunk, RawTable
 from features.sources.repeats import SOURCE, SOURCE_ROW, split_repeats
 from features.sources.values import to_numbers, to_text
 
-COMPACT_AT = 1_000_000
-
 
 def entity_schema(schema: Schema, tower: Tower) -> pa.Schema:
     """Arrow schema of `users.parquet` or `items.parquet`: id, name of an item, declared columns."""
@@ -102,24 +100,3 @@ def with_ids(entities: pa.Table, seen: pa.Array) -> tuple[pa.Table, int]:
     arrays = [new, *(pa.nulls(len(new), field.type) for field in list(entities.schema)[1:])]
     joined = pa.concat_tables([entities, pa.table(arrays, schema=entities.schema)])
     return joined.take(pc.sort_indices(joined, sort_keys=[(key, "ascending")])).combine_chunks(), len(new)
-
-
-class DistinctIds:
-    """The distinct ids seen so far; all of them are held in memory."""
-
-    def __init__(self) -> None:
-        """None yet."""
-        self._parts: list[pa.Array] = [pa.array([], pa.string())]
-        self._num_pending = 0
-
-    def add(self, ids: pa.ChunkedArray) -> None:
-        """Sees some more."""
-        distinct = ids.unique()
-        self._parts.append(distinct)
-        self._num_pending += len(distinct)
-        if self._num_pending > max(COMPACT_AT, len(self._parts[0])):
-            self._parts, self._num_pending = [self.values()], 0
-
-    def values(self) -> pa.Array:
-        """The distinct ids."""
-        return pc.unique(pa.concat_arrays(self._parts))

@@ -46,6 +46,13 @@ def file_columns(path: Path, dialect: Dialect) -> list[str]:
         raise SourceError(f"{path}: not a Parquet file: {error}. Write it again") from error
 
 
+def file_kinds(path: Path, dialect: Dialect) -> dict[str, str]:
+    """Column of a file -> its type as Arrow names it; text in a CSV file, whatever it holds."""
+    if not path.name.endswith(PARQUET_SUFFIX):
+        return dict.fromkeys(column_names(path, dialect), "text")
+    return {field.name: str(field.type) for field in pq.read_schema(path)}
+
+
 def read_file(path: Path, dialect: Dialect, *, wanted: Sequence[str], chunk_rows: int) -> Iterator[Chunk]:
     """Chunks of a file's wanted columns."""
     if not path.name.endswith(PARQUET_SUFFIX):

@@ -1,4 +1,7 @@
-"""How is MovieLens read? As downloaded, in whichever of its layouts; a rating becomes the reward of an event."""
+"""How is MovieLens read? As downloaded, in whichever of its layouts; a rating becomes the reward of an event.
+
+All ratings are one file in no order of time, so all of it is read whenever it changes.
+"""
 
 from __future__ import annotations
 
@@ -63,4 +66,5 @@ def _table(part: Part, wanted: Mapping[str, str], layout: Layout) -> RawTable:
             yield replace(chunk, rows=part.derive(chunk.rows)) if part.derive else chunk
 
     unused = unused_columns(list(part.columns), chosen)
-    return RawTable({name: part.columns[ours] for name, ours in chosen.items()}, unused, read)
+    names = {name: part.columns[ours] for name, ours in chosen.items()}
+    return RawTable(names, unused, read, kinds=dict.fromkeys(raw, "text"))

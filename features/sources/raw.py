@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -42,6 +43,19 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class SourcePart:
+    """One of the files that a table is made of.
+
+    Attributes:
+        path: The file; its name is that of its chunks.
+        read: As that of the table, for this file alone.
+    """
+
+    path: Path
+    read: Callable[[int], Iterator[Chunk]]
+
+
+@dataclass(frozen=True)
 class RawTable:
     """A table of a source: how it is read and what its columns are called.
 
@@ -51,6 +65,10 @@ class RawTable:
         read: Number of rows -> chunks of at most so many rows, each with all raw columns named in `columns`.
         timestamp_unit: Unit of numeric timestamps.
         min_reward: Events with a smaller reward are no interaction: filtered and counted, not quarantined.
+        parts: The files, in the order of `read`, where there are several: then those that are as they were need not be
+            read again. Empty where the table is one file.
+        dialect: How its text is delimited, where it is text.
+        kinds: Raw column -> type in the source, of all columns, also those that are not read.
     """
 
     columns: Mapping[str, str]
@@ -58,6 +76,13 @@ class RawTable:
     read: Callable[[int], Iterator[Chunk]]
     timestamp_unit: TimestampUnit = "s"
     min_reward: float | None = None
+    parts: tuple[SourcePart, ...] = ()
+    dialect: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def reading(self) -> str:
+        """How rows are understood, as text: where it changes, what was read before is of no use."""
+        return repr((sorted(self.columns.items()), self.timestamp_unit, self.min_reward, self.dialect))
 
 
 @dataclass(frozen=True)

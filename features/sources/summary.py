@@ -6,6 +6,22 @@ import datetime as dt
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DayFacts:
+    """What is in the file of a day.
+
+    Attributes:
+        digest: SHA-256 of its bytes: the events of two days are the same where this is.
+        num_events: Its rows.
+        num_repeats: Rows of the day that were set aside because they repeat others.
+    """
+
+    digest: str
+    num_events: int
+    num_repeats: int
 
 
 @dataclass(frozen=True)
@@ -20,6 +36,7 @@ class IngestSummary:
         num_users, num_items: Rows of the tables written.
         num_added_users, num_added_items: Those among them that only the events know.
         num_days: Days with events.
+        days: Day -> what is in its file.
         first_event, last_event: Moments of the first and the last event.
         unused_columns: Table -> raw columns that nothing uses.
         content_digest: SHA-256 over the tables' bytes, without the quarantine: other data of the same size shows.
@@ -34,6 +51,7 @@ class IngestSummary:
     num_added_users: int
     num_added_items: int
     num_days: int
+    days: Mapping[str, DayFacts]
     first_event: dt.datetime
     last_event: dt.datetime
     unused_columns: Mapping[str, tuple[str, ...]]
@@ -57,6 +75,8 @@ class IngestSummary:
         parts.append(f"unused columns: {', '.join(unused) or 'none'}")
         return "; ".join(parts)
 
-    def to_json(self) -> str:
-        """The text of `manifest.json`."""
-        return json.dumps({"format": 1, **asdict(self)}, indent=2, default=dt.datetime.isoformat) + "\n"
+    def to_json(self, schema: Mapping[str, Any]) -> str:
+        """The text of `manifest.json`, with the columns that were read."""
+        return (
+            json.dumps({"format": 1, **asdict(self), "schema": schema}, indent=2, default=dt.datetime.isoformat) + "\n"
+        )

@@ -1,20 +1,24 @@
-"""How are a user's own Parquet or CSV tables read? By the column names that the configuration gives."""
+"""How are a user's own Parquet or CSV tables read? By the column names that the configuration gives.
+
+Where the events are a folder of files, one a day or in any parts, those that are as they were are not read again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from features import columns
 from features.schema import ENTITY_KEY, Schema, Tower
 from features.sources.delimited import Dialect
-from features.sources.files import file_columns, read_files, table_files
+from features.sources.files import file_columns, file_kinds, read_files, table_files
 from features.sources.raw import (
     Chunk,
     RawTable,
     Source,
     SourceError,
+    SourcePart,
     TimestampUnit,
     choose_columns,
     nearest,
@@ -96,7 +100,15 @@ def _table(
     for file in files[1:]:
         choose_columns(chosen, (), available=file_columns(file, dialect), where=str(file))
 
-    def read(chunk_rows: int) -> Iterator[Chunk]:
-        return read_files(files, dialect, columns=chosen, chunk_rows=chunk_rows)
+    def reader(some: Sequence[Path]) -> Callable[[int], Iterator[Chunk]]:
+        return lambda chunk_rows: read_files(some, dialect, columns=chosen, chunk_rows=chunk_rows)
 
-    return RawTable(chosen, unused_columns(available, chosen), read, timestamp_unit)
+    return RawTable(
+        chosen,
+        unused_columns(available, chosen),
+        reader(files),
+        timestamp_unit,
+        parts=tuple(SourcePart(file, reader([file])) for file in files) if len(files) > 1 else (),
+        dialect=repr(dialect),
+        kinds=file_kinds(files[0], dialect),
+    )

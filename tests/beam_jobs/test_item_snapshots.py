@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.item_snapshots import ItemRows, snapshots
+from beam_jobs.item_snapshots import ItemRows, ItemState, snapshots
 from beam_jobs.user_snapshots import DAY_SECONDS, Events
 
 NUM_USERS, NUM_ITEMS, START = 4, 4, 17_000
@@ -36,7 +37,7 @@ EVENTS = st.lists(
         st.sampled_from([0.0, 0.25, 1.5, 8.0]),
     ),
     max_size=40,
-).map(sorted)
+).map(lambda events: sorted(set(events)))
 RUNS = st.fixed_dictionaries(
     {
         "first": st.integers(-2, 8),
@@ -52,24 +53,33 @@ def first_meetings(events: list[Event]) -> list[bool]:
     return [pair not in met[:place] for place, pair in enumerate(met)]
 
 
-def rows_of(events: list[Event], run: dict[str, Any]) -> list[ItemRows]:
+def rows_of(events: list[Event], run: dict[str, Any], *, cut: int | None = None) -> list[ItemRows]:
+    """Rows of a run from before the first event, of which those from `first` on are wanted; `cut` makes it two runs."""
     first = START + run["first"]
-    used = [event for event in events if event.seconds < (first + run["num_days"]) * DAY_SECONDS]
-    columns = zip(*used, strict=True) if used else ((), (), (), ())
-    seconds, _, items, values = (np.array(column) for column in columns)
-    # The job knows nobody's name here: users only leave the mark of their first meeting.
-    nobody = np.zeros(len(used), np.int64)
-    return list(
-        snapshots(
+    end = first + run["num_days"]
+    begin = min(START, first)
+    days = sorted({begin, end} | ({START + cut} if cut is not None and begin < START + cut < end else set()))
+    marks = dict(zip(events, first_meetings(events), strict=True))
+    state = ItemState.empty(NUM_ITEMS)
+    made: list[ItemRows] = []
+    for first_day, end_day in itertools.pairwise(days):
+        used = [event for event in events if first_day <= event.seconds // DAY_SECONDS < end_day]
+        columns = zip(*used, strict=True) if used else ((), (), (), ())
+        seconds, _, items, values = (np.array(column) for column in columns)
+        # The job knows nobody's name here: users only leave the mark of their first meeting.
+        nobody = np.zeros(len(used), np.int64)
+        made += snapshots(
+            state,
             Events(nobody, items.astype(np.int64), seconds.astype(np.int64), values.astype(np.float64)),
-            np.array(first_meetings(used), dtype=np.int64),
-            NUM_ITEMS,
-            first_day=first,
-            end_day=first + run["num_days"],
+            np.array([marks[event] for event in used], dtype=np.int64),
+            first_day=first_day,
+            end_day=end_day,
+            rows_from=first,
+            is_new=np.full(NUM_ITEMS, first_day == begin),
             refresh=np.array(run["refresh"]),
             refresh_days=run["refresh_days"],
         )
-    )
+    return made
 
 
 def rate(days_ago: list[int], half_life: float) -> float:
@@ -101,20 +111,23 @@ def test_each_row_is_what_was_known_at_its_midnight(events: list[Event], run: di
 
 
 @given(EVENTS, RUNS)
-def test_rows_are_everythings_first_then_of_what_was_bought_and_what_is_due(
-    events: list[Event], run: dict[str, Any]
-) -> None:
-    made = rows_of(events, run)
+def test_rows_are_of_what_was_bought_and_what_is_due(events: list[Event], run: dict[str, Any]) -> None:
+    made = {rows.moment // DAY_SECONDS: rows for rows in rows_of(events, run)}
     first = START + run["first"]
-    days = range(first, first + run["num_days"] + 1)
-    assert [rows.moment for rows in made] == [day * DAY_SECONDS for day in days]
-    newest = np.full(NUM_ITEMS, first)
-    for day, rows in zip(days, made, strict=True):
+    for day in range(max(first, min(START, first) + 1), first + run["num_days"] + 1):
         bought = {event.item for event in events if event.seconds // DAY_SECONDS == day - 1}
         due = {item for item in range(NUM_ITEMS) if (day + run["refresh"][item]) % run["refresh_days"] == 0}
-        assert rows.item.tolist() == (sorted(bought | due) if day > first else list(range(NUM_ITEMS)))
-        newest[rows.item] = day
-        assert (day - newest).max() < run["refresh_days"]
+        assert made[day].item.tolist() == sorted(bought | due)
+
+
+@given(EVENTS, RUNS, st.integers(0, 12))
+def test_a_run_from_the_state_of_a_midnight_gives_the_rows_of_one_run(
+    events: list[Event], run: dict[str, Any], cut: int
+) -> None:
+    for rows, whole in zip(rows_of(events, run, cut=cut), rows_of(events, run), strict=True):
+        for name, values in vars(whole).items():
+            # To the last bit: the same sums in the same order.
+            np.testing.assert_array_equal(getattr(rows, name), values)
 
 
 def test_a_steady_demand_is_its_own_rate() -> None:
@@ -132,6 +145,7 @@ def test_a_first_meeting_counts_once_and_halves_in_a_week() -> None:
     run = {"first": 1, "num_days": 7, "refresh": [0] * NUM_ITEMS, "refresh_days": 1}
     made = rows_of(events, run)
     after = 1 - 2 ** (-1 / 7)
+    made = {rows.moment // DAY_SECONDS - START - 1: rows for rows in made}
     assert made[0].fast_new_rate[0] == pytest.approx(after)
     assert made[7].fast_new_rate[0] == pytest.approx(after / 2)
     assert made[7].fast_rate[0] == pytest.approx(after / 2 + after * 2 ** (-4 / 7))

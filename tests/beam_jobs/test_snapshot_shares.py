@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_jobs.snapshot_state import SavedState
 from beam_jobs.snapshots import DailySnapshots, run
 from features.schema import ENTITY_KEY, Schema, Tower
 from features.storage import snapshot_schema
@@ -40,25 +43,27 @@ def with_shares(schema: Schema) -> Schema:
 def snapshots(options: PipelineOptions) -> Callable[..., Rows]:
     def make(
         schema: Schema, tables: Path, out: Path, *, first: int = 0, end: int = NUM_DAYS, num_shards: int = 2,
-        known: Path | None = None,
+        saved: Path | None = None,
     ) -> Rows:  # fmt: skip
         days = START + dt.timedelta(days=first), START + dt.timedelta(days=end)
         job = DailySnapshots(
             tables,
             schema,
             days=days,
+            rows_from=START,
             num_shards=num_shards,
             history_length=3,
             user_refresh_days=3,
             item_refresh_days=2,
-            known=known,
+            saved=saved and SavedState(*(saved / f"{part}.parquet" for part in ("user_state", "item_state", "pairs"))),
         )
-        paths = sorted(str(path) for path in (tables / "events").iterdir() if path.stem < str(days[1]))
-        run(job, paths, out=out, name="part", schema=schema, options=options)
+        out.mkdir(exist_ok=True)
+        paths = sorted(map(str, (tables / "events").iterdir()))
+        paths = [path for path in paths if str(days[0]) <= Path(path).stem < str(days[1])]
+        run(job, paths, out=out, schema=schema, options=options)
         made: Rows = {}
         for tower, key in ENTITY_KEY.items():
-            [file] = (out / tower).iterdir()
-            table = pq.read_table(file)
+            table = pq.read_table(out / f"{tower}.parquet")
             assert table.schema.equals(snapshot_schema(schema, tower))
             made[tower] = table.sort_by([("event_timestamp", "ascending"), (key, "ascending")]).to_pylist()
         return made
@@ -115,12 +120,30 @@ def test_the_number_of_shards_does_not_change_a_share(
     assert snapshots(with_shares, tables, tmp_path, num_shards=13) == everything
 
 
-def test_adding_days_later_gives_the_shares_of_one_run(
+def test_days_added_to_a_saved_state_give_the_shares_of_one_run(
     everything: Rows, with_shares: Schema, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
 ) -> None:
     early = snapshots(with_shares, tables, tmp_path / "early", end=3)
-    late = snapshots(with_shares, tables, tmp_path / "late", first=3, known=tables)
+    late = snapshots(with_shares, tables, tmp_path / "late", first=3, saved=tmp_path / "early", num_shards=3)
     assert {tower: early[tower] + late[tower] for tower in everything} == everything
+
+
+def test_a_value_that_changes_between_two_days_counts_as_if_it_had_always_been_so(
+    with_shares: Schema, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
+) -> None:
+    changed = tmp_path / "tables"
+    shutil.copytree(tables, changed)
+    for name, column in (("users", "age"), ("items", "aisle")):
+        table = pq.read_table(changed / f"{name}.parquet")
+        place = table.column_names.index(column)
+        values = table.column(column).to_pylist()
+        moved = pa.array([*values[1:], values[0]])
+        pq.write_table(table.set_column(place, column, moved), changed / f"{name}.parquet")
+    snapshots(with_shares, tables, tmp_path / "early", end=3)
+    late = snapshots(with_shares, changed, tmp_path / "late", first=3, saved=tmp_path / "early")
+    whole = snapshots(with_shares, changed, tmp_path / "whole")
+    midnight = dt.datetime(2017, 1, 4, tzinfo=dt.UTC)
+    assert late == {tower: [row for row in whole[tower] if row["event_timestamp"] > midnight] for tower in whole}
 
 
 def test_a_planted_event_moves_no_snapshot_of_its_own_midnight_or_before(

@@ -9,15 +9,17 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_jobs.snapshots import DailySnapshots, run, split_by_shard
+from beam_jobs.snapshot_shards import split_by_shard
+from beam_jobs.snapshot_state import SavedState
+from beam_jobs.snapshots import PARTS, DailySnapshots, part_schemas, run
 from features.schema import Schema
-from features.storage import PAIRS_SCHEMA, snapshot_schema
 
 START = dt.date(2017, 1, 1)
 NUM_DAYS = 6
@@ -28,6 +30,8 @@ SORTED_BY = {
     "user": ("event_timestamp", "user_id"),
     "item": ("event_timestamp", "item_id"),
     "pairs": ("user_id", "item_id"),
+    "user_state": ("user_id",),
+    "item_state": ("item_id",),
 }
 
 
@@ -46,40 +50,53 @@ def tables(write_tables: Callable[..., Path], events: list[Event], tmp_path_fact
 
 @pytest.fixture(scope="module")
 def transform(schema: Schema) -> Callable[..., DailySnapshots]:
-    def make(tables: Path, first: int, end: int, *, num_shards: int = 2, known: Path | None = None) -> DailySnapshots:
+    def make(
+        tables: Path, first: int, end: int, *, num_shards: int = 2, saved: SavedState | None = None, rows_from: int = 0
+    ) -> DailySnapshots:
         return DailySnapshots(
             tables,
             schema,
             days=(day(first), day(end)),
+            rows_from=day(rows_from),
             num_shards=num_shards,
             history_length=3,
             user_refresh_days=REFRESH_DAYS["user"],
             item_refresh_days=REFRESH_DAYS["item"],
-            known=known,
+            saved=saved,
         )
 
     return make
 
 
-def paths_before(tables: Path, end: int) -> list[str]:
-    return sorted(str(path) for path in (tables / "events").iterdir() if path.stem < str(day(end)))
+def paths_of(tables: Path, first: int, end: int) -> list[str]:
+    return sorted(str(path) for path in (tables / "events").iterdir() if str(day(first)) <= path.stem < str(day(end)))
+
+
+def state_in(out: Path) -> SavedState:
+    return SavedState(out / "user_state.parquet", out / "item_state.parquet", out / "pairs.parquet")
 
 
 @pytest.fixture(scope="module")
 def snapshots(
     schema: Schema, options: PipelineOptions, transform: Callable[..., DailySnapshots]
 ) -> Callable[..., Rows]:
-    """Runs the job from files to files and gives the rows of each of its three files, sorted."""
+    """Runs the job from files to files and gives the rows of its files, sorted; the pairs come sorted by shard."""
 
     def make(tables: Path, out: Path, first: int, end: int, **kwargs: Any) -> Rows:
-        job = transform(tables, first, end, **kwargs)
-        run(job, paths_before(tables, end), out=out, name="part", schema=schema, options=options)
+        out.mkdir(exist_ok=True)
+        run(
+            transform(tables, first, end, **kwargs),
+            paths_of(tables, first, end),
+            out=out,
+            schema=schema,
+            options=options,
+        )
         made = {}
         for part, by in SORTED_BY.items():
-            [file] = (out / part).iterdir()
-            table = pq.read_table(file)
-            assert table.schema.equals(PAIRS_SCHEMA if part == "pairs" else snapshot_schema(schema, part))  # type: ignore[arg-type]
+            table = pq.read_table(out / f"{part}.parquet")
+            assert table.schema.equals(part_schemas(schema)[part])
             made[part] = table.sort_by([(name, "ascending") for name in by]).to_pylist()
+        assert {path.name for path in out.iterdir()} == {f"{part}.parquet" for part in PARTS}
         return made
 
     return make
@@ -141,16 +158,17 @@ def test_every_midnight_has_its_rows_and_nobody_is_missing_for_longer_than_the_r
     everything: Rows, events: list[Event]
 ) -> None:
     for tower, everybody in (("user", 7), ("item", 9)):
-        at = {number: set() for number in range(NUM_DAYS + 1)}
+        at = {number: set() for number in range(1 - REFRESH_DAYS[tower], NUM_DAYS + 1)}
         for row in everything[tower]:
             names = at[(row["event_timestamp"] - midnight(0)).days]
             assert row[f"{tower}_id"] not in names
             names.add(row[f"{tower}_id"])
-        assert len(at[0]) == everybody
+        # Whoever is new has the row of the latest refresh before the run.
+        assert sum(len(names) for number, names in at.items() if number <= 0) == everybody
         for number in range(1, NUM_DAYS + 1):
             active = {event[f"{tower}_id"] for event in events if event["timestamp"].date() == day(number - 1)}
             assert active <= at[number]
-            recent = [at[earlier] for earlier in range(max(0, number + 1 - REFRESH_DAYS[tower]), number + 1)]
+            recent = [at[earlier] for earlier in range(number + 1 - REFRESH_DAYS[tower], number + 1)]
             assert len(set.union(*recent)) == everybody
 
 
@@ -169,44 +187,57 @@ def test_the_number_of_shards_does_not_change_a_row(
     assert snapshots(tables, tmp_path, 0, NUM_DAYS, num_shards=num_shards) == everything
 
 
-def test_adding_days_later_gives_the_rows_of_one_run(
-    everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
+@pytest.mark.parametrize("cut", range(NUM_DAYS + 1))
+def test_days_added_to_a_saved_state_give_the_rows_and_the_state_of_one_run(
+    cut: int, everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
 ) -> None:
-    early = snapshots(tables, tmp_path / "early", 0, 2)
+    early = snapshots(tables, tmp_path / "early", 0, cut)
     # Tomorrow's run may have more workers than today's.
-    late = snapshots(tables, tmp_path / "late", 2, NUM_DAYS, known=tables, num_shards=5)
+    shards = 2 if cut % 2 else 5
+    late = snapshots(tables, tmp_path / "late", cut, NUM_DAYS, saved=state_in(tmp_path / "early"), num_shards=shards)
     for tower in ("user", "item"):
         assert early[tower] + late[tower] == everything[tower]
-    assert late["pairs"] == everything["pairs"]
+    for part in ("pairs", "user_state", "item_state"):
+        assert late[part] == everything[part]
 
 
-def test_of_the_first_midnight_only_newcomers_get_a_row(
+def test_a_day_at_a_time_writes_the_bytes_of_a_run_over_all_days(
+    tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
+) -> None:
+    snapshots(tables, tmp_path / "at once", 0, NUM_DAYS, rows_from=NUM_DAYS)
+    saved = None
+    for number in range(NUM_DAYS):
+        snapshots(tables, tmp_path / str(number), number, number + 1, saved=saved, rows_from=NUM_DAYS)
+        saved = state_in(tmp_path / str(number))
+    for part in PARTS:
+        last, whole = (tmp_path / folder / f"{part}.parquet" for folder in (str(NUM_DAYS - 1), "at once"))
+        assert last.read_bytes() == whole.read_bytes()
+        assert pq.ParquetFile(last).num_row_groups == 2
+
+
+def test_who_is_not_in_the_state_gets_the_row_of_the_latest_refresh(
     everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
 ) -> None:
-    known = tmp_path / "known"
-    known.mkdir()
-    for tower in ("user", "item"):
-        pq.write_table(pq.read_table(tables / f"{tower}s.parquet").slice(2), known / f"{tower}s.parquet")
-    made = snapshots(tables, tmp_path / "made", 0, 2, known=known)
-    for tower in ("user", "item"):
-        newcomers = pq.read_table(tables / f"{tower}s.parquet").column(0).to_pylist()[:2]
-        first = [row[f"{tower}_id"] for row in made[tower] if row["event_timestamp"] == midnight(0)]
-        assert sorted(first) == sorted(newcomers)
-        early = [row for row in everything[tower] if midnight(0) < row["event_timestamp"] <= midnight(2)]
-        assert [row for row in made[tower] if row["event_timestamp"] > midnight(0)] == early
+    snapshots(tables, tmp_path / "early", 0, 4)
+    for tower, stranger in (("user", "u6"), ("item", "i8")):
+        path = tmp_path / "early" / f"{tower}_state.parquet"
+        state = pq.read_table(path)
+        # The last user and the last item never meet anybody.
+        pq.write_table(state.filter(pc.not_equal(state.column(0), stranger)), path)
+        late = snapshots(tables, tmp_path / tower, 4, NUM_DAYS, saved=state_in(tmp_path / "early"))
+        early = [row for row in late[tower] if row["event_timestamp"] <= midnight(4)]
+        known = [row for row in everything[tower] if row["event_timestamp"] <= midnight(4)]
+        assert early == [row for row in known if row[f"{tower}_id"] == stranger][-1:]
+        assert late[tower][1:] == [row for row in everything[tower] if row["event_timestamp"] > midnight(4)]
 
 
-def test_a_later_start_has_a_first_midnight_with_everybody_and_the_same_rows_after_it(
+def test_a_later_start_leaves_out_the_rows_before_it_and_changes_no_other(
     everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
 ) -> None:
-    made = snapshots(tables, tmp_path, 3, NUM_DAYS)
-    for tower, everybody in (("user", 7), ("item", 9)):
-        first = [row for row in made[tower] if row["event_timestamp"] == midnight(3)]
-        assert len(first) == everybody
-        of_one_run = [row for row in everything[tower] if row["event_timestamp"] == midnight(3)]
-        assert [row for row in first if row in of_one_run] == of_one_run != []
-        later = [row for row in everything[tower] if row["event_timestamp"] > midnight(3)]
-        assert [row for row in made[tower] if row["event_timestamp"] > midnight(3)] == later
+    made = snapshots(tables, tmp_path / "out", 0, NUM_DAYS, rows_from=3)
+    for tower in ("user", "item"):
+        assert made[tower] == [row for row in everything[tower] if row["event_timestamp"] >= midnight(3)]
+    assert made["pairs"] == everything["pairs"]
 
 
 def test_a_row_knows_the_last_moment_before_its_midnight_and_nothing_of_the_midnight_itself(
@@ -216,7 +247,8 @@ def test_a_row_knows_the_last_moment_before_its_midnight_and_nothing_of_the_midn
     at = {"timestamp": midnight(1), "user_id": "u1", "item_id": "i2", "value": 2.0}
     made = snapshots(write_tables(tmp_path / "tables", [before, at]), tmp_path / "out", 0, 2)
     users = {row["event_timestamp"]: row for row in made["user"] if row["user_id"] == "u1"}
-    assert users[midnight(0)]["user_num_events"] == 0
+    assert users[min(users)]["user_num_events"] == 0
+    assert min(users) <= midnight(0)
     assert (users[midnight(1)]["user_num_events"], users[midnight(1)]["user_history"]) == (1, ["i1"])
     assert (users[midnight(2)]["user_num_events"], users[midnight(2)]["user_history"]) == (2, ["i2", "i1"])
     bought = {(row["event_timestamp"], row["item_id"]): row["item_num_events"] for row in made["item"]}
@@ -229,30 +261,29 @@ def test_without_events_everybody_has_the_rows_that_are_due(
     write_tables: Callable[..., Path], snapshots: Callable[..., Rows], tmp_path: Path
 ) -> None:
     made = snapshots(write_tables(tmp_path / "tables", []), tmp_path / "out", 0, 2, num_shards=20)
-    assert len([row for row in made["user"] if row["event_timestamp"] == midnight(0)]) == 7
+    assert len([row for row in made["user"] if row["event_timestamp"] <= midnight(0)]) == 7
     assert {row["user_num_events"] for row in made["user"]} == {0}
     assert {tuple(row["user_history"]) for row in made["user"]} == {()}
     assert {row["item_fast_rate"] for row in made["item"]} == {0.0}
     assert made["pairs"] == []
 
 
-def test_the_transform_gives_three_collections(
+def test_the_transform_gives_a_collection_of_shards_for_each_part(
     tables: Path, transform: Callable[..., DailySnapshots], options: PipelineOptions, everything: Rows
 ) -> None:
-    def ids(table: pa.Table) -> list[tuple[str, dt.datetime]]:
-        return list(zip(table.column(0).to_pylist(), table.column("event_timestamp").to_pylist(), strict=True))
+    def ids(element: tuple[int, pa.Table]) -> list[tuple[str, str]]:
+        return list(zip(*(map(str, column.to_pylist()) for column in element[1].columns[:2]), strict=True))
 
     with test_pipeline.TestPipeline(options=options) as pipeline:
-        made = pipeline | beam.Create(paths_before(tables, NUM_DAYS)) | transform(tables, 0, NUM_DAYS)
-        for tower in ("user", "item"):
-            expected = [(row[f"{tower}_id"], row["event_timestamp"]) for row in everything[tower]]
-            assert_that(made[tower] | f"{tower} ids" >> beam.FlatMap(ids), equal_to(expected), label=tower)
-        met = made["pairs"] | "rows" >> beam.FlatMap(lambda table: [tuple(row.values()) for row in table.to_pylist()])
-        assert_that(met, equal_to([tuple(row.values()) for row in everything["pairs"]]), label="pairs")
+        made = pipeline | beam.Create(paths_of(tables, 0, NUM_DAYS)) | transform(tables, 0, NUM_DAYS)
+        assert set(made) == set(PARTS)
+        for part, rows in everything.items():
+            expected = [tuple(map(str, list(row.values())[:2])) for row in rows]
+            assert_that(made[part] | f"{part} ids" >> beam.FlatMap(ids), equal_to(expected), label=part)
 
 
 def test_shards_part_a_table(tables: Path) -> None:
-    table = pq.read_table(paths_before(tables, 1)[0])
+    table = pq.read_table(paths_of(tables, 0, 1)[0])
     parts = dict(split_by_shard(table, "user_id", 3))
     assert set(parts) <= {0, 1, 2}
     assert sum(part.num_rows for part in parts.values()) == table.num_rows

@@ -57,6 +57,17 @@ def test_the_order_of_the_meetings_leaves_no_trace(drawn: list[Meeting], random:
     assert lists_of(shuffled, START + 3, everybody) == lists_of(drawn, START + 3, everybody)
 
 
+@given(MEETINGS, st.integers(START - 1, START + 7))
+def test_a_meeting_that_stands_for_some_counts_as_often(drawn: list[Meeting], day: int) -> None:
+    counted = Counter(drawn)
+    owner, value, when = np.array(list(counted), np.int64).reshape(-1, 3).T
+    some = Meetings.of(owner, value, when, np.array(list(counted.values()), np.int64))
+    everybody = np.arange(NUM_OWNERS)
+    found, expected = (shares_before(met, day, owners=everybody) for met in (some, meetings_of(drawn)))
+    for name, values in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), values)
+
+
 def test_shares_by_hand() -> None:
     """Owner 0 meets 2, 2, 1 on the first day and 0 with somebody unknown on the second."""
     drawn = [(0, 2, START), (0, 1, START), (0, 2, START), (0, 0, START + 1), (0, -1, START + 1), (1, -1, START)]

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from features.online import empty_online_store
 from features.store import Store
 
 START = dt.datetime(2017, 1, 1, tzinfo=dt.UTC)
@@ -128,3 +129,27 @@ def test_redis_answers_what_sqlite_answers(
     sqlite.materialize(day(3) - LOOK_BACK, day(3))
     assert redis.read_online(USERS).equals(sqlite.read_online(USERS))
     assert not (tmp_path / "redis_store" / "feast" / "online.db").exists()
+
+
+def assert_goes_back_where_it_was_emptied(store: Store) -> None:
+    """An earlier moment, or other values of the same one, as after a late event."""
+    store.materialize(day(4) - LOOK_BACK, day(4))
+    empty_online_store(store)
+    assert set(store.read_online(["anna"]).drop_columns(["user_id"]).to_pylist()[0].values()) == {None}
+    store.materialize(day(2) - LOOK_BACK, day(2))
+    online = {row["user_id"]: row for row in store.read_online(["anna", "late"]).to_pylist()}
+    assert online["anna"]["user_as_of_seconds"] == int(day(2).timestamp())
+    # Who came later is forgotten.
+    assert online["late"]["user_history"] is None
+
+
+def test_an_emptied_store_can_be_filled_for_an_earlier_moment(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
+) -> None:
+    assert_goes_back_where_it_was_emptied(make_store(tmp_path, user=rows))
+
+
+def test_redis_which_refuses_what_is_not_younger_is_filled_again_once_emptied(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path, redis_address: str
+) -> None:
+    assert_goes_back_where_it_was_emptied(make_store(tmp_path / "store", user=rows, redis=redis_address))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from features.days import seconds_of
+from features.examples import PARTS
 from twinspire.config import Config
 from twinspire.load_config import load
 from twinspire.paths import RunPaths
-from twinspire.pipeline.features import make_features
-from twinspire.pipeline.ingest import make_tables
+from twinspire.pipeline import features as feature_runs
+from twinspire.pipeline import snapshots as snapshot_runs
+from twinspire.pipeline.features import make_features, open_store
+from twinspire.pipeline.ingest import find_schema_changes, make_tables
 
 FIRST, DAY, NEXT = dt.date(2024, 1, 1), dt.date(2024, 1, 9), dt.date(2024, 1, 10)
 NOW = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
@@ -26,7 +32,7 @@ ingest:
     kind: tables
     events: {{path: {data}/orders.csv}}
     items: {{path: {data}/items.csv}}
-features: {{history_length: 5, example_days: 6, join_days: 3, item_refresh_days: 28}}
+features: {{history_length: 5, example_days: 6, join_days: 3, item_refresh_days: 28, late_days: 4}}
 training: {{example_days: 6, validation_days: 2}}
 beam: {{shards: 2}}
 """
@@ -79,13 +85,196 @@ def test_a_day_more_joins_that_day_only_and_a_new_item_is_described_at_once(conf
     assert items["kind"] == ["old"] * 4 + ["new"] * 2
 
 
-def test_a_changed_past_starts_over(config_file: Path, tmp_path: Path) -> None:
+def test_who_is_new_and_has_no_past_is_in_the_online_store(config_file: Path, tmp_path: Path) -> None:
+    write_source(tmp_path / "data", end=NEXT, items=4)
+    run_day(config_file, tmp_path / "runs", DAY)
+    # On the very day of the next cut: the tables know them, and no row before it does.
+    change_orders(tmp_path / "data", ("", "u7,i1,2024-01-10T09:00:00\n"))
+    config, paths, _ = run_day(config_file, tmp_path / "runs", NEXT)
+    [known, new] = open_store(config, paths).read_online(["u0", "u7"]).to_pylist()
+    assert (known["user_num_events"], new["user_num_events"]) == (9, 0)
+    assert new["user_as_of_seconds"] <= seconds_of(DAY)
+
+
+def test_a_past_that_changed_before_the_states_that_are_kept_starts_over(config_file: Path, tmp_path: Path) -> None:
     write_source(tmp_path / "data", end=NEXT, items=4)
     _, paths, _ = run_day(config_file, tmp_path / "runs", DAY)
     before = partitions(paths)
-    orders = (tmp_path / "data" / "orders.csv").read_text()
-    (tmp_path / "data" / "orders.csv").write_text(orders.replace("u3,i3,2024-01-01T13", "u3,i1,2024-01-01T13"))
+    change_orders(tmp_path / "data", ("u3,i3,2024-01-01T13", "u3,i1,2024-01-01T13"))
     _, paths, outcome = run_day(config_file, tmp_path / "runs", NEXT)
+    assert outcome.startswith(
+        "2024-01-01 changed (the same number of events), before the states kept of the last 4 days: all computed "
+        "again; "
+    )
     assert "24 examples joined for 6 new days" in outcome
     after = partitions(paths)
     assert not any(after.get(name) == written for name, written in before.items())
+
+
+def change_orders(folder: Path, *changes: tuple[str, str]) -> None:
+    """Replaces text in the orders; '' stands for their end."""
+    text = (folder / "orders.csv").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new) if old else text + new
+    (folder / "orders.csv").write_text(text)
+
+
+LATE = [
+    pytest.param([("", "u0,i3,2024-01-08T23:00:00\n")], "2024-01-08 changed (1 event more): 1 day", id="yesterday"),
+    pytest.param(
+        [("", "u0,i3,2024-01-05T00:00:00\nu0,i2,2024-01-05T12:00:00\nu1,i0,2024-01-05T12:00:00\n")],
+        "2024-01-05 changed (3 events more): 4 days",
+        id="four days ago",
+    ),
+    pytest.param(
+        [("u3,i3,2024-01-05T13:00:00\n", ""), ("u0,i1,2024-01-06T10", "u0,i2,2024-01-06T10")],
+        "2024-01-05 and 1 later day changed (1 event fewer): 4 days",
+        id="one gone, one other",
+    ),
+    pytest.param(
+        [("", "u9,i9,2024-01-06T07:00:00\n")],
+        "2024-01-06 changed (1 event more): 3 days",
+        id="somebody and something new",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), LATE)
+def test_a_late_change_computes_the_days_from_it_on_again_and_equals_a_rebuild(
+    changes: list[tuple[str, str]], expected: str, config_file: Path, tmp_path: Path
+) -> None:
+    write_source(tmp_path / "data", end=NEXT, items=4)
+    _, paths, _ = run_day(config_file, tmp_path / "runs", DAY)
+    before = partitions(paths)
+    change_orders(tmp_path / "data", *changes)
+    config, paths, outcome = run_day(config_file, tmp_path / "runs", NEXT)
+    assert outcome.startswith(f"{expected} computed again; ")
+    day = expected[:10]
+    after = partitions(paths)
+    assert {name: after[name] for name in before if name < day} == {name: before[name] for name in before if name < day}
+    assert not any(after.get(name) == before[name] for name in before if name >= day)
+    _, rebuilt, _ = run_day(config_file, tmp_path / "rebuilt", NEXT)
+    has_newcomers = "u9" in str(changes)
+    for folder in sorted(rebuilt.examples.glob("????-??-??")):
+        for name in PARTS:
+            if name == "uniform" and has_newcomers and folder.name < day:
+                # Drawn from the catalogue of the day it was joined on.
+                continue
+            found, fresh = (pq.read_table(one.examples / folder.name / f"{name}.parquet") for one in (paths, rebuilt))
+            assert found.equals(fresh), (folder.name, name)
+    assert pq.read_table(paths.pairs).equals(pq.read_table(rebuilt.pairs))
+    for tower in ("user", "item"):
+        found, fresh = (pq.read_table(one.state(NEXT) / f"{tower}.parquet") for one in (paths, rebuilt))
+        assert found.equals(fresh)
+        found, fresh = (pq.read_table(one.catalogue(NEXT) / f"{tower}s.parquet") for one in (paths, rebuilt))
+        assert found.equals(fresh)
+        if not has_newcomers:
+            # Of newcomers a rebuild has rows that nothing reads any more.
+            assert rows_of(paths, tower) == rows_of(rebuilt, tower)
+    users = ["u0", "u1", "u2", "u3", "u9"]
+    online = [open_store(config, one).read_online(users) for one in (paths, rebuilt)]
+    assert online[0].equals(online[1])
+
+
+def rows_of(paths: RunPaths, tower: str) -> list[dict[str, object]]:
+    table = pq.read_table(paths.snapshots / tower)
+    return table.sort_by([("event_timestamp", "ascending"), (f"{tower}_id", "ascending")]).to_pylist()
+
+
+def test_a_day_at_a_time_gives_the_files_of_a_run_over_all_days(config_file: Path, tmp_path: Path) -> None:
+    write_source(tmp_path / "data", end=NEXT, items=4)
+    days = [DAY - dt.timedelta(days=number) for number in range(2, -1, -1)]
+    for day in days:
+        _, paths, _ = run_day(config_file, tmp_path / "runs", day)
+    _, rebuilt, _ = run_day(config_file, tmp_path / "rebuilt", DAY)
+    for folder in rebuilt.examples.glob("????-??-??"):
+        for name in PARTS:
+            found, fresh = ((one.examples / folder.name / f"{name}.parquet") for one in (paths, rebuilt))
+            assert found.read_bytes() == fresh.read_bytes()
+    assert paths.pairs.read_bytes() == rebuilt.pairs.read_bytes()
+    states = [{folder.name for folder in one.states.iterdir()} for one in (paths, rebuilt)]
+    assert states[0] == states[1] == {str(DAY - dt.timedelta(days=number)) for number in range(5)}
+    for name in states[0]:
+        for tower in ("user", "item"):
+            found, fresh = (one.states / name / f"{tower}.parquet" for one in (paths, rebuilt))
+            assert found.read_bytes() == fresh.read_bytes()
+
+
+def test_an_earlier_cut_has_the_pairs_of_then(config_file: Path, tmp_path: Path) -> None:
+    write_source(tmp_path / "data", end=NEXT, items=4)
+    early = dt.date(2024, 1, 2)
+    fresh = load(config_file, ["as_of=2024-01-02", "features.example_days=6"])
+    expected = RunPaths(tmp_path / "early" / fresh.name, early)
+    make_tables(fresh, expected, now=NOW)
+    make_features(fresh, expected)
+    # The first run tells which days can be joined: it must not be later than what is asked for.
+    config = load(config_file, ["as_of=2024-01-10", "features.example_days=20"])
+    make_tables(config, paths := RunPaths(tmp_path / "runs" / config.name, NEXT), now=NOW)
+    make_features(config, paths)
+    config = load(config_file, ["as_of=2024-01-02"])
+    back = RunPaths(paths.root, early)
+    outcome = make_features(config, back)
+    assert outcome.startswith("0 days of snapshots; 0 examples joined for 0 new days")
+    assert back.pairs.read_bytes() == expected.pairs.read_bytes()
+    assert json.loads(back.snapshots_record.read_text())["end"] == str(NEXT)
+
+
+@pytest.mark.parametrize(
+    "place", ["before the rows", "before the record", "after the record", "before the online store"]
+)
+def test_a_run_that_is_killed_is_made_good_by_the_next(
+    place: str, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_source(tmp_path / "data", end=NEXT, items=4)
+    run_day(config_file, tmp_path / "runs", DAY)
+    change_orders(tmp_path / "data", ("", "u0,i3,2024-01-07T23:00:00\n"))
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    computed = snapshot_runs._run
+
+    def kill_after(*arguments: Any, **named: Any) -> None:
+        computed(*arguments, **named)
+        raise Killed
+
+    where = {
+        "before the rows": (snapshot_runs, "_run", kill),
+        "before the record": (snapshot_runs, "_run", kill_after),
+        "after the record": (snapshot_runs, "_forget", kill),
+        "before the online store": (feature_runs, "_fill_online_store", kill),
+    }[place]
+    with monkeypatch.context() as patched:
+        patched.setattr(*where)
+        with pytest.raises(Killed):
+            run_day(config_file, tmp_path / "runs", NEXT)
+    config, paths, _ = run_day(config_file, tmp_path / "runs", NEXT)
+    _, rebuilt, _ = run_day(config_file, tmp_path / "rebuilt", NEXT)
+    for tower in ("user", "item"):
+        assert rows_of(paths, tower) == rows_of(rebuilt, tower)
+    for folder in rebuilt.examples.glob("????-??-??"):
+        for name in PARTS:
+            found, fresh = ((one.examples / folder.name / f"{name}.parquet") for one in (paths, rebuilt))
+            assert pq.read_table(found).equals(pq.read_table(fresh))
+    online = [open_store(config, one).read_online(["u0", "u1"]) for one in (paths, rebuilt)]
+    assert online[0].equals(online[1])
+
+
+def test_a_change_of_columns_is_told_before_and_in_the_outcome(config_file: Path, tmp_path: Path) -> None:
+    write_source(tmp_path / "data", end=DAY, items=4)
+    config = load(config_file)
+    paths = RunPaths(tmp_path / "runs" / config.name, config.as_of)
+    assert find_schema_changes(config, paths) == []
+    make_tables(config, paths, now=NOW)
+    assert find_schema_changes(config, paths) == []
+    changed = load(config_file, ["dataset.item_columns={kind: numeric}"])
+    [found] = find_schema_changes(changed, paths)
+    assert found.needs_full
+    items = (tmp_path / "data" / "items.csv").read_text().replace("old", "1").replace("new", "2")
+    (tmp_path / "data" / "items.csv").write_text(items)
+    assert make_tables(changed, paths, now=NOW).endswith(f"; {found}")
+    assert find_schema_changes(changed, paths) == []

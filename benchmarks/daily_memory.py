@@ -1,0 +1,167 @@
+"""Does a day cost more after a longer history? Seconds and peak memory of each step of a one-day run, after N days.
+
+Every step runs in a process of its own, whose peak begins with what it imports. The history is built before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from twinspire.config import Config
+from twinspire.load_config import load
+from twinspire.paths import RunPaths
+
+START = dt.date(2020, 1, 1)
+NOW = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+CONFIG = """
+name: made_up
+as_of: {as_of}
+dataset: {{item_columns: {{aisle: categorical}}, user_columns: {{age: categorical}},
+          user_statistics_of: [aisle], item_statistics_of: [age]}}
+ingest:
+  source:
+    kind: tables
+    events: {{path: {data}/events}}
+    users: {{path: {data}/users.parquet}}
+    items: {{path: {data}/items.parquet}}
+features: {{example_days: 3, history_length: 50}}
+training: {{example_days: 3, validation_days: 1}}
+"""
+STEPS = ("ingest", "snapshots", "the rest of features")
+
+
+def main() -> None:
+    """Prints a line for each history and step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--days", type=int, nargs="+", default=[30, 100, 300])
+    parser.add_argument("--events", type=int, default=5_000, help="events of a day")
+    parser.add_argument("--users", type=int, default=2_000)
+    parser.add_argument("--items", type=int, default=5_000)
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        print(json.dumps(measured(arguments.step, arguments.folder)))
+        return
+    print(f"{arguments.events:,} events a day, {arguments.users:,} users, {arguments.items:,} items")
+    print(f"{'days before':>11}  {'distinct pairs':>14}  {'run':<11}  {'step':<20}  {'seconds':>7}  {'peak MB':>7}")
+    for num_days in arguments.days:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_source(folder / "data", num_days, arguments)
+            set_day(folder, num_days)
+            in_process("history", folder)
+            write_day(folder / "data", num_days, arguments)
+            set_day(folder, num_days + 1)
+            report(folder, num_days, "a new day")
+            write_day(folder / "data", num_days - 2, arguments, name="late", num_events=3)
+            report(folder, num_days, "late events")
+
+
+def report(folder: Path, num_days: int, run: str) -> None:
+    """Runs the steps and prints what they took."""
+    for step in STEPS:
+        seconds, peak = in_process(step, folder)
+        pairs = pq.read_metadata(opened(folder)[1].pairs).num_rows if step != "ingest" else 0
+        print(f"{num_days:11d}  {pairs or '':>14}  {run:<11}  {step:<20}  {seconds:7.2f}  {peak:7.0f}", flush=True)
+
+
+def in_process(step: str, folder: Path) -> tuple[float, float]:
+    """Seconds of a step, and the peak memory in MB of the process that did it."""
+    command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
+    ran = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, text=True)
+    seconds, peak = json.loads(ran.stdout.splitlines()[-1])
+    return seconds, peak
+
+
+def measured(step: str, folder: Path) -> tuple[float, float]:
+    """Does a step."""
+    action = actions(folder)[step]
+    started = time.perf_counter()
+    action()
+    seconds = time.perf_counter() - started
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def actions(folder: Path) -> dict[str, Callable[[], object]]:
+    """What a step does; what it needs is imported before the clock starts."""
+    import feast  # noqa: F401  # takes seconds, and is otherwise imported when it is first needed
+
+    from twinspire.pipeline.features import make_features
+    from twinspire.pipeline.ingest import make_tables
+    from twinspire.pipeline.snapshots import write_snapshots
+
+    config, paths = opened(folder)
+
+    def history() -> None:
+        make_tables(config, paths, now=NOW)
+        # Rows of every midnight, as after as many nightly runs.
+        write_snapshots(config, paths, first=START)
+        make_features(config, paths)
+
+    return {
+        "history": history,
+        "ingest": lambda: make_tables(config, paths, now=NOW),
+        "snapshots": lambda: write_snapshots(config, paths, first=config.as_of - dt.timedelta(days=3)),
+        "the rest of features": lambda: make_features(config, paths),
+    }
+
+
+def opened(folder: Path) -> tuple[Config, RunPaths]:
+    """The configuration and where its run lies."""
+    config = load(folder / "config.yaml", ())
+    return config, RunPaths(folder / "runs" / config.name, config.as_of)
+
+
+def set_day(folder: Path, num_days: int) -> None:
+    """Moves the cut behind so many days."""
+    as_of = START + dt.timedelta(days=num_days)
+    (folder / "config.yaml").write_text(CONFIG.format(as_of=as_of, data=folder / "data"))
+
+
+def write_source(folder: Path, num_days: int, sizes: argparse.Namespace) -> None:
+    """Users, items and a file of events a day."""
+    (folder / "events").mkdir(parents=True)
+    users = np.arange(sizes.users)
+    pq.write_table(
+        pa.table({"user_id": np.char.mod("u%d", users), "age": np.char.mod("age %d", users % 6)}),
+        folder / "users.parquet",
+    )
+    items = np.arange(sizes.items)
+    pq.write_table(
+        pa.table({"item_id": np.char.mod("i%d", items), "aisle": np.char.mod("aisle %d", items % 40)}),
+        folder / "items.parquet",
+    )
+    for day in range(num_days):
+        write_day(folder, day, sizes)
+
+
+def write_day(
+    folder: Path, day: int, sizes: argparse.Namespace, *, name: str = "day", num_events: int | None = None
+) -> None:
+    """Events of one day in a file; a user's items come back, so that pairs grow more slowly than events."""
+    rng = np.random.default_rng([day, num_events or 0])
+    n = num_events or sizes.events
+    user = rng.integers(sizes.users, size=n)
+    item = (user * 7 + (sizes.items * rng.random(n) ** 4).astype(int)) % sizes.items
+    moment = ((START - dt.date(1970, 1, 1)).days + day) * 86_400 + rng.integers(86_400, size=n)
+    table = {"user_id": np.char.mod("u%d", user), "item_id": np.char.mod("i%d", item), "timestamp": moment}
+    pq.write_table(pa.table(table | {"value": rng.random(n)}), folder / "events" / f"{name}-{day:04d}.parquet")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,12 +63,15 @@ def lightgcn(
     json_: Annotated[Path | None, typer.Option("--json", help="File that gets the figures, for programs.")] = None,
     dim: Annotated[int, typer.Option(min=2, help="Width of the vectors.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the held-out part and of every fit.")] = 20170101,
+    model: Annotated[
+        Literal["two-tower", "sparcode"], typer.Option(help="Towers alone, or SparCode over them and beside them.")
+    ] = "two-tower",
 ) -> None:
     """Fit towers of ids on a published split: a line a user, its id, then its items."""
     with errors():
         from twinspire.pipeline.published import benchmark
 
-        found = benchmark(data, embedding_dim=dim, seed=seed)
+        found = benchmark(data, embedding_dim=dim, seed=seed, model=model)
         if json_ is not None:
             json_.parent.mkdir(parents=True, exist_ok=True)
             json_.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

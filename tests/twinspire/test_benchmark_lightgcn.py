@@ -65,6 +65,29 @@ def test_what_is_chosen_does_not_depend_on_test(folder, tmp_path):
     assert found[0]["recall@20"] != found[1]["recall@20"]
 
 
+@pytest.mark.slow
+def test_sparcode_is_chosen_on_train_and_judged_beside_the_towers_that_it_stands_on(folder, tmp_path):
+    result = run(folder, "--model", "sparcode", "--json", str(tmp_path / "out.json"))
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out.json").read_text())
+    sparcode = found["sparcode"]
+    assert found["recall@20"] > 0.55
+    assert sparcode["recall@20"] > 0.55
+    assert found["recall@20"] <= found["recall@50"] <= 1
+    assert sparcode["recall@20"] <= sparcode["recall@50"] <= 1
+    best = max(sparcode["trials"], key=lambda trial: trial["recall@20"])
+    assert {key: best[key] for key in sparcode["choice"]} == sparcode["choice"]
+    for name, figures in (("two-tower", found), ("SparCode", sparcode)):
+        shown = "  ".join(f"{key} {figures[key]:.4f}" for key in ("recall@20", "ndcg@20", "recall@50"))
+        assert f"{name:<9}  {shown}" in result.output
+
+
+def test_a_model_that_is_not_there_is_refused(folder):
+    result = run(folder, "--model", "tree")
+    assert result.exit_code == 2
+    assert "'tree' is not one of 'two-tower', 'sparcode'" in " ".join(result.output.replace("│", "").split())
+
+
 def test_a_malformed_line_is_one_message_and_exit_code_1(folder, tmp_path):
     (tmp_path / "train.txt").write_text("1 2\n3 four\n")
     (tmp_path / "test.txt").write_text("1 5\n")

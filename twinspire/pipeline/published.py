@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,10 @@ from features.sources.lightgcn import Pairs, PublishedSplit, read_published_spli
 from training.id_towers import IdTowerSettings, fit_id_towers, num_batches
 from training.seed_items import SeedSettings, with_seed_items
 from twinspire.console import console, progress
+from twinspire.pipeline.published_sparcode import benchmark_sparcode
+from twinspire.pipeline.sparcode_over_ids import IdTowers
 
+Model = Literal["two-tower", "sparcode"]
 Vectors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 K = 20
 HELD_OUT_SHARE = 0.15
@@ -39,11 +42,13 @@ class Trial:
         towers: How the towers were fitted.
         query: What was added to them.
         score: On the pairs held out.
+        vectors: Of users and items, with what was added.
     """
 
     towers: IdTowerSettings
     query: SeedSettings
     score: Score
+    vectors: Vectors
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,14 @@ class _Parts:
         return ADJACENT if self.split.has_order else ()
 
 
-def benchmark(folder: Path, *, embedding_dim: int, seed: int) -> dict[str, Any]:
+def benchmark(folder: Path, *, embedding_dim: int, seed: int, model: Model = "two-tower") -> dict[str, Any]:
     """Chooses on a part of train, fits on all of it, and judges once on test.
 
     Args:
         folder: With `train.txt` and `test.txt` in LightGCN's format.
         embedding_dim: Width of the vectors; one coordinate is for popularity.
         seed: Of every choice at random.
+        model: `sparcode` fits SparCode over the towers, and judges it beside them.
 
     Returns:
         What the JSON file says.
@@ -84,18 +90,25 @@ def benchmark(folder: Path, *, embedding_dim: int, seed: int) -> dict[str, Any]:
     begin = time.perf_counter()
     split = read_published_split(folder)
     _say_split(split)
-    trials = _search(_cut(split, seed), _first_guess(split, embedding_dim - 1))
+    parts = _cut(split, seed)
+    trials = _search(parts, _first_guess(split, embedding_dim - 1))
     best = max(trials, key=lambda trial: trial.score.recall)
     fit_begin = time.perf_counter()
-    vectors = _fit(split, split.train, best.towers, seed=seed, title="all of train")
+    fitted = _fit(split, split.train, best.towers, seed=seed, title="all of train")
     seconds = time.perf_counter() - fit_begin
-    found = score(*_query(vectors, split.train, best.towers, best.query), fitted=split.train, judged=split.test, k=K)
+    vectors = _query(fitted, split.train, best.towers, best.query)
+    found = score(*vectors, fitted=split.train, judged=split.test, k=K)
     speed = len(split.train) * best.towers.epochs / seconds
     total = time.perf_counter() - begin
     console().print(
         f"recall@{K} {found.recall:.4f}, NDCG@{K} {found.ndcg:.4f} of {found.num_users:,} users; "
         f"{speed:,.0f} examples/s, {seconds:.0f} s of {total:.0f} s in all"
     )
+    more: dict[str, Any] = {}
+    if model == "sparcode":
+        of_part = IdTowers(*best.vectors, parts.kept, best.towers.temperature)
+        of_all = IdTowers(*vectors, split.train, best.towers.temperature)
+        more = benchmark_sparcode(of_part, of_all, held_out=parts.some, test=split.test, seed=seed)
     return {
         f"recall@{K}": found.recall,
         f"ndcg@{K}": found.ndcg,
@@ -119,6 +132,7 @@ def benchmark(folder: Path, *, embedding_dim: int, seed: int) -> dict[str, Any]:
         "trials": [
             {**asdict(trial.towers), **asdict(trial.query), f"recall@{K}": trial.score.recall} for trial in trials
         ],
+        **more,
     }
 
 
@@ -156,8 +170,9 @@ def _search(parts: _Parts, guess: IdTowerSettings) -> list[Trial]:
         begin = time.perf_counter()
         vectors = _fit(parts.split, parts.kept, towers, seed=parts.seed, title="a part of train")
         query = _best_query(parts, vectors, towers)
-        found = score(*_query(vectors, parts.kept, towers, query), fitted=parts.kept, judged=parts.held_out, k=K)
-        trials.append(Trial(towers, query, found))
+        asked = _query(vectors, parts.kept, towers, query)
+        found = score(*asked, fitted=parts.kept, judged=parts.held_out, k=K)
+        trials.append(Trial(towers, query, found, asked))
         seconds = time.perf_counter() - begin
         console().print(
             f"  {towers.num_hops} hops, temperature {towers.temperature:.3f}, {towers.epochs} epochs; latest items "

@@ -6,7 +6,7 @@ U users of a cut, V users of all cuts together, K places of a list, A arms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,23 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What it takes to retrieve as an arm does.
+
+    Attributes:
+        size_bytes: Of what is searched.
+        build_seconds: Wall clock of making it from vectors or tokens.
+        median_ms: Wall clock of one user's list, median over users asked one by one in one thread.
+        p99_ms: The same, 99th percentile.
+    """
+
+    size_bytes: float
+    build_seconds: float
+    median_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
 class Arm:
     """What one arm retrieved.
 
@@ -65,6 +82,7 @@ class Arm:
         against: Arm that it is compared with; None for the one that all others are compared with.
         ranked: Per window, then per seed, as many in each window: lists as `Window.figures` takes them.
         seconds: Wall clock of each fit; empty for what is not fitted.
+        costs: Of each fit; empty where they were not measured.
     """
 
     name: str
@@ -72,6 +90,7 @@ class Arm:
     against: str | None
     ranked: Sequence[Sequence[npt.NDArray[np.int32]]]
     seconds: tuple[float, ...]
+    costs: tuple[Cost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,7 @@ class ArmRow:
         recall_by_seed: Recall with each seed; one for what has no seed.
         recall_by_cut: Recall after each cut.
         training_seconds: Mean wall clock of a fit; nan for what is not fitted.
+        cost: Mean over fits; None where it was not measured.
     """
 
     name: str
@@ -98,6 +118,7 @@ class ArmRow:
     recall_by_seed: tuple[float, ...]
     recall_by_cut: tuple[float, ...]
     training_seconds: float
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -188,9 +209,14 @@ def compare(
             recall_by_seed=_recall_by_seed(found[place], places, len(values)),
             recall_by_cut=tuple(_over_users(_mean([seed[RECALL] for seed in seeds])) for seeds in found[place]),
             training_seconds=float(np.mean(arm.seconds)) if arm.seconds else float("nan"),
+            cost=_mean_cost(arm.costs),
         )
         for place, arm in enumerate(arms)
     )
+
+
+def _mean_cost(costs: Sequence[Cost]) -> Cost | None:
+    return Cost(*np.mean([astuple(cost) for cost in costs], axis=0).tolist()) if costs else None
 
 
 _OfArm = Sequence[Sequence[Mapping[str, Floats]]]

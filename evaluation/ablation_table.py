@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.ablation import NDCG, RECALL, AblationReport, ArmRow, in_group
+from evaluation.ablation import NDCG, RECALL, AblationReport, ArmRow, Cost, in_group
 from evaluation.table import difference_text, figure
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+COST_HEADINGS = ("index, MB", "build, s", "query p50 / p99, ms")
 
 
 def markers(dataset: str) -> tuple[str, str]:
@@ -72,7 +75,8 @@ def headline(report: AblationReport) -> str:
 
 
 def arm_table(report: AblationReport) -> tuple[list[str], list[list[str]]]:
-    """An arm a row: recall, its seeds, its paired difference, NDCG, training time and what is different about it."""
+    """An arm a row: recall, its seeds, its paired difference, NDCG, training time, costs and what is different."""
+    has_costs = any(arm.cost is not None for arm in report.arms)
     headings = [
         "arm",
         f"recall@{report.k}",
@@ -81,9 +85,10 @@ def arm_table(report: AblationReport) -> tuple[list[str], list[list[str]]]:
         "to",
         f"NDCG@{report.k}",
         "training, s",
+        *(COST_HEADINGS if has_costs else ()),
         "what is different",
     ]
-    return headings, [_arm_cells(arm) for arm in report.arms]
+    return headings, [_arm_cells(arm, has_costs=has_costs) for arm in report.arms]
 
 
 def slice_table(report: AblationReport, about: str) -> tuple[list[str], list[list[str]]]:
@@ -95,7 +100,7 @@ def slice_table(report: AblationReport, about: str) -> tuple[list[str], list[lis
     return ["arm", *headings], [[arm.name, *(_slice_cell(arm, key) for key in keys)] for arm in report.arms]
 
 
-def _arm_cells(arm: ArmRow) -> list[str]:
+def _arm_cells(arm: ArmRow, *, has_costs: bool) -> list[str]:
     seeds = arm.recall_by_seed
     return [
         arm.name,
@@ -105,8 +110,19 @@ def _arm_cells(arm: ArmRow) -> list[str]:
         arm.against or "",
         figure(arm.figures[NDCG].mean),
         "" if arm.training_seconds != arm.training_seconds else f"{arm.training_seconds:.0f}",
+        *(_cost_cells(arm.cost) if has_costs else ()),
         arm.note,
     ]
+
+
+def _cost_cells(cost: Cost | None) -> tuple[str, ...]:
+    if cost is None:
+        return ("", "", "")
+    return (
+        f"{cost.size_bytes / 1e6:.1f}",
+        f"{cost.build_seconds:.1f}",
+        f"{cost.median_ms:.2f} / {cost.p99_ms:.2f}",
+    )
 
 
 def _slice_cell(arm: ArmRow, name: str) -> str:

@@ -23,9 +23,11 @@ import tensorflow as tf
 from scipy.cluster.vq import kmeans2
 
 Floats = npt.NDArray[np.float32]
+Sizes = npt.NDArray[np.int64]
 # Of Laplace's smoothing: what each row of a codebook counts beside its tokens.
 SMOOTHING = 1e-5
 KMEANS_ROUNDS = 20
+POINTS_PER_CODE = 16
 # Tokens a batch on average, below which a row stays where it is.
 SMALLEST_SIZE = 1e-2
 
@@ -38,7 +40,7 @@ class ProductQuantizer(tf.Module):  # type: ignore[misc]
         num_codes: N.
         width: D, a multiple of M.
         decay: g, what stays of the averages at a step.
-        restart_below: Rows whose average number of tokens in a batch falls below it are put on tokens of the batch.
+        restart_below: Rows that tokens fall into less often than this share of even use are put on tokens of the batch.
         seed: Of k-means, and of the tokens that dead rows are put on.
 
     Raises:
@@ -61,31 +63,44 @@ class ProductQuantizer(tf.Module):  # type: ignore[misc]
         self.restarts = tf.Variable(0, dtype=tf.int64, trainable=False, name="restarts")
         self._random = tf.random.Generator.from_seed(seed, alg="philox")
 
+    def like(self) -> ProductQuantizer:
+        """An empty one of the same shape."""
+        return ProductQuantizer(
+            num_parts=self.num_parts, num_codes=self.num_codes, width=self.width, decay=self._decay,
+            restart_below=self._restart_below, seed=self._seed,
+        )  # fmt: skip
+
     def start(self, tokens: Floats) -> None:
-        """Puts the codebooks where k-means puts them.
+        """Puts the codebooks where k-means puts them; where tokens are fewer than codes, each gets a row of its own.
 
         Args:
-            tokens: [n, D] float32, n >= N is better.
+            tokens: [n, D] float32; of very many, a sample is taken.
         """
-        parts = tokens.reshape(len(tokens), self.num_parts, -1)
-        centers, sizes = [], []
-        for part in range(self.num_parts):
-            rng = np.random.default_rng([self._seed, part])
-            points = parts[:, part].astype(np.float64)
-            # Twice the same point would leave an empty cluster; a little noise parts them.
-            first = points[rng.choice(len(points), self.num_codes, replace=len(points) < self.num_codes)]
-            first = first + rng.normal(scale=1e-4, size=first.shape)
-            with warnings.catch_warnings():
-                # Fewer different points than codes: what stays empty keeps its place, until it is restarted.
-                warnings.filterwarnings("ignore", message="One of the clusters is empty")
-                found, owner = kmeans2(points, first, iter=KMEANS_ROUNDS, minit="matrix", missing="warn")
-            centers.append(found)
-            sizes.append(np.bincount(owner, minlength=self.num_codes))
+        some = np.random.default_rng(self._seed).permutation(len(tokens))[: POINTS_PER_CODE * self.num_codes]
+        parts = tokens[np.sort(some)].reshape(len(some), self.num_parts, -1)
+        found = [self._centers(parts[:, part].astype(np.float64), part) for part in range(self.num_parts)]
+        centers, sizes = zip(*found, strict=True)
         # As large as in a batch of this many tokens.
         size = np.maximum(np.stack(sizes), 1.0).astype(np.float32)
         self.codebooks.assign(np.stack(centers).astype(np.float32))
         self.sizes.assign(size)
         self.sums.assign(self.codebooks * size[..., None])
+
+    def _centers(self, points: npt.NDArray[np.float64], part: int) -> tuple[npt.NDArray[np.float64], Sizes]:
+        """Centers of a part's points, and how many points each has: [N, P], [N]."""
+        rng = np.random.default_rng([self._seed, part])
+        distinct, counts = np.unique(points, axis=0, return_counts=True)
+        if len(distinct) <= self.num_codes:
+            # Each has a row of its own; what is left repeats them, a little apart, and waits for other tokens.
+            spare = rng.integers(len(distinct), size=self.num_codes - len(distinct))
+            apart = distinct[spare] + rng.normal(scale=1e-3, size=(len(spare), points.shape[1]))
+            return np.concatenate([distinct, apart]), np.concatenate([counts, np.zeros(len(spare), np.int64)])
+        first = distinct[rng.choice(len(distinct), self.num_codes, replace=False)]
+        with warnings.catch_warnings():
+            # A cluster that loses all of its points keeps its place, until it is restarted.
+            warnings.filterwarnings("ignore", message="One of the clusters is empty")
+            centers, owner = kmeans2(points, first, iter=KMEANS_ROUNDS, minit="matrix", missing="warn")
+        return centers, np.bincount(owner, minlength=self.num_codes)
 
     def codes(self, tokens: tf.Tensor) -> tf.Tensor:
         """The code of each token: [..., D] -> [..., M] int32."""
@@ -125,7 +140,7 @@ class ProductQuantizer(tf.Module):  # type: ignore[misc]
         self.codebooks.assign(tf.where(is_alive[..., None], self.sums / smoothed[..., None], self.codebooks))
 
     def _restart(self, parts: tf.Tensor) -> None:
-        dead = self.sizes < self._restart_below
+        dead = self.sizes < self._restart_below * tf.reduce_mean(self.sizes, axis=1, keepdims=True)
         drawn = self._random.uniform(self.sizes.shape, maxval=tf.shape(parts)[0], dtype=tf.int32)
         fresh = tf.stack([tf.gather(parts[:, part], drawn[part]) for part in range(self.num_parts)])
         self.sums.assign(tf.where(dead[..., None], fresh, self.sums))

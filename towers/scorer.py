@@ -27,6 +27,15 @@ class Interaction(Protocol):
         """Scores of all pairs, before the bias of the ReLU: [Q, D], [N, K_c, D] -> [Q, N]."""
         ...
 
+    def beside(self, width: int, scale: float) -> Interaction:
+        """The same over tokens with more coordinates, which count as `scale` times an inner product, and nothing else.
+
+        Args:
+            width: Coordinates that are appended to each token.
+            scale: Weight of their inner product with an item's first token.
+        """
+        ...
+
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """What its counterpart without TensorFlow is made of, by name."""
         ...
@@ -64,6 +73,18 @@ class MlpInteraction(tf.Module):  # type: ignore[misc]
         hidden = tf.nn.relu(tf.reshape(hidden, [num_users * num_items, -1]) + self.hidden_bias)
         return products + tf.reshape(tf.linalg.matvec(hidden, self.output), [num_users, num_items])
 
+    def beside(self, width: int, scale: float) -> MlpInteraction:
+        """See `Interaction`."""
+        num_tokens, num_hidden, own = self.hidden.shape
+        wider = MlpInteraction(
+            num_item_tokens=num_tokens, width=own + width, hidden_units=num_hidden, scale=1.0, seed=0
+        )
+        wider.products.assign(_beside(self.products, width, scale))
+        wider.hidden.assign(tf.pad(self.hidden, [[0, 0], [0, 0], [0, width]]))
+        wider.hidden_bias.assign(self.hidden_bias)
+        wider.output.assign(self.output)
+        return wider
+
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """See `Interaction`."""
         names = ("products", "hidden", "hidden_bias", "output")
@@ -90,6 +111,19 @@ class ProductInteraction(tf.Module):  # type: ignore[misc]
         """See `Interaction`."""
         return tf.matmul(users, tf.einsum("nkd,kd->nd", items, self.products), transpose_b=True)
 
+    def beside(self, width: int, scale: float) -> ProductInteraction:
+        """See `Interaction`."""
+        num_tokens, own = self.products.shape
+        wider = ProductInteraction(num_item_tokens=num_tokens, width=own + width, scale=1.0)
+        wider.products.assign(_beside(self.products, width, scale))
+        return wider
+
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """See `Interaction`."""
         return {"products": self.products.numpy()}
+
+
+def _beside(products: tf.Variable, width: int, scale: float) -> tf.Tensor:
+    """Weights with more coordinates, which count with an item's first token alone: [K_c, D] -> [K_c, D + width]."""
+    more = tf.pad(tf.fill([1, width], scale), [[0, products.shape[0] - 1], [0, 0]])
+    return tf.concat([products, more], axis=1)

@@ -88,8 +88,11 @@ class SparCodeModel(tfrs.Model):  # type: ignore[misc]
         return weighted_mean(losses + self._commit_weight * commitment(tokens, quantised), batch[WEIGHT])
 
     def _count(self, codes: tf.Tensor, own: tf.Tensor) -> None:
-        one_hot = tf.one_hot(tf.reshape(codes, [-1, self.quantizer.num_parts]), self.quantizer.num_codes)
-        self.counts.assign_add(tf.reduce_sum(one_hot, axis=0))
+        num_parts, num_codes = self.counts.shape
+        rows = tf.reshape(codes, [-1, num_parts]) + num_codes * tf.range(num_parts)
+        total = num_parts * num_codes
+        found = tf.math.bincount(tf.reshape(rows, [-1]), minlength=total, maxlength=total, dtype=tf.float32)
+        self.counts.assign_add(tf.reshape(found, [num_parts, num_codes]))
         num_zeros = tf.reduce_sum(tf.cast(own <= 0, tf.float32))
         self.zeros.assign_add(tf.stack([tf.cast(tf.size(own), tf.float32), num_zeros]))
 

@@ -22,7 +22,7 @@ FIXED = ("name", "as_of", "seed", "ingest", "evaluation")
 """What all arms share, so that they are judged on the same users."""
 
 
-Lists = Literal["exact", "cascade", "sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"]
+Lists = Literal["exact", "hnsw", "cascade", "sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"]
 
 
 class ArmSettings(Section):
@@ -35,8 +35,9 @@ class ArmSettings(Section):
     against: str | None = None
     """Arm that this one is compared with; null means the reference."""
     lists: Lists = "exact"
-    """Where lists come from: exact search over the vectors, a cascade over them, SparCode's tables, all scores of its
-    codes, all scores without codes, or the vectors and the tables fused."""
+    """Where lists come from: exact search over the vectors, HNSW with the narrowest beam that finds .98 of them, a
+    cascade over them, SparCode's tables, all scores of its codes, all scores without codes, or the vectors and the
+    tables fused."""
     note: str = ""
     """What is different, in words, for the table."""
 
@@ -54,6 +55,8 @@ class AblationSettings(Section):
     """Each arm is fitted once with each."""
     reference: str
     """Arm that the others are compared with."""
+    costs: bool = False
+    """Whether the size, build time and query time of what each arm searches are measured too."""
     arms: dict[str, ArmSettings] = Field(min_length=1)
     """Name in the table -> arm, in the order of the rows."""
 

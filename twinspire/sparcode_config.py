@@ -14,13 +14,13 @@ class SparCodeConfig(Section):
 
     head_tokens: int = Field(1, ge=1)
     """Tokens of a user made from the user vector."""
-    interest_tokens: int = Field(3, ge=0)
+    interest_tokens: int = Field(0, ge=0)
     """Tokens of a user made by attention over the history."""
     item_tokens: int = Field(2, ge=1)
     """Tokens of an item (K_c)."""
-    parts: int = Field(4, ge=1)
-    """Parts that a token is cut into (M)."""
-    codes: int = Field(256, ge=2, le=65_536)
+    parts: int = Field(2, ge=1)
+    """Parts that a token is cut into (M); as many again where factors stand beside the learned vectors."""
+    codes: int = Field(4096, ge=2, le=65_536)
     """Rows of each part's codebook (N)."""
     interaction: Literal["mlp", "product"] = "mlp"
     """What scores a code against an item: a net over products, or inner products alone."""
@@ -37,7 +37,7 @@ class SparCodeConfig(Section):
     decay: float = Field(0.99, gt=0, lt=1)
     """What stays of a codebook's averages at a step."""
     restart_below: float = Field(0.1, ge=0)
-    """Codes with fewer tokens a batch on average are put on tokens of the batch."""
+    """Codes that tokens fall into less often than this share of even use are put on tokens of the batch."""
     log_q: Literal["none", "yi2019", "khrylchenko2025"] = "yi2019"
     """Correction of the sampling bias."""
     epochs: int = Field(1, ge=1)

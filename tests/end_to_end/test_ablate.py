@@ -22,17 +22,19 @@ overrides: {{training.epochs: 1}}
 cuts: [{cut}]
 seeds: [1, 2]
 reference: default
+costs: true
 arms:
   default: {{note: as configured}}
   learned: {{overrides: {{towers.factor_dim: 0}}, note: without factors}}
   tables: {{overrides: {{sparcode: {sparcode}}}, lists: sparcode, note: from the tables}}
   unquantised: {{overrides: {{sparcode: {sparcode}}}, lists: unquantised, against: tables, note: without codes}}
+  graph: {{overrides: {{sparcode: {sparcode}}}, lists: hnsw, against: tables, note: approximate}}
   both: {{overrides: {{sparcode: {sparcode}}}, lists: two_tower_and_sparcode, against: tables, note: fused}}
   broken: {{overrides: {{towers.temperature: 1.0e-38}}}}
 """
 
 
-FITTED = ["default", "learned", "tables", "unquantised", "both"]
+FITTED = ["default", "learned", "tables", "unquantised", "graph", "both"]
 SPARCODE = "{parts: 2, codes: 8, interest_tokens: 1, hidden_units: 2, batch_size: 64, num_uniform: 16}"
 
 
@@ -104,12 +106,25 @@ def test_figures_are_of_the_same_users_and_an_untrained_share_of_chance_is_beate
 def test_arms_of_sparcode_share_a_fit_and_differ_in_their_lists(ablated: Ablated) -> None:
     fits = [path.name for path in (ablated.folder / "runs" / "corner_shop" / "arms").iterdir()]
     assert "tables-1" in fits
-    assert not {"unquantised-1", "both-1"} & set(fits)
+    assert not {"unquantised-1", "graph-1", "both-1"} & set(fits)
     lists = sorted(path.stem for path in ablated.lists("tables-1").parent.iterdir() if path.suffix == ".npy")
-    assert lists == ["sparcode", "two_tower_and_sparcode", "unquantised"]
+    assert lists == ["hnsw", "sparcode", "two_tower_and_sparcode", "unquantised"]
     found = {arm["name"]: arm for arm in json.loads((ablated.folder / "figures.json").read_text())["arms"]}
     assert found["tables"]["figures"]["recall"]["mean"] > 20 / 60
     assert found["both"]["against"] == "tables"
+
+
+def test_what_an_arm_searches_is_weighed_and_timed(ablated: Ablated) -> None:
+    found = {arm["name"]: arm["cost"] for arm in json.loads((ablated.folder / "figures.json").read_text())["arms"]}
+    assert (found["EASE"], found["popularity"]) == (None, None)
+    size = {name: found[name]["size_bytes"] for name in FITTED}
+    assert size["both"] > size["default"]
+    assert size["graph"] > size["default"]
+    assert 0 < size["tables"] < size["both"]
+    for name in FITTED:
+        assert 0 < found[name]["median_ms"] <= found[name]["p99_ms"]
+    assert (found["default"]["build_seconds"], found["tables"]["build_seconds"] > 0) == (0, True)
+    assert "query p50 / p99, ms" in (ablated.folder / "doc.md").read_text()
 
 
 def test_the_document_keeps_its_text_and_gets_the_tables(ablated: Ablated) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.markup import escape
 
-from evaluation.ablation import AblationReport, Arm, Window, compare
+from evaluation.ablation import AblationReport, Arm, Cost, Window, compare
 from evaluation.baselines import ease, popularity
 from evaluation.metrics import judge, recall_at_k
 from evaluation.slices import items_by_category, items_by_novelty, items_by_popularity, users_by_past
@@ -64,12 +64,13 @@ def ablate(ablation: Ablation, runs: Path, *, only: Sequence[str], num_seeds: in
     windows = _windows(ablation, base)
     k = max(ablation.base.evaluation.ks)
     arms = [_baseline(name, ablation, base, windows, run, k=k) for name in BASELINES]
-    lists, seconds, failed = _retrieve_all(fits, windows, run, k=k)
+    lists, seconds, costs, failed = _retrieve_all(fits, windows, run, k=k, costs=ablation.settings.costs)
     for name in names:
         if name not in failed:
             at = [[lists[name, seed, cut] for seed in seeds] for cut in ablation.settings.cuts]
             took = tuple(seconds[name, seed, cut] for cut in ablation.settings.cuts for seed in seeds)
-            arms.append(Arm(name, ablation.settings.arms[name].note, ablation.against(name), at, took))
+            cost = tuple(costs[key] for key in fits if key[0] == name and key in costs)
+            arms.append(Arm(name, ablation.settings.arms[name].note, ablation.against(name), at, took, cost))
     return _report(ablation, seeds, list(windows.values()), arms, failed, k=k)
 
 
@@ -183,10 +184,11 @@ def _baseline(
 
 
 def _retrieve_all(
-    fits: Mapping[Key, Fit], windows: Mapping[dt.date, Window], run: Run, *, k: int
-) -> tuple[dict[Key, Rows], dict[Key, float], dict[str, str]]:
+    fits: Mapping[Key, Fit], windows: Mapping[dt.date, Window], run: Run, *, k: int, costs: bool
+) -> tuple[dict[Key, Rows], dict[Key, float], dict[Key, Cost], dict[str, str]]:
     lists: dict[Key, Rows] = {}
     seconds: dict[Key, float] = {}
+    found: dict[Key, Cost] = {}
     failed: dict[str, str] = {}
     with progress("fits", total=len(fits)) as advance:
         for number, (key, fit) in enumerate(fits.items(), start=1):
@@ -194,7 +196,9 @@ def _retrieve_all(
             if name not in failed:
                 split = windows[cut].split
                 try:
-                    lists[key], seconds[key] = retrieve(fit, run, split, k=k)
+                    lists[key], seconds[key], cost = retrieve(fit, run, split, k=k, costs=costs)
+                    if cost is not None:
+                        found[key] = cost
                     recall = float(np.nanmean(recall_at_k(judge(lists[key], split.relevant_new), k)))
                     outcome = f"recall@{k} {recall:.4f} [dim]({seconds[key]:.0f} s)[/]"
                 except Exception as error:
@@ -203,7 +207,7 @@ def _retrieve_all(
                     outcome = f"[red]failed:[/] {escape(failed[name])}"
                 console().print(f"{number:>3}/{len(fits)} {escape(name)}, seed {seed}, {cut}: {outcome}")
             advance(1)
-    return lists, seconds, failed
+    return lists, seconds, found, failed
 
 
 def _report(

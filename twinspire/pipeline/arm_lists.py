@@ -5,20 +5,24 @@ U users of a split, k places of a list.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from beam_jobs.build_index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 from beam_jobs.embed import read_vectors
 from evaluation.split import Split
 from features.days import seconds_of
 from features.encoding import Encoder
 from serving import all_to_all
 from serving.codebook import Codebook
-from serving.interactions import load_interaction
+from serving.index import INDEXES, IndexReport, measure_recall
+from serving.interactions import Interaction, load_interaction
 from serving.postings import read_postings
 from serving.purchases import Purchases
-from serving.ranking import Rows
+from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Fused, Retriever, TwoTower, UserQueries
 from serving.sparcode import SparCode
 from serving.sparcode_parts import CODEBOOK, POSTINGS
@@ -31,6 +35,8 @@ from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, read_shape
 
 # In a fused list two models count alike.
 FUSED_WEIGHT = 1.0
+# Beams of HNSW that are tried, and the share of the exact lists that one has to find.
+BEAMS, ANN_RECALL = (16, 32, 50, 64, 100, 128, 200, 256, 400), 0.98
 
 
 def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int) -> Rows:
@@ -43,18 +49,21 @@ def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int)
         how: One of the ways.
         k: Length of a list.
     """
-    return _WAYS[how](config, paths, _queries(paths, split, with_tokens=how in WITH_TABLES), k)
+    return retriever_of(how, config, paths, k=k).retrieve(queries_of(paths, split, how=how), k)[0]
 
 
+WITH_INDEX: frozenset[Lists] = frozenset({"hnsw"})
+"""Ways that need the HNSW graph."""
 WITH_TABLES: frozenset[Lists] = frozenset({"sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"})
 """Ways that need SparCode's tables."""
 
 
-def _queries(paths: RunPaths, split: Split, *, with_tokens: bool) -> UserQueries:
+def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> UserQueries:
+    """The users of a split, with what a way needs of them."""
     users = read_vectors(paths.vectors / "users")
     rows = Encoder.load(paths.model / "encoder").user_ids.rows(split.user_ids) - 1
     moments = np.full(len(rows), seconds_of(paths.as_of))
-    tokens = read_vectors(paths.codes / "user_tokens")[rows] if with_tokens else None
+    tokens = read_vectors(paths.codes / "user_tokens")[rows] if how in WITH_TABLES else None
     return UserQueries(_purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens)
 
 
@@ -67,58 +76,98 @@ def _purchases(split: Split) -> Purchases:
     )
 
 
-def _towers(paths: RunPaths) -> TwoTower:
+@dataclass(frozen=True)
+class AllScores:
+    """Every item is scored with SparCode's net, by codes or by the tokens themselves; the yardstick of its tables."""
+
+    item_tokens: Scores
+    interaction: Interaction
+    bias: float
+    codebook: Codebook | None
+    needs_embeddings: bool = field(default=False, init=False)
+    needs_tokens: bool = field(default=True, init=False)
+
+    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+        """See `serving.retrievers.Retriever`."""
+        assert users.user_tokens is not None
+        return all_to_all.search(
+            users.user_tokens,
+            self.item_tokens,
+            interaction=self.interaction,
+            bias=self.bias,
+            codebook=self.codebook,
+            k=k,
+            exclude=users.purchases.csr() if users.exclude_known else None,
+        )
+
+
+def retriever_of(how: Lists, config: Config, paths: RunPaths, *, k: int) -> Retriever:
+    """What retrieves in one of the ways, over what a finished fit has left.
+
+    Args:
+        how: The way.
+        config: Of the arm.
+        paths: Where its vectors, graph and tables lie.
+        k: Length of the lists that a beam is chosen for.
+    """
+    return _WAYS[how](config, paths, k)
+
+
+def _exact(config: Config, paths: RunPaths, k: int) -> TwoTower:
     return TwoTower(read_vectors(paths.vectors / "items"), None, ef=0, max_fetch=0)
 
 
-def _tables(paths: RunPaths) -> SparCode:
+def _hnsw(config: Config, paths: RunPaths, k: int) -> TwoTower:
+    """With the narrowest beam of a few that finds enough of what exact search finds."""
+    vectors = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
+    report = IndexReport(**json.loads((paths.index / REPORT_FILE).read_text()))
+    index = INDEXES[report.form].load(paths.index / INDEX_FILE, vectors)
+    users = read_vectors(paths.vectors / "users")
+    rng = np.random.default_rng(config.seed)
+    asked = users[np.sort(rng.permutation(len(users))[: config.index.num_queries])]
+    for ef in (*(ef for ef in BEAMS if ef >= k), config.index.ef_search):
+        if measure_recall(index, vectors, query_embeddings=asked, k=k, ef=ef) >= ANN_RECALL:
+            break
+    return TwoTower(vectors, index, ef=ef, max_fetch=config.serving.max_fetch)
+
+
+def _cascade(config: Config, paths: RunPaths, k: int) -> Cascade:
+    first_width, *_ = read_parts(paths.model)
+    return Cascade(_exact(config, paths, k), first_width=first_width, depth=config.serving.fusion_depth)
+
+
+def _sparcode(config: Config, paths: RunPaths, k: int) -> SparCode:
     folder = paths.codes / SERVED
     postings = read_postings(folder / POSTINGS)
     return SparCode(Codebook.load(folder / CODEBOOK), postings, num_tokens=read_shape(paths.model).num_user_tokens)
 
 
-def _exact(config: Config, paths: RunPaths, users: UserQueries, k: int) -> Rows:
-    return _towers(paths).retrieve(users, k)[0]
-
-
-def _cascade(config: Config, paths: RunPaths, users: UserQueries, k: int) -> Rows:
-    first_width, *_ = read_parts(paths.model)
-    cascade = Cascade(_towers(paths), first_width=first_width, depth=config.serving.fusion_depth)
-    return cascade.retrieve(users, k)[0]
-
-
-def _sparcode(config: Config, paths: RunPaths, users: UserQueries, k: int) -> Rows:
-    return _tables(paths).retrieve(users, k)[0]
-
-
-def _both(config: Config, paths: RunPaths, users: UserQueries, k: int) -> Rows:
-    parts: tuple[tuple[Retriever, float], ...] = ((_towers(paths), FUSED_WEIGHT), (_tables(paths), FUSED_WEIGHT))
-    serving = config.serving
-    fused = Fused(parts, rank_constant=serving.fusion_rank_constant, depth=serving.fusion_depth)
-    return fused.retrieve(users, k)[0]
-
-
-def _all_scores(config: Config, paths: RunPaths, users: UserQueries, k: int, *, quantise: bool = True) -> Rows:
-    model = paths.model / FOLDER
-    assert users.user_tokens is not None
-    rows, _ = all_to_all.search(
-        users.user_tokens,
-        np.load(paths.codes / "item_tokens.npy", mmap_mode="r", allow_pickle=False),
-        interaction=load_interaction(model / INTERACTION),
-        bias=read_shape(paths.model).bias,
-        codebook=Codebook.load(model / CODEBOOK) if quantise else None,
-        k=k,
-        exclude=users.purchases.csr(),
+def _both(config: Config, paths: RunPaths, k: int) -> Fused:
+    parts: tuple[tuple[Retriever, float], ...] = (
+        (_exact(config, paths, k), FUSED_WEIGHT),
+        (_sparcode(config, paths, k), FUSED_WEIGHT),
     )
-    return rows
+    serving = config.serving
+    return Fused(parts, rank_constant=serving.fusion_rank_constant, depth=serving.fusion_depth)
 
 
-def _unquantised(config: Config, paths: RunPaths, users: UserQueries, k: int) -> Rows:
-    return _all_scores(config, paths, users, k, quantise=False)
+def _all_scores(config: Config, paths: RunPaths, k: int, *, quantise: bool = True) -> AllScores:
+    model = paths.model / FOLDER
+    return AllScores(
+        np.load(paths.codes / "item_tokens.npy", mmap_mode="r", allow_pickle=False),
+        load_interaction(model / INTERACTION),
+        read_shape(paths.model).bias,
+        Codebook.load(model / CODEBOOK) if quantise else None,
+    )
 
 
-_WAYS: Mapping[Lists, Callable[[Config, RunPaths, UserQueries, int], Rows]] = {
+def _unquantised(config: Config, paths: RunPaths, k: int) -> AllScores:
+    return _all_scores(config, paths, k, quantise=False)
+
+
+_WAYS: Mapping[Lists, Callable[[Config, RunPaths, int], Retriever]] = {
     "exact": _exact,
+    "hnsw": _hnsw,
     "cascade": _cascade,
     "sparcode": _sparcode,
     "all_scores": _all_scores,

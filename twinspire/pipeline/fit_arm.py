@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.ablation import Cost
 from evaluation.split import Split
 from serving.ranking import Rows
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
 from twinspire.console import VERBOSE, held_back, quiet_libraries, without_chatter
 from twinspire.paths import RunPaths
-from twinspire.pipeline.arm_lists import WITH_TABLES, search
+from twinspire.pipeline.arm_costs import kept_cost
+from twinspire.pipeline.arm_lists import WITH_INDEX, WITH_TABLES, search
 from twinspire.pipeline.main_job import plan
 from twinspire.steps import Step, digest_of, finished, run_step
 
@@ -123,7 +125,7 @@ def kept_lists(name: str, paths: RunPaths, *, digest: str, shape: tuple[int, int
     return lists
 
 
-def retrieve(fit: Fit, run: Run, split: Split, *, k: int) -> tuple[Rows, float]:
+def retrieve(fit: Fit, run: Run, split: Split, *, k: int, costs: bool = False) -> tuple[Rows, float, Cost | None]:
     """What an arm retrieves for the users of a split, of what they have not met; fits it if that is not done.
 
     Args:
@@ -131,9 +133,10 @@ def retrieve(fit: Fit, run: Run, split: Split, *, k: int) -> tuple[Rows, float]:
         run: Of the command.
         split: Users and their history.
         k: Length of a list.
+        costs: Whether what it takes is measured too.
 
     Returns:
-        Lists [U, k] int32 and the wall clock of the fit, seconds.
+        Lists [U, k] int32, the wall clock of the fit, seconds, and the costs if asked for.
     """
     steps = fit.steps(run)
 
@@ -146,7 +149,7 @@ def retrieve(fit: Fit, run: Run, split: Split, *, k: int) -> tuple[Rows, float]:
                 _forget_graphs()
             return search(fit.config, fit.paths, split, how=fit.lists, k=k)
 
-    last = "codes" if fit.lists in WITH_TABLES else "embed"
+    last = "codes" if fit.lists in WITH_TABLES else "index" if fit.lists in WITH_INDEX else "embed"
     depends_on = {"vectors": steps[last].digest, "k": k, "window": split.window_days}
     serving = fit.config.serving
     if fit.lists == "two_tower_and_sparcode":
@@ -156,15 +159,17 @@ def retrieve(fit: Fit, run: Run, split: Split, *, k: int) -> tuple[Rows, float]:
     digest = digest_of(depends_on)
     lists = kept_lists(fit.lists, fit.paths, digest=digest, shape=(len(split.user_ids), k), make=make)
     seconds: float = json.loads((fit.paths.steps / "train.json").read_text())["seconds"]
+    cost = kept_cost(fit.config, fit.paths, split, how=fit.lists, k=k, digest=digest) if costs else None
     if not fit.keep:
         _remove(fit.paths.model, fit.paths.vectors, fit.paths.index, fit.paths.mined, fit.paths.codes)
-    return lists, seconds
+    return lists, seconds, cost
 
 
 def _make_vectors(fit: Fit, run: Run) -> None:
     """Does the steps up to the vectors that are not done, first those of the fit that is needed."""
     steps = fit.steps(run)
-    wanted = ("train", "embed", *(("codes",) if fit.lists in WITH_TABLES else ()))
+    wanted = ["train", "embed"]
+    wanted += ["index"] if fit.lists in WITH_INDEX else ["codes"] if fit.lists in WITH_TABLES else []
     if fit.needs is not None and any(finished(steps[name]) is None for name in wanted):
         _make_vectors(fit.needs, run)
         _do(fit.needs.steps(run)["index"])

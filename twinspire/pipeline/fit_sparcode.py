@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from serving import interactions as serving_interactions
 from serving.codebook import Codebook
 from serving.interactions import save_interaction
 from serving.sparcode_parts import CODEBOOK, TOKENIZER
+from towers.factor_token import FactorToken, rest_tower
 from towers.quantizer import ProductQuantizer
 from towers.scorer import Interaction, MlpInteraction, ProductInteraction
 from towers.sparcode import SparCode
@@ -26,12 +27,16 @@ from training.dataset import Batch, BatchPlan, epoch_batches
 from training.export import export_tower
 from training.sparcode import SparCodeModel, adam
 from training.trainer import EpochMetrics, EpochReport, embed, fit, make_deterministic
+from training.warm_start import carry_over, save_state, state_of
 from twinspire.config import Config
 from twinspire.console import console, progress
+from twinspire.pipeline.fit import Fitted
 from twinspire.pipeline.material import Material
+from twinspire.pipeline.parent import WarmStart, state_file
 from twinspire.pipeline.sparcode_files import INTERACTION, ITEM_TOKENIZER, SHAPE, Shape
 from twinspire.sparcode_config import SparCodeConfig
 
+STATE = "sparcode"
 Say = Callable[[str, EpochReport], None]
 
 
@@ -40,13 +45,14 @@ def fit_sparcode(
     settings: SparCodeConfig,
     encoder: Encoder,
     material: Material,
-    backbone: TwoTower,
+    backbone: Fitted,
     *,
     users: Inputs,
     items: Inputs,
     folder: Path,
     look: Callable[[SparCode], EpochMetrics],
     say: Say,
+    warm: WarmStart | None = None,
 ) -> SparCode:
     """Fits SparCode over towers, which stay as they are.
 
@@ -55,20 +61,30 @@ def fit_sparcode(
         settings: Its part about SparCode.
         encoder: The dataset's encoder.
         material: What is fitted.
-        backbone: Fitted towers; frozen, in place.
+        backbone: Fitted towers; frozen, in place. What stands beside their learned vectors becomes a token of its own.
         users: Model inputs of everybody at the phase's moment, by row of the canonical tables.
         items: Likewise of everything.
         folder: Gets checkpoints and logs.
         look: Measures the model after an epoch.
         say: Told of each epoch.
+        warm: What the fit goes on from; None begins anew.
     """
     make_deterministic(config.seed)
-    sparcode = _build(config, settings, encoder, backbone, items)
-    sparcode.quantizer.start(embed(sparcode.user_tokenizer, users).reshape(-1, sparcode.width))
+    widths = int(backbone.learned.user.output.shape[-1]), int(backbone.towers.user.output.shape[-1])
+    # Learned coordinates and what stands beside them are cut alike: the next multiple of the number of parts.
+    width = -(-max(widths[0], widths[1] - widths[0]) // settings.parts) * settings.parts
+    sparcode = _build(config, settings, encoder, backbone.learned, items, width=width)
+    join = _with_factors(config, settings, backbone, users, width=width)
     model = SparCodeModel(
         sparcode, log_q=settings.log_q, commit_weight=settings.commitment, estimator=settings.estimator
     )
-    plan = _plan(settings, encoder, material)
+    plan, optimizer = _plan(settings, encoder, material), adam(settings.learning_rate)
+    # The towers below the tokens are today's; tokens, codes and net go on from where they were.
+    carried = {"": [*model.trainable_variables, *sparcode.quantizer.variables]}
+    if warm is None:
+        sparcode.quantizer.start(embed(sparcode.user_tokenizer, users).reshape(-1, sparcode.width))
+    else:
+        carry_over(warm.state(STATE), warm.growth, carried, optimizer)
 
     def batches_of(epoch: int) -> Iterator[Batch]:
         return epoch_batches(material.load_all(), plan, seed=[config.seed, epoch])
@@ -77,7 +93,7 @@ def fit_sparcode(
         usage = model.usage
         for warning in usage.warnings():
             console().print(f"[yellow]warning[/] {warning}")
-        return {**usage.metrics(), **look(fitted)}
+        return {**usage.metrics(), **look(join(_refitted(fitted, users)))}
 
     title = f"{material.name} sparcode"
     steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
@@ -86,14 +102,25 @@ def fit_sparcode(
             model,
             settings.epochs,
             batches_of=batches_of,
-            optimizer=adam(settings.learning_rate),
+            optimizer=optimizer,
             folder=folder / f"{material.name}-sparcode",
             look=measured,
             on_step=lambda loss: advance(1),
             on_epoch=lambda report: say(title, report),
             saved={"quantizer": sparcode.quantizer},
         )
-    return sparcode
+    save_state(state_of(carried, optimizer), state_file(folder, STATE))
+    return join(_refitted(sparcode, users))
+
+
+def _refitted(sparcode: SparCode, users: Inputs) -> SparCode:
+    """The model with codebooks fitted anew, by k-means, to everybody's tokens.
+
+    The moving averages follow the examples, half of which are of a few users; tables are for each user alike.
+    """
+    quantizer = sparcode.quantizer.like()
+    quantizer.start(embed(sparcode.user_tokenizer, users).reshape(-1, sparcode.width))
+    return replace(sparcode, quantizer=quantizer)
 
 
 def export_sparcode(sparcode: SparCode, folder: Path) -> None:
@@ -122,10 +149,10 @@ def _kind(interaction: Interaction) -> Literal["mlp", "product"]:
     return "mlp" if isinstance(interaction, MlpInteraction) else "product"
 
 
-def _build(config: Config, settings: SparCodeConfig, encoder: Encoder, backbone: TwoTower, items: Inputs) -> SparCode:
+def _build(
+    config: Config, settings: SparCodeConfig, encoder: Encoder, backbone: TwoTower, items: Inputs, *, width: int
+) -> SparCode:
     vectors = embed(backbone.item, items)
-    # The next multiple of the number of parts, so that any vector can be cut.
-    width = -(-vectors.shape[1] // settings.parts) * settings.parts
     table: npt.NDArray[np.float32] = np.zeros((encoder.item_ids.num_table_rows, vectors.shape[1]), np.float32)
     table[1 : len(vectors) + 1] = vectors
     user_tokenizer, item_tokenizer = tokenizers(
@@ -146,6 +173,25 @@ def _build(config: Config, settings: SparCodeConfig, encoder: Encoder, backbone:
     )
     bias = tf.Variable(settings.initial_bias, name="bias", dtype=tf.float32)
     return SparCode(user_tokenizer, item_tokenizer, quantizer, _interaction(config, settings, width), bias, width)
+
+
+def _with_factors(
+    config: Config, settings: SparCodeConfig, backbone: Fitted, users: Inputs, *, width: int
+) -> Callable[[SparCode], SparCode]:
+    """Puts what stands beside the learned vectors, if anything, beside their tokens."""
+    learned_width = int(backbone.learned.user.output.shape[-1])
+    if int(backbone.towers.user.output.shape[-1]) == learned_width:
+        return lambda learned: learned
+    token = FactorToken.of(
+        backbone.towers,
+        embed(rest_tower(backbone.towers.user, learned_width=learned_width, width=width), users),
+        learned_width=learned_width,
+        scale=1.0 / config.towers.temperature,
+        num_parts=settings.parts,
+        num_codes=settings.codes,
+        seed=config.seed,
+    )
+    return token.beside
 
 
 def _interaction(config: Config, settings: SparCodeConfig, width: int) -> Interaction:

@@ -17,6 +17,8 @@ UV_RELEASE := uv==0.13.8
 EXTRAS ?= demo
 # What checking needs: with every extra, so that no test is left out.
 DEVELOPMENT := $(VENV)/.with-demo,dev,redis
+# What the DAG of deploy/airflow is loaded with: an environment of its own, as Airflow's packages are not ours.
+AIRFLOW := $(VENV)/airflow/.ready
 # More for the program that a target runs: make test ARGS="-k bundle -x"
 ARGS ?=
 
@@ -53,7 +55,7 @@ quickstart: $(VENV)/.with-demo ## run everything once on the built-in data, from
 	@$(BIN)/twinspire run $(ARGS)
 
 .PHONY: test
-test: $(DEVELOPMENT) ## run all tests
+test: $(DEVELOPMENT) $(AIRFLOW) ## run all tests
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: test-fast
@@ -93,6 +95,9 @@ benchmark-training: $(DEVELOPMENT) ## measure training speed, into docs/training
 lock: $(UV) ## resolve requirements.lock again, keeping what still fits (ARGS=--upgrade for the newest)
 	@$(UV) pip compile setup.py --all-extras --universal --python-version 3.11 --python $(BIN)/python \
 		--generate-hashes --no-annotate --custom-compile-command 'make lock' --quiet -o requirements.lock $(ARGS)
+	$(UV) pip compile deploy/airflow/requirements.in --universal --python-version 3.11 --python $(BIN)/python \
+		--generate-hashes --no-annotate --custom-compile-command 'make lock' --quiet \
+		-o deploy/airflow/requirements.lock $(ARGS)
 
 .PHONY: clean
 clean: ## remove caches and build output; runs/ and .venv stay
@@ -110,6 +115,12 @@ $(VENV)/.with-%: $(UV) setup.py pyproject.toml requirements.lock
 	quiet=$$([ -t 2 ] || echo --quiet)
 	$(UV) pip install $$quiet --python $(BIN)/python \
 		--constraints requirements.lock --build-constraints requirements.lock --editable '.[$*]'
+	touch $@
+
+$(AIRFLOW): deploy/airflow/requirements.lock | $(UV)
+	@echo 'Installing what the Airflow DAG is tested with into $(VENV)/airflow'
+	$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/airflow
+	$(UV) pip install --quiet --python $(VENV)/airflow/bin/python --require-hashes -r deploy/airflow/requirements.lock
 	touch $@
 
 # pip only fetches the installer. Debian keeps pip and ensurepip in packages of their own, hence three ways.

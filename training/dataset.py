@@ -31,6 +31,8 @@ USER_PREFIX, ITEM_PREFIX = "user/", "item/"
 MASK, LOG_Q, PRIVATE_LOG_Q, WEIGHT = "mask", "log_q", "private_log_q", "weight"
 ITEM_GRADIENT = "item_gradient"
 Batch = dict[str, npt.NDArray[np.generic]]
+Keep = Callable[[dt.date, Ints], npt.NDArray[np.bool_]]
+"""Which examples of a day are taken: day, rows of their users [E] -> [E]."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def load_span(
     user_balance: float,
     reward: Reward,
     reward_power: float,
+    keep: Keep | None = None,
 ) -> Span:
     """Reads and encodes the partitions of some days.
 
@@ -75,8 +78,11 @@ def load_span(
         user_balance: The power of `training.user_balance.balanced`, over the examples of these days.
         reward: What an example counts, one of `training.business.REWARDS`.
         reward_power: Exponent that tempers it.
+        keep: Which examples of a day are taken, by the rows of their users; None takes all.
     """
     parts = [_encode_day(Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward) for day in days]
+    if keep is not None:
+        parts = [_kept(part, keep(day, _example_users(part))) for day, part in zip(days, parts, strict=True)]
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
     item_offset = np.cumsum([0, *(len(part.items[columns.ITEM_ID]) for part in parts)])
     span = Span(
@@ -87,7 +93,7 @@ def load_span(
         item_row=np.concatenate([part.item_row + start for part, start in zip(parts, item_offset, strict=False)]),
         weight=np.concatenate([part.weight for part in parts]),
     )
-    users = _ids(span.users, columns.USER_ID)[span.user_row]
+    users = _example_users(span)
     weight = REWARDS[reward](span.weight, reward_power)
     return replace(span, weight=balanced(weight, users, user_balance))
 
@@ -298,10 +304,16 @@ def _encode_day(day: Day, encoder: Encoder, *, only_first: bool, reward: Reward)
         item_row=events.column(ITEM_ROW).to_numpy(),
         weight=events.column(columns.VALUE if reward == "value" else columns.REWARD).to_numpy().astype(np.float32),
     )
-    if not only_first:
-        return span
-    chosen = events.column(FIRST_MEETING).to_numpy()
+    return _kept(span, events.column(FIRST_MEETING).to_numpy()) if only_first else span
+
+
+def _kept(span: Span, chosen: npt.NDArray[np.bool_]) -> Span:
     return replace(span, user_row=span.user_row[chosen], item_row=span.item_row[chosen], weight=span.weight[chosen])
+
+
+def _example_users(span: Span) -> Ints:
+    """Row of each example's user in the id table: [E]."""
+    return _ids(span.users, columns.USER_ID)[span.user_row]
 
 
 def _stack(parts: Sequence[Inputs]) -> Inputs:

@@ -79,7 +79,9 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         self.user_tower, self.user_parts = towers.user, towers.user_parts
         self.item_tower, self.item_parts = towers.item, towers.item_parts
         self.queue = queue
-        self._log_temperature = tf.Variable(np.log(temperature), trainable=learn_temperature, dtype=tf.float32)
+        self._log_temperature = tf.Variable(
+            np.log(temperature), trainable=learn_temperature, dtype=tf.float32, name="log_temperature"
+        )
         self._fixed_temperature = None if learn_temperature else temperature
         # In a function: Keras would look into a list for weights, and find those of a frozen teacher.
         self._total: Callable[[Outputs], tf.Tensor] = lambda outputs: total_of(terms, outputs)

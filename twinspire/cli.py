@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from twinspire.bundles import bundles
 from twinspire.command_line import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
@@ -31,6 +32,9 @@ from twinspire.command_line import (
     moment,
 )
 from twinspire.comparisons import ablate, benchmarks
+from twinspire.daily import backfill, daily, status
+from twinspire.job import do, need, prepare, print_plan, save_config
+from twinspire.lock import only_run
 
 if TYPE_CHECKING:
     from twinspire.config import Config
@@ -46,7 +50,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def prepare(
+def before(
     verbose: Annotated[
         bool, typer.Option("--verbose", envvar="TWINSPIRE_VERBOSE", help="Show what the libraries say.")
     ] = False,
@@ -74,13 +78,14 @@ def run(
 ) -> None:
     """Do all steps: ingest, features, (mine,) train, embed, index, (codes,) bundle, evaluate."""
     with errors():
-        settings, paths, steps = _prepare(config, set_, as_of, runs, now)
+        settings, paths, steps = prepare(config, set_, as_of, runs, now)
         if dry_run:
-            _print_plan(settings, steps)
+            print_plan(settings, steps)
             return
-        _save_config(settings, paths)
-        for step in steps:
-            _do(step, force=force)
+        with only_run(paths.root, command="twinspire run", now=moment(now)):
+            save_config(settings, paths)
+            for step in steps:
+                do(step, force=force)
         _finish(settings, paths, _flags(config, set_, runs))
 
 
@@ -95,7 +100,7 @@ def _step_command(name: str, text: str) -> None:
         now: Now = None,
     ) -> None:
         with errors():
-            _do_one(name, _prepare(config, set_, as_of, runs, now), force=force, dry_run=dry_run)
+            _do_one(name, prepare(config, set_, as_of, runs, now), force=force, dry_run=dry_run, now=now)
 
     app.command(name, help=text)(command)
 
@@ -108,19 +113,27 @@ _LEFT_OUT = {
 }
 
 
-def _do_one(name: str, prepared: tuple[Config, RunPaths, list[Step]], *, force: bool, dry_run: bool) -> None:
+def _do_one(
+    name: str,
+    prepared: tuple[Config, RunPaths, list[Step]],
+    *,
+    force: bool,
+    dry_run: bool,
+    now: dt.datetime | None,
+) -> None:
     settings, paths, steps = prepared
     names = [step.name for step in steps]
     if name not in names:
         raise ValueError(_LEFT_OUT[name])
     place = names.index(name)
     if dry_run:
-        _print_plan(settings, steps[place : place + 1])
+        print_plan(settings, steps[place : place + 1])
         return
     if place:
-        _need(steps[place - 1])
-    _save_config(settings, paths)
-    _do(steps[place], force=force)
+        need(steps[place - 1])
+    with only_run(paths.root, command=f"twinspire {name}", now=moment(now)):
+        save_config(settings, paths)
+        do(steps[place], force=force)
 
 
 for _name, _text in {
@@ -156,8 +169,8 @@ def codes(
     with errors():
         targets = {"target_size_bytes": target_size, "target_recall": target_recall}
         chosen = [f"sparcode.{name}={value}" for name, value in targets.items() if value is not None]
-        prepared = _prepare(config, [*(set_ or []), *chosen], as_of, runs, now)
-        _do_one("codes", prepared, force=force, dry_run=dry_run)
+        prepared = prepare(config, [*(set_ or []), *chosen], as_of, runs, now)
+        _do_one("codes", prepared, force=force, dry_run=dry_run, now=now)
         if not dry_run:
             from twinspire.pipeline.codes import read_report
             from twinspire.show import print_curve
@@ -184,7 +197,7 @@ def recommend(
     """Recommend items to users, from the published bundle."""
     _use_one_thread()
     with errors():
-        settings, paths, _ = _prepare(config, set_, None, runs, None)
+        settings, paths, _ = prepare(config, set_, None, runs, None)
         from twinspire.pipeline.serve import open_recommender
         from twinspire.show import print_answers
 
@@ -209,7 +222,7 @@ def serve(
     """Answer POST /v1/recommend from the published bundle."""
     _use_one_thread()
     with errors():
-        settings, paths, _ = _prepare(config, set_, None, runs, None)
+        settings, paths, _ = prepare(config, set_, None, runs, None)
         from serving.app import create_app
         from serving.server import run as run_server
         from twinspire.pipeline.serve import open_recommender
@@ -222,8 +235,12 @@ def serve(
         )
 
 
+app.command()(daily)
+app.command()(backfill)
+app.command()(status)
 app.command()(ablate)
 app.add_typer(benchmarks, name="benchmark")
+app.add_typer(bundles, name="bundles")
 
 
 @app.command()
@@ -240,72 +257,9 @@ def main() -> None:
     app()
 
 
-def _prepare(
-    config: Path, overrides: list[str] | None, as_of: dt.datetime | None, runs: Path, now: dt.datetime | None
-) -> tuple[Config, RunPaths, list[Step]]:
-    from importlib.metadata import version
-
-    from twinspire.load_config import load
-    from twinspire.paths import RunPaths
-    from twinspire.pipeline.main_job import plan
-
-    extra = [f"as_of={as_of.date()}"] if as_of else []
-    settings = load(config, [*(overrides or []), *extra])
-    paths = RunPaths(runs / settings.name, settings.as_of)
-    return settings, paths, plan(settings, paths, now=moment(now), code_version=version("twinspire"))
-
-
 def _use_one_thread() -> None:
     """For answers to a few users: NumPy's threads, which start at its import, cost more than they give."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
-def _save_config(config: Config, paths: RunPaths) -> None:
-    """Puts the resolved configuration beside the records of the steps, before the first of them starts."""
-    from twinspire.load_config import dump
-
-    paths.steps.mkdir(parents=True, exist_ok=True)
-    (paths.steps / "config.yaml").write_text(dump(config), encoding="utf-8")
-
-
-def _do(step: Step, *, force: bool) -> None:
-    from rich.markup import escape
-
-    from twinspire.console import VERBOSE, console, quiet_libraries
-    from twinspire.steps import finished, run_step
-
-    done = None if force else finished(step)
-    if done is not None:
-        console().print(f"[dim]{step.name:<9}[/] unchanged: {escape(done.outcome)}")
-        return
-    if not os.environ.get(VERBOSE):
-        # Feast lets deprecation warnings through again when it is imported: the next step starts quiet.
-        quiet_libraries()
-    record = run_step(step)
-    console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")
-
-
-def _need(step: Step) -> None:
-    from twinspire.steps import finished
-
-    if finished(step) is None:
-        raise ValueError(
-            f"step {step.name!r} is not done for this configuration and day; run `twinspire {step.name}` first, or "
-            "`twinspire run` for all steps"
-        )
-
-
-def _print_plan(config: Config, steps: Sequence[Step]) -> None:
-    from twinspire.console import console
-    from twinspire.load_config import dump
-    from twinspire.steps import finished
-
-    for step in steps:
-        state = "unchanged, would be skipped" if finished(step) else "would run"
-        writes = ", ".join(str(output) for output in step.outputs)
-        console().print(f"{step.name:<9} {state}; writes {writes}", markup=False)
-    console().print("\nresolved configuration:\n")
-    console().print(dump(config), markup=False)
 
 
 def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, NoReturn
 from pydantic import Field, field_validator, model_validator
 
 from features.schema import Schema
+from twinspire.daily_config import DailyConfig
+from twinspire.gates_config import GatesConfig
 from twinspire.method_config import TowerConfig, TrainingConfig, check_methods
 from twinspire.section import Section
 from twinspire.sparcode_config import SparCodeConfig
@@ -81,6 +83,9 @@ class FeatureConfig(Section):
     """Each item gets a snapshot row at least this often."""
     example_days: int = Field(120, ge=1)
     """Days before `as_of` whose events become training examples."""
+    late_days: int = Field(7, ge=0)
+    """Days before the newest cut whose events may still change cheaply: a change computes the days from it on again,
+    an earlier one everything. Disk: the totals of users and items and the pairs once for each of these days."""
     join_days: int = Field(30, ge=1)
     """Days joined in one call when many are missing; a nightly run joins one."""
     online_store: Literal["sqlite", "redis"] = "sqlite"
@@ -149,6 +154,15 @@ class EvaluationConfig(Section):
     """Resamples behind each interval."""
 
 
+class BundlesConfig(Section):
+    """Which bundles stay after the daily run; the published one and the one before it always do."""
+
+    keep: int | None = Field(14, ge=1)
+    """Bundles that stay, the latest written; null keeps any number."""
+    max_age_days: int | None = Field(None, ge=0)
+    """Days after which a bundle goes; null keeps them at any age. What either limit excludes goes."""
+
+
 class BeamConfig(Section):
     """Where Beam jobs run."""
 
@@ -181,12 +195,18 @@ class Config(Section):
     """How the towers are fitted."""
     sparcode: SparCodeConfig | None = None
     """SparCode, the second retriever; null leaves it out."""
+    daily: DailyConfig = DailyConfig()
+    """The nightly run."""
     index: IndexConfig = IndexConfig()
     """The HNSW index over the item vectors."""
     serving: ServingConfig = ServingConfig()
     """The server."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Recall on the days after the cut."""
+    gates: GatesConfig = GatesConfig()
+    """What a night's bundle must pass before it is published."""
+    bundles: BundlesConfig = BundlesConfig()
+    """Which bundles stay after the daily run."""
     beam: BeamConfig = BeamConfig()
     """Where Beam jobs run."""
 
@@ -219,6 +239,13 @@ class Config(Section):
         named = {*self.serving.fusion_weights, self.serving.retriever}
         if self.sparcode is None and "sparcode" in named:
             raise ValueError("serving names the retriever sparcode, and sparcode is null; set sparcode: {} to fit it")
+        if self.sparcode is not None and self.towers.factor_dim:
+            parts, codes = self.sparcode.parts, self.sparcode.codes
+            if (codes + 1) ** (2 * parts) >= 2**63:
+                raise ValueError(
+                    f"sparcode.parts is {parts} and sparcode.codes {codes}, and towers.factor_dim adds as many parts "
+                    f"and a code for none: {codes + 1}^{2 * parts} codes have no 63-bit number; lower one of them"
+                )
         depth, longest = self.serving.fusion_depth, max(self.evaluation.ks)
         if depth < longest:
             raise ValueError(

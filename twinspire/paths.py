@@ -44,7 +44,25 @@ class RunPaths:
     @property
     def pairs(self) -> Path:
         """Pairs of users and items that met before `as_of`."""
-        return self.snapshots / "pairs" / f"{self.as_of}.parquet"
+        return self.pairs_at(self.as_of)
+
+    def pairs_at(self, moment: dt.date) -> Path:
+        """Pairs of users and items that met before a day."""
+        return self.snapshots / "pairs" / f"{moment}.parquet"
+
+    @property
+    def states(self) -> Path:
+        """What snapshots of later midnights start from, a folder for each of the last midnights."""
+        return self.snapshots / "state"
+
+    def state(self, moment: dt.date) -> Path:
+        """Totals of users and items at the start of a day."""
+        return self.states / str(moment)
+
+    @property
+    def snapshots_record(self) -> Path:
+        """Which snapshots are there, and of what."""
+        return self.snapshots / "state.json"
 
     @property
     def examples(self) -> Path:
@@ -84,6 +102,21 @@ class RunPaths:
     def bundles(self) -> Path:
         """Published bundles."""
         return self.root / "bundles"
+
+    @property
+    def bundle_name(self) -> Path:
+        """The version of the bundle made of the day's fit, as text."""
+        return self.of_fit / "steps" / str(self.as_of) / "bundle.txt"
+
+    @property
+    def night(self) -> Path:
+        """How the latest nightly run of the day went."""
+        return self.root / "nights" / f"{self.as_of}.json"
+
+    @property
+    def gates(self) -> Path:
+        """What the checks before publishing found."""
+        return self.of_fit / "gates" / f"{self.as_of}.json"
 
     @property
     def report(self) -> Path:

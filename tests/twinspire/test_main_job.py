@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from twinspire.load_config import load
 from twinspire.paths import RunPaths
-from twinspire.pipeline.main_job import STEP_NAMES, plan
+from twinspire.pipeline.main_job import NIGHT_STEP_NAMES, STEP_NAMES, plan
+from twinspire.pipeline.night import Night
 from twinspire.steps import Step, run_step
 
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
@@ -26,9 +28,10 @@ def _orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def planned(*overrides: str, code_version: str = "1", now: dt.datetime = NOW) -> list[Step]:
+def planned(*overrides: str, code_version: str = "1", now: dt.datetime = NOW, night: Night | None = None) -> list[Step]:
     config = load(TABLES, overrides)
-    return plan(config, RunPaths(Path("runs") / config.name, config.as_of), now=now, code_version=code_version)
+    paths = RunPaths(Path("runs") / config.name, config.as_of)
+    return plan(config, paths, now=now, code_version=code_version, night=night)
 
 
 def first_changed(steps: list[Step], others: list[Step]) -> str | None:
@@ -162,7 +165,14 @@ def test_a_published_bundle_of_another_day_does_not_count() -> None:
     bundles = Path("runs") / "my_shop" / "bundles"
     bundles.mkdir(parents=True)
     assert not steps["bundle"].stands()
-    for name, stands in (("2024-06-01-00000000", True), ("2024-06-02-00000000", False)):
+    written = Path("runs") / "my_shop" / "steps" / "2024-06-01" / "bundle.txt"
+    written.parent.mkdir(parents=True)
+    written.write_text("2024-06-01-00000000")
+    assert not steps["bundle"].stands()
+    for name in ("2024-06-01-00000000", "2024-06-01-11111111", "2024-06-02-00000000"):
+        (bundles / name).mkdir()
+    # Another bundle of the day too: the night's own has to be the one that is served.
+    for name, stands in (("2024-06-01-00000000", True), ("2024-06-01-11111111", False), ("2024-06-02-00000000", False)):
         (bundles / "current").unlink(missing_ok=True)
         (bundles / "current").symlink_to(name)
         assert steps["bundle"].stands() is stands
@@ -186,3 +196,26 @@ def test_the_paths_of_a_day_lie_below_its_dataset() -> None:
     assert [str(path) for path in of_the_day] == [
         f"runs/shop/{folder}/2024-06-01" for folder in ("models", "vectors", "index", "reports", "steps")
     ]
+
+
+def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_that_of_a_plain_run() -> None:
+    night = Night(dt.date(2024, 5, 31), goes_on=True, why="goes on", parent_digest="a")
+    steps = planned(night=night)
+    left_out = {"mine", "codes"}
+    assert [step.name for step in steps] == [name for name in NIGHT_STEP_NAMES if name not in left_out]
+    assert [step.name for step in steps][-3:] == ["bundle", "gates", "publish"]
+    before = {step.name: step.digest for step in planned()}
+    assert [step.digest == before[step.name] for step in steps[:3]] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "change", [{"parent_digest": "b"}, {"goes_on": False}, {"parent": dt.date(2024, 5, 30)}, {"parent": None}]
+)
+def test_another_night_before_is_fitted_from_anew(change: dict[str, object]) -> None:
+    night = Night(dt.date(2024, 5, 31), goes_on=True, why="goes on", parent_digest="a")
+    assert first_changed(planned(night=night), planned(night=replace(night, **change))) == "train"  # type: ignore[arg-type]
+
+
+def test_how_nights_are_fitted_is_read_by_the_fit() -> None:
+    night = Night(None, goes_on=False, why="the first", parent_digest="")
+    assert first_changed(planned(night=night), planned("daily.epochs=2", night=night)) == "train"

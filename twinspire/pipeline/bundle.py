@@ -24,21 +24,33 @@ from serving.manifest import BusinessWeight, DataWindow, Facts
 from serving.publish import BundleExistsError, Parts, publish, write
 from serving.purchases import Purchases
 from serving.weights import WEIGHTS_FILE, Form, load_weights, weighted
+from twinspire.commit import code_commit
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.load_config import dump
 from twinspire.paths import RunPaths
 from twinspire.pipeline.codes import SERVED, read_report
+from twinspire.pipeline.retention import prune_bundles
 from twinspire.pipeline.serve import retrievers_of
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
 
 
-def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
-    """Writes the bundle of a day, verifies it and publishes it; returns one line of outcome."""
+def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime, parent: str | None = None) -> str:
+    """Writes the bundle of a day and verifies it.
+
+    Args:
+        config: The resolved configuration.
+        paths: Where things lie.
+        now: The moment that the bundle carries.
+        parent: Version of the bundle whose fit this one was warm-started from; None where it was fitted from scratch.
+
+    Returns:
+        One line of outcome.
+    """
     encoder = Encoder.load(paths.model / "encoder")
     with progress("bundle"):
-        facts = _facts(config, paths, encoder, now)
+        facts = _facts(config, paths, encoder, now=now, parent=parent)
         parts = _parts(config, paths, encoder, facts.index_report.form)
         try:
             name = write(paths.bundles, parts, facts)
@@ -46,10 +58,18 @@ def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
             name = same.version
         # Refuses, before anybody is served by it, a bundle that cannot answer as configured.
         retrievers_of(layout.Bundle.open(paths.bundles / name), config)
-        publish(paths.bundles, name)
+    paths.bundle_name.parent.mkdir(parents=True, exist_ok=True)
+    paths.bundle_name.write_text(name)
     folder = paths.bundles / name
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return f"{name}, {size / 1e6:.0f} MB, verified and published; model card: {folder / layout.MODEL_CARD}"
+    return f"{name}, {size / 1e6:.0f} MB, verified; model card: {folder / layout.MODEL_CARD}"
+
+
+def publish_bundle(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
+    """Has a day's bundle served, and removes what the configuration does not keep; returns one line of outcome."""
+    version = paths.bundle_name.read_text()
+    publish(paths.bundles, version, moment=now, reason="bundle")
+    return f"{version} is served; {prune_bundles(config, paths, now=now)}"
 
 
 def _parts(config: Config, paths: RunPaths, encoder: Encoder, form: Form) -> Parts:
@@ -105,7 +125,7 @@ def _metrics(epochs: Path) -> dict[str, Any]:
     return {name: {"loss": reports[-1]["loss"], **reports[-1]["metrics"]} for name, reports in phases.items()}
 
 
-def _facts(config: Config, paths: RunPaths, encoder: Encoder, now: dt.datetime) -> Facts:
+def _facts(config: Config, paths: RunPaths, encoder: Encoder, *, now: dt.datetime, parent: str | None) -> Facts:
     days = [day for day in event_days(paths.tables) if day < config.as_of]
     num_events = sum(pq.ParquetFile(paths.tables / "events" / f"{day}.parquet").metadata.num_rows for day in days)
     specs = [*encoder.input_specs("user"), *encoder.input_specs("item")]
@@ -121,6 +141,8 @@ def _facts(config: Config, paths: RunPaths, encoder: Encoder, now: dt.datetime) 
         sparcode_report=None if config.sparcode is None else read_report(paths.codes),
         configuration_digest=config.digest(),
         code_version=version("twinspire"),
+        commit=code_commit(),
+        parent=parent,
         seed=config.seed,
         package_versions={name: version(name) for name in PACKAGES},
     )

@@ -20,10 +20,13 @@ from training.objective import DecayingWeight
 from training.private_negatives import UserNegatives, hard_per_row
 from training.queue import VectorQueue
 from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
+from training.warm_start import carry_over, save_state
+from training.warm_start import state_of as state_of_fit
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.pipeline.material import Material
 from twinspire.pipeline.methods import additions, state_of, terms
+from twinspire.pipeline.parent import TRAINED, Bools, WarmStart, state_file
 
 Look = Callable[[TwoTower], EpochMetrics]
 
@@ -34,16 +37,27 @@ class Fitted:
 
     Attributes:
         towers: As they are served.
+        learned: Without what stands beside the learned vectors.
         parts: Widths of the vectors that stand side by side in one vector, the first pair's first.
         reports: One for each epoch of the last fit.
     """
 
     towers: TwoTower
+    learned: TwoTower
     parts: tuple[int, ...]
     reports: list[EpochReport]
 
 
-def fit_phase(config: Config, encoder: Encoder, material: Material, *, folder: Path, look: Look, say: Say) -> Fitted:
+def fit_phase(
+    config: Config,
+    encoder: Encoder,
+    material: Material,
+    *,
+    folder: Path,
+    look: Look,
+    say: Say,
+    warm: WarmStart | None = None,
+) -> Fitted:
     """Fits the towers of a phase, with whatever other towers they need first.
 
     With a teacher (MOBIUS) or a hard model beside an easy one (EBR), plain towers are fitted first, on the same days.
@@ -56,11 +70,12 @@ def fit_phase(config: Config, encoder: Encoder, material: Material, *, folder: P
         folder: Gets checkpoints and logs.
         look: Measures towers as they would be served.
         say: Told of each epoch.
+        warm: What the fit goes on from; None begins anew.
     """
     settings = config.training
-    join = _with_factors(config, encoder, material.known)
+    join = with_factors_of(config, encoder, material.known)
     has_first = settings.mobius is not None or settings.hard_model_weight is not None
-    single = _Single(config, encoder, material, folder, say)
+    single = _Single(config, encoder, material, folder, say, warm)
     first = single.fit("first", teacher=None, mined=None, look=lambda towers: look(join(towers))) if has_first else None
     if first is not None and settings.hard_model_weight is not None:
         easy, weight = first[0], settings.hard_model_weight
@@ -78,7 +93,7 @@ def fit_phase(config: Config, encoder: Encoder, material: Material, *, folder: P
         parts = part_widths([learned])
     served = join(learned)
     rest = int(served.item.output.shape[-1]) - sum(parts)
-    return Fitted(served, (*parts, rest) if rest else parts, reports)
+    return Fitted(served, learned, (*parts, rest) if rest else parts, reports)
 
 
 Say = Callable[[str, EpochReport], None]
@@ -94,6 +109,7 @@ class _Single:
     material: Material
     folder: Path
     say: Say
+    warm: WarmStart | None
 
     def fit(
         self, name: str, *, teacher: TwoTower | None, mined: UserNegatives | None, look: Look
@@ -101,7 +117,8 @@ class _Single:
         """Builds a pair with the configured methods and fits it; with a teacher, as its student."""
         config, settings = self.config, self.config.training
         make_deterministic(config.seed)
-        towers = self._build(student=teacher is not None)
+        trained = self._trained()
+        towers = self._build(*trained, student=teacher is not None)
         chosen = terms(config, teacher=teacher)
         queue_size = settings.negatives.queue_size
         queue = VectorQueue(queue_size, int(towers.item_parts.output[VECTOR].shape[-1])) if queue_size else None
@@ -112,6 +129,11 @@ class _Single:
             learn_temperature=config.towers.learn_temperature,
             queue=queue,
         )
+        optimizer, kept = row_adagrad(settings.learning_rate), state_of(chosen)
+        carried = {"": model.variables, **{name: term.variables for name, term in kept.items()}}
+        if self.warm is not None:
+            carry_over(self.warm.state(name), self.warm.growth, carried, optimizer)
+            refresh_fallbacks(towers)
         folder = self.folder / "-".join(part for part in (self.material.name, name) if part)
         plan = self._plan(mined)
 
@@ -134,26 +156,36 @@ class _Single:
                 model,
                 settings.epochs,
                 batches_of=batches_of,
-                optimizer=row_adagrad(settings.learning_rate),
+                optimizer=optimizer,
                 folder=folder,
                 look=look,
                 after_steps=after_steps,
                 on_step=lambda loss: advance(1),
                 on_epoch=lambda report: self.say(title, report),
                 checkpoint_every_epochs=settings.checkpoint_every_epochs,
-                saved=state_of(chosen),
+                saved=kept,
             )
+        save_state(state_of_fit(carried, optimizer), state_file(folder.parent, name))
+        save_state(dict(zip(("users", "items"), trained, strict=True)), state_file(folder.parent, TRAINED))
         return model.fitted, reports
 
-    def _build(self, *, student: bool) -> TwoTower:
+    def _trained(self) -> tuple[Bools, Bools]:
+        """Users and items with an example, in this fit or in those that it goes on from."""
+        users, items = self.material.user_counts > 0, self.material.item_counts > 0
+        if self.warm is None:
+            return users, items
+        earlier_users, earlier_items = self.warm.trained()
+        return users | earlier_users[: len(users)], items | earlier_items[: len(items)]
+
+    def _build(self, trained_users: Bools, trained_items: Bools, *, student: bool) -> TwoTower:
         shape = self.config.towers
         users, items = self.encoder.user_ids, self.encoder.item_ids
         user_adds, item_adds = additions(
             self.config,
             self.encoder,
             categories=self.material.categories,
-            trained_users=self.material.user_counts > 0,
-            trained_items=self.material.item_counts > 0,
+            trained_users=trained_users,
+            trained_items=trained_items,
         )
         towers = build_two_tower(
             self.encoder.input_specs("user"),
@@ -209,8 +241,8 @@ class _Single:
         )
 
 
-def _with_factors(config: Config, encoder: Encoder, known: KnownPositives) -> Callable[[TwoTower], TwoTower]:
-    """Appends what co-purchases alone say, as known at the phase's moment, to learned towers."""
+def with_factors_of(config: Config, encoder: Encoder, known: KnownPositives) -> Callable[[TwoTower], TwoTower]:
+    """Appends to learned towers what co-purchases alone say, of what was known at some moment."""
     settings = config.towers
     if not settings.factor_dim:
         return lambda towers: towers

@@ -1,6 +1,7 @@
 """Which steps turn raw events into served recommendations, and what does each depend on?
 
     ingest -> features -> [mine ->] train -> embed -> index -> [codes ->] bundle -> evaluate
+    a night's: the same up to bundle, which is only written -> gates -> publish
 
 A step's digest covers the configuration it reads and the digest of the step before it, so that a change anywhere makes
 everything after it run again, and nothing else.
@@ -18,13 +19,17 @@ from pydantic import BaseModel
 from twinspire.config import Config
 from twinspire.console import held_back
 from twinspire.paths import RunPaths
+from twinspire.pipeline.night import PUBLISH, Night
 from twinspire.sparcode_config import SparCodeConfig
 from twinspire.steps import Step, digest_of
 
 STEP_NAMES = ("ingest", "features", "mine", "train", "embed", "index", "codes", "bundle", "evaluate")
+NIGHT_STEP_NAMES = (*STEP_NAMES[:-1], "gates", PUBLISH)
 
 
-def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str) -> list[Step]:
+def plan(
+    config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str, night: Night | None = None
+) -> list[Step]:
     """The steps of the main job in order; nothing heavy is imported before a step runs.
 
     Hard negatives are mined only where the configuration trains with them. An arm of a comparison mines none here: it
@@ -35,8 +40,9 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
         paths: Where things go.
         now: The moment of the run: events after it are refused, bundles carry it.
         code_version: Version of the code, part of every digest.
+        night: How a nightly run begins, whose bundle has to pass gates; None runs the job by itself.
     """
-    actions, negatives = _actions(config, paths, now), config.training.negatives
+    actions, negatives = _actions(config, paths, now, night), config.training.negatives
     reads: dict[str, Sequence[Any]] = {
         "ingest": (config.ingest, config.dataset, _fingerprint(_sources(config))),
         "features": (config.as_of, config.features, config.training.validation_days, config.seed),
@@ -47,12 +53,15 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
         "train": (
             (config.towers, config.training, config.evaluation.ks, config.sparcode and _fitted(config.sparcode)),
             _fingerprint([] if negatives.impressions is None else [negatives.impressions]),
+            () if night is None else (night.parent, night.goes_on, night.parent_digest, config.daily),
         ),
         "embed": (),
         "index": (config.index,),
         "codes": (config.sparcode, config.evaluation.ks),
         "bundle": (config.digest(),),
         "evaluate": (config.evaluation, config.serving),
+        "gates": (config.gates,),
+        PUBLISH: (),
     }
     outputs = {
         "ingest": (paths.tables / "manifest.json",),
@@ -62,18 +71,25 @@ def plan(config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str
         "embed": (paths.vectors / "items", paths.vectors / "users"),
         "index": (paths.index / "index.hnsw",),
         "codes": (paths.codes,),
-        "bundle": (paths.bundles / "current",),
+        "bundle": (paths.bundle_name,),
         "evaluate": (paths.report / "report.json",),
+        "gates": (paths.gates,),
+        PUBLISH: (paths.bundles / "current",),
     }
     # What another day's run may have moved on.
-    stands = {"features": lambda: _online_store_holds(paths), "bundle": lambda: _is_published(paths)}
+    stands = {
+        "features": lambda: _online_store_holds(paths),
+        "bundle": lambda: _is_written(paths) and (night is not None or _is_published(paths)),
+        PUBLISH: lambda: _is_published(paths),
+    }
     steps: list[Step] = []
     before = code_version
     left_out = {
         "mine": negatives.easy_per_hard is None or paths.arm is not None,
         "codes": config.sparcode is None,
     }
-    for name in (name for name in STEP_NAMES if not left_out.get(name, False)):
+    names = STEP_NAMES if night is None else NIGHT_STEP_NAMES
+    for name in (name for name in names if not left_out.get(name, False)):
         before = digest_of({"before": before, "reads": [_plain(value) for value in reads[name]]})
         records = paths.shared_steps if name == "ingest" else paths.steps
         steps.append(Step(name, before, outputs[name], actions[name], records, stands.get(name, lambda: True)))
@@ -84,11 +100,15 @@ def _online_store_holds(paths: RunPaths) -> bool:
     return paths.online_day.exists() and paths.online_day.read_text() == str(paths.as_of)
 
 
+def _is_written(paths: RunPaths) -> bool:
+    return paths.bundle_name.exists() and (paths.bundles / paths.bundle_name.read_text()).is_dir()
+
+
 def _is_published(paths: RunPaths) -> bool:
-    return (paths.bundles / "current").resolve().name.startswith(f"{paths.as_of}-")
+    return _is_written(paths) and (paths.bundles / "current").resolve().name == paths.bundle_name.read_text()
 
 
-def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Callable[[], str]]:
+def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | None) -> dict[str, Callable[[], str]]:
     def ingest() -> str:
         from twinspire.pipeline.ingest import make_tables
 
@@ -117,7 +137,12 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Cal
 
             tf.config.list_physical_devices()
 
-        return train(config, paths)
+            from twinspire.pipeline.parent import Parent
+
+        if night is None or night.parent is None:
+            return train(config, paths)
+        parent = Parent.open(RunPaths(paths.root, night.parent))
+        return train(config, paths, parent=parent, goes_on=night.goes_on)
 
     def embed() -> str:
         from twinspire.pipeline.embed import embed_catalogue
@@ -135,17 +160,33 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime) -> dict[str, Cal
         return make_codes(config, paths)
 
     def bundle() -> str:
-        from twinspire.pipeline.bundle import make_bundle
+        from twinspire.pipeline.bundle import make_bundle, publish_bundle
 
-        return make_bundle(config, paths, now=now)
+        outcome = make_bundle(config, paths, now=now, parent=_parent_bundle(paths, night))
+        return f"{outcome}; {publish_bundle(config, paths, now=now)}" if night is None else outcome
 
     def evaluate() -> str:
         from twinspire.pipeline.evaluate import evaluate
 
         return evaluate(config, paths)
 
-    actions = (ingest, features, mine, train, embed, index, codes, bundle, evaluate)
+    def gates() -> str:
+        from twinspire.pipeline.gates import check_gates
+
+        return check_gates(config, paths, parent=_parent_bundle(paths, night))
+
+    def publish() -> str:
+        from twinspire.pipeline.bundle import publish_bundle
+
+        return publish_bundle(config, paths, now=now)
+
+    actions = (ingest, features, mine, train, embed, index, codes, bundle, evaluate, gates, publish)
     return {action.__name__: action for action in actions}
+
+
+def _parent_bundle(paths: RunPaths, night: Night | None) -> str | None:
+    """Version of the bundle of the fit that a night goes on from, or is judged beside."""
+    return None if night is None or night.parent is None else RunPaths(paths.root, night.parent).bundle_name.read_text()
 
 
 def _sources(config: Config) -> list[Path]:

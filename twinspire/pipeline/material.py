@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from features.days import seconds_of
 from features.encoding import Encoder, Inputs, fit_encoder, moments_of
 from features.examples import Day
 from features.schema import Tower
-from training.dataset import Span, count_items, load_span, spans
+from training.dataset import Keep, Span, count_items, load_span, spans
 from training.negatives import KnownPositives
 from training.private_negatives import UserNegatives
 from twinspire.config import Config
@@ -53,14 +53,21 @@ class Material:
 
 
 def read_material(
-    config: Config, paths: RunPaths, encoder: Encoder, name: str, days: Sequence[dt.date], known: KnownPositives
+    config: Config,
+    paths: RunPaths,
+    encoder: Encoder,
+    name: str,
+    days: Sequence[dt.date],
+    known: KnownPositives,
+    *,
+    keep: Keep | None = None,
 ) -> Material:
     """Reads what the days of a phase have, and the negatives that the configuration names."""
     settings, negatives = config.training, config.training.negatives
     held: dict[dt.date, Span] | None = {} if settings.keep_in_memory else None
 
     def load_all() -> Iterator[Span]:
-        return spans(days, settings.shuffle_days, lambda some: read_days(config, paths, encoder, some), held=held)
+        return spans(days, settings.shuffle_days, lambda some: read_days(config, paths, encoder, some, keep), held=held)
 
     user_counts, item_counts = (np.zeros(len(ids), np.int64) for ids in (encoder.user_ids, encoder.item_ids))
     # Both in one pass: without keep_in_memory each pass reads and encodes all days.
@@ -79,7 +86,9 @@ def read_material(
     )
 
 
-def read_days(config: Config, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date]) -> Span:
+def read_days(
+    config: Config, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], keep: Keep | None = None
+) -> Span:
     """The examples of some days, chosen and weighed as configured."""
     settings = config.training
     return load_span(
@@ -90,7 +99,13 @@ def read_days(config: Config, paths: RunPaths, encoder: Encoder, days: Sequence[
         user_balance=settings.user_balance,
         reward=settings.reward,
         reward_power=settings.reward_power,
+        keep=keep,
     )
+
+
+def grown_encoder(config: Config, paths: RunPaths, parent: Encoder) -> Encoder:
+    """The encoder of an earlier fit with today's ids and values; numbers are scaled as they were then."""
+    return replace(fit_encoder_on(config, paths, []), scaling=parent.scaling)
 
 
 def fit_encoder_on(config: Config, paths: RunPaths, days: Sequence[dt.date]) -> Encoder:

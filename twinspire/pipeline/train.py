@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,21 +23,24 @@ from training.diagnosis import diagnose
 from training.export import export_tower
 from training.negatives import KnownPositives
 from training.trainer import EpochMetrics, EpochReport, embed
+from training.warm_start import Growth
 from twinspire.config import Config
 from twinspire.console import console
 from twinspire.load_config import dump
 from twinspire.paths import RunPaths
 from twinspire.pipeline.embed import PARTS_FILE
-from twinspire.pipeline.fit import Fitted, fit_phase
+from twinspire.pipeline.fit import Fitted, fit_phase, with_factors_of
 from twinspire.pipeline.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
 from twinspire.pipeline.material import (
     catalogue_inputs,
     first_meetings,
     fit_encoder_on,
+    grown_encoder,
     known_positives,
     read_material,
     seen_items,
 )
+from twinspire.pipeline.parent import LINEAGE_FILE, HeldOut, Parent, WarmStart, compare, read_lineage
 from twinspire.pipeline.sparcode_files import FOLDER
 from twinspire.steps import fresh_folder
 
@@ -62,60 +65,138 @@ class Phase:
     relevant: sparse.csr_array | None
 
 
-def train(config: Config, paths: RunPaths) -> str:
-    """Fits, measures and exports the towers; returns one line of outcome."""
-    as_of, settings = config.as_of, config.training
-    days = [
-        day
-        for day in day_range(as_of - dt.timedelta(days=settings.example_days), as_of)
-        if (paths.examples / str(day)).exists()
-    ]
+def train(config: Config, paths: RunPaths, *, parent: Parent | None = None, goes_on: bool = False) -> str:
+    """Fits, measures and exports the towers; returns one line of outcome.
+
+    Args:
+        config: The configuration.
+        paths: Where things lie.
+        parent: An earlier fit to be judged beside, by users who are held out of this one.
+        goes_on: Whether the fit goes on from the parent, on the days since it; otherwise it begins anew on all days.
+    """
+    asked = config
+    if goes_on:
+        assert parent is not None
+        first = parent.as_of - dt.timedelta(days=config.daily.replay_days)
+        config = config.model_copy(update=_of_new_days(config))
+    else:
+        first = config.as_of - dt.timedelta(days=config.training.example_days)
+    days = [day for day in day_range(first, config.as_of) if (paths.examples / str(day)).exists()]
     if not days:
-        raise ValueError(
-            f"{paths.examples}: no examples of the {settings.example_days} days before {as_of}; run features"
-        )
+        raise ValueError(f"{paths.examples}: no examples from {first} up to {config.as_of}; run features")
     with fresh_folder(paths.model) as folder:
-        encoder = fit_encoder_on(config, paths, days)
+        encoder, warm = _encoder(config, paths, days, parent if goes_on else None)
         encoder.save(folder / "encoder")
-        (folder / "config.yaml").write_text(dump(config))
-        held_out = as_of - dt.timedelta(days=settings.validation_days)
-        earlier = [day for day in days if day < held_out]
-        reports: dict[str, list[EpochReport]] = {}
-        if settings.validation_days and earlier:
-            relevant = first_meetings(encoder, paths, since=held_out)
-            phase = Phase("validation", earlier, held_out, relevant)
-            reports["validation"] = _fit(config, paths, encoder, phase, folder)[0].reports
-        fitted, sparcode = _fit(config, paths, encoder, Phase("final", days, as_of, None), folder)
+        (folder / "config.yaml").write_text(dump(asked))
+        reports = {} if goes_on else _validate(config, paths, encoder, days, folder)
+        phase = Phase("final", days, config.as_of, None)
+        held = None if parent is None or not config.daily.holdout_share else _held_out(config, parent)
+        fitted, sparcode = _fit(config, paths, encoder, phase, folder, warm=warm, held=held)
         reports["final"] = fitted.reports
-        export_tower(fitted.towers.user, folder / "user_tower.tflite")
-        export_tower(fitted.towers.item, folder / "item_tower.tflite")
-        if sparcode is not None:
-            export_sparcode(sparcode, folder / FOLDER)
-        (folder / PARTS_FILE).write_text(json.dumps(fitted.parts))
+        _export(fitted, sparcode, folder)
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
         (folder / "epochs.json").write_text(json.dumps(plain, indent=2))
+        (folder / LINEAGE_FILE).write_text(json.dumps(_lineage(config, parent, held, goes_on=goes_on), indent=2))
+        beside = ""
+        if parent is not None and held is not None:
+            known = known_positives(encoder, paths, before=parent.as_of)
+            then = with_factors_of(config, encoder, known)(fitted.learned)
+            beside = compare(then, parent, encoder, paths, held, folder=folder, k=max(config.evaluation.ks))
+    return _outcome(config, days, reports, beside, parent if goes_on else None)
+
+
+def _of_new_days(config: Config) -> dict[str, object]:
+    """What a fit that goes on reads differently."""
+    training = config.training.model_copy(update={"epochs": config.daily.epochs, "checkpoint_every_epochs": 1})
+    sparcode = config.sparcode and config.sparcode.model_copy(update={"epochs": config.daily.epochs})
+    return {"training": training, "sparcode": sparcode}
+
+
+def _encoder(
+    config: Config, paths: RunPaths, days: Sequence[dt.date], parent: Parent | None
+) -> tuple[Encoder, WarmStart | None]:
+    if parent is None:
+        return fit_encoder_on(config, paths, days), None
+    encoder = grown_encoder(config, paths, parent.encoder)
+    return encoder, WarmStart(parent, Growth.between(parent.encoder, encoder))
+
+
+def _validate(
+    config: Config, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], folder: Path
+) -> dict[str, list[EpochReport]]:
+    """Fits the days before the last ones and looks at those."""
+    held_out = config.as_of - dt.timedelta(days=config.training.validation_days)
+    earlier = [day for day in days if day < held_out]
+    if not config.training.validation_days or not earlier:
+        return {}
+    relevant = first_meetings(encoder, paths, since=held_out)
+    fitted, _ = _fit(config, paths, encoder, Phase("validation", earlier, held_out, relevant), folder)
+    return {"validation": fitted.reports}
+
+
+def _held_out(config: Config, parent: Parent) -> HeldOut:
+    return HeldOut(parent.as_of, config.daily.holdout_share)
+
+
+def _export(fitted: Fitted, sparcode: SparCode | None, folder: Path) -> None:
+    export_tower(fitted.towers.user, folder / "user_tower.tflite")
+    export_tower(fitted.towers.item, folder / "item_tower.tflite")
+    if sparcode is not None:
+        export_sparcode(sparcode, folder / FOLDER)
+    (folder / PARTS_FILE).write_text(json.dumps(fitted.parts))
+
+
+def _lineage(config: Config, parent: Parent | None, held: HeldOut | None, *, goes_on: bool) -> dict[str, object]:
+    """How a fit came to be, for the one that follows."""
+    since = read_lineage(parent.model)["full_fit"] if parent is not None and goes_on else str(config.as_of)
+    return {
+        "parent": None if parent is None else str(parent.as_of),
+        "goes_on": goes_on,
+        "full_fit": since,
+        "held_out_share": 0.0 if held is None else held.share,
+    }
+
+
+def _outcome(
+    config: Config,
+    days: Sequence[dt.date],
+    reports: Mapping[str, list[EpochReport]],
+    beside: str,
+    parent: Parent | None,
+) -> str:
     last = reports["final"][-1]
     k = max(config.evaluation.ks)
     found = [
-        f"recall@{k} of new items {report.metrics[f'recall_at_{k}']:.4f} on {settings.validation_days} days held out"
+        f"recall@{k} of new items {report.metrics[f'recall_at_{k}']:.4f} on {config.training.validation_days} days "
+        "held out"
         for report in reports.get("validation", [])[-1:]
     ]
     found += [f"loss {last.loss:.3f}", f"{last.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
-    return f"{len(days)} days, {settings.epochs} epochs: {', '.join(found)}"
+    found += [beside] if beside else []
+    begun = "" if parent is None else f", on from {parent.as_of}"
+    return f"{len(days)} days, {config.training.epochs} epochs{begun}: {', '.join(found)}"
 
 
 def _fit(
-    config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, folder: Path
+    config: Config,
+    paths: RunPaths,
+    encoder: Encoder,
+    phase: Phase,
+    folder: Path,
+    *,
+    warm: WarmStart | None = None,
+    held: HeldOut | None = None,
 ) -> tuple[Fitted, SparCode | None]:
     known = known_positives(encoder, paths, before=phase.moment)
-    material = read_material(config, paths, encoder, phase.name, phase.days, known)
+    keep = None if held is None else held.keep(encoder)
+    material = read_material(config, paths, encoder, phase.name, phase.days, known, keep=keep)
     view = _view(config, paths, encoder, phase, known)
-    fitted = fit_phase(config, encoder, material, folder=folder, look=view.look_at_towers, say=_say)
+    fitted = fit_phase(config, encoder, material, folder=folder, look=view.look_at_towers, say=_say, warm=warm)
     if config.sparcode is None:
         return fitted, None
     sparcode = fit_sparcode(
-        config, config.sparcode, encoder, material, fitted.towers,
-        users=view.users, items=view.items, folder=folder, look=view.look_at_sparcode, say=_say,
+        config, config.sparcode, encoder, material, fitted,
+        users=view.users, items=view.items, folder=folder, look=view.look_at_sparcode, say=_say, warm=warm,
     )  # fmt: skip
     return fitted, sparcode
 

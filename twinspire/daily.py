@@ -1,0 +1,174 @@
+"""What does a scheduler call each night? One day, many days, and where everything stands.
+
+Exit codes: 0 published or unchanged, 1 an error, 2 a mistake in the configuration, 3 refused by a gate, so that the
+bundle of before goes on being served, 4 another run is at work.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from twinspire.command_line import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Force, Now, Overrides, Runs, errors, moment
+from twinspire.job import code_version, do, save_config, settle
+from twinspire.lock import BusyError, only_run
+
+if TYPE_CHECKING:
+    from twinspire.config import Config
+    from twinspire.paths import RunPaths
+
+REFUSED, BUSY = 3, 4
+
+Day = Annotated[
+    dt.datetime | None,
+    typer.Option("--date", formats=["%Y-%m-%d"], help="Everything before this day is known. Default: today, UTC."),
+]
+Full = Annotated[bool, typer.Option("--full", help="Fit everything anew instead of going on from the night before.")]
+
+
+def daily(
+    date: Day = None,
+    full: Full = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    now: Now = None,
+) -> None:
+    """Make and publish the bundle of a day, from the night before; what is done already is kept."""
+    with errors():
+        day = moment(now).date() if date is None else date.date()
+        settings, paths = settle(config, set_, day, runs)
+        _exit_if(_one_night(settings, paths, full=full, force=force, now=moment(now)))
+
+
+def backfill(
+    first: Annotated[dt.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day.")],
+    last: Annotated[dt.datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day, itself included.")],
+    full: Full = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    now: Now = None,
+) -> None:
+    """Do one day after the other; a day that a gate refuses leaves the one before published, and the next goes on."""
+    with errors():
+        if first > last:
+            raise ValueError(f"--from is {first.date()}, after --to, {last.date()}; exchange them")
+        from features.days import day_range
+        from twinspire.console import console
+
+        days = day_range(first.date(), last.date() + dt.timedelta(days=1))
+        refused = []
+        for day in days:
+            console().print(f"\n[bold]{day}[/]")
+            settings, paths = settle(config, set_, day, runs)
+            if code := _one_night(settings, paths, full=full, force=force, now=moment(now)):
+                if code != REFUSED:
+                    raise typer.Exit(code)
+                refused.append(day)
+            _forget_graphs()
+        if refused:
+            console().print(f"\nrefused by a gate: {', '.join(map(str, refused))}")
+            raise typer.Exit(REFUSED)
+
+
+def status(
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    nights: Annotated[int, typer.Option(min=1, help="How many nights are shown, the latest.")] = 14,
+) -> None:
+    """Tell what is served, how the last nights went, and whether a run is at work."""
+    with errors():
+        settings, paths = settle(config, set_, None, runs)
+        from twinspire.nights import print_status, status_of
+
+        found = status_of(settings, paths, nights)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            print_status(found)
+
+
+def _exit_if(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
+    """Does a night under the lock; returns its exit code."""
+    try:
+        with only_run(paths.root, command=f"twinspire daily --date {paths.as_of}", now=now):
+            return _do_night(config, paths, full=full, force=force, now=now)
+    except BusyError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        return BUSY
+
+
+def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
+    from twinspire.console import console
+    from twinspire.gate_report import GateError
+    from twinspire.nights import night_log, write_summary
+    from twinspire.pipeline.main_job import plan
+    from twinspire.pipeline.night import night_of
+
+    begun = time.perf_counter()
+    night = night_of(config, paths, full=full)
+    console().print(f"{paths.as_of} {night.why}")
+    steps = plan(config, paths, now=now, code_version=code_version(), night=night)
+    save_config(config, paths)
+    records: list[dict[str, Any]] = []
+    outcome = "failed"
+    with night_log(paths) as log:
+        log.info("night begins", day=str(paths.as_of), why=night.why, process=os.getpid())
+        try:
+            for step in steps:
+                log.info("step begins", step=step.name)
+                record, done_now = do(step, force=force)
+                entry = {
+                    "name": step.name,
+                    "outcome": record.outcome,
+                    "done_now": done_now,
+                    "seconds": round(record.seconds, 3),
+                    "peak_memory_bytes": record.peak_memory_bytes,
+                }
+                records.append(entry)
+                log.info("step ends", **{"step" if key == "name" else key: value for key, value in entry.items()})
+            outcome = "published"
+        except GateError as error:
+            outcome = "refused"
+            log.error("refused by a gate", checks=str(error))
+            _show(error)
+        except Exception as error:
+            log.error("night fails", error=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            seconds = time.perf_counter() - begun
+            write_summary(config, paths, night, records, outcome=outcome, seconds=seconds, now=now)
+            log.info("night ends", outcome=outcome, seconds=round(seconds, 1))
+    return REFUSED if outcome == "refused" else 0
+
+
+def _show(error: Any) -> None:
+    from twinspire.show_gates import print_gates
+
+    print_gates(error.report)
+    typer.secho("refused: the bundle of before goes on being served", err=True, fg="red")
+
+
+def _forget_graphs() -> None:
+    """Lets go of what TensorFlow keeps of a fit, of which there are many in one process."""
+    import sys
+
+    if "tf_keras" in sys.modules:
+        sys.modules["tf_keras"].backend.clear_session()
+    gc.collect()

@@ -1,0 +1,94 @@
+"""How does a command do the steps of the main job? Prepared, planned, done one by one; nothing heavy at import."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twinspire.command_line import moment
+
+if TYPE_CHECKING:
+    from twinspire.config import Config
+    from twinspire.paths import RunPaths
+    from twinspire.steps import Step, StepRecord
+
+
+def prepare(
+    config: Path, overrides: list[str] | None, as_of: dt.datetime | None, runs: Path, now: dt.datetime | None
+) -> tuple[Config, RunPaths, list[Step]]:
+    """Reads what a command was told: the configuration, where things go, and the steps."""
+    from twinspire.pipeline.main_job import plan
+
+    settings, paths = settle(config, overrides, None if as_of is None else as_of.date(), runs)
+    return settings, paths, plan(settings, paths, now=moment(now), code_version=code_version())
+
+
+def settle(config: Path, overrides: list[str] | None, as_of: dt.date | None, runs: Path) -> tuple[Config, RunPaths]:
+    """The resolved configuration of a day, and where its things go."""
+    from twinspire.load_config import load
+    from twinspire.paths import RunPaths
+
+    settings = load(config, [*(overrides or []), *([f"as_of={as_of}"] if as_of else [])])
+    return settings, RunPaths(runs / settings.name, settings.as_of)
+
+
+def code_version() -> str:
+    """Version of the code, part of every digest."""
+    from importlib.metadata import version
+
+    return version("twinspire")
+
+
+def save_config(config: Config, paths: RunPaths) -> None:
+    """Puts the resolved configuration beside the records of the steps, before the first of them starts."""
+    from twinspire.load_config import dump
+
+    paths.steps.mkdir(parents=True, exist_ok=True)
+    (paths.steps / "config.yaml").write_text(dump(config), encoding="utf-8")
+
+
+def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
+    """Does a step if it is not done, and says so; returns its record, and whether it was done now."""
+    from rich.markup import escape
+
+    from twinspire.console import VERBOSE, console, quiet_libraries
+    from twinspire.steps import finished, run_step
+
+    done = None if force else finished(step)
+    if done is not None:
+        console().print(f"[dim]{step.name:<9}[/] unchanged: {escape(done.outcome)}")
+        return done, False
+    if not os.environ.get(VERBOSE):
+        # Feast lets deprecation warnings through again when it is imported: the next step starts quiet.
+        quiet_libraries()
+    record = run_step(step)
+    console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")
+    return record, True
+
+
+def need(step: Step) -> None:
+    """Refuses to go on where the step before is not done."""
+    from twinspire.steps import finished
+
+    if finished(step) is None:
+        raise ValueError(
+            f"step {step.name!r} is not done for this configuration and day; run `twinspire {step.name}` first, or "
+            "`twinspire run` for all steps"
+        )
+
+
+def print_plan(config: Config, steps: Sequence[Step]) -> None:
+    """What would be done, with the resolved configuration."""
+    from twinspire.console import console
+    from twinspire.load_config import dump
+    from twinspire.steps import finished
+
+    for step in steps:
+        state = "unchanged, would be skipped" if finished(step) else "would run"
+        writes = ", ".join(str(output) for output in step.outputs)
+        console().print(f"{step.name:<9} {state}; writes {writes}", markup=False)
+    console().print("\nresolved configuration:\n")
+    console().print(dump(config), markup=False)

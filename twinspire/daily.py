@@ -124,12 +124,14 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
     begun = time.perf_counter()
     night = night_of(config, paths, full=full)
     console().print(f"{paths.as_of} {night.why}")
+    for change in night.changes:
+        console().print(f"[yellow]changed[/] {change}")
     steps = plan(config, paths, now=now, code_version=code_version(), night=night)
     save_config(config, paths)
     records: list[dict[str, Any]] = []
     outcome = "failed"
     with night_log(paths) as log:
-        log.info("night begins", day=str(paths.as_of), why=night.why, process=os.getpid())
+        log.info("night begins", day=str(paths.as_of), why=night.why, changes=night.changes, process=os.getpid())
         try:
             for step in steps:
                 log.info("step begins", step=step.name)

@@ -15,6 +15,7 @@ from scipy import sparse
 from evaluation.metrics import judge, recall_at_k
 from features.days import day_range
 from features.encoding import Encoder, Inputs
+from features.schema_changes import SchemaFacts
 from serving import all_to_all, exact
 from serving.codebook import Codebook
 from towers.sparcode import SparCode
@@ -40,6 +41,7 @@ from twinspire.pipeline.material import (
     read_material,
     seen_items,
 )
+from twinspire.pipeline.night import COLUMNS_FILE
 from twinspire.pipeline.parent import LINEAGE_FILE, HeldOut, Parent, WarmStart, compare, read_lineage
 from twinspire.pipeline.sparcode_files import FOLDER
 from twinspire.steps import fresh_folder
@@ -96,6 +98,8 @@ def train(config: Config, paths: RunPaths, *, parent: Parent | None = None, goes
         _export(fitted, sparcode, folder)
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
         (folder / "epochs.json").write_text(json.dumps(plain, indent=2))
+        if (facts := SchemaFacts.load(paths.tables)) is not None:
+            (folder / COLUMNS_FILE).write_text(json.dumps(facts.to_plain(), indent=2))
         (folder / LINEAGE_FILE).write_text(json.dumps(_lineage(config, parent, held, goes_on=goes_on), indent=2))
         beside = ""
         if parent is not None and held is not None:

@@ -199,7 +199,7 @@ def test_the_paths_of_a_day_lie_below_its_dataset() -> None:
 
 
 def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_that_of_a_plain_run() -> None:
-    night = Night(dt.date(2024, 5, 31), goes_on=True, why="goes on", parent_digest="a")
+    night = Night(dt.date(2024, 5, 31), goes_on=True, why="goes on", parent_bundle="2024-05-31-00000000")
     steps = planned(night=night)
     left_out = {"mine", "codes"}
     assert [step.name for step in steps] == [name for name in NIGHT_STEP_NAMES if name not in left_out]
@@ -209,13 +209,14 @@ def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_th
 
 
 @pytest.mark.parametrize(
-    "change", [{"parent_digest": "b"}, {"goes_on": False}, {"parent": dt.date(2024, 5, 30)}, {"parent": None}]
+    "change",
+    [{"parent_bundle": "2024-05-31-11111111"}, {"goes_on": False}, {"parent": dt.date(2024, 5, 30)}, {"parent": None}],
 )
 def test_another_night_before_is_fitted_from_anew(change: dict[str, object]) -> None:
-    night = Night(dt.date(2024, 5, 31), goes_on=True, why="goes on", parent_digest="a")
+    night = Night(dt.date(2024, 5, 31), goes_on=True, why="goes on", parent_bundle="2024-05-31-00000000")
     assert first_changed(planned(night=night), planned(night=replace(night, **change))) == "train"  # type: ignore[arg-type]
 
 
 def test_how_nights_are_fitted_is_read_by_the_fit() -> None:
-    night = Night(None, goes_on=False, why="the first", parent_digest="")
+    night = Night(None, goes_on=False, why="the first", parent_bundle=None)
     assert first_changed(planned(night=night), planned("daily.epochs=2", night=night)) == "train"

@@ -53,7 +53,7 @@ def plan(
         "train": (
             (config.towers, config.training, config.evaluation.ks, config.sparcode and _fitted(config.sparcode)),
             _fingerprint([] if negatives.impressions is None else [negatives.impressions]),
-            () if night is None else (night.parent, night.goes_on, night.parent_digest, config.daily),
+            () if night is None else (night.parent, night.goes_on, night.parent_bundle, config.daily),
         ),
         "embed": (),
         "index": (config.index,),
@@ -109,6 +109,8 @@ def _is_published(paths: RunPaths) -> bool:
 
 
 def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | None) -> dict[str, Callable[[], str]]:
+    parent_bundle = None if night is None else night.parent_bundle
+
     def ingest() -> str:
         from twinspire.pipeline.ingest import make_tables
 
@@ -162,7 +164,7 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | N
     def bundle() -> str:
         from twinspire.pipeline.bundle import make_bundle, publish_bundle
 
-        outcome = make_bundle(config, paths, now=now, parent=_parent_bundle(paths, night))
+        outcome = make_bundle(config, paths, now=now, parent=parent_bundle)
         return f"{outcome}; {publish_bundle(config, paths, now=now)}" if night is None else outcome
 
     def evaluate() -> str:
@@ -173,7 +175,7 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | N
     def gates() -> str:
         from twinspire.pipeline.gates import check_gates
 
-        return check_gates(config, paths, parent=_parent_bundle(paths, night))
+        return check_gates(config, paths, parent=parent_bundle)
 
     def publish() -> str:
         from twinspire.pipeline.bundle import publish_bundle
@@ -182,11 +184,6 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | N
 
     actions = (ingest, features, mine, train, embed, index, codes, bundle, evaluate, gates, publish)
     return {action.__name__: action for action in actions}
-
-
-def _parent_bundle(paths: RunPaths, night: Night | None) -> str | None:
-    """Version of the bundle of the fit that a night goes on from, or is judged beside."""
-    return None if night is None or night.parent is None else RunPaths(paths.root, night.parent).bundle_name.read_text()
 
 
 def _sources(config: Config) -> list[Path]:

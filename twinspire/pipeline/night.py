@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from twinspire.config import Config
 from twinspire.load_config import ConfigError, load
 from twinspire.paths import RunPaths
-from twinspire.steps import StepRecord
 
 if TYPE_CHECKING:
     from features.schema_changes import SchemaChange
@@ -21,6 +20,8 @@ FITTED = ("dataset", "towers", "training", "sparcode")
 PUBLISH = "publish"
 # In the folder of a model: the columns of the source that it was fitted on.
 COLUMNS_FILE = "columns.json"
+# There too: how the fit came to be.
+LINEAGE_FILE = "lineage.json"
 
 
 @dataclass(frozen=True)
@@ -31,52 +32,66 @@ class Night:
         parent: The day whose fit is gone on from, or judged beside; None where there is none.
         goes_on: Whether the fit goes on from it; otherwise it begins anew.
         why: In words.
+        parent_bundle: Version of the parent's bundle; part of the digest of what is made from it.
         changes: What changed in the columns of the source since the parent, a line each.
-        parent_digest: Of the parent's published bundle step; part of the digest of what is made from it.
     """
 
     parent: dt.date | None
     goes_on: bool
     why: str
-    parent_digest: str
+    parent_bundle: str | None
     changes: tuple[str, ...] = ()
 
 
 def night_of(config: Config, paths: RunPaths, *, full: bool) -> Night:
-    """Looks for the latest night before a day whose bundle was published.
+    """Looks for the fit behind the bundle that is served, or was served before a day.
+
+    After a rollback that is the one rolled back to. Asked again for a day that is published already, it is the one that
+    this day went on from.
 
     Args:
         config: Of the day.
         paths: Of the day.
         full: Whether a fit on all days is asked for.
     """
-    days = sorted((day for day in _nights(paths) if day < config.as_of), reverse=True)
-    for day in days:
-        earlier = RunPaths(paths.root, day)
-        record = _record(earlier, PUBLISH)
-        if record is None or not (earlier.model / "lineage.json").exists():
-            continue
-        changes = _schema_changes(config, earlier)
-        said = tuple(map(str, changes))
-        why = "asked for" if full else _why_anew(config, earlier, changes)
-        if why is None:
-            return Night(day, True, f"goes on from {day}", record.digest, said)
-        return Night(day, False, f"fits everything anew: {why}", record.digest, said)
-    return Night(None, False, "fits everything: there is no published night before", "")
+    version = _served_before(paths)
+    if version is None:
+        return Night(None, False, "fits everything: no bundle was published before", None)
+    day = _day_of(version)
+    earlier = RunPaths(paths.root, day)
+    if not (earlier.model / LINEAGE_FILE).exists() or earlier.bundle_name.read_text() != version:
+        return Night(None, False, f"fits everything: the fit behind {version} is not here any more", None)
+    changes = _schema_changes(config, earlier)
+    said = tuple(map(str, changes))
+    why = "asked for" if full else _why_anew(config, earlier, changes)
+    if why is None:
+        return Night(day, True, f"goes on from {day}", version, said)
+    return Night(day, False, f"fits everything anew: {why}", version, said)
 
 
-def _nights(paths: RunPaths) -> list[dt.date]:
-    found = []
-    for folder in (paths.root / "steps").glob("????-??-??"):
-        found.append(dt.date.fromisoformat(folder.name))
-    return found
+def _served_before(paths: RunPaths) -> str | None:
+    """The bundle that was served before the day's own."""
+    from serving.bundle_folder import published
+    from serving.bundle_history import read
+    from serving.manifest import BundleError, read_manifest
 
-
-def _record(paths: RunPaths, name: str) -> StepRecord | None:
-    try:
-        return StepRecord(**json.loads((paths.steps / f"{name}.json").read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+    if not paths.bundles.is_dir():
         return None
+    version = published(paths.bundles)
+    while version is not None and _day_of(version) >= paths.as_of:
+        try:
+            version = read_manifest(paths.bundles / version).facts.parent
+        except BundleError:
+            version = None
+    if version is None:
+        earlier = [line.version for line in read(paths.bundles) if _day_of(line.version) < paths.as_of]
+        version = max(earlier, key=_day_of, default=None)
+    return version
+
+
+def _day_of(version: str) -> dt.date:
+    """The day that a bundle's name begins with."""
+    return dt.date.fromisoformat(version[:10])
 
 
 def _schema_changes(config: Config, earlier: RunPaths) -> list[SchemaChange]:
@@ -104,7 +119,7 @@ def _why_anew(config: Config, earlier: RunPaths, changes: Sequence[SchemaChange]
         return f"{' and '.join(changed)} changed since {earlier.as_of}"
     if breaking := [change.column for change in changes if change.needs_full]:
         return f"{', '.join(breaking)} changed since {earlier.as_of}"
-    lineage = json.loads((earlier.model / "lineage.json").read_text())
+    lineage = json.loads((earlier.model / LINEAGE_FILE).read_text())
     age = (config.as_of - dt.date.fromisoformat(lineage["full_fit"])).days
     every = config.daily.full_every_days
     if every is not None and age >= every:

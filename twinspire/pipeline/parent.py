@@ -26,9 +26,10 @@ from training.trainer import embed
 from training.warm_start import Arrays, Growth, load_state
 from twinspire.paths import RunPaths
 from twinspire.pipeline.material import catalogue_inputs
+from twinspire.pipeline.night import LINEAGE_FILE
 
 STATE, TRAINED = "state", "trained"
-HELD_OUT, HELD_OUT_SUMMARY, LINEAGE_FILE = "held_out.npz", "held_out.json", "lineage.json"
+HELD_OUT, HELD_OUT_SUMMARY = "held_out.npz", "held_out.json"
 # Of the hash of a user and a day, so that shares are exact to a hundredth of a percent.
 GRAIN = 10_000
 

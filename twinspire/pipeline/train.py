@@ -41,8 +41,8 @@ from twinspire.pipeline.material import (
     read_material,
     seen_items,
 )
-from twinspire.pipeline.night import COLUMNS_FILE
-from twinspire.pipeline.parent import LINEAGE_FILE, HeldOut, Parent, WarmStart, compare, read_lineage
+from twinspire.pipeline.night import COLUMNS_FILE, LINEAGE_FILE
+from twinspire.pipeline.parent import HeldOut, Parent, WarmStart, compare, read_lineage
 from twinspire.pipeline.sparcode_files import FOLDER
 from twinspire.steps import fresh_folder
 

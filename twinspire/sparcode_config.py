@@ -40,7 +40,7 @@ class SparCodeConfig(Section):
     """Codes that tokens fall into less often than this share of even use are put on tokens of the batch."""
     log_q: Literal["none", "yi2019", "khrylchenko2025"] = "yi2019"
     """Correction of the sampling bias."""
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(2, ge=1)
     """Passes over the examples."""
     batch_size: int = Field(256, ge=2)
     """Examples per step."""

@@ -79,8 +79,8 @@ class MiningFiles:
         user_vectors: Folder of user vectors.
         item_vectors: `.npy` file of the [N, D] item vectors.
         index: Index over these vectors as they are; None searches exactly, as where the index is over weighted ones.
-        users: Parquet whose row i has the user_id of user vector i.
-        items: Parquet whose row i has the item_id of item vector i.
+        users: Parquet whose row i has the user_id of user vector i, or the file of their id map.
+        items: Parquet whose row i has the item_id of item vector i, or the file of their id map.
         pairs: Parquet with user_id and item_id of what each user is known to have met, by any moment.
     """
 
@@ -223,7 +223,9 @@ def read_negatives(path: Path, encoder: Encoder) -> tuple[Ints, Ints]:
 
 
 def _ids(path: Path, name: str) -> npt.NDArray[np.object_]:
-    ids: npt.NDArray[np.object_] = pq.read_table(path, columns=[name]).column(name).to_numpy()
+    """Ids by row, of a table with such a column or of the file of an id map."""
+    held = name if name in pq.read_schema(path).names else "id"
+    ids: npt.NDArray[np.object_] = pq.read_table(path, columns=[held]).column(held).to_numpy()
     return ids
 
 

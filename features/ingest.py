@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from features.forgotten import NOBODY, Forgotten
 from features.quarantine import Quarantine, QuarantineError
 from features.schema import Schema
 from features.schema_changes import SchemaFacts
@@ -28,10 +30,11 @@ from features.sources.raw import RawTable, Source, SourceError
 from features.sources.read_events import Before, EventReader, EventsRead
 from features.sources.summary import DayFacts, IngestSummary
 from features.sources.write_events import digest_of_file, span_of
+from features.tables import WITHDRAWN_FILE
 
 __all__ = ["IngestSummary", "QuarantineError", "SourceError", "ingest", "open_source"]
 
-BELOW_MIN_RATING = "below_min_rating"
+BELOW_MIN_RATING, FORGOTTEN = "below_min_rating", "forgotten"
 
 
 def ingest(
@@ -44,6 +47,7 @@ def ingest(
     now: dt.datetime,
     progress: Callable[[int], None] | None = None,
     reuse: bool = True,
+    forgotten: Forgotten = NOBODY,
 ) -> IngestSummary:
     """Reads a source into canonical tables. Same source and arguments, same bytes, whatever was there before.
 
@@ -59,6 +63,7 @@ def ingest(
         now: Moment of the run, with a time zone; later events are set aside.
         progress: Told how many more event rows are done; rows that are not read again are not among them.
         reuse: Whether to use what `out` has; otherwise all is read.
+        forgotten: Users whose rows are left out and counted, whatever is wrong with them: set aside they would be kept.
 
     Returns:
         The counts, which are also in `manifest.json`.
@@ -74,9 +79,9 @@ def ingest(
         raise ValueError(f"now is {now.isoformat()} without a time zone; give one, such as datetime.UTC")
     ledger = out.with_name(f"{out.name}.sources")
     # Another version of Arrow may write other bytes.
-    reading = f"{source.events.reading()} {pa.__version__}"
+    reading = f"{source.events.reading()} {pa.__version__}{forgotten.digest()}"
     with _replacing(out) as folder:
-        job = _Job(folder, out.with_name(f"{out.name}.quarantine"), chunk_rows, max_quarantine_share, now)
+        job = _Job(folder, out.with_name(f"{out.name}.quarantine"), chunk_rows, max_quarantine_share, now, forgotten)
         before = _read_before(out, ledger, reading) if reuse else None
         summary, read = job.run(source, schema, before, progress or (lambda done: None))
     if read.files:
@@ -147,16 +152,19 @@ class _Job:
     chunk_rows: int
     max_share: float
     now: dt.datetime
+    forgotten: Forgotten
 
     def run(
         self, source: Source, schema: Schema, before: Before | None, progress: Callable[[int], None]
     ) -> tuple[IngestSummary, EventsRead]:
         """Reads users and items first: they are small, and their mistakes show early."""
-        users, bad_users = self._entities(source.users, entity_schema(schema, "user"), "users")
-        items, bad_items = self._entities(source.items, entity_schema(schema, "item"), "items")
+        users, bad_users, num_forgotten = self._entities(source.users, entity_schema(schema, "user"), "users")
+        items, bad_items, _ = self._entities(source.items, entity_schema(schema, "item"), "items")
+        offered = items.column(0)
         read, bad_events = self._events(source.events, before, progress)
         span = span_of(self.folder / "events", read.days)
         filtered = {} if source.events.min_reward is None else {BELOW_MIN_RATING: read.num_filtered}
+        filtered |= {FORGOTTEN: read.num_forgotten} if self.forgotten else {}
         if span is None:
             raise SourceError(
                 f"none of {read.num_rows:,} event rows can be used: {sum(bad_events.values()):,} were set aside and "
@@ -164,6 +172,9 @@ class _Job:
             )
         users, num_added_users = with_ids(users, read.ids[0].column("id").combine_chunks())
         items, num_added_items = with_ids(items, read.ids[1].column("id").combine_chunks())
+        if source.items is not None:
+            gone = pc.invert(pc.is_in(items.column(0), value_set=offered.combine_chunks()))
+            pq.write_table(items.select([0]).filter(gone), self.folder / WITHDRAWN_FILE, compression="zstd")
         pq.write_table(users, self.folder / "users.parquet", compression="zstd")
         pq.write_table(items, self.folder / "items.parquet", compression="zstd")
         tables = {"events": source.events, "users": source.users, "items": source.items}
@@ -182,26 +193,34 @@ class _Job:
             last_event=span[1],
             unused_columns={name: table.unused for name, table in tables.items() if table is not None},
             content_digest=_digest(self.folder, read.days),
+            num_forgotten_users=num_forgotten,
         )
         (self.folder / "manifest.json").write_text(
             summary.to_json(SchemaFacts.of(source, schema).to_plain()), encoding="utf-8"
         )
         return summary, read
 
-    def _entities(self, raw: RawTable | None, target: pa.Schema, name: str) -> tuple[pa.Table, dict[str, int]]:
-        table, num_rows = target.empty_table(), 0
+    def _entities(self, raw: RawTable | None, target: pa.Schema, name: str) -> tuple[pa.Table, dict[str, int], int]:
+        table, num_rows, num_forgotten = target.empty_table(), 0, 0
+        # Items have ids of their own, which may look like those of users.
+        forgotten = self.forgotten if name == "users" else NOBODY
         with Quarantine(self.folder / "quarantine" / f"{name}.parquet", name) as quarantine:
             if raw is not None:
-                table, num_rows = read_entities(raw, target, chunk_rows=self.chunk_rows, quarantine=quarantine)
-        self._check(quarantine, num_rows, name)
-        return table, quarantine.counts_by_reason()
+                table, num_rows, num_forgotten = read_entities(
+                    raw, target, chunk_rows=self.chunk_rows, quarantine=quarantine, forgotten=forgotten
+                )
+        self._check(quarantine, num_rows - num_forgotten, name)
+        return table, quarantine.counts_by_reason(), num_forgotten
 
     def _events(
         self, raw: RawTable, before: Before | None, progress: Callable[[int], None]
     ) -> tuple[EventsRead, dict[str, int]]:
         with Quarantine(self.folder / "quarantine" / "events.parquet", "events") as quarantine:
-            read = EventReader(raw, self.folder, self.chunk_rows, self.now, quarantine, progress).read(before)
-        self._check(quarantine, read.num_rows, "events")
+            reader = EventReader(
+                raw, self.folder, self.chunk_rows, self.now, quarantine, progress, forgotten=self.forgotten
+            )
+            read = reader.read(before)
+        self._check(quarantine, read.num_rows - read.num_forgotten, "events")
         return read, quarantine.counts_by_reason()
 
     def _check(self, quarantine: Quarantine, num_rows: int, name: str) -> None:

@@ -160,7 +160,10 @@ class Store:
         return {
             "project": self.settings.project,
             "provider": "local",
-            "registry": str(self._repository / "registry.db"),
+            "registry": {
+                "path": str(self._repository / "registry.db"),
+                "registry_store_type": "features.registry_file.WholeFileRegistryStore",
+            },
             "offline_store": {"type": "duckdb"},
             "online_store": online,
             "entity_key_serialization_version": 3,

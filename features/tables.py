@@ -3,6 +3,7 @@
 tables/events/2017-01-31.parquet   events of one UTC day by (timestamp, user_id, item_id)
 users.parquet               user_id and the declared user columns, by user_id
 items.parquet               item_id, item_name and the declared item columns, by item_id
+withdrawn_items.parquet     item_id of those that only events know, where the source has a table of items
 quarantine/                 rows set aside
 manifest.json               counts, and of each day a digest of its events
 """
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 
 from features.sources.events import EVENTS_SCHEMA
 from features.sources.summary import DayFacts
+
+WITHDRAWN_FILE = "withdrawn_items.parquet"
 
 
 def event_days(tables: Path) -> list[dt.date]:
@@ -73,6 +76,16 @@ def read_items(tables: Path) -> pa.Table:
     """
     _check(tables)
     return pq.read_table(tables / "items.parquet")
+
+
+def withdrawn_items(tables: Path) -> list[str]:
+    """Items that are known from events only, though the source has a table of items: they left it, or never were in it.
+
+    Their events stay part of everybody's history; they are not offered any more. Where a source has no table of items,
+    everything is offered.
+    """
+    path = tables / WITHDRAWN_FILE
+    return pq.read_table(path).column(0).to_pylist() if path.exists() else []
 
 
 def _check(tables: Path) -> None:

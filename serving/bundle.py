@@ -15,6 +15,7 @@
         sparcode/                      tokenizer, codebook and posting lists; only where SparCode is configured
         purchases/*.npy                who bought what: [U, N] in compressed rows
         popularity.npy                 [N] float32, recent events of each item
+        withdrawn.npy                  [W] int32 catalogue rows that are never answered with; only where there are any
         metrics.json  MODEL_CARD.md    how good it is, for programs and for people
 
 N items, D vector width, U user rows. Two numberings of items meet here: catalogue rows run from 0 to N - 1 and are what
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.encoding import Encoder
+from serving.denied import NO_ITEMS, Items
 from serving.exported_tower import ExportedTower
 from serving.index import INDEXES, HnswIndex
 from serving.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
@@ -52,7 +54,7 @@ USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
 ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
 ITEM_WEIGHTS = WEIGHTS_FILE
 SPARCODE = "sparcode"
-PURCHASES, POPULARITY = "purchases", "popularity.npy"
+PURCHASES, POPULARITY, WITHDRAWN = "purchases", "popularity.npy", "withdrawn.npy"
 METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
 ITEM_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, CATEGORY)
 
@@ -88,6 +90,8 @@ class Bundle:
     """[N] recent events of each item."""
     sparcode: SparCodeParts | None
     """The second retriever; None where the bundle has none."""
+    withdrawn: Items = field(default_factory=NO_ITEMS.copy)
+    """Catalogue rows, ascending, of what left the catalogue: part of histories, and never answered with."""
 
     @property
     def version(self) -> str:
@@ -153,6 +157,7 @@ class Bundle:
             purchases=purchases,
             popularity=_load_array(folder / POPULARITY, (num_items,)),
             sparcode=sparcode,
+            withdrawn=_withdrawn(folder, num_items),
         )
 
 
@@ -212,6 +217,17 @@ def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     _expect(path, "shape", list(array.shape), list(shape))
     _expect(path, "dtype", str(array.dtype), "float32")
     return array
+
+
+def _withdrawn(folder: Path, num_items: int) -> Items:
+    path = folder / WITHDRAWN
+    if not path.exists():
+        return NO_ITEMS
+    rows: Items = _load(path, lambda file: np.load(file, allow_pickle=False))
+    _expect(path, "dtype", str(rows.dtype), "int32")
+    ascend = bool((np.diff(rows, prepend=-1) > 0).all()) and int(rows.max(initial=0)) < num_items
+    _expect(path, "rows that ascend within the catalogue", ascend, True)
+    return rows
 
 
 def _ranked(folder: Path, vectors: Scores, *, has_weights: bool) -> Scores:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from features.encoding import Encoder
 from serving import bundle as layout
 from serving import bundle_history as history
 from serving.bundle_folder import no_folder, published
+from serving.denied import NO_ITEMS, Items
 from serving.folder_lock import locked
 from serving.index import HnswIndex
 from serving.manifest import (
@@ -75,6 +76,8 @@ class Parts:
     """[N] recent events of each item."""
     metrics: Mapping[str, Any]
     """Quality figures, as JSON takes them."""
+    withdrawn: Items = field(default_factory=NO_ITEMS.copy)
+    """Catalogue rows, ascending, that are never answered with."""
 
 
 def write(bundles: Path, parts: Parts, facts: Facts) -> str:
@@ -205,6 +208,8 @@ def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
     pq.write_table(parts.items.select(list(layout.ITEM_COLUMNS)), folder / layout.ITEMS)
     parts.purchases.save(folder / layout.PURCHASES)
     np.save(folder / layout.POPULARITY, parts.popularity, allow_pickle=False)
+    if len(parts.withdrawn):
+        np.save(folder / layout.WITHDRAWN, parts.withdrawn, allow_pickle=False)
     _write_json(folder / layout.METRICS, dict(parts.metrics))
     # The card names the version, so that it is written after the hash; as a report it is not part of it.
     version = version_of(facts, describe_files(folder))

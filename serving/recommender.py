@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from serving.bundle import Bundle
+from serving.denied import DeniedItems, Items
 from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
 
@@ -71,13 +72,20 @@ class Recommender:
         read_users: Reads the features of users, such as the online store's `read`.
         retrievers: Name -> retriever over this bundle; `popularity` must be among them.
         default_retriever: Name of the one that answers when none is asked for.
+        denied: Items that nobody gets, by any retriever; None where there are none. Asked anew for every request.
 
     Raises:
         ValueError: A name that is needed is not among the retrievers.
     """
 
     def __init__(
-        self, bundle: Bundle, read_users: ReadUsers, *, retrievers: Mapping[str, Retriever], default_retriever: str
+        self,
+        bundle: Bundle,
+        read_users: ReadUsers,
+        *,
+        retrievers: Mapping[str, Retriever],
+        default_retriever: str,
+        denied: DeniedItems | None = None,
     ) -> None:
         """Checks the names."""
         for name in (default_retriever, FALLBACK):
@@ -87,6 +95,7 @@ class Recommender:
         self.retrievers = dict(retrievers)
         self.default_retriever = default_retriever
         self._read_users = read_users
+        self._denied = denied
         midnight = dt.datetime.combine(bundle.manifest.facts.as_of, dt.time(), dt.UTC)
         self._as_of_seconds = int(midnight.timestamp())
 
@@ -137,7 +146,8 @@ class Recommender:
             if asked.needs_tokens and self.bundle.sparcode is not None:
                 tokens = self.bundle.sparcode.tokenizer.embed(inputs)
                 stages.end("tokenizer")
-        users = UserQueries(purchases, moments, embeddings, exclude_known, tokens)
+        denied = self._kept_out()
+        users = UserQueries(purchases, moments, embeddings, exclude_known, tokens, denied)
         rows, scores, fell_back = self._retrieve(users, name, k=k, has_past=has_past)
         stages.end("retrieval")
         answers = [
@@ -153,6 +163,11 @@ class Recommender:
         """Asks every retriever once, so that the first real request does not pay for first calls."""
         for name in self.retrievers:
             self.recommend([WARM_UP_USER], k=1, retriever=name)
+
+    def _kept_out(self) -> Items:
+        """What nobody gets now: what left the catalogue, and what is denied."""
+        withdrawn = self.bundle.withdrawn
+        return withdrawn if self._denied is None else np.union1d(withdrawn, self._denied.rows())
 
     def _check(self, user_ids: Sequence[str], k: int, retriever: str, as_of: dt.datetime | None) -> int:
         if not user_ids:
@@ -177,7 +192,10 @@ class Recommender:
         if fell_back.any():
             fallen = np.flatnonzero(fell_back)
             others = UserQueries(
-                users.purchases.of(fallen), users.as_of_seconds[fallen], exclude_known=users.exclude_known
+                users.purchases.of(fallen),
+                users.as_of_seconds[fallen],
+                exclude_known=users.exclude_known,
+                denied=users.denied,
             )
             rows, scores = rows.copy(), scores.copy()
             rows[fallen], scores[fallen] = self.retrievers[FALLBACK].retrieve(others, k)

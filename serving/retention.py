@@ -72,6 +72,30 @@ def prune(
     return removals
 
 
+def remove(bundles: Path, versions: Collection[str], *, reason: str) -> list[Removal]:
+    """Removes some bundles, whatever a retention would keep; the published one stays.
+
+    Args:
+        bundles: Folder of all bundles.
+        versions: Which; those that are not there are left out.
+        reason: Why they go.
+
+    Returns:
+        What went.
+
+    Raises:
+        BundleError: There is no such folder.
+    """
+    if not bundles.is_dir():
+        raise no_folder(bundles)
+    with locked(bundles):
+        served = published(bundles)
+        going = [entry for entry in list_bundles(bundles) if entry.version in versions and entry.version != served]
+        for entry in going:
+            _remove(bundles / entry.version)
+    return [Removal(entry.version, entry.size_bytes, reason) for entry in going]
+
+
 def expired(
     created: Mapping[str, dt.datetime],
     *,

@@ -6,12 +6,14 @@ B users, N items of the catalogue, D vector width. Items are catalogue rows, 0 t
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from serving import exact
+from serving.denied import NO_ITEMS, Items
 from serving.filters import search_unknown
 from serving.fusion import reciprocal_rank_fusion
 from serving.index import AnnIndex
@@ -39,6 +41,8 @@ class UserQueries:
     """Whether known items are kept out."""
     user_tokens: Scores | None = None
     """[B, K_u D] float32, the users' tokens for SparCode side by side; None where no retriever needs them."""
+    denied: Items = field(default_factory=NO_ITEMS.copy)
+    """Catalogue rows that are kept out for everybody, ascending and distinct."""
 
     def __post_init__(self) -> None:
         """Checks that there is one of each for every user."""
@@ -52,6 +56,13 @@ class UserQueries:
     def __len__(self) -> int:
         """B."""
         return self.purchases.num_users
+
+    @cached_property
+    def kept_out(self) -> Purchases | None:
+        """B rows: the items that each user must not get; None where everything may come."""
+        if not len(self.denied):
+            return self.purchases if self.exclude_known else None
+        return (self.purchases if self.exclude_known else self.purchases.nothing()).and_items(self.denied)
 
 
 class Retriever(Protocol):
@@ -101,16 +112,17 @@ class TwoTower:
         queries = users.query_embeddings
         if queries is None:
             raise ValueError("query_embeddings is None; this retriever needs the user vectors")
+        kept_out = users.kept_out
         if self.index is None or k > self.max_fetch:
-            exclude = users.purchases.csr() if users.exclude_known else None
+            exclude = None if kept_out is None else kept_out.csr()
             return exact.search(queries, self.vectors, k=k, exclude=exclude)
-        if not users.exclude_known:
+        if kept_out is None:
             return self.index.search(queries, k=k, ef=self.ef)
         return search_unknown(
             self.index,
             self.vectors,
             query_embeddings=queries,
-            known=users.purchases,
+            known=kept_out,
             k=k,
             ef=self.ef,
             max_fetch=self.max_fetch,
@@ -183,16 +195,17 @@ class Repeat:
         if users.exclude_known:
             return padding(len(users), k)
         own = users.purchases
-        owners = own.owners
-        age_days = np.maximum(users.as_of_seconds[owners] - own.last_seconds, 0) / SECONDS_PER_DAY
+        stays = ~np.isin(own.indices, users.denied)
+        owners, counts, last_seconds = own.owners[stays], own.counts[stays], own.last_seconds[stays]
+        age_days = np.maximum(users.as_of_seconds[owners] - last_seconds, 0) / SECONDS_PER_DAY
         return best_of_each(
             owners,
-            own.indices,
-            scores=own.counts + 1 / (2 + age_days),
+            own.indices[stays],
+            scores=counts + 1 / (2 + age_days),
             num_users=len(users),
             k=k,
             # The exact order: float32 scores cannot tell two moments of the same day apart.
-            ascending_keys=(-own.counts, -own.last_seconds),
+            ascending_keys=(-counts, -last_seconds),
         )
 
 
@@ -213,13 +226,13 @@ class Popularity:
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """See `Retriever`."""
-        known = users.purchases
-        num_known = int(known.num_per_user.max(initial=0)) if users.exclude_known else 0
-        width = min(k + num_known, len(self._order))
+        kept_out = users.kept_out
+        num_kept_out = 0 if kept_out is None else int(kept_out.num_per_user.max(initial=0))
+        width = min(k + num_kept_out, len(self._order))
         rows = np.tile(self._order[:width], (len(users), 1))
         scores = np.tile(self._scores[:width], (len(users), 1))
-        keys = known.keys if users.exclude_known else np.empty(0, np.int64)
-        return without(rows, scores, known_keys=keys, num_items=known.num_items, k=k)
+        keys = np.empty(0, np.int64) if kept_out is None else kept_out.keys
+        return without(rows, scores, known_keys=keys, num_items=users.purchases.num_items, k=k)
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,14 @@ class SparCode:
         rows, scores = padding(len(users), k)
         sums = self._take_sums()
         num_substituted = num_empty = 0
-        known, bounds = users.purchases.indices, users.purchases.indptr.tolist()
+        kept_out = users.kept_out
+        bounds = [] if kept_out is None else kept_out.indptr.tolist()
         for user, own_tokens in enumerate(tokens):
             codes, num_missing = self._codes(own_tokens)
             items, item_scores = self._postings.joined(codes)
             np.add.at(sums, items, item_scores)
-            if users.exclude_known:
-                sums[known[bounds[user] : bounds[user + 1]]] = 0
+            if kept_out is not None:
+                sums[kept_out.indices[bounds[user] : bounds[user + 1]]] = 0
             found, found_scores = _best(items, sums[items], k=k, most=self._num_tokens)
             sums[items] = 0
             rows[user, : len(found)], scores[user, : len(found)] = found, found_scores

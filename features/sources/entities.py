@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import columns
+from features.forgotten import NOBODY, Forgotten, without
 from features.quarantine import Quarantine, Reason
 from features.schema import ENTITY_KEY, Kind, Schema, Tower
 from features.sources.events import first_fault
@@ -25,8 +26,8 @@ def entity_schema(schema: Schema, tower: Tower) -> pa.Schema:
 
 
 def read_entities(
-    table: RawTable, target: pa.Schema, *, chunk_rows: int, quarantine: Quarantine
-) -> tuple[pa.Table, int]:
+    table: RawTable, target: pa.Schema, *, chunk_rows: int, quarantine: Quarantine, forgotten: Forgotten = NOBODY
+) -> tuple[pa.Table, int, int]:
     """Reads a users or items table; its declared columns are held in memory as a whole.
 
     Args:
@@ -34,22 +35,25 @@ def read_entities(
         target: Its canonical schema; the first column is the id.
         chunk_rows: Rows read at a time.
         quarantine: Gets rows without id, with text in a numeric column, and all but the first of an id.
+        forgotten: Ids whose rows are left out, unseen.
 
     Returns:
-        One row per id, sorted by id; number of rows read.
+        One row per id, sorted by id; number of rows read; how many of those were left out.
 
     Raises:
         SourceError: A column has a type that cannot be read.
     """
     traced = pa.schema([*target, pa.field(SOURCE, pa.string()), pa.field(SOURCE_ROW, pa.int64())])
     parts = [traced.empty_table()]
-    num_rows = 0
-    for chunk in table.read(chunk_rows):
+    num_rows = num_forgotten = 0
+    for read in table.read(chunk_rows):
+        chunk = without(read, table.columns[target.names[0]], forgotten) if forgotten else read
         parts.append(_judge(chunk, table, traced, quarantine))
-        num_rows += chunk.rows.num_rows
+        num_rows += read.rows.num_rows
+        num_forgotten += read.rows.num_rows - chunk.rows.num_rows
     kept, repeats = split_repeats(pa.concat_tables(parts), [target.names[0]])
     quarantine.add_repeats(repeats, Reason.DUPLICATE_ID)
-    return kept.select(target.names), num_rows
+    return kept.select(target.names), num_rows, num_forgotten
 
 
 def _judge(chunk: Chunk, table: RawTable, traced: pa.Schema, quarantine: Quarantine) -> pa.Table:

@@ -40,6 +40,7 @@ class PartFacts:
         faults: Reason -> rows set aside, without repeated rows.
         days: Day numbers of its usable events, ascending.
         latest: Its latest usable event, microseconds since 1970; None where there is none.
+        num_forgotten: Rows left out because they are of somebody who is forgotten.
     """
 
     size: int
@@ -50,6 +51,7 @@ class PartFacts:
     faults: Mapping[str, int]
     days: Sequence[int]
     latest: int | None
+    num_forgotten: int = 0
 
     @property
     def num_faults(self) -> int:

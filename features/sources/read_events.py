@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features import columns
+from features.forgotten import NOBODY, Forgotten
 from features.quarantine import Quarantine
 from features.sources.day_files import DaySpill
 from features.sources.id_days import IdDays
@@ -57,6 +58,7 @@ class EventsRead:
     Attributes:
         num_rows: Event rows of the source, with those that were not read again.
         num_filtered: Of those, filtered by their reward.
+        num_forgotten: Of those, left out because they are of somebody who is forgotten.
         days: What is in the day files.
         ids: Users and items of the events, as `IdDays.table` gives them.
         files: What is in each file of the source; empty where it is one file.
@@ -64,6 +66,7 @@ class EventsRead:
 
     num_rows: int
     num_filtered: int
+    num_forgotten: int
     days: dict[dt.date, DayFacts]
     ids: tuple[pa.Table, pa.Table]
     files: Mapping[str, PartFacts]
@@ -80,6 +83,7 @@ class EventReader:
         now: Later events are set aside.
         quarantine: Open for writing.
         progress: Told how many more rows are done.
+        forgotten: Users whose rows are left out.
     """
 
     raw: RawTable
@@ -88,6 +92,7 @@ class EventReader:
     now: dt.datetime
     quarantine: Quarantine
     progress: Callable[[int], None]
+    forgotten: Forgotten = NOBODY
 
     def read(self, before: Before | None) -> EventsRead:
         """Reads what changed since; all, where nothing is known of before."""
@@ -105,7 +110,8 @@ class EventReader:
         ids = (IdDays(), IdDays())
         same = _none_stays(before)
         days = write_days(spill, self.folder / "events", quarantine=self.quarantine, before=same, ids=ids)
-        return EventsRead(counts.num_rows, counts.num_filtered, days, (ids[0].table(), ids[1].table()), {})
+        told = (counts.num_rows, counts.num_filtered, counts.num_forgotten)
+        return EventsRead(*told, days, (ids[0].table(), ids[1].table()), {})
 
     def _read_parts(self, spill: DaySpill, before: Before | None) -> EventsRead:
         ledger = None if before is None else before.ledger
@@ -130,7 +136,8 @@ class EventReader:
             touched = {number for facts in changed for number in facts.days}
             for part in self.raw.parts:
                 if part.path.name in same and not touched.isdisjoint(same[part.path.name].days):
-                    spill_days(part.read(self.chunk_rows), self.raw, spill, now=self.now, days=touched)
+                    chunks = part.read(self.chunk_rows)
+                    spill_days(chunks, self.raw, spill, now=self.now, days=touched, forgotten=self.forgotten)
         ids, stay = (IdDays(), IdDays()), _none_stays(before)
         if before is not None and ledger is not None and kept_rows is not None:
             written_again = {day_of(number) for number in touched}
@@ -140,6 +147,7 @@ class EventReader:
         return EventsRead(
             sum(facts.num_rows for facts in files.values()),
             sum(facts.num_filtered for facts in files.values()),
+            sum(facts.num_forgotten for facts in files.values()),
             write_days(spill, self.folder / "events", quarantine=self.quarantine, before=stay, ids=ids),
             (ids[0].table(), ids[1].table()),
             files,
@@ -159,6 +167,7 @@ class EventReader:
             dict(counts.faults),
             sorted(counts.days),
             counts.latest,
+            counts.num_forgotten,
         )
 
     def _spill(self, read: Callable[[int], Iterator[Chunk]], spill: DaySpill) -> Counts:
@@ -169,6 +178,7 @@ class EventReader:
             now=self.now,
             quarantine=self.quarantine,
             progress=self.progress,
+            forgotten=self.forgotten,
         )
 
 

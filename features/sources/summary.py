@@ -40,6 +40,7 @@ class IngestSummary:
         first_event, last_event: Moments of the first and the last event.
         unused_columns: Table -> raw columns that nothing uses.
         content_digest: SHA-256 over the tables' bytes, without the quarantine: other data of the same size shows.
+        num_forgotten_users: Rows of the users table left out because they are of somebody who is forgotten.
     """
 
     rows_read: int
@@ -56,6 +57,7 @@ class IngestSummary:
     last_event: dt.datetime
     unused_columns: Mapping[str, tuple[str, ...]]
     content_digest: str
+    num_forgotten_users: int = 0
 
     def outcome(self) -> str:
         """One line for people."""

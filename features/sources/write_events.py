@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import columns
+from features.forgotten import NOBODY, Forgotten, without
 from features.quarantine import REASONS, Quarantine, Reason
 from features.sources.day_files import DAY_MICROSECONDS, DaySpill
 from features.sources.events import EVENTS_SCHEMA, judge_events
@@ -37,6 +38,7 @@ class Counts:
     Attributes:
         num_rows: Rows read.
         num_filtered: Of those, filtered by their reward.
+        num_forgotten: Of those, left out because they are of somebody who is forgotten.
         faults: Reason -> rows set aside.
         days: Day numbers of usable events.
         latest: Moment of the latest of them, microseconds since 1970; None where there is none.
@@ -44,6 +46,7 @@ class Counts:
 
     num_rows: int = 0
     num_filtered: int = 0
+    num_forgotten: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     days: set[int] = field(default_factory=set)
     latest: int | None = None
@@ -57,6 +60,7 @@ def spill_events(
     now: dt.datetime,
     quarantine: Quarantine,
     progress: Callable[[int], None],
+    forgotten: Forgotten = NOBODY,
 ) -> Counts:
     """Reads events; the usable ones go to the spill, the others to the quarantine.
 
@@ -67,16 +71,19 @@ def spill_events(
         now: Later events are set aside.
         quarantine: Open for writing.
         progress: Told how many more rows are done.
+        forgotten: Users whose rows are left out, unseen: set aside they would be kept.
 
     Returns:
         What was found.
     """
     counts = Counts()
-    for chunk in chunks:
+    for read in chunks:
+        chunk = _known(read, raw, forgotten)
         judged = judge_events(chunk, raw, now=now)
         quarantine.add_faults(chunk, judged.faults)
         spill.add(judged.events)
-        counts.num_rows += chunk.rows.num_rows
+        counts.num_rows += read.rows.num_rows
+        counts.num_forgotten += read.rows.num_rows - chunk.rows.num_rows
         counts.num_filtered += judged.num_filtered
         positions, numbers = np.unique(judged.faults[judged.faults >= 0], return_counts=True)
         counts.faults.update({REASONS[place].value: int(n) for place, n in zip(positions, numbers, strict=True)})
@@ -84,17 +91,23 @@ def spill_events(
             moments = _microseconds(judged.events)
             counts.days.update(np.unique(moments // DAY_MICROSECONDS).tolist())
             counts.latest = max(int(moments.max()), moments[0] if counts.latest is None else counts.latest)
-        progress(chunk.rows.num_rows)
+        progress(read.rows.num_rows)
     return counts
 
 
 def spill_days(
-    chunks: Iterator[Chunk], raw: RawTable, spill: DaySpill, *, now: dt.datetime, days: Collection[int]
+    chunks: Iterator[Chunk],
+    raw: RawTable,
+    spill: DaySpill,
+    *,
+    now: dt.datetime,
+    days: Collection[int],
+    forgotten: Forgotten = NOBODY,
 ) -> None:
     """Reads events once more, for some days: their usable events go to the spill, all others are left out."""
     wanted = np.array(sorted(days))
     for chunk in chunks:
-        events = judge_events(chunk, raw, now=now).events
+        events = judge_events(_known(chunk, raw, forgotten), raw, now=now).events
         spill.add(events.filter(pa.array(np.isin(_microseconds(events) // DAY_MICROSECONDS, wanted))))
 
 
@@ -188,6 +201,10 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known(chunk: Chunk, raw: RawTable, forgotten: Forgotten) -> Chunk:
+    return without(chunk, raw.columns[columns.USER_ID], forgotten) if forgotten else chunk
 
 
 def _microseconds(events: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from serving.codebook import Codebook
+from serving.denied import NO_ITEMS, Items
 from serving.index import AugmentedIndex, HnswIndex
 from serving.postings import Postings
 from serving.postings_writer import PostingsWriter
@@ -75,6 +76,7 @@ RETRIEVERS: dict[str, Retriever] = {
         ((two_tower(index=INDEX), 1.0), (Popularity(POPULARITY), 1.0)), rank_constant=1, depth=1
     ),
 }
+DENIED = [np.array(rows, np.int32) for rows in ([3], [0, 3, 5, 17, 38], [*range(38)], [*range(NUM_ITEMS)])]
 every_retriever = pytest.mark.parametrize("name", RETRIEVERS)
 every_k = pytest.mark.parametrize("k", [1, 3, 10, NUM_ITEMS, NUM_ITEMS + 5])
 excluding_or_not = pytest.mark.parametrize("exclude_known", [False, True])
@@ -92,23 +94,25 @@ def purchases() -> Purchases:
     )
 
 
-def users(rows: list[int], *, exclude_known: bool) -> UserQueries:
+def users(rows: list[int], *, exclude_known: bool, denied: Items = NO_ITEMS) -> UserQueries:
     moments = np.full(len(rows), AS_OF_SECONDS, np.int64)
     vectors = unit_vectors(NUM_USERS + 1, 4)[rows]
     # Two tokens of half the width, side by side.
-    return UserQueries(purchases().of(np.array(rows)), moments, vectors, exclude_known, user_tokens=vectors)
+    own = purchases().of(np.array(rows))
+    return UserQueries(own, moments, vectors, exclude_known, user_tokens=vectors, denied=denied)
 
 
-def everybody(*, exclude_known: bool) -> UserQueries:
+def everybody(*, exclude_known: bool, denied: Items = NO_ITEMS) -> UserQueries:
     """The unknown user first, then the four known ones."""
-    return users([*range(NUM_USERS + 1)], exclude_known=exclude_known)
+    return users([*range(NUM_USERS + 1)], exclude_known=exclude_known, denied=denied)
 
 
-def num_candidates(name: str, *, exclude_known: bool) -> npt.NDArray[np.int64]:
-    num_known = np.array([0, *(len(items) for items in KNOWN)])
+def num_candidates(name: str, *, exclude_known: bool, denied: Items = NO_ITEMS) -> npt.NDArray[np.int64]:
+    known = [set(), *map(set, KNOWN)]
+    out = set(denied.tolist())
     if name == "repeat":
-        return np.zeros_like(num_known) if exclude_known else num_known
-    return NUM_ITEMS - num_known if exclude_known else np.full_like(num_known, NUM_ITEMS)
+        return np.array([0 if exclude_known else len(items - out) for items in known])
+    return np.array([NUM_ITEMS - len(items | out if exclude_known else out) for items in known])
 
 
 @every_retriever
@@ -142,6 +146,36 @@ def test_a_known_item_never_comes_when_excluded(name: str, k: int) -> None:
     rows, _ = RETRIEVERS[name].retrieve(everybody(exclude_known=True), k)
     for own_rows, known in zip(rows[1:], KNOWN, strict=True):
         assert not set(own_rows.tolist()) & set(known)
+
+
+@every_retriever
+@every_k
+@excluding_or_not
+@pytest.mark.parametrize("denied", DENIED, ids=["one", "some", "nearly all", "all"])
+def test_a_denied_item_never_comes_and_k_others_do_where_there_are(
+    name: str, k: int, exclude_known: bool, denied: Items
+) -> None:
+    rows, scores = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known, denied=denied), k)
+    assert not set(rows.ravel().tolist()) & set(denied.tolist())
+    expected = np.minimum(num_candidates(name, exclude_known=exclude_known, denied=denied), k)
+    assert (rows >= 0).sum(axis=1).tolist() == expected.tolist()
+    for own_rows, own_scores, known in zip(rows, scores, [[], *KNOWN], strict=True):
+        found = own_rows[own_rows >= 0]
+        assert len(set(found.tolist())) == len(found)
+        assert not (exclude_known and set(found.tolist()) & set(known))
+        assert (own_scores[: len(found) - 1] >= own_scores[1 : len(found)]).all() if len(found) else True
+
+
+# In a fused list ranks move up, and with them the scores that are made of ranks.
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if not name.startswith("fused")])
+@excluding_or_not
+def test_what_is_left_keeps_its_order_and_its_scores_when_items_are_denied(name: str, exclude_known: bool) -> None:
+    asked = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known), NUM_ITEMS)
+    found = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known, denied=DENIED[1]), NUM_ITEMS)
+    for (rows, scores), (left, left_scores) in zip(zip(*asked, strict=True), zip(*found, strict=True), strict=True):
+        stays = ~np.isin(rows, DENIED[1]) & (rows >= 0)
+        np.testing.assert_array_equal(rows[stays], left[left >= 0])
+        np.testing.assert_allclose(scores[stays], left_scores[left >= 0], rtol=1e-5, atol=1e-6)
 
 
 @every_retriever

@@ -80,3 +80,22 @@ def test_feasts_own_command_line_reads_the_registry(make_store: Callable[..., St
     assert said.exit_code == 0
     assert "user_daily" in said.output
     assert "item_daily" in said.output
+
+
+def test_a_registry_that_cannot_be_written_stays_as_it_was(
+    make_store: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = make_store(tmp_path).feast.registry._registry_store
+    path = tmp_path / "feast" / "registry.db"
+    before = path.read_bytes()
+
+    def half(self: Path, content: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left"):
+        kept.update_registry_proto(kept.get_registry_proto())
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.glob(".*")] == []

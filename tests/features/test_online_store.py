@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from features.online import empty_online_store
+from features.online import empty_online_store, forget_online
 from features.store import Store
 
 START = dt.datetime(2017, 1, 1, tzinfo=dt.UTC)
@@ -153,3 +153,39 @@ def test_redis_which_refuses_what_is_not_younger_is_filled_again_once_emptied(
     make_store: Callable[..., Store], rows: list[Row], tmp_path: Path, redis_address: str
 ) -> None:
     assert_goes_back_where_it_was_emptied(make_store(tmp_path / "store", user=rows, redis=redis_address))
+
+
+def assert_forgets_one_and_keeps_the_others(store: Store) -> None:
+    store.materialize(day(4) - LOOK_BACK, day(4))
+    others = ["boris", "late"]
+    before = store.read_online(others)
+    assert forget_online(store, ["anna", "zoë", "nobody"]) == 2
+    assert forget_online(store, ["anna", "zoë", "nobody"]) == 0
+    for row in store.read_online(["anna", "zoë"]).drop_columns(["user_id"]).to_pylist():
+        assert set(row.values()) == {None}
+    assert store.read_online(others).equals(before)
+
+
+def test_a_person_is_forgotten_to_the_last_byte_and_others_stay(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
+) -> None:
+    store = make_store(tmp_path, user=rows)
+    assert_forgets_one_and_keeps_the_others(store)
+    content = (tmp_path / "feast" / "online.db").read_bytes()
+    assert b"anna" not in content
+    assert b"boris" in content
+
+
+def test_redis_forgets_a_person_and_keeps_the_others(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path, redis_address: str
+) -> None:
+    assert_forgets_one_and_keeps_the_others(make_store(tmp_path / "store", user=rows, redis=redis_address))
+
+
+def test_where_there_is_no_online_store_yet_nobody_is_forgotten(
+    make_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = make_store(tmp_path)
+    (tmp_path / "feast" / "online.db").unlink(missing_ok=True)
+    assert forget_online(store, ["anna"]) == 0
+    assert not (tmp_path / "feast" / "online.db").exists()

@@ -1,6 +1,6 @@
 """A server over a bundle whose online store is one Parquet table: `python serve_for_tests.py BUNDLE TABLE GATE`.
 
-Reading the user `slow` waits until somebody opens the named pipe GATE for writing.
+Reading the user `slow` waits until somebody opens the named pipe GATE for writing; beside it may lie denied_items.txt.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def main() -> None:
     """Serves until it is stopped."""
     from serving.app import create_app
     from serving.bundle import Bundle
+    from serving.denied import DeniedItems
     from serving.recommender import Recommender, build_retrievers
     from serving.server import run
 
@@ -38,7 +39,8 @@ def main() -> None:
         bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
     )
     read = reader(pq.read_table(sys.argv[2]), gate=Path(sys.argv[3]))
-    recommender = Recommender(bundle, read, retrievers=retrievers, default_retriever="fused")
+    denied = DeniedItems(Path(sys.argv[3]).with_name("denied_items.txt"), bundle.encoder.item_ids)
+    recommender = Recommender(bundle, read, retrievers=retrievers, default_retriever="fused", denied=denied)
     run(create_app(recommender, max_k=100), "127.0.0.1", 0)
 
 

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,3 +200,33 @@ def test_sigterm_answers_what_is_under_way_and_then_stops(written: Path, online_
             process.send_signal(signal.SIGTERM)
         assert answer.result().status_code == 200
         assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+
+
+def test_an_item_is_denied_and_allowed_again_while_the_server_runs(
+    written: Path, online_file: Path, tmp_path: Path
+) -> None:
+    denied = tmp_path / "denied_items.txt"
+    with (
+        running(written, online_file, tmp_path / "gate") as (_, address),
+        httpx.Client(base_url=address, trust_env=False) as client,
+    ):
+
+        def answered(retriever: str) -> list[str]:
+            asked = {"user_ids": ["u1", "stranger"], "k": 5, "retriever": retriever}
+            results = client.post("/v1/recommend", json=asked).json()["results"]
+            assert retriever == "repeat" or [len(result["items"]) for result in results] == [5, 5]
+            return [item["item_id"] for result in results for item in result["items"]]
+
+        def until(holds: Callable[[], bool]) -> None:
+            # The server looks once a second.
+            deadline = time.monotonic() + 30
+            while not holds():
+                assert time.monotonic() < deadline
+
+        worst = answered("popularity")[0]
+        denied.write_text(f"{worst}\n")
+        until(lambda: worst not in answered("popularity"))
+        for retriever in ("two_tower", "repeat", "fused"):
+            assert worst not in answered(retriever)
+        denied.unlink()
+        until(lambda: worst in answered("popularity"))

@@ -16,7 +16,7 @@ from serving.bundle_folder import list_bundles, published, rollback_target
 from serving.folder_lock import locked
 from serving.manifest import BundleError, Facts, read_manifest
 from serving.publish import Parts, current, publish, write
-from serving.retention import expired, prune
+from serving.retention import expired, prune, remove
 
 Hollow = Callable[..., str]
 NOW = dt.datetime(2018, 1, 1, tzinfo=dt.UTC)
@@ -168,3 +168,14 @@ def test_limits_hold_for_any_bundles(
         later = sum((created[other], other) > (created[version], version) for other in created)
         too_old = max_age_days is not None and NOW - created[version] > dt.timedelta(days=max_age_days)
         assert too_old or (keep is not None and later >= keep)
+
+
+def test_chosen_bundles_go_but_for_the_published_one(bundles: Path) -> None:
+    versions = [entry.version for entry in list_bundles(bundles)]
+    chosen = [version for version in versions if int(version[-8:], 16) in (1, 2, 5)]
+    gone = remove(bundles, [*chosen, "2018-01-01-00000000"], reason="asked for")
+    assert sorted(int(removal.name[-8:], 16) for removal in gone) == [1, 2]
+    assert {removal.reason for removal in gone} == {"asked for"}
+    assert numbers(bundles) == [3, 4, 5, 6]
+    with pytest.raises(BundleError, match="no such folder"):
+        remove(bundles / "none", chosen, reason="asked for")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from beam_jobs.embed import vector_schema
 from beam_jobs.mine_negatives import NEGATIVES_SCHEMA
+from features.ids import IdMap
 from serving.index import INDEXES
 from serving.weights import load_weights, weighted
 from twinspire.config import Config
@@ -186,3 +188,24 @@ def test_the_margin_of_each_item_is_its_weight(fit: Callable[..., RunPaths]) -> 
     assert "weighted by margin^1, 0 of 40 missing" in outcome
     weights = load_weights(paths.index / "item_weights.npy", num_items=NUM_ITEMS)
     np.testing.assert_allclose(weights[1:], margins[1:] / 2, rtol=1e-5)
+
+
+def test_a_fit_whose_features_were_made_anew_for_others_is_mined_by_the_ids_of_its_encoder(
+    fit: Callable[..., RunPaths],
+) -> None:
+    yesterday = fit(YESTERDAY)
+    expected = mined_of(yesterday)
+    (yesterday.model / "encoder").mkdir()
+    for tower, number in (("user", NUM_USERS), ("item", NUM_ITEMS)):
+        ids = IdMap([f"{tower[0]}{row}" for row in range(number)])
+        ids.save(yesterday.model / "encoder" / f"{tower}_ids.parquet")
+    shutil.rmtree(yesterday.features / "catalogue")
+    assert mined_of(yesterday).equals(expected)
+
+
+def mined_of(yesterday: RunPaths) -> pa.Table:
+    """Negatives of today, mined with yesterday's fit."""
+    today = RunPaths(yesterday.root, TODAY)
+    shutil.copyfile(yesterday.pairs, today.pairs)
+    mine(configured(), today)
+    return mined(today)

@@ -1,0 +1,150 @@
+"""Who is to be forgotten? Salted hashes of user ids, never the ids themselves, so that a source cannot bring them back.
+
+    forgotten.json     {"format": 1, "salt": "<hex>", "hashes": ["<SHA-256 of salt and id>", ...]}, for its owner only
+
+Whoever has the file and guesses an id can tell that it is there: it is kept from others (mode 600), and the salt, one
+for each dataset, keeps lists of several datasets from being compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.sources.raw import Chunk
+from features.sources.values import to_text
+
+FORMAT = 1
+SALT_BYTES = 16
+# Between the fields of a line that could not be split.
+DELIMITERS = (",", ";", "\t", "|", "::", ":", " ")
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Ids that are known by their hashes alone; `user_id in forgotten` tells whether one of them is meant.
+
+    Attributes:
+        salt: Of this dataset, hexadecimal; empty where nobody is forgotten yet.
+        hashes: SHA-256 of salt and id, hexadecimal.
+    """
+
+    salt: str = ""
+    hashes: frozenset[str] = frozenset()
+
+    def __contains__(self, user_id: object) -> bool:
+        """Whether an id is among them."""
+        return bool(self.hashes) and isinstance(user_id, str) and self._hash(user_id) in self.hashes
+
+    def __bool__(self) -> bool:
+        """Whether there is anybody."""
+        return bool(self.hashes)
+
+    def digest(self) -> str:
+        """Tells one list from another: 12 hex digits; empty where nobody is on it."""
+        return hashlib.sha256("".join(sorted(self.hashes)).encode()).hexdigest()[:12] if self.hashes else ""
+
+    def and_also(self, user_ids: Iterable[str]) -> Forgotten:
+        """The same with more people."""
+        salted = self if self.salt else replace(self, salt=secrets.token_hex(SALT_BYTES))
+        return replace(salted, hashes=salted.hashes | {salted._hash(user_id) for user_id in user_ids})
+
+    def save(self, path: Path) -> None:
+        """Replaces the file at once, readable by its owner alone; on disk before this returns."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.unlink(missing_ok=True)
+        plain = {"format": FORMAT, "salt": self.salt, "hashes": sorted(self.hashes)}
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(json.dumps(plain, indent=2))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Forgotten:
+        """Reads what `save` wrote; nobody where there is no file.
+
+        Raises:
+            ValueError: The file is damaged: to go on without it would bring people back.
+        """
+        try:
+            plain = json.loads(path.read_text())
+            if plain["format"] != FORMAT:
+                raise ValueError(f"format {plain['format']}")
+            return cls(str(plain["salt"]), frozenset(map(str, plain["hashes"])))
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: cannot be read ({error}), expected the list of who is forgotten, format {FORMAT}; restore it "
+                "from a backup, because without it their events would be read again"
+            ) from None
+
+    def _hash(self, user_id: str) -> str:
+        return hashlib.sha256(f"{self.salt}:{user_id}".encode()).hexdigest()
+
+
+NOBODY = Forgotten()
+
+
+def are_of(people: Container[str], ids: pa.Array | pa.ChunkedArray) -> Mask:
+    """Which ids are of some people: [n] string -> [n] bool; a null is of nobody. Each distinct id is looked at once."""
+    distinct = pc.unique(ids)
+    named = np.array([value is not None and value in people for value in distinct.to_pylist()], dtype=bool)
+    if not named.any():
+        return np.zeros(len(ids), dtype=bool)
+    found: Mask = named[pc.index_in(ids, value_set=distinct).to_numpy(zero_copy_only=False)]
+    return found
+
+
+def name_any(people: Container[str], texts: pa.Array | pa.ChunkedArray) -> Mask:
+    """Which raw rows name somebody: [n] string, JSON objects or lines -> [n] bool; null names nobody.
+
+    No column is known here: a row counts as theirs where any of its fields is one of the ids.
+    """
+    return np.array(
+        [text is not None and any(field in people for field in _fields(text)) for text in texts.to_pylist()]
+    )
+
+
+def without(chunk: Chunk, column: str, people: Container[str]) -> Chunk:
+    """The rows of a chunk that are not of some people.
+
+    Args:
+        chunk: n raw rows.
+        column: Raw column of the user id.
+        people: Who is left out; also where a line could not be split and one of its fields is an id of theirs.
+    """
+    ids = to_text(chunk.rows.column(column), f"{chunk.file}, column {column!r}")
+    gone = are_of(people, ids)
+    if chunk.broken.null_count < len(chunk.broken):
+        gone |= name_any(people, chunk.broken)
+    if not gone.any():
+        return chunk
+    kept = pa.array(~gone)
+    return Chunk(chunk.file, chunk.numbers.filter(kept), chunk.rows.filter(kept), chunk.broken.filter(kept))
+
+
+def _fields(text: str) -> set[str]:
+    """What may be an id in a row as text."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        row = {"line": text}
+    values = [str(value) for value in row.values() if value is not None] if isinstance(row, dict) else [text]
+    if isinstance(row, dict) and row.keys() == {"line"}:
+        values += [field.strip(" \"'\r\n") for delimiter in DELIMITERS for field in values[0].split(delimiter)]
+    return {name for value in values for name in (value, value.removesuffix(".0"))}

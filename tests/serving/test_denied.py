@@ -1,0 +1,157 @@
+"""Is an item gone as soon as the file says so, and back when it no longer does?"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from features.id_lines import check_line, ids_in
+from features.ids import IdMap
+from serving.bundle import Bundle
+from serving.denied import LOOK_SECONDS, DeniedItems
+from serving.recommender import Recommender
+
+ITEMS = IdMap(["a", "b", "c", "d"])
+
+
+class Clock:
+    """Tells the time that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "denied_items.txt"
+
+
+def replace(file: Path, text: str) -> None:
+    """Writes as the command does: another file takes the name."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    os.replace(new, file)
+
+
+def test_a_change_is_seen_after_a_second_and_not_looked_for_before(file: Path, clock: Clock) -> None:
+    denied = DeniedItems(file, ITEMS, clock=clock)
+    assert denied.rows().tolist() == []
+    replace(file, "c\n")
+    clock.seconds += LOOK_SECONDS / 2
+    assert denied.rows().tolist() == []
+    clock.seconds += LOOK_SECONDS / 2
+    assert denied.rows().tolist() == [2]
+    replace(file, "# all of them\nd\na  # recalled\nd\n\n")
+    clock.seconds += LOOK_SECONDS
+    rows = denied.rows()
+    assert (rows.tolist(), str(rows.dtype)) == ([0, 3], "int32")
+    file.unlink()
+    clock.seconds += LOOK_SECONDS
+    assert denied.rows().tolist() == []
+
+
+def test_a_file_that_has_not_changed_is_not_read_again(
+    file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(file, "c\n")
+    denied = DeniedItems(file, ITEMS, clock=clock)
+    rows = denied.rows()
+    monkeypatch.setattr(Path, "read_text", None)
+    for _ in range(3):
+        clock.seconds += LOOK_SECONDS
+        assert denied.rows() is rows
+
+
+def test_unknown_ids_are_counted_in_the_log_once(file: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    replace(file, "c\nx\ny\n")
+    denied = DeniedItems(file, ITEMS, clock=clock)
+    for _ in range(3):
+        assert denied.rows().tolist() == [2]
+        clock.seconds += LOOK_SECONDS
+    assert [record.getMessage() for record in caplog.records] == [f"{file}: 1 items denied, 2 more not in this bundle"]
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_what_cannot_be_read_leaves_denied_what_was(file: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    replace(file, "c\n")
+    denied = DeniedItems(file, ITEMS, clock=clock)
+    denied.rows()
+    file.write_bytes(b"\xff\xfe")
+    clock.seconds += LOOK_SECONDS
+    assert denied.rows().tolist() == [2]
+    assert "cannot be read" in caplog.records[-1].getMessage()
+    replace(file, "b\n")
+    clock.seconds += LOOK_SECONDS
+    assert denied.rows().tolist() == [1]
+
+
+@pytest.mark.parametrize("retriever", ["two_tower", "repeat", "popularity", "fused"])
+@pytest.mark.parametrize("user_id", ["u1", "stranger"])
+def test_the_recommender_follows_between_two_requests(
+    bundle: Bundle,
+    recommender: Recommender,
+    read_users: Callable[[list[str]], pa.Table],
+    file: Path,
+    clock: Clock,
+    retriever: str,
+    user_id: str,
+) -> None:
+    denied = DeniedItems(file, bundle.encoder.item_ids, clock=clock)
+    following = Recommender(
+        bundle, read_users, retrievers=recommender.retrievers, default_retriever="fused", denied=denied
+    )
+
+    def answered() -> list[str]:
+        answer = following.recommend([user_id], k=3, retriever=retriever).answers[0]
+        return [item["item_id"] for item in answer.items]
+
+    before = answered()
+    replace(file, f"{before[0]}\n{before[1]}\n")
+    clock.seconds += LOOK_SECONDS
+    after = answered()
+    assert not {before[0], before[1]} & set(after)
+    assert before[2] in after
+    # Of the three that u1 bought, one is left to repeat; of all others there are enough.
+    assert len(after) == (1 if (retriever, user_id) == ("repeat", "u1") else 3)
+    file.unlink()
+    clock.seconds += LOOK_SECONDS
+    assert answered() == before
+
+
+def test_where_all_that_a_user_bought_is_denied_something_popular_comes_instead(
+    bundle: Bundle,
+    recommender: Recommender,
+    read_users: Callable[[list[str]], pa.Table],
+    file: Path,
+) -> None:
+    replace(file, "i0\ni1\ni2\n")
+    denied = DeniedItems(file, bundle.encoder.item_ids)
+    asked = Recommender(
+        bundle, read_users, retrievers=recommender.retrievers, default_retriever="repeat", denied=denied
+    )
+    answer = asked.recommend(["u1"], k=40).answers[0]
+    assert answer.fallback == "popularity"
+    assert len(answer.items) == len(bundle.encoder.item_ids) - 1 - 3
+    assert not {"i0", "i1", "i2"} & {item["item_id"] for item in answer.items}
+
+
+def test_lines_name_ids_and_comments_name_none() -> None:
+    text = "# head\n\n a \nb#1\nc # why\nd e\n#f\n"
+    assert ids_in(text) == ["a", "b#1", "c", "d e"]
+    assert check_line("b#1") == "b#1"
+    for name in ("", " a", "a\nb", "#a", "a #b"):
+        with pytest.raises(ValueError, match=r"cannot stand on a line by itself"):
+            check_line(name)

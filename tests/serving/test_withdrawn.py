@@ -1,0 +1,57 @@
+"""Does what left the catalogue stay in the bundle, and out of every answer?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from serving.bundle import WITHDRAWN, Bundle
+from serving.denied import DeniedItems
+from serving.manifest import BundleError, Facts
+from serving.publish import Parts, write
+from serving.recommender import Recommender, build_retrievers
+
+Sign = Callable[..., Path]
+
+
+@pytest.fixture
+def without_two(parts: Parts, facts: Facts, tmp_path: Path) -> Path:
+    """A bundle whose items i0 and i2 left the catalogue."""
+    withdrawn = np.array([0, 2], np.int32)
+    return tmp_path / write(tmp_path, dataclasses.replace(parts, withdrawn=withdrawn), facts)
+
+
+def test_no_retriever_answers_with_it_whatever_is_denied_beside_it(
+    without_two: Path, read_users: Callable[[list[str]], pa.Table]
+) -> None:
+    bundle = Bundle.open(without_two)
+    retrievers = build_retrievers(
+        bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
+    )
+    (without_two.parent / "denied.txt").write_text("i1\n")
+    denied = DeniedItems(without_two.parent / "denied.txt", bundle.encoder.item_ids)
+    for also, gone in ((None, {"i0", "i2"}), (denied, {"i0", "i1", "i2"})):
+        recommender = Recommender(bundle, read_users, retrievers=retrievers, default_retriever="fused", denied=also)
+        for name in retrievers:
+            for answer in recommender.recommend(["u4", "stranger"], k=40, retriever=name).answers:
+                found = {item["item_id"] for item in answer.items}
+                assert not gone & found
+                assert len(found) == (40 - len(gone) if name in ("two_tower", "popularity", "fused") else len(found))
+    assert bundle.purchases.counts.sum() > 0
+
+
+def test_where_nothing_left_there_is_no_such_file(written: Path) -> None:
+    assert not (written / WITHDRAWN).exists()
+    assert Bundle.open(written).withdrawn.tolist() == []
+
+
+@pytest.mark.parametrize("rows", [[2, 0], [0, 0], [-1, 3], [3, 40]])
+def test_rows_that_cannot_be_are_refused(folder: Path, sign: Sign, rows: list[int]) -> None:
+    np.save(folder / WITHDRAWN, np.array(rows, np.int32))
+    with pytest.raises(BundleError, match=r"withdrawn\.npy: rows that ascend within the catalogue is False"):
+        Bundle.open(sign(folder))

@@ -1,0 +1,99 @@
+"""Which command takes an item out of all answers at once? A file that a running server looks at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twinspire.command_line import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Overrides, Runs, errors
+from twinspire.job import settle
+
+if TYPE_CHECKING:
+    from twinspire.paths import RunPaths
+
+HEAD = "# Items that are never answered with, an id a line; kept by `twinspire deny`.\n"
+
+
+def deny(
+    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Item id; may be repeated.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Allow the items again.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show what is denied.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Keep items out of all answers from now on; a running server follows within a second."""
+    with errors():
+        _, paths = settle(config, set_, None, runs)
+        if bool(item) == list_ or (undo and list_):
+            raise ValueError("give either --item ID, with --undo to allow it again, or --list")
+        if item:
+            _change(paths, item, undo=undo)
+        denied, in_bundle = _read(paths.denied_items), _items_of_bundle(paths)
+        rows = [{"item_id": name, "in_bundle": in_bundle is None or name in in_bundle} for name in denied]
+        if as_json:
+            typer.echo(json.dumps(rows, indent=2))
+        elif list_:
+            _print(rows)
+        else:
+            _tell(item or [], rows, undo=undo)
+
+
+def _change(paths: RunPaths, items: Sequence[str], *, undo: bool) -> None:
+    """Adds items to the file, or takes them out; comments and the order of the others stay."""
+    from features.id_lines import check_line, ids_in
+    from serving.folder_lock import locked
+    from twinspire.whole_files import replace_text
+
+    for name in items:
+        check_line(name)
+    path = paths.denied_items
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Against another call: what it adds must not be lost.
+    with locked(path.parent):
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else HEAD.splitlines()
+        if undo:
+            lines = [line for line in lines if not set(ids_in(line)) & set(items)]
+        else:
+            there = set(ids_in("\n".join(lines)))
+            lines += [name for name in dict.fromkeys(items) if name not in there]
+        replace_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _read(path: Path) -> list[str]:
+    from features.id_lines import ids_in
+
+    return ids_in(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _items_of_bundle(paths: RunPaths) -> set[str] | None:
+    """Ids of the items of the published bundle; None where there is none."""
+    import pyarrow.parquet as pq
+
+    path = paths.bundles / "current" / "items.parquet"
+    return set(pq.read_table(path, columns=["item_id"]).column(0).to_pylist()) if path.exists() else None
+
+
+def _print(rows: Sequence[dict[str, object]]) -> None:
+    from twinspire.console import console
+
+    if not rows:
+        console().print("nothing is denied")
+    for row in rows:
+        note = "" if row["in_bundle"] else "   (not in the published bundle)"
+        console().print(f"{row['item_id']}{note}", markup=False)
+
+
+def _tell(items: Sequence[str], rows: Sequence[dict[str, object]], *, undo: bool) -> None:
+    from twinspire.console import console
+
+    unknown = {row["item_id"] for row in rows if not row["in_bundle"]}
+    for name in dict.fromkeys(items):
+        said = "is allowed again" if undo else "is denied; a running server follows within a second"
+        note = "; the published bundle has no such item: check the spelling" if name in unknown else ""
+        console().print(f"{name} {said}{note}", markup=False)

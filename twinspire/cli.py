@@ -33,6 +33,8 @@ from twinspire.command_line import (
 )
 from twinspire.comparisons import ablate, benchmarks
 from twinspire.daily import backfill, daily, status
+from twinspire.deny import deny
+from twinspire.forget import forget
 from twinspire.job import do, need, prepare, print_plan, save_config
 from twinspire.lock import only_run
 
@@ -238,6 +240,8 @@ def serve(
 app.command()(daily)
 app.command()(backfill)
 app.command()(status)
+app.command()(deny)
+app.command()(forget)
 app.command()(ablate)
 app.add_typer(benchmarks, name="benchmark")
 app.add_typer(bundles, name="bundles")

@@ -1,6 +1,7 @@
 """What do all commands share? Flags that mean the same everywhere, and errors told in one line.
 
-Exit codes: 0 done; 1 a step failed, its message says why; 2 the command line or the configuration is wrong.
+Exit codes: 0 done; 1 a step failed, its message says why; 2 the command line or the configuration is wrong; 4 another
+run is at work on the same runs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Now = Annotated[
 ]
 DEFAULT_CONFIG = Path("configs/complete_journey.yaml")
 DEFAULT_RUNS = Path("runs")
+BUSY = 4
 
 
 def moment(now: dt.datetime | None) -> dt.datetime:
@@ -39,22 +41,30 @@ def moment(now: dt.datetime | None) -> dt.datetime:
 @contextmanager
 def errors() -> Iterator[None]:
     """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
+    from twinspire.exhausted import exhausted
     from twinspire.load_config import ConfigError
+    from twinspire.lock import BusyError
 
     try:
         yield
     except ConfigError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
+    except BusyError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(BUSY) from None
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         _fail(error)
     except Exception as error:
-        # Feast and the Redis client have no common ancestor with the others: an unreachable store is not a defect.
-        if type(error).__module__.partition(".")[0] not in ("feast", "redis"):
+        # What stores raise has no common ancestor with the others: an unreachable or broken one is not a defect.
+        if type(error).__module__.partition(".")[0] not in ("feast", "redis", "sqlite3") and exhausted(error) is None:
             raise
         _fail(error)
 
 
 def _fail(error: Exception) -> NoReturn:
-    typer.secho(f"error: {error}", err=True, fg="red")
+    from twinspire.exhausted import ExhaustedError, exhausted
+
+    said = None if isinstance(error, ExhaustedError) else exhausted(error)
+    typer.secho(f"error: {f'{said}, and run again' if said else error}", err=True, fg="red")
     raise typer.Exit(1) from None

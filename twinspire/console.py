@@ -62,6 +62,8 @@ def quiet_libraries() -> None:
     # The root logger is the one that Beam itself warns through.
     for name in (None, "absl", "apache_beam", "feast", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What Beam logs there, with its stack, it also raises.
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

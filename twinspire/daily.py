@@ -17,13 +17,13 @@ import typer
 
 from twinspire.command_line import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Force, Now, Overrides, Runs, errors, moment
 from twinspire.job import code_version, do, save_config, settle
-from twinspire.lock import BusyError, only_run
+from twinspire.lock import only_run
 
 if TYPE_CHECKING:
     from twinspire.config import Config
     from twinspire.paths import RunPaths
 
-REFUSED, BUSY = 3, 4
+REFUSED = 3
 
 Day = Annotated[
     dt.datetime | None,
@@ -106,12 +106,11 @@ def _exit_if(code: int) -> None:
 
 def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
     """Does a night under the lock; returns its exit code."""
-    try:
-        with only_run(paths.root, command=f"twinspire daily --date {paths.as_of}", now=now):
-            return _do_night(config, paths, full=full, force=force, now=now)
-    except BusyError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        return BUSY
+    from twinspire.steps import remove_left_over
+
+    with only_run(paths.root, command=f"twinspire daily --date {paths.as_of}", now=now):
+        remove_left_over(paths.root)
+        return _do_night(config, paths, full=full, force=force, now=now)
 
 
 def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
@@ -132,6 +131,8 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
     outcome = "failed"
     with night_log(paths) as log:
         log.info("night begins", day=str(paths.as_of), why=night.why, changes=night.changes, process=os.getpid())
+        # For whoever looks after a kill, which leaves no time to say anything.
+        write_summary(config, paths, night, [], outcome="unfinished", seconds=0, now=now)
         try:
             for step in steps:
                 log.info("step begins", step=step.name)

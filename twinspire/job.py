@@ -45,9 +45,9 @@ def code_version() -> str:
 def save_config(config: Config, paths: RunPaths) -> None:
     """Puts the resolved configuration beside the records of the steps, before the first of them starts."""
     from twinspire.load_config import dump
+    from twinspire.whole_files import replace_text
 
-    paths.steps.mkdir(parents=True, exist_ok=True)
-    (paths.steps / "config.yaml").write_text(dump(config), encoding="utf-8")
+    replace_text(paths.steps / "config.yaml", dump(config))
 
 
 def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
@@ -55,6 +55,7 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
     from rich.markup import escape
 
     from twinspire.console import VERBOSE, console, quiet_libraries
+    from twinspire.exhausted import ExhaustedError, exhausted
     from twinspire.steps import finished, run_step
 
     done = None if force else finished(step)
@@ -64,7 +65,12 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
     if not os.environ.get(VERBOSE):
         # Feast lets deprecation warnings through again when it is imported: the next step starts quiet.
         quiet_libraries()
-    record = run_step(step)
+    try:
+        record = run_step(step)
+    except Exception as error:
+        if (said := exhausted(error)) is None:
+            raise
+        raise ExhaustedError(f"step {step.name!r}: {said}, and run again: finished steps are kept") from error
     console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")
     return record, True
 

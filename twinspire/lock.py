@@ -7,12 +7,14 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 LOCK_FILE = ".lock"
+LOOK_SECONDS = 1.0
 
 
 class BusyError(RuntimeError):
@@ -33,14 +35,12 @@ def only_run(root: Path, *, command: str, now: dt.datetime) -> Iterator[None]:
     """
     root.mkdir(parents=True, exist_ok=True)
     with (root / LOCK_FILE).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(file):
             holder = _read(file) or {"command": "another run", "process": "?", "host": "?", "since": "?"}
             raise BusyError(
                 f"{root}: {holder['command']} is at work here (process {holder['process']} on {holder['host']}, since "
                 f"{holder['since']}); wait until it has ended, or stop it"
-            ) from None
+            )
         holder = {"command": command, "process": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()}
         file.truncate(0)
         file.write(json.dumps(holder))
@@ -49,6 +49,20 @@ def only_run(root: Path, *, command: str, now: dt.datetime) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _taken(file: Any) -> bool:
+    """Takes the lock; tries again for a moment, as somebody may only be looking whether it is held."""
+    until = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(LOOK_SECONDS / 20)
+        else:
+            return True
 
 
 def holder_of(root: Path) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from twinspire.config import Config
 from twinspire.lock import holder_of
 from twinspire.paths import RunPaths
 from twinspire.pipeline.night import Night
+from twinspire.whole_files import replace_text
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def write_summary(
     seconds: float,
     now: dt.datetime,
 ) -> None:
-    """Writes how a night went: `outcome` is published, refused or failed."""
+    """Writes how a night went: `outcome` is published, refused, failed, or unfinished: at work, or killed at it."""
     rows = [step for step in steps if step["name"] == "bundle"]
     summary = {
         "day": str(paths.as_of),
@@ -59,10 +59,7 @@ def write_summary(
         "recall": _recall(paths),
         "steps": list(steps),
     }
-    paths.night.parent.mkdir(parents=True, exist_ok=True)
-    temporary = paths.night.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=2))
-    os.replace(temporary, paths.night)
+    replace_text(paths.night, json.dumps(summary, indent=2))
 
 
 def _recall(paths: RunPaths) -> dict[str, Any] | None:

@@ -6,6 +6,9 @@ import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
+# In the folder of a model, while somebody is being cut out of it.
+CUTTING = "cutting.json"
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -97,6 +100,16 @@ class RunPaths:
     def mined(self) -> Path:
         """Hard negatives mined with the vectors and the index of an earlier fit."""
         return self.of_fit / "mined" / str(self.as_of)
+
+    @property
+    def forgotten(self) -> Path:
+        """Who is to be forgotten, as salted hashes; missing where nobody is."""
+        return self.root / "forgotten.json"
+
+    @property
+    def denied_items(self) -> Path:
+        """Items that are never answered with, an id a line; missing where there are none."""
+        return self.root / "denied_items.txt"
 
     @property
     def bundles(self) -> Path:

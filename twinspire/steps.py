@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
 import shutil
 import time
@@ -13,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from twinspire.whole_files import replace_text
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,7 @@ def run_step(step: Step) -> StepRecord:
     outcome = step.action()
     seconds = time.perf_counter() - started
     record = StepRecord(step.name, step.digest, outcome, seconds, _peak_memory_bytes())
-    step.records.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(record), indent=2))
-    os.replace(temporary, path)
+    replace_text(path, json.dumps(asdict(record), indent=2))
     return record
 
 
@@ -102,10 +100,36 @@ def _peak_memory_bytes() -> int:
 
 @contextmanager
 def fresh_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place, whole, when the block ends without an error."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """A temporary folder beside `target` that takes its place, whole, when the block ends without an error.
+
+    Killed at any moment, `target` is whole or not there: it is renamed away before any file of it is deleted.
+    """
+    temporary, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("tmp", "old"))
+    for path in (temporary, old):
+        shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir(parents=True)
-    yield temporary
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    try:
+        yield temporary
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+    finally:
+        # After an error, too: where the disk is full, what was half written is what fills it.
+        for path in (temporary, old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_left_over(root: Path) -> None:
+    """Removes what killed runs of any day left half written below a dataset's folder; only under its lock.
+
+    Arms of comparisons are left alone, which take no lock, and so are bundles, whose retention knows their own.
+    """
+    for pattern in ("*/.*", "*/*/.*"):
+        for path in root.glob(pattern):
+            is_ours = path.relative_to(root).parts[0] not in ("arms", "bundles")
+            if not is_ours or path.suffix not in (".tmp", ".old"):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 Ran = subprocess.CompletedProcess[str]
 
@@ -201,6 +203,116 @@ def first_day(started: Started, ratings_started: Future[Ratings], shop_config: P
 def elsewhere(started: Started, shop_config: Path) -> Shop:
     """The same in another folder."""
     return Shop(shop_config, started.runs_elsewhere, started.elsewhere.result())
+
+
+FIRST_NIGHT = DAY
+# Who and what nobody knows before its first order, on the day of the first night.
+NEW_CUSTOMER, NEW_ARTICLE = "c60", "a120"
+# Of a night, so that it takes half a minute less.
+SMALL_NIGHT = {
+    "features": {"history_length": 20, "example_days": 8, "join_days": 10, "late_days": 2},
+    "training": {"epochs": 1, "batch_size": 64, "negatives": {"num_uniform": 16}, "example_days": 8,
+                 "validation_days": 0},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GrowingShop:
+    """A shop whose orders come a file a day, and its nights.
+
+    Attributes:
+        source: Its tables and its configuration.
+        runs: Folder of the runs.
+    """
+
+    source: Path
+    runs: Path
+
+    @property
+    def root(self) -> Path:
+        """Folder of this dataset's runs."""
+        return self.runs / "corner_shop"
+
+    @property
+    def config(self) -> Path:
+        """The YAML file."""
+        return self.source / "shop.yaml"
+
+    def arrive(self, until: dt.date) -> None:
+        """Puts the orders of the days before one into the source, and with them who and what is new."""
+        orders = pd.read_parquet(self.source / "all_orders.parquet")
+        days = pd.to_datetime(orders["ordered_at"], unit="ms").dt.date
+        for day in sorted(day for day in days.unique() if day < until):
+            file = self.source / "orders" / f"{day}.csv"
+            if not file.exists():
+                orders[days == day].to_csv(file, index=False)
+        if until > FIRST_NIGHT:
+            customers, articles = self.source / "customers.csv", self.source / "articles.parquet"
+            if NEW_CUSTOMER not in customers.read_text():
+                with customers.open("a") as file:
+                    file.write(f"{NEW_CUSTOMER};NL;30;likes apples\n")
+                known = pd.read_parquet(articles)
+                new = known.iloc[[0]].assign(article=NEW_ARTICLE, title="fruit number 120")
+                pd.concat([known, new]).to_parquet(articles)
+
+    def order_late(self, day: dt.date) -> None:
+        """Adds an order to a day that has been read already."""
+        moment = pd.Timestamp(day, tz="UTC").value // 1_000_000 + 43_200_000
+        with (self.source / "orders" / f"{day}.csv").open("a") as file:
+            file.write(f"c00,a000,{moment},3.5\n")
+
+    def flags(self, *flags: object) -> list[str]:
+        """What each command on this shop is told."""
+        return ["--config", str(self.config), "--runs", str(self.runs), *map(str, flags)]
+
+    def night(self, day: dt.date, *flags: object) -> Ran:
+        """Does a night as a scheduler does."""
+        return self.do("daily", "--date", day, "--now", NOW, *flags)
+
+    def do(self, command: str, *flags: object) -> Ran:
+        """Runs a command on this shop."""
+        return twinspire(command, *self.flags(*flags))
+
+    def version(self, day: dt.date) -> str:
+        """The bundle of a day."""
+        return (self.root / "steps" / str(day) / "bundle.txt").read_text()
+
+    def beside(self, runs: Path) -> GrowingShop:
+        """The same source, with runs that begin as these are now."""
+        return GrowingShop(self.source, Path(shutil.copytree(self.runs, runs, symlinks=True)))
+
+    def elsewhere(self, folder: Path) -> GrowingShop:
+        """A copy of the source and of the runs."""
+        source = Path(shutil.copytree(self.source, folder / "source"))
+        (source / "shop.yaml").write_text(self.config.read_text().replace(str(self.source), str(source)))
+        return GrowingShop(source, Path(shutil.copytree(self.runs, folder / "runs", symlinks=True)))
+
+
+def write_growing_shop(folder: Path) -> GrowingShop:
+    """Writes the shop again, with the orders of each day in a file of its own, none of them arrived yet."""
+    source = folder / "source"
+    config = yaml.safe_load(write_shop(source).read_text()) | SMALL_NIGHT
+    files = sorted((source / "orders").glob("*.csv"), reverse=True)
+    orders = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    morning = pd.Timestamp(FIRST_NIGHT, tz="UTC").value // 1_000_000 + 28_800_000
+    new = [(f"c{user:02}", NEW_ARTICLE, morning + user, 4.5) for user in (0, 2, 4, 60)]
+    new += [(NEW_CUSTOMER, f"a{item:03}", morning + 100 + item, 4.5) for item in (0, 2)]
+    orders = pd.concat([orders, pd.DataFrame(new, columns=orders.columns)], ignore_index=True)
+    orders.to_parquet(source / "all_orders.parquet")
+    for file in files:
+        file.unlink()
+    (source / "shop.yaml").write_text(yaml.safe_dump(config))
+    return GrowingShop(source, folder / "runs")
+
+
+@pytest.fixture(scope="session")
+def first_night(tmp_path_factory: pytest.TempPathFactory) -> GrowingShop:
+    """The growing shop after its first night; to be copied by whoever goes on from it."""
+    shop = write_growing_shop(tmp_path_factory.mktemp("growing"))
+    shop.arrive(FIRST_NIGHT)
+    ran = shop.night(FIRST_NIGHT)
+    assert ran.returncode == 0, ran.stderr
+    return shop
 
 
 MOVIELENS = Path(__file__).parents[2] / "configs" / "movielens.yaml"

@@ -13,7 +13,7 @@ from twinspire.load_config import load
 from twinspire.paths import RunPaths
 from twinspire.pipeline.main_job import NIGHT_STEP_NAMES, STEP_NAMES, plan
 from twinspire.pipeline.night import Night
-from twinspire.steps import Step, run_step
+from twinspire.steps import Step, finished, run_step
 
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
 NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
@@ -220,3 +220,22 @@ def test_another_night_before_is_fitted_from_anew(change: dict[str, object]) -> 
 def test_how_nights_are_fitted_is_read_by_the_fit() -> None:
     night = Night(None, goes_on=False, why="the first", parent_bundle=None)
     assert first_changed(planned(night=night), planned("daily.epochs=2", night=night)) == "train"
+
+
+def test_gates_are_asked_again_where_their_report_is_of_another_bundle() -> None:
+    gates = next(step for step in planned(night=Night(None, goes_on=False, why="", parent_bundle=None))
+                 if step.name == "gates")  # fmt: skip
+    config = load(TABLES)
+    paths = RunPaths(Path("runs") / config.name, config.as_of)
+    [report] = gates.outputs
+
+    def passes() -> str:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text('{"bundle": "2024-06-01-00000000"}')
+        return "passed"
+
+    run_step(replace(gates, action=passes))
+    for version, is_done in (("2024-06-01-00000000", True), ("2024-06-01-11111111", False)):
+        (paths.bundles / version).mkdir(parents=True)
+        paths.bundle_name.write_text(version)
+        assert (finished(gates) is not None) == is_done

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from twinspire.steps import Step, digest_of, finished, fresh_folder, run_step
+from twinspire.steps import Step, digest_of, finished, fresh_folder, remove_left_over, run_step
 
 
 @pytest.fixture
@@ -110,6 +110,8 @@ def test_a_block_that_raises_leaves_the_old_folder_and_the_next_one_starts_empty
     with pytest.raises(ValueError, match="no"):
         half()
     assert [path.name for path in target.iterdir()] == ["good"]
+    # What was half written could be what fills the disk.
+    assert os.listdir(tmp_path) == ["target"]
     with fresh_folder(target) as folder:
         assert list(folder.iterdir()) == []
 
@@ -145,3 +147,34 @@ def test_a_kill_in_between_leaves_the_old_output_and_the_step_to_be_done(tmp_pat
     run_step(step)
     assert finished(step) is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output", "records"]
+
+
+def test_the_old_folder_is_renamed_away_before_any_file_of_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    with fresh_folder(target) as folder:
+        (folder / "old").touch()
+
+    def killed(self: Path, to: Path) -> None:
+        raise KeyboardInterrupt
+
+    def twice() -> None:
+        with fresh_folder(target) as folder:
+            (folder / "new").touch()
+            monkeypatch.setattr(Path, "rename", killed)
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+    assert [path.name for path in target.iterdir()] == ["old"]
+
+
+def test_what_killed_runs_left_goes_but_for_arms_bundles_and_tables(tmp_path: Path) -> None:
+    left = ["models/.2024-02-04.tmp", "features/catalogue/.2024-02-04.old", "steps/2024-02-04/.train.json.tmp"]
+    kept = ["arms/a/models/.b.tmp", "bundles/.writing-x", ".tables.old", "models/2024-02-04", ".lock"]
+    for name in [*left, *kept]:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").touch()
+    remove_left_over(tmp_path)
+    assert [name for name in left if (tmp_path / name).exists()] == []
+    assert [name for name in kept if not (tmp_path / name / "file").exists()] == []

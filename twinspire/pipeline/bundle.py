@@ -17,7 +17,7 @@ from beam_jobs.build_index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 from features import columns
 from features.encoding import Encoder
 from features.feast_repo.definitions import SERVICE_NAMES
-from features.tables import event_days
+from features.tables import event_days, withdrawn_items
 from serving import bundle as layout
 from serving.index import INDEXES, IndexReport
 from serving.manifest import BusinessWeight, DataWindow, Facts
@@ -32,6 +32,7 @@ from twinspire.paths import RunPaths
 from twinspire.pipeline.codes import SERVED, read_report
 from twinspire.pipeline.retention import prune_bundles
 from twinspire.pipeline.serve import retrievers_of
+from twinspire.whole_files import replace_text
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
 
@@ -43,7 +44,7 @@ def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime, parent: st
         config: The resolved configuration.
         paths: Where things lie.
         now: The moment that the bundle carries.
-        parent: Version of the bundle whose fit this one was warm-started from; None where it was fitted from scratch.
+        parent: Version of the bundle that its fit went on from, or was judged beside; None where there was none.
 
     Returns:
         One line of outcome.
@@ -58,8 +59,7 @@ def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime, parent: st
             name = same.version
         # Refuses, before anybody is served by it, a bundle that cannot answer as configured.
         retrievers_of(layout.Bundle.open(paths.bundles / name), config)
-    paths.bundle_name.parent.mkdir(parents=True, exist_ok=True)
-    paths.bundle_name.write_text(name)
+    replace_text(paths.bundle_name, name)
     folder = paths.bundles / name
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"{name}, {size / 1e6:.0f} MB, verified; model card: {folder / layout.MODEL_CARD}"
@@ -94,6 +94,7 @@ def _parts(config: Config, paths: RunPaths, encoder: Encoder, form: Form) -> Par
         purchases=load_purchases(paths.pairs, encoder),
         popularity=_recent_events(paths.catalogue(config.as_of) / "items.parquet"),
         metrics=_metrics(paths.model / "epochs.json"),
+        withdrawn=np.sort(encoder.item_ids.rows(withdrawn_items(paths.tables)) - 1).astype(np.int32),
     )
 
 

@@ -158,6 +158,7 @@ def _retrieve(
         users = rows[begin : begin + USER_BLOCK]
         moments = np.full(len(users), as_of_seconds)
         own_tokens = None if tokens is None else tokens[users - 1]
-        queries = UserQueries(bundle.purchases.of(users), moments, vectors[users - 1], exclude_known, own_tokens)
+        own = bundle.purchases.of(users)
+        queries = UserQueries(own, moments, vectors[users - 1], exclude_known, own_tokens, bundle.withdrawn)
         parts.append(retriever.retrieve(queries, k)[0])
     return np.concatenate(parts)

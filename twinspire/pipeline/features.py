@@ -26,8 +26,9 @@ from twinspire.console import progress, without_chatter
 from twinspire.paths import RunPaths
 from twinspire.pipeline.snapshots import beam_options, write_snapshots
 from twinspire.steps import fresh_folder
+from twinspire.whole_files import replace_text
 
-__all__ = ["beam_options", "make_features", "open_store"]
+__all__ = ["beam_options", "keep_catalogue", "make_features", "open_store"]
 
 # Rows of a block of the catalogue: what one element of the embedding job reads.
 CATALOGUE_BLOCK_ROWS = 8192
@@ -67,6 +68,14 @@ def open_store(config: Config, paths: RunPaths) -> Store:
         redis_connection=config.features.redis_connection,
     )
     return Store(paths.features, settings)
+
+
+def keep_catalogue(config: Config, paths: RunPaths, moment: dt.date) -> None:
+    """Writes the catalogue of an earlier midnight again where events that came late have removed it."""
+    if not paths.catalogue(moment).exists():
+        store = open_store(config, paths)
+        with without_chatter():
+            _write_catalogue(store, paths, moment)
 
 
 def _join_examples(config: Config, paths: RunPaths, store: Store, first: dt.date) -> tuple[int, int]:
@@ -115,7 +124,7 @@ def _fill_online_store(config: Config, paths: RunPaths, store: Store) -> None:
         elif held < as_of and not _has_newcomers(paths, since=held):
             since = max(since, held)
         store.materialize(midnight(since), midnight(as_of))
-    paths.online_day.write_text(str(as_of))
+    replace_text(paths.online_day, str(as_of))
 
 
 def _has_newcomers(paths: RunPaths, *, since: dt.date) -> bool:

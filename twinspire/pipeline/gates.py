@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from twinspire.gate_report import CHECK_NAMES, Check, GateError, GateReport
 from twinspire.paths import RunPaths
 from twinspire.pipeline.gate_checks import data, drift, features, index, model, size, smoke
 from twinspire.pipeline.gate_checks.candidate import Candidate, Look
+from twinspire.whole_files import replace_text
 
 LOOKS: Mapping[str, Look] = {
     **data.CHECKS,
@@ -63,7 +63,7 @@ def check_gates(config: Config, paths: RunPaths, *, parent: str | None) -> str:
             checks.append(check(candidate, name))
             advance(1)
     report = GateReport(str(paths.as_of), candidate.version, parent, tuple(checks))
-    _write(report, paths)
+    replace_text(paths.gates, report.to_json())
     if not report.passed:
         raise GateError(report)
     return report.outcome()
@@ -88,11 +88,3 @@ def check(candidate: Candidate, name: str) -> Check:
     if found.outcome == "failed" and name in candidate.limits.skip:
         return replace(found, outcome="skipped", sentence=f"skipped by gates.skip: {found.sentence}", to_do="")
     return found
-
-
-def _write(report: GateReport, paths: RunPaths) -> None:
-    """Replaces the file at once, so that no reader sees half a report."""
-    paths.gates.parent.mkdir(parents=True, exist_ok=True)
-    temporary = paths.gates.with_suffix(".tmp")
-    temporary.write_text(report.to_json(), encoding="utf-8")
-    os.replace(temporary, paths.gates)

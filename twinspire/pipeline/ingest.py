@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+from features.forgotten import Forgotten
 from features.ingest import ingest, open_source
 from features.schema_changes import SchemaChange, SchemaFacts, schema_changes
 from twinspire.config import Config
@@ -25,7 +26,8 @@ def find_schema_changes(config: Config, paths: RunPaths) -> list[SchemaChange]:
 def make_tables(config: Config, paths: RunPaths, *, now: dt.datetime, reuse: bool = True) -> str:
     """Reads the source into canonical tables; returns one line of outcome.
 
-    With `reuse` what is unchanged since the last run is not read again, where the source allows that.
+    With `reuse` what is unchanged since the last run is not read again, where the source allows that. Rows of people
+    who are forgotten are left out and counted.
     """
     settings = config.ingest
     changes = find_schema_changes(config, paths)
@@ -40,5 +42,6 @@ def make_tables(config: Config, paths: RunPaths, *, now: dt.datetime, reuse: boo
             now=now,
             progress=advance,
             reuse=reuse,
+            forgotten=Forgotten.load(paths.forgotten),
         )
     return "; ".join([summary.outcome(), *map(str, changes)])

@@ -10,6 +10,7 @@ everything after it run again, and nothing else.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def plan(
     """
     actions, negatives = _actions(config, paths, now, night), config.training.negatives
     reads: dict[str, Sequence[Any]] = {
-        "ingest": (config.ingest, config.dataset, _fingerprint(_sources(config))),
+        # With another list of who is forgotten, everything is made again.
+        "ingest": (config.ingest, config.dataset, _fingerprint([*_sources(config), paths.forgotten])),
         "features": (config.as_of, config.features, config.training.validation_days, config.seed),
         "mine": (
             (negatives.mined_band, negatives.mined_per_user, negatives.near_duplicate),
@@ -80,6 +82,7 @@ def plan(
     stands = {
         "features": lambda: _online_store_holds(paths),
         "bundle": lambda: _is_written(paths) and (night is not None or _is_published(paths)),
+        "gates": lambda: _is_checked(paths),
         PUBLISH: lambda: _is_published(paths),
     }
     steps: list[Step] = []
@@ -104,6 +107,11 @@ def _is_written(paths: RunPaths) -> bool:
     return paths.bundle_name.exists() and (paths.bundles / paths.bundle_name.read_text()).is_dir()
 
 
+def _is_checked(paths: RunPaths) -> bool:
+    """Whether the report is of the bundle that is there: hard negatives mined anew make another of the same digest."""
+    return _is_written(paths) and json.loads(paths.gates.read_text())["bundle"] == paths.bundle_name.read_text()
+
+
 def _is_published(paths: RunPaths) -> bool:
     return _is_written(paths) and (paths.bundles / "current").resolve().name == paths.bundle_name.read_text()
 
@@ -126,7 +134,7 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | N
 
         outcome = mine(config, paths)
         # Their digests cover how negatives are mined, not the earlier fit that these happen to come from.
-        for name in STEP_NAMES[STEP_NAMES.index("mine") + 1 :]:
+        for name in {*STEP_NAMES, *NIGHT_STEP_NAMES} - {"ingest", "features", "mine"}:
             (paths.steps / f"{name}.json").unlink(missing_ok=True)
         return outcome
 
@@ -139,10 +147,14 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | N
 
             tf.config.list_physical_devices()
 
+            from twinspire.pipeline.features import keep_catalogue
             from twinspire.pipeline.parent import Parent
 
+        # From here on the day's bundle, which may be served, has another fit behind it: nothing goes on from that.
+        paths.bundle_name.unlink(missing_ok=True)
         if night is None or night.parent is None:
             return train(config, paths)
+        keep_catalogue(config, paths, night.parent)
         parent = Parent.open(RunPaths(paths.root, night.parent))
         return train(config, paths, parent=parent, goes_on=night.goes_on)
 

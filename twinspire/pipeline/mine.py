@@ -41,15 +41,15 @@ def mine(config: Config, paths: RunPaths) -> str:
         max_fetch=config.serving.max_fetch,
         seed=config.seed,
     )
-    catalogue = paths.catalogue(previous.as_of)
+    users, items = _named_by(previous)
     # An index over weighted vectors ranks by value; what is hard for the towers is told by the cosine alone.
     is_weighted = (previous.index / WEIGHTS_FILE).exists()
     files = MiningFiles(
         user_vectors=previous.vectors / "users",
         item_vectors=previous.index / VECTORS_FILE,
         index=None if is_weighted else previous.index / INDEX_FILE,
-        users=catalogue / "users.parquet",
-        items=catalogue / "items.parquet",
+        users=users,
+        items=items,
         pairs=paths.pairs,
     )
     num_users = pq.ParquetFile(files.users).metadata.num_rows
@@ -71,7 +71,7 @@ def mine(config: Config, paths: RunPaths) -> str:
 
 
 def previous_fit(paths: RunPaths) -> RunPaths:
-    """The day's own finished fit, or the latest before it, among those whose vectors, index and catalogue are there.
+    """The day's own finished fit, or the latest before it, among those whose vectors, index and ids are there.
 
     Of an index over other vectors than those beside it, nothing is taken: it is of another fit.
 
@@ -83,7 +83,7 @@ def previous_fit(paths: RunPaths) -> RunPaths:
         fit = RunPaths(paths.root, day, paths.arm)
         needed = [fit.index / VECTORS_FILE, fit.index / INDEX_FILE]
         needed += [fit.vectors / f"{tower}s" for tower in TOWERS]
-        needed += [paths.catalogue(day) / f"{tower}s.parquet" for tower in TOWERS]
+        needed += _named_by(fit)
         if all(path.exists() for path in needed) and _is_of_one_fit(fit):
             return fit
     raise ValueError(
@@ -91,6 +91,16 @@ def previous_fit(paths: RunPaths) -> RunPaths:
         "hard negatives with; run once with training.negatives.easy_per_hard: null (and training.hard_model_weight: "
         "null, if it is set), then again with mined ones"
     )
+
+
+def _named_by(fit: RunPaths) -> list[Path]:
+    """Files that tell whose the rows of a fit's user and item vectors are.
+
+    Those of its encoder, which stay; features of a past that has changed are made anew, for whoever is there now.
+    """
+    encoder, catalogue = fit.model / "encoder", fit.catalogue(fit.as_of)
+    of_encoder = [encoder / f"{tower}_ids.parquet" for tower in TOWERS]
+    return of_encoder if encoder.is_dir() else [catalogue / f"{tower}s.parquet" for tower in TOWERS]
 
 
 def _is_of_one_fit(fit: RunPaths) -> bool:

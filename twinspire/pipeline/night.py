@@ -59,7 +59,8 @@ def night_of(config: Config, paths: RunPaths, *, full: bool) -> Night:
         return Night(None, False, "fits everything: no bundle was published before", None)
     day = _day_of(version)
     earlier = RunPaths(paths.root, day)
-    if not (earlier.model / LINEAGE_FILE).exists() or earlier.bundle_name.read_text() != version:
+    fitted = earlier.bundle_name.read_text() if earlier.bundle_name.exists() else None
+    if fitted != version or not (earlier.model / LINEAGE_FILE).exists():
         return Night(None, False, f"fits everything: the fit behind {version} is not here any more", None)
     changes = _schema_changes(config, earlier)
     said = tuple(map(str, changes))

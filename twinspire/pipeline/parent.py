@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow.parquet as pq
 from scipy import sparse
 
@@ -18,8 +19,9 @@ from beam_jobs.embed import read_vectors
 from evaluation.metrics import judge, recall_at_k
 from features import columns
 from features.days import seconds_of
-from features.encoding import Encoder
+from features.encoding import Encoder, Inputs
 from features.ids import stable_number
+from features.schema import ENTITY_KEY, TOWERS
 from serving import exact
 from towers.two_tower import TwoTower
 from training.trainer import embed
@@ -149,7 +151,7 @@ def compare(
     relevant, seen = _pairs(parent, paths)
     judged = np.flatnonzero(np.diff(relevant.indptr) > 0)
     is_held = held.of(_all_ids(parent.encoder))[judged]
-    users, items = catalogue_inputs(encoder, parent.catalogue)
+    users, items = _as_known_to(parent, encoder)
 
     def recall(vectors: tuple[Floats, Floats], rows: Ints) -> Floats64:
         ranked, _ = exact.search(*vectors, k=k, exclude=seen[rows])
@@ -184,6 +186,19 @@ def compare(
     if len(fit):
         said += f"; on {len(fit):,} of them, held out, {before[is_held].mean():.4f} and now {fit.mean():.4f}"
     return said
+
+
+def _as_known_to(parent: Parent, encoder: Encoder) -> tuple[Inputs, Inputs]:
+    """Model inputs of the parent's users and items at its moment, by its rows, whatever its catalogue has grown to."""
+    inputs = catalogue_inputs(encoder, parent.catalogue)
+    found = []
+    for tower, values, ids in zip(TOWERS, inputs, (parent.encoder.user_ids, parent.encoder.item_ids), strict=True):
+        table = pq.read_table(parent.catalogue / f"{tower}s.parquet", columns=[ENTITY_KEY[tower]])
+        names = pd.Index(table.column(0).to_numpy(zero_copy_only=False))
+        rows = names.get_indexer(np.asarray(ids.ids(np.arange(1, len(ids))), dtype=object))
+        # Who is gone from the tables has met nothing, so that any row will do.
+        found.append({name: value[np.maximum(rows, 0)] for name, value in values.items()})
+    return found[0], found[1]
 
 
 def _pairs(parent: Parent, paths: RunPaths) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from features.store import Store
 from serving import bundle as layout
 from serving.bundle import Bundle
+from serving.denied import DeniedItems
 from serving.recommender import Recommender, build_retrievers
 from serving.retrievers import Retriever
 from twinspire.config import Config
@@ -36,7 +37,7 @@ def retrievers_of(bundle: Bundle, config: Config) -> dict[str, Retriever]:
 
 
 def open_recommender(config: Config, paths: RunPaths) -> Recommender:
-    """Opens the published bundle and the feature store that it was made with."""
+    """Opens the published bundle and the feature store that it was made with; denied items are kept out of answers."""
     bundle = Bundle.open(paths.bundles / layout.CURRENT)
     store = Store.open(paths.features)
     return Recommender(
@@ -44,4 +45,5 @@ def open_recommender(config: Config, paths: RunPaths) -> Recommender:
         store.read_online,
         retrievers=retrievers_of(bundle, config),
         default_retriever=config.serving.retriever,
+        denied=DeniedItems(paths.denied_items, bundle.encoder.item_ids),
     )

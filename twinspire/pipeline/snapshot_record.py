@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from features.sources.summary import DayFacts
+from twinspire.whole_files import replace_text
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,6 @@ class Written:
 
     def save(self, path: Path) -> None:
         """Writes it, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         plain = {
             "format": 2,
             "first": str(self.first),
@@ -42,8 +40,7 @@ class Written:
             "days": {str(day): asdict(facts) for day, facts in self.days.items()},
             "cuts": [str(cut) for cut in self.cuts],
         }
-        temporary.write_text(json.dumps(plain, indent=2))
-        os.replace(temporary, path)
+        replace_text(path, json.dumps(plain, indent=2))
 
     @classmethod
     def load(cls, path: Path) -> Written | None:

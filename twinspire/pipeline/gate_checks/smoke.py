@@ -41,7 +41,7 @@ def answers(candidate: Candidate) -> Check:
     bundle, problems, count = recommender.bundle, [], 0
     always_full = FULL | {"fused"} if FULL & candidate.config.serving.fusion_weights.keys() else FULL
     for name in recommender.retrievers:
-        full = min(k, bundle.manifest.num_items) if name in always_full else 0
+        full = min(k, bundle.manifest.num_items - len(bundle.withdrawn)) if name in always_full else 0
         found = recommender.recommend(users, k=k, retriever=name)
         problems += [f"{name}: {problem}" for problem in wrong(found, bundle, num_items=full)]
         problems += [f"{name}: {UNKNOWN} counts as known" for answer in found.answers[-1:] if not answer.unknown_user]

@@ -1,0 +1,244 @@
+"""Is there always a bundle to serve, whenever a night is killed, and does the next run bring what it would have?"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.bundle import Bundle
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
+
+FIRST = dt.date(2024, 2, 4)
+NIGHT = FIRST + dt.timedelta(days=1)
+KILLED = Path(__file__).parent / "killed_for_tests.py"
+STEPS = ["ingest", "features", "train", "embed", "index", "bundle", "gates", "publish"]
+# In the order in which a night comes by; those that write most are killed as they end, too.
+ENDS = [
+    (event, step)
+    for step in STEPS
+    for event in ("begins", "ends")
+    if event == "begins" or step in ("features", "train", "bundle", "publish")
+]
+NUM_BY_CHANGE, NUM_BY_CLOCK = 6, 3
+SEED = 20240205
+KIBIBYTE = 1024
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A night that was killed many times, and at last left alone.
+
+    Attributes:
+        shop: Its runs.
+        served: Kill -> version that the pointer named after it.
+        outcomes: What the night is said to have come to after each kill at a step.
+        last: What the last run printed.
+    """
+
+    shop: Any
+    served: dict[str, str] = field(default_factory=dict)
+    outcomes: list[str] = field(default_factory=list)
+    last: list[Any] = field(default_factory=list)
+
+    def look(self, kill: str) -> None:
+        """Opens what is served, as the server would."""
+        bundle = Bundle.open(self.shop.root / "bundles" / "current")
+        self.served[kill] = bundle.manifest.bundle_version
+
+    def finish(self) -> None:
+        """Runs the night to its end."""
+        self.last.append(self.shop.night(NIGHT))
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """Nights of the same day and the same orders.
+
+    Attributes:
+        left_alone: The one that nobody disturbs.
+        not_begun: As it was before.
+        at_changes: Killed as it changes the file system, each time begun anew.
+        at_steps: Killed as a step begins or ends, and then by the clock.
+    """
+
+    left_alone: Any
+    not_begun: Any
+    at_changes: Killed
+    at_steps: Killed
+
+
+@pytest.fixture(scope="module")
+def nights(first_night: Any, workers: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+    """Two threads of killed nights, after the undisturbed one."""
+    folder = tmp_path_factory.mktemp("killed")
+    shop = first_night.elsewhere(folder / "shop")
+    shop.arrive(NIGHT)
+    at_changes, at_steps = (Killed(shop.beside(folder / name)) for name in ("at_changes", "at_steps"))
+    not_begun = shop.beside(folder / "not_begun")
+    begun = time.monotonic()
+    num_changes = _run(shop, last=0)
+    seconds = time.monotonic() - begun
+    others = [
+        workers.submit(_kill_at_changes, at_changes, num_changes),
+        workers.submit(_kill_at_steps, at_steps, seconds),
+    ]
+    for other in others:
+        other.result()
+    return Disturbed(shop, not_begun, at_changes, at_steps)
+
+
+def _run(shop: Any, *, last: int, flags: Sequence[str] = ()) -> int:
+    """Does the night, killed at one of its changes; returns how many there were, of one that was not killed."""
+    count = shop.runs.with_name(f"{shop.runs.name}.count")
+    night = shop.flags("--date", NIGHT, "--now", "2024-03-01", *flags)
+    command = [sys.executable, str(KILLED), str(shop.root), str(last), str(count), "daily", *night]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ran.returncode == (-signal.SIGKILL if last else 0), ran.stderr
+    return 0 if last else int(count.read_text())
+
+
+def _kill_at_changes(killed: Killed, num_changes: int) -> None:
+    """One moment of each part of the night, so that all of it has its turn."""
+    rng = random.Random(SEED)
+    for part in range(NUM_BY_CHANGE):
+        last = 1 + int((part + rng.random()) * num_changes / NUM_BY_CHANGE)
+        _run(killed.shop, last=last, flags=["--force"])
+        killed.look(f"change {last} of {num_changes}")
+    killed.finish()
+
+
+def _kill_at_steps(killed: Killed, seconds: float) -> None:
+    for event, step in ENDS:
+        if _kill(killed.shop, lambda told, wanted=(f"step {event}", step): wanted in told):
+            killed.look(f"step {step} {event}")
+            killed.outcomes.append(_outcome(killed.shop))
+    rng = random.Random(SEED)
+    for part in range(NUM_BY_CLOCK):
+        after = time.monotonic() + seconds * (part + rng.random()) / NUM_BY_CLOCK
+        if _kill(killed.shop, lambda told, after=after: time.monotonic() > after, "--force"):
+            killed.look(f"{part + 1} of {NUM_BY_CLOCK} by the clock")
+    killed.finish()
+
+
+def _kill(shop: Any, is_time: Callable[[list[tuple[str, str | None]]], bool], *flags: str) -> bool:
+    """Starts the night, and kills its process group when it is time; returns whether it was not over before."""
+    log = shop.root / "nights" / f"{NIGHT}.log"
+    before = log.stat().st_size if log.exists() else 0
+    command = [sys.executable, "-m", "twinspire", "daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01", *flags)]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if is_time(_told(log, before)):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            time.sleep(0.005)
+    return process.returncode == -signal.SIGKILL
+
+
+def _told(log: Path, before: int) -> list[tuple[str, str | None]]:
+    """Events and steps of a log since it had a size; a line that is being written is left out."""
+    if not log.exists():
+        return []
+    lines = log.read_bytes()[before:].split(b"\n")[:-1]
+    return [(told["event"], told.get("step")) for told in map(json.loads, lines)]
+
+
+def _outcome(shop: Any) -> str:
+    """What the file of the night says."""
+    return str(json.loads((shop.root / "nights" / f"{NIGHT}.json").read_text())["outcome"])
+
+
+def files(root: Path) -> set[str]:
+    """Every path below a folder; TensorBoard's carry the time in their names."""
+    return {str(path.relative_to(root)) for path in root.rglob("*") if "tfevents" not in path.name}
+
+
+@pytest.mark.parametrize("name", ["at_changes", "at_steps"])
+def test_a_night_killed_at_any_moment_leaves_a_bundle_that_can_be_served(nights: Disturbed, name: str) -> None:
+    killed = getattr(nights, name)
+    versions = {killed.shop.version(FIRST), nights.left_alone.version(NIGHT)}
+    assert len(killed.served) >= NUM_BY_CHANGE
+    assert set(killed.served.values()) <= versions, killed.served
+
+
+@pytest.mark.parametrize("name", ["at_changes", "at_steps"])
+def test_after_kills_one_run_brings_what_an_undisturbed_one_would_have(nights: Disturbed, name: str) -> None:
+    killed = getattr(nights, name)
+    [last] = killed.last
+    assert (last.returncode, last.stderr) == (0, ""), last.stderr
+    assert killed.shop.version(NIGHT) == nights.left_alone.version(NIGHT)
+    pointer = killed.shop.root / "bundles" / "current"
+    assert str(pointer.readlink()) == nights.left_alone.version(NIGHT)
+    assert _outcome(killed.shop) == "published"
+
+
+def test_a_night_that_was_killed_is_told_as_unfinished(nights: Disturbed) -> None:
+    # The last one may be killed when all is said.
+    assert set(nights.at_steps.outcomes[:-1]) == {"unfinished"}
+
+
+@pytest.mark.parametrize("name", ["at_changes", "at_steps"])
+def test_after_kills_one_run_leaves_the_files_of_an_undisturbed_one(nights: Disturbed, name: str) -> None:
+    assert files(getattr(nights, name).shop.root) == files(nights.left_alone.root)
+
+
+def limited(shop: Any, kind: int, limit: int) -> Any:
+    """Does the night with a limit of its process."""
+    command = [sys.executable, "-m", "twinspire", "daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01")]
+    return subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(kind, (limit, limit)),
+    )
+
+
+DISK_8K, DISK_16K = ((resource.RLIMIT_FSIZE, size * KIBIBYTE) for size in (8, 16))
+MEMORY = (resource.RLIMIT_DATA, 250_000 * KIBIBYTE)
+NO_ROOM, NO_MEMORY = "there is no room to write", "memory ran out"
+
+
+@pytest.mark.parametrize(
+    ("is_done", "attempts"),
+    [
+        (False, [("ingest", DISK_8K, NO_ROOM), ("features", DISK_8K, NO_ROOM), ("features", MEMORY, NO_MEMORY)]),
+        (True, [("bundle", DISK_16K, NO_ROOM), ("train", DISK_16K, NO_ROOM)]),
+    ],
+    ids=["of a new night", "of a night that is done again"],
+)
+def test_what_runs_out_is_told_in_a_line_and_the_next_run_goes_on(
+    nights: Disturbed, tmp_path: Path, is_done: bool, attempts: list[tuple[str, tuple[int, int], str]]
+) -> None:
+    shop = (nights.left_alone if is_done else nights.not_begun).beside(tmp_path / "runs")
+    pointer = shop.root / "bundles" / "current"
+    served = str(pointer.readlink())
+    for step, limit, said in attempts:
+        (shop.root / "steps" / str(NIGHT) / f"{step}.json").unlink(missing_ok=True)
+        if step == "features":
+            assert shop.do("ingest", "--now", "2024-03-01").returncode == 0
+        ran = limited(shop, *limit)
+        assert ran.returncode == 1
+        assert len(ran.stderr.splitlines()) == 1, ran.stderr
+        assert ran.stderr.startswith(f"error: step '{step}': {said} (")
+        assert ran.stderr.endswith("and run again: finished steps are kept\n")
+        assert str(pointer.readlink()) == served
+        Bundle.open(pointer)
+    again = shop.night(NIGHT)
+    assert (again.returncode, again.stderr) == (0, ""), again.stderr
+    assert shop.version(NIGHT) == nights.left_alone.version(NIGHT)
+    assert files(shop.root) == files(nights.left_alone.root)

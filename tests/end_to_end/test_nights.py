@@ -1,0 +1,282 @@
+"""Does a night go on from the one before, and say so? Nights of a growing shop, as a scheduler calls them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from features.encoding import Encoder
+from serving.bundle import Bundle
+from serving.manifest import read_manifest
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
+
+ONE_DAY = dt.timedelta(days=1)
+FIRST = dt.date(2024, 2, 4)
+SECOND, THIRD, FOURTH = (FIRST + number * ONE_DAY for number in (1, 2, 3))
+NEW_CUSTOMER, NEW_ARTICLE = "c60", "a120"
+STEPS = ["ingest", "features", "train", "embed", "index", "bundle", "gates", "publish"]
+REFUSE = ("--set", "gates.max_bundle_bytes=1")
+
+
+@dataclass(frozen=True)
+class Nights:
+    """What nights left behind, and what they printed.
+
+    Attributes:
+        shop: After three nights, orders arriving before each, and the third one again.
+        filled: After the first night, and the others by one backfill.
+        refused: A gate refused the second; before the third an order came late.
+        full: Three nights after the first, all of which begin anew.
+        ran: What was printed.
+        served: What the pointer named after some of them.
+    """
+
+    shop: Any
+    filled: Any
+    refused: Any
+    full: Any
+    ran: dict[str, Any] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def nights(first_night: Any, workers: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    """Two threads of nights that know nothing of each other."""
+    folder = tmp_path_factory.mktemp("nights")
+    shop = first_night.elsewhere(folder / "shop")
+    others = [first_night.elsewhere(folder / name) for name in ("refused", "full")]
+    found = Nights(shop, shop.beside(folder / "filled"), *others)
+
+    def as_days_come() -> None:
+        for name, day in (("second", SECOND), ("third", THIRD)):
+            shop.arrive(day)
+            found.ran[name] = shop.night(day)
+        found.ran["again"] = shop.night(THIRD)
+        found.ran["backfill"] = found.filled.do("backfill", "--from", SECOND, "--to", THIRD, "--now", "2024-03-01")
+
+    def otherwise() -> None:
+        refused, full = others
+        refused.arrive(THIRD)
+        found.ran["refused"] = refused.night(SECOND, *REFUSE)
+        found.served["refused"] = served(refused)
+        refused.order_late(FIRST - ONE_DAY)
+        found.ran["after a refusal"] = refused.night(THIRD)
+        full.arrive(FOURTH)
+        found.ran["full"] = full.night(SECOND, "--full")
+        found.ran["often"] = full.night(THIRD, "--set", "daily.full_every_days=1")
+        found.ran["changed"] = full.night(FOURTH, "--set", "towers.embedding_dim=6")
+
+    for under_way in [workers.submit(as_days_come), workers.submit(otherwise)]:
+        under_way.result()
+    return found
+
+
+def served(shop: Any) -> str:
+    """What the pointer names."""
+    return str((shop.root / "bundles" / "current").readlink())
+
+
+def outcome(shop: Any, day: dt.date, step: str) -> str:
+    """What a step of a day said."""
+    return str(json.loads((shop.root / "steps" / str(day) / f"{step}.json").read_text())["outcome"])
+
+
+def lineage(shop: Any, day: dt.date) -> dict[str, Any]:
+    """How a day's fit came to be."""
+    found: dict[str, Any] = json.loads((shop.root / "models" / str(day) / "lineage.json").read_text())
+    return found
+
+
+def parent_of(shop: Any, day: dt.date) -> str | None:
+    """What the manifest of a day's bundle names as its parent."""
+    return read_manifest(shop.root / "bundles" / shop.version(day)).facts.parent
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Whether two state files hold the same arrays."""
+    with np.load(one) as first, np.load(other) as second:
+        return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_three_nights_are_published_one_on_the_other(nights: Nights) -> None:
+    for name, day, before in (("second", SECOND, FIRST), ("third", THIRD, SECOND)):
+        ran = nights.ran[name]
+        assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+        assert ran.stdout.splitlines()[0] == f"{day} goes on from {before}"
+        assert [line.split()[0] for line in ran.stdout.splitlines() if line.split()[0] in STEPS] == STEPS
+        assert parent_of(nights.shop, day) == nights.shop.version(before)
+    assert parent_of(nights.shop, FIRST) is None
+    assert served(nights.shop) == nights.shop.version(THIRD)
+    assert lineage(nights.shop, THIRD) == {
+        "parent": str(SECOND), "goes_on": True, "full_fit": str(FIRST), "held_out_share": 0.1,
+    }  # fmt: skip
+
+
+def test_a_night_fits_the_new_day_and_the_one_before_it_again(nights: Nights) -> None:
+    assert outcome(nights.shop, FIRST, "train").startswith("8 days, 1 epochs: ")
+    assert outcome(nights.shop, THIRD, "train").startswith(f"2 days, 1 epochs, on from {SECOND}: ")
+    assert "examples joined for 1 new days" in outcome(nights.shop, THIRD, "features")
+    taken = []
+    for day in (FIRST, SECOND):
+        with np.load(nights.shop.root / "models" / str(day) / "state" / "towers.npz") as state:
+            taken.append(int(state["@iterations"]))
+    examples = nights.shop.root / "features" / "examples"
+    num_new = sum(pq.read_metadata(examples / str(day) / "events.parquet").num_rows for day in (FIRST - ONE_DAY, FIRST))
+    assert 0 < taken[1] - taken[0] <= -(-num_new // 64)
+
+
+def test_who_and_what_is_new_gets_a_row_and_is_recommended(nights: Nights) -> None:
+    root = nights.shop.root / "models"
+    before, after = (Encoder.load(root / str(day) / "encoder") for day in (FIRST, SECOND))
+    assert before.user_ids.rows([NEW_CUSTOMER])[0] == before.item_ids.rows([NEW_ARTICLE])[0] == 0
+    assert after.user_ids.rows([NEW_CUSTOMER])[0] > 0
+    assert after.item_ids.rows([NEW_ARTICLE])[0] > 0
+    ran = nights.shop.do("recommend", "--user", NEW_CUSTOMER, "--retriever", "two_tower", "-k", 61, "--json")
+    assert ran.returncode == 0, ran.stderr
+    [answer] = json.loads(ran.stdout)["answers"]
+    assert (answer["unknown_user"], answer["fallback"]) == (False, None)
+    assert NEW_ARTICLE in [item["item_id"] for item in answer["items"]]
+
+
+def test_the_served_fit_is_judged_on_the_day_after_it(nights: Nights) -> None:
+    for day in (SECOND, THIRD):
+        found = json.loads((nights.shop.root / "models" / str(day) / "held_out.json").read_text())
+        assert found["k"] == 20
+        assert 0 < found["next_day"] <= 1
+        assert found["num_users"] > found["num_held_out"]
+
+
+def test_status_tells_what_is_served_and_how_the_nights_went(nights: Nights) -> None:
+    ran = nights.shop.do("status", "--json")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    told = json.loads(ran.stdout)
+    assert (told["served"], told["at_work"]) == (nights.shop.version(THIRD), None)
+    assert told["last_day_with_events"] == str(SECOND)
+    assert [night["day"] for night in told["nights"]] == [str(THIRD), str(SECOND), str(FIRST)]
+    assert [night["parent"] for night in told["nights"]] == [str(SECOND), str(FIRST), None]
+    assert {night["outcome"] for night in told["nights"]} == {"published"}
+    second = told["nights"][1]
+    assert [step["name"] for step in second["steps"]] == STEPS
+    assert all(step["done_now"] and step["peak_memory_bytes"] > 1_000_000 for step in second["steps"])
+    held_out = nights.shop.root / "models" / str(SECOND) / "held_out.json"
+    assert second["recall"] == json.loads(held_out.read_text())
+    shown = nights.shop.do("status").stdout
+    assert f"served            {nights.shop.version(THIRD)}" in shown
+    assert "at work           nothing" in shown
+
+
+def test_each_night_leaves_a_log_with_an_object_a_line(nights: Nights) -> None:
+    log = (nights.shop.root / "nights" / f"{SECOND}.log").read_text().splitlines()
+    told = [json.loads(line) for line in log]
+    assert [line["step"] for line in told if line["event"] == "step ends"] == STEPS
+    assert told[-1]["outcome"] == "published"
+
+
+def test_the_same_night_again_does_nothing(nights: Nights) -> None:
+    ran = nights.ran["again"]
+    assert (ran.returncode, ran.stderr) == (0, "")
+    steps = [line.split()[:2] for line in ran.stdout.splitlines()[1:]]
+    assert steps == [[name, "unchanged:"] for name in STEPS]
+    folders = [path.name for path in (nights.shop.root / "bundles").glob("2024-*")]
+    assert sorted(folders) == sorted(nights.shop.version(day) for day in (FIRST, SECOND, THIRD))
+
+
+def test_a_backfill_gives_the_bundles_of_night_by_night_although_it_knows_of_later_orders(nights: Nights) -> None:
+    ran = nights.ran["backfill"]
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+    for day in (SECOND, THIRD):
+        assert nights.filled.version(day) == nights.shop.version(day)
+        assert parent_of(nights.filled, day) == parent_of(nights.shop, day)
+        state = Path("models", str(day), "state", "towers.npz")
+        assert same_files(nights.filled.root / state, nights.shop.root / state)
+
+
+def test_a_backfill_that_ends_before_it_begins_is_refused(nights: Nights) -> None:
+    ran = nights.shop.do("backfill", "--from", THIRD, "--to", SECOND)
+    assert (ran.returncode, ran.stderr) == (1, f"error: --from is {THIRD}, after --to, {SECOND}; exchange them\n")
+
+
+def test_a_refused_bundle_is_not_served_and_the_next_night_goes_on_from_the_published_one(nights: Nights) -> None:
+    ran, shop = nights.ran["refused"], nights.refused
+    assert ran.returncode == 3
+    assert ran.stderr == "refused: the bundle of before goes on being served\n"
+    assert "gates.max_bundle_bytes" in ran.stdout
+    assert nights.served["refused"] == shop.version(FIRST)
+    told = json.loads((shop.root / "nights" / f"{SECOND}.json").read_text())
+    assert (told["outcome"], told["bundle"]) == ("refused", shop.version(SECOND))
+    after = nights.ran["after a refusal"]
+    assert after.returncode == 0, after.stderr
+    assert after.stdout.splitlines()[0] == f"{THIRD} goes on from {FIRST}"
+    assert outcome(shop, THIRD, "train").startswith(f"3 days, 1 epochs, on from {FIRST}: ")
+    assert (served(shop), parent_of(shop, THIRD)) == (shop.version(THIRD), shop.version(FIRST))
+
+
+def test_an_order_that_comes_late_leaves_the_fit_before_something_to_be_judged_on(nights: Nights) -> None:
+    assert f"{FIRST - ONE_DAY} changed (1 event more): " in outcome(nights.refused, THIRD, "features")
+    held_out = nights.refused.root / "models" / str(THIRD) / "held_out.json"
+    assert json.loads(held_out.read_text())["next_day"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "day", "why"),
+    [
+        ("full", SECOND, "asked for"),
+        ("often", THIRD, f"the last full fit, of {SECOND}, is 1 days old"),
+        ("changed", FOURTH, f"towers changed since {THIRD}"),
+    ],
+)
+def test_a_full_fit_says_why_and_is_judged_beside_the_night_before(
+    nights: Nights, name: str, day: dt.date, why: str
+) -> None:
+    ran = nights.ran[name]
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+    assert ran.stdout.splitlines()[0] == f"{day} fits everything anew: {why}"
+    assert outcome(nights.full, day, "train").startswith("8 days, 1 epochs: ")
+    assert f"since {day - ONE_DAY}" in outcome(nights.full, day, "train")
+    found = lineage(nights.full, day)
+    assert (found["parent"], found["goes_on"], found["full_fit"]) == (str(day - ONE_DAY), False, str(day))
+    Bundle.open(nights.full.root / "bundles" / nights.full.version(day))
+
+
+HOLDS = """
+import datetime as dt, sys
+from pathlib import Path
+from twinspire.lock import only_run
+
+with only_run(Path(sys.argv[1]), command="twinspire daily --date 2024-02-07", now=dt.datetime(2024, 3, 1)):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("command", ["daily", "run"])
+def test_a_run_beside_another_one_ends_with_4_and_names_it(nights: Nights, command: str) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(nights.shop.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        ran = nights.shop.do(command)
+        at_work = json.loads(nights.shop.do("status", "--json").stdout)["at_work"]
+        holder.kill()
+    assert ran.returncode == 4
+    assert ran.stdout == ""
+    assert ran.stderr.startswith(
+        f"error: {nights.shop.root}: twinspire daily --date 2024-02-07 is at work here (process {holder.pid} on "
+    )
+    assert "Traceback" not in ran.stderr
+    assert at_work["process"] == holder.pid
+    # Killed: the lock is gone with it.
+    assert json.loads(nights.shop.do("status", "--json").stdout)["at_work"] is None

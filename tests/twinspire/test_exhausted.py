@@ -1,0 +1,44 @@
+"""Is a full disk told from a defect, whichever library met it?"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from twinspire.exhausted import exhausted
+
+NO_ROOM, NO_MEMORY = "there is no room to write", "memory ran out"
+
+
+def beam_error() -> Exception:
+    text = "Traceback (most recent call last):\n  File ...\nOSError: [Errno 27] Error writing bytes to file"
+    return RuntimeError(text)
+
+
+def with_cause() -> Exception:
+    error = RuntimeError("a stage failed")
+    error.__cause__ = MemoryError()
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), f"{NO_ROOM} ([Errno 28] No space left on device)"),
+        (sqlite3.OperationalError("database or disk is full"), f"{NO_ROOM} (database or disk is full)"),
+        (beam_error(), f"{NO_ROOM} (OSError: [Errno 27] Error writing bytes to file)"),
+        (MemoryError("std::bad_alloc"), f"{NO_MEMORY} (std::bad_alloc)"),
+        (RuntimeError("Out of Memory Error: 3 MB\nSee also https://example.org"), f"{NO_MEMORY} (Out of Memory"),
+        (with_cause(), f"{NO_MEMORY} (MemoryError)"),
+    ],
+)
+def test_what_ran_out_is_told_with_the_line_that_tells_it(error: Exception, said: str) -> None:
+    assert (exhausted(error) or "").startswith(said)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), FileNotFoundError(2, "No such file"), RuntimeError("5 items in a room of 4")]
+)
+def test_other_errors_are_left_alone(error: Exception) -> None:
+    assert exhausted(error) is None

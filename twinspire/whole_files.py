@@ -1,0 +1,22 @@
+"""How is a small file replaced, so that nobody ever reads half of it? Written beside its place, then renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all; its folder is made if it is not there.
+
+    Args:
+        path: The file; what it held stays where writing fails.
+        text: What it will hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -91,7 +91,7 @@ class Facts(Declaration):
     commit: str | None
     """Git commit of that code, with `-dirty` after it where files differed from it; None outside a work tree."""
     parent: str | None
-    """Version of the bundle whose fit this one was warm-started from; None where it was fitted from scratch."""
+    """Version of the bundle whose fit this one went on from, or was judged beside; None where there was none."""
     seed: int
     """Seed of the run."""
     package_versions: dict[str, str]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from twinspire.daily import BUSY, REFUSED
+from twinspire.command_line import BUSY
+from twinspire.daily import REFUSED
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

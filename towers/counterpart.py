@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
+from towers.pooled_lookup import build_table
 from towers.two_tower import Addition, Bottom, Part
 
 GENERATED = "generated/"
@@ -32,8 +33,7 @@ class SoftEmbedding(tf_keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, table: tf_keras.layers.Embedding, **kwargs: object) -> None:
         """Takes the table."""
         super().__init__(**kwargs)
-        if not table.built:
-            table.build(None)
+        build_table(table)
         self._table = table
 
     def call(self, shares: tf.Tensor) -> tf.Tensor:

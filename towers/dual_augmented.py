@@ -55,9 +55,9 @@ class AugmentedTable(tf_keras.layers.Layer):  # type: ignore[misc]
         self._has_groups = groups is not None
         if groups is not None:
             self._groups[: len(groups)] = groups
-        self.table = self.add_weight("table", (num_rows, width), initializer="zeros")
+        self.table = self.add_weight(f"{self.name}/table", (num_rows, width), initializer="zeros")
         shape = (int(self._groups.max(initial=0)) + 1, width)
-        self.fallback = self.add_weight("fallback", shape, initializer="zeros", trainable=False)
+        self.fallback = self.add_weight(f"{self.name}/fallback", shape, initializer="zeros", trainable=False)
 
     def call(self, rows: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Looks ids up.

@@ -119,18 +119,13 @@ def embedding_tables(specs: Iterable[InputSpec], *, width: int) -> Tables:
     def initial(spec: InputSpec) -> tf_keras.initializers.Initializer:
         return tf_keras.initializers.Zeros() if spec.kind == "id" else tf_keras.initializers.RandomNormal(stddev=0.05)
 
-    tables = {
+    return {
         spec.name: tf_keras.layers.Embedding(
             spec.num_rows, width, embeddings_initializer=initial(spec), name=f"{spec.name}_table"
         )
         for spec in specs
         if spec.kind in ("id", "categorical", "text")
     }
-    for table in tables.values():
-        # Here, so that its variable is named after it, and not after the layer that happens to read it first.
-        with tf.name_scope(table.name):
-            table.build(None)
-    return tables
 
 
 def feature_vectors(

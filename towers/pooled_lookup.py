@@ -36,6 +36,14 @@ def pooled_lookup(table: tf.Variable, rows: tf.Tensor, weights: tf.Tensor) -> tf
     return tf.sparse.sparse_dense_matmul(by_row, tf.gather(table, distinct))
 
 
+def build_table(table: tf_keras.layers.Embedding) -> None:
+    """Makes a table's variable, unless it is there, under its own name and not under that of whoever reads it first."""
+    if not table.built:
+        # The slash at the end leaves the scope of the layer that is being called.
+        with tf.name_scope(f"{table.name}/"):
+            table.build(None)
+
+
 class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
     """The weighted sum of the rows of an embedding table, which it shares: (rows, weights) [B, T] each -> [B, D].
 
@@ -52,8 +60,7 @@ class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, shapes: object) -> None:
         """Makes the table if nothing has read it yet."""
-        if not self.table.built:
-            self.table.build(None)
+        build_table(self.table)
         super().build(shapes)
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool | None = None) -> tf.Tensor:

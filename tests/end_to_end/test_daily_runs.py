@@ -55,6 +55,7 @@ class TwoDays:
     first: Any
     second: Any
     examples: State
+    snapshots: State
     bundles: State
     published: str
     repeated: Any = field(repr=False)
@@ -66,10 +67,11 @@ def two_days(first_day: Any, elsewhere: Any) -> TwoDays:
     root = first_day.root
     published = (root / "bundles" / "current").readlink().name
     examples, bundles = State.of(root / "features" / "examples"), State.of(root / "bundles")
+    snapshots = State.of(root / "features" / "snapshots" / "user")
     repeated = first_day.do("run", "--now", "2024-03-01")
     ran = first_day.do("run", "--now", "2024-03-01", "--as-of", first_day.next_day)
     assert ran.returncode == 0, ran.stderr
-    return TwoDays(first_day, replace(first_day, ran=ran), examples, bundles, published, repeated)
+    return TwoDays(first_day, replace(first_day, ran=ran), examples, snapshots, bundles, published, repeated)
 
 
 def lines_of(text: str) -> dict[str, str]:
@@ -155,9 +157,10 @@ def test_the_next_day_joins_the_new_day_only(two_days: TwoDays) -> None:
     assert two_days.examples.files.items() <= examples.items()
     added = {Path(name).parts[0] for name in examples.keys() - two_days.examples.files.keys()}
     assert added == {str(second.day)}
-    snapshots = sorted(path.name for path in (second.root / "features" / "snapshots" / "user").iterdir())
-    assert snapshots == [f"{second.day}.parquet", f"{second.next_day}.parquet"]
-    grown = pq.read_table(second.root / "features" / "snapshots" / "user" / snapshots[-1])
+    snapshots = State.of(second.root / "features" / "snapshots" / "user").files
+    assert two_days.snapshots.files.items() <= snapshots.items()
+    assert snapshots.keys() - two_days.snapshots.files.keys() == {f"{second.next_day}.parquet"}
+    grown = pq.read_table(second.root / "features" / "snapshots" / "user" / f"{second.next_day}.parquet")
     assert {str(moment)[:10] for moment in grown.column("event_timestamp").to_pylist()} == {str(second.next_day)}
 
 

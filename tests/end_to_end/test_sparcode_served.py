@@ -57,7 +57,8 @@ def test_the_run_tells_how_codes_are_used_and_what_tables_cost(shop: Any) -> Non
     assert "validation sparcode epoch 1: loss" in shop.ran.stdout
     assert "codes in use, perplexity" in shop.ran.stdout
     (told,) = [line for line in shop.ran.stdout.splitlines() if line.startswith("codes ")]
-    assert "codes of 180 tokens" in told
+    # Three of the learned vector and the history, and one of the factors, of each of 60 users.
+    assert "codes of 240 tokens" in told
     assert "of all scores" in told
 
 

@@ -15,7 +15,8 @@ FULL_TEXT = re.compile(
 )
 MEMORY_TEXT = re.compile(
     r"bad_alloc|cannot allocate memory|unable to allocate|malloc of size|out ?of ?memory|can't start new thread"
-    r"|\bOOM\b",
+    # The dynamic linker's words, which arrive as an ImportError.
+    r"|cannot map zero-fill pages|failed to map segment from shared object|\bOOM\b",
     re.IGNORECASE,
 )
 

@@ -31,6 +31,8 @@ def with_cause() -> Exception:
         (MemoryError("std::bad_alloc"), f"{NO_MEMORY} (std::bad_alloc)"),
         (RuntimeError("Out of Memory Error: 3 MB\nSee also https://example.org"), f"{NO_MEMORY} (Out of Memory"),
         (with_cause(), f"{NO_MEMORY} (MemoryError)"),
+        (ImportError("operations.so: cannot map zero-fill pages"), f"{NO_MEMORY} (operations.so: cannot map"),
+        (ImportError("a.so: failed to map segment from shared object"), f"{NO_MEMORY} (a.so: failed to map segment"),
     ],
 )
 def test_what_ran_out_is_told_with_the_line_that_tells_it(error: Exception, said: str) -> None:

@@ -10,6 +10,8 @@ from typing import Literal
 
 import tensorflow as tf
 
+from training.replicas import mean_over_replicas
+
 # The logit of a masked column: exp of it is 0 in float32, and it stays finite when subtracted from.
 MASKED = -1e9
 
@@ -146,8 +148,11 @@ def products(users: tf.Tensor, items: tf.Tensor, *, item_gradient: tf.Tensor | N
 
 
 def weighted_mean(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Mean of losses weighted by the rewards of their examples: both [B] float32 -> []; 0 if all weights are 0."""
-    return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
+    """Mean of losses weighted by the rewards of their examples: both [B] float32 -> []; 0 if all weights are 0.
+
+    Where several processes share a batch, their results have that mean as their own mean.
+    """
+    return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), mean_over_replicas(tf.reduce_sum(weights)))
 
 
 def _checked(scores: tf.Tensor, log_q: tf.Tensor | None, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:

@@ -24,10 +24,12 @@ from features.encoding import Inputs
 from towers.two_tower import VECTOR, TwoTower
 from training.dataset import ITEM_PREFIX, USER_PREFIX, Batch
 from training.objective import Outputs, Terms, inputs_with_prefix, total_of
+from training.replicas import item_parts, share_of_mean
 from training.row_adagrad import RowAdagrad
 
 Floats = npt.NDArray[np.float32]
 EpochMetrics = dict[str, float]
+TrainStep = Callable[[Batch], dict[str, tf.Tensor]]
 
 
 class Queue(Protocol):
@@ -102,16 +104,19 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         return tf.exp(self._log_temperature) if self._fixed_temperature is None else self._fixed_temperature
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
-        """Sum of the terms for a batch as `training.dataset.batches` makes it: []; training moves the queue on."""
+        """Sum of the terms for a batch as `training.dataset.batches` makes it: []; training moves the queue on.
+
+        For a share of a batch (`training.batch_share`), what it adds to that sum.
+        """
         batch = {name: tf.convert_to_tensor(values) for name, values in inputs.items()}
         users = self.user_parts(inputs_with_prefix(batch, USER_PREFIX), training=training)
-        items = self.item_parts(inputs_with_prefix(batch, ITEM_PREFIX), training=training)
+        items = item_parts(self.item_parts, inputs_with_prefix(batch, ITEM_PREFIX), batch, training=training)
         queued = None if self.queue is None else tf.stop_gradient(self.queue.read())
         outputs = Outputs(users, items, batch, self.temperature, queued)
         loss = self._total(outputs)
         if training and self.queue is not None:
             self.queue.push(tf.stop_gradient(items[VECTOR][: outputs.num_rows]))
-        return loss
+        return share_of_mean(loss)
 
 
 Result = TypeVar("Result", covariant=True)
@@ -120,7 +125,7 @@ Result = TypeVar("Result", covariant=True)
 class Fittable(Protocol[Result]):
     """A `tfrs.Model` that `fit` takes."""
 
-    train_step: Callable[[Batch], dict[str, tf.Tensor]]
+    train_step: TrainStep
     compile: Callable[..., None]
 
     @property
@@ -159,6 +164,12 @@ def row_adagrad(learning_rate: float) -> tf_keras.optimizers.Optimizer:
     return RowAdagrad(learning_rate, initial_accumulator_value=0.1)
 
 
+def graph_of(train_step: TrainStep) -> TrainStep:
+    """A step of one process alone, as TensorFlow's graph."""
+    step: TrainStep = tf.function(train_step, reduce_retracing=True)
+    return step
+
+
 def fit(
     model: Fittable[Result],
     epochs: int,
@@ -172,6 +183,7 @@ def fit(
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     checkpoint_every_epochs: int = 1,
     saved: Mapping[str, tf.Module] | None = None,
+    graph_of: Callable[[TrainStep], TrainStep] = graph_of,
 ) -> list[EpochReport]:
     """Fits a model.
 
@@ -188,6 +200,7 @@ def fit(
         on_epoch: Called after each epoch.
         checkpoint_every_epochs: How often the weights, the optimiser's state and the queue are saved.
         saved: Further state that is saved with them, by name.
+        graph_of: Makes a graph of the model's step; that of `training.distribution` is taken by several processes.
 
     Returns:
         A report for each epoch.
@@ -197,7 +210,7 @@ def fit(
         ValueError: There are no batches.
     """
     model.compile(optimizer=optimizer)
-    step = tf.function(model.train_step, reduce_retracing=True)
+    step = graph_of(model.train_step)
     state = tf.train.Checkpoint(model=model, optimizer=optimizer, **(saved or {}))
     checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoints"), max_to_keep=2)
     writer = tf.summary.create_file_writer(str(folder / "logs"))

@@ -35,7 +35,7 @@ from twinspire.comparisons import ablate, benchmarks
 from twinspire.daily import backfill, daily, status
 from twinspire.deny import deny
 from twinspire.forget import forget
-from twinspire.job import do, need, prepare, print_plan, save_config
+from twinspire.job import do, need, only_takes_part, prepare, print_plan, save_config, take_part
 from twinspire.lock import only_run
 
 if TYPE_CHECKING:
@@ -133,6 +133,9 @@ def _do_one(
         return
     if place:
         need(steps[place - 1])
+    if name == "train" and only_takes_part(settings):
+        take_part(settings, paths, steps[place], force=force)
+        return
     with only_run(paths.root, command=f"twinspire {name}", now=moment(now)):
         save_config(settings, paths)
         do(steps[place], force=force)

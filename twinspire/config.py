@@ -236,6 +236,11 @@ class Config(Section):
                 f"training.example_days, {fitted}: nothing would be left to fit before the days held out"
             )
         check_methods(self.towers, self.training, self.dataset)
+        if self.sparcode is not None and self.training.distribute != "none":
+            raise ValueError(
+                f"training.distribute is {self.training.distribute}, and sparcode is fitted by one process alone; set "
+                "sparcode: null, or training.distribute: none"
+            )
         named = {*self.serving.fusion_weights, self.serving.retriever}
         if self.sparcode is None and "sparcode" in named:
             raise ValueError("serving names the retriever sparcode, and sparcode is null; set sparcode: {} to fit it")

@@ -75,6 +75,31 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
     return record, True
 
 
+def only_takes_part(config: Config) -> bool:
+    """Whether this process fits beside a chief, which is another one, holds the lock and writes what is made."""
+    from training.cluster import read_cluster
+
+    cluster = read_cluster() if config.training.distribute != "none" else None
+    return cluster is not None and not cluster.is_chief
+
+
+def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> None:
+    """Fits beside the chief, unless the step is done; says so, and writes nothing that stays."""
+    from rich.markup import escape
+
+    from twinspire.console import console, held_back
+    from twinspire.steps import finished
+
+    done = None if force else finished(step)
+    if done is not None:
+        console().print(f"[dim]{step.name:<9}[/] unchanged: {escape(done.outcome)}")
+        return
+    # TensorFlow writes about the machine when it is imported, at any log level.
+    with held_back():
+        from twinspire.pipeline.several import take_part
+    console().print(f"[bold]{step.name:<9}[/] {take_part(config, paths)}")
+
+
 def need(step: Step) -> None:
     """Refuses to go on where the step before is not done."""
     from twinspire.steps import finished

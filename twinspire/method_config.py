@@ -181,6 +181,8 @@ class TrainingConfig(Section):
     example_days. 0 compares nothing and fits once."""
     checkpoint_every_epochs: int = Field(1, ge=1)
     """How often the weights are saved."""
+    distribute: Literal["none", "multi_worker"] = "none"
+    """Whether one process fits, or those that the environment variable TF_CONFIG names, each a share of every batch."""
 
 
 def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema) -> None:
@@ -190,6 +192,8 @@ def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema
         ValueError: One does.
     """
     _check_negatives(training)
+    if training.distribute != "none":
+        _check_distributed(towers, training)
     if towers.id_dropout and not towers.id_buckets:
         raise ValueError(
             f"towers.id_dropout is {towers.id_dropout} and id_buckets is 0: there is no bucket to replace an id by; "
@@ -229,6 +233,25 @@ def _check_negatives(training: TrainingConfig) -> None:
         raise ValueError(
             "training.negatives names no source; set in_batch, num_uniform, num_random, queue_size or easy_per_hard"
         )
+
+
+def _check_distributed(towers: TowerConfig, training: TrainingConfig) -> None:
+    """Refuses what looks at all rows of a batch, keeps vectors from batch to batch, or draws at random in the model."""
+    dual, negatives = towers.dual_augmented, training.negatives
+    found: dict[str, tuple[object, object]] = {
+        "towers.id_dropout": (towers.id_dropout, 0),
+        "towers.dual_augmented.dropout": (dual.dropout if dual is not None else 0, 0),
+        "training.negatives.queue_size": (negatives.queue_size, 0),
+        "training.negatives.num_hard_in_batch": (negatives.num_hard_in_batch, 0),
+        "training.mobius": (training.mobius, None),
+    }
+    for name, (value, off) in found.items():
+        if value != off:
+            given = value if off == 0 else "set"
+            raise ValueError(
+                f"{name} is {given} and training.distribute is {training.distribute}: several processes would not fit "
+                f"what one fits; set {name}: {'null' if off is None else off}, or training.distribute: none"
+            )
 
 
 def _check_mobius(towers: TowerConfig, training: TrainingConfig) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from features.encoding import Encoder
 from towers.two_tower import TwoTower, build_two_tower
 from training.dataset import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
+from training.distribution import Alone, Processes
 from training.negatives import KnownPositives
 from training.sampled_softmax import softmax_term
 from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
@@ -44,15 +45,27 @@ def fit_small(
     look: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
     make: Callable[[Encoder], RetrievalModel] | None = None,
     negatives: dict[str, object] | None = None,
+    processes: Processes | None = None,
     **changes: Any,
 ) -> tuple[RetrievalModel, list[EpochReport]]:
     """Fits towers on all days of `folder`; logs and checkpoints go to `out`."""
+    processes = processes or Alone()
     encoder = Encoder.load(folder / "encoder")
     make_deterministic(seed)
     batches_of = batches_for(folder, encoder, seed=seed, negatives=negatives)
-    model = (make or plain_model)(encoder)
-    optimizer = optimizer or row_adagrad(learning_rate)
-    reports = fit(model, epochs, batches_of=batches_of, optimizer=optimizer, folder=out, look=look, **changes)
+    with processes.scope():
+        model = (make or plain_model)(encoder)
+        optimizer = optimizer or row_adagrad(learning_rate)
+    reports = fit(
+        model,
+        epochs,
+        batches_of=lambda epoch: processes.shares(batches_of(epoch)),
+        optimizer=optimizer,
+        folder=out,
+        look=look,
+        graph_of=processes.graph_of,
+        **changes,
+    )
     return model, reports
 
 

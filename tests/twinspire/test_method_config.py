@@ -108,6 +108,32 @@ def shop(tmp_path: Path) -> Path:
             ["towers.counterpart={source: statistic, user_fields: [country]}", "dataset.item_statistics_of=[]"],
             "towers.counterpart.source is statistic, and dataset.item_statistics_of lacks 'country'; list it there",
         ),
+        (
+            ["training.distribute=multi_worker", "towers={id_buckets: 5, id_dropout: 0.1}"],
+            "towers.id_dropout is 0.1 and training.distribute is multi_worker: several processes would not fit what "
+            "one fits; set towers.id_dropout: 0, or training.distribute: none",
+        ),
+        (
+            ["training.distribute=multi_worker", "towers.dual_augmented.category_alignment=0"],
+            "towers.dual_augmented.dropout is 0.1 and training.distribute is multi_worker",
+        ),
+        (
+            ["training.distribute=multi_worker", "training.negatives.queue_size=20"],
+            "training.negatives.queue_size is 20 and training.distribute is multi_worker",
+        ),
+        (
+            ["training.distribute=multi_worker", "training.negatives.num_hard_in_batch=1"],
+            "training.negatives.num_hard_in_batch is 1 and training.distribute is multi_worker",
+        ),
+        (
+            ["training.distribute=multi_worker", "training.mobius={}"],
+            "training.mobius is set and training.distribute is multi_worker: several processes would not fit what one "
+            "fits; set training.mobius: null, or training.distribute: none",
+        ),
+        (
+            ["training.distribute=multi_worker", "sparcode={}"],
+            "training.distribute is multi_worker, and sparcode is fitted by one process alone; set sparcode: null, or",
+        ),
     ],
 )
 def test_a_method_without_what_it_needs_is_refused(shop: Path, overrides: list[str], message: str) -> None:
@@ -132,6 +158,13 @@ def test_a_method_without_what_it_needs_is_refused(shop: Path, overrides: list[s
         ["towers.counterpart={user_fields: [country], item_fields: [aisle]}"],
         ["towers.counterpart={source: statistic, user_fields: [country], item_fields: [brand]}"],
         ["training.validation_days=0"],
+        [
+            "training={distribute: multi_worker, frequency: streaming, log_q: khrylchenko2025, reward: value}",
+            "towers={learn_temperature: true, dual_augmented: {dropout: 0}, counterpart: {user_fields: [country]}}",
+            "training.negatives={num_random: 3, easy_per_hard: 100}",
+            "training.hard_model_weight=0.5",
+            "dataset.item_category=aisle",
+        ],
     ],
 )
 def test_a_method_with_what_it_needs_is_taken(shop: Path, overrides: list[str]) -> None:

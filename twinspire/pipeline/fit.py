@@ -13,6 +13,7 @@ from towers.ensemble import concatenate, part_widths
 from towers.mobius import with_three_parts
 from towers.two_tower import VECTOR, TwoTower, build_two_tower
 from training.dataset import Batch, BatchPlan, epoch_batches
+from training.distribution import PROCESSES
 from training.factors import item_factors
 from training.frequency import StreamingFrequency
 from training.negatives import KnownPositives
@@ -116,20 +117,22 @@ class _Single:
     ) -> tuple[TwoTower, list[EpochReport]]:
         """Builds a pair with the configured methods and fits it; with a teacher, as its student."""
         config, settings = self.config, self.config.training
+        processes = PROCESSES[settings.distribute]()
         make_deterministic(config.seed)
         trained = self._trained()
-        towers = self._build(*trained, student=teacher is not None)
-        chosen = terms(config, teacher=teacher)
-        queue_size = settings.negatives.queue_size
-        queue = VectorQueue(queue_size, int(towers.item_parts.output[VECTOR].shape[-1])) if queue_size else None
-        model = RetrievalModel(
-            towers,
-            terms=chosen,
-            temperature=config.towers.temperature,
-            learn_temperature=config.towers.learn_temperature,
-            queue=queue,
-        )
-        optimizer, kept = row_adagrad(settings.learning_rate), state_of(chosen)
+        with processes.scope():
+            towers = self._build(*trained, student=teacher is not None)
+            chosen = terms(config, teacher=teacher)
+            queue_size = settings.negatives.queue_size
+            queue = VectorQueue(queue_size, int(towers.item_parts.output[VECTOR].shape[-1])) if queue_size else None
+            model = RetrievalModel(
+                towers,
+                terms=chosen,
+                temperature=config.towers.temperature,
+                learn_temperature=config.towers.learn_temperature,
+                queue=queue,
+            )
+            optimizer, kept = row_adagrad(settings.learning_rate), state_of(chosen)
         carried = {"": model.variables, **{name: term.variables for name, term in kept.items()}}
         if self.warm is not None:
             carry_over(self.warm.state(name), self.warm.growth, carried, optimizer)
@@ -138,7 +141,7 @@ class _Single:
         plan = self._plan(mined)
 
         def batches_of(epoch: int) -> Iterator[Batch]:
-            return epoch_batches(self.material.load_all(), plan, seed=[config.seed, epoch])
+            return processes.shares(epoch_batches(self.material.load_all(), plan, seed=[config.seed, epoch]))
 
         def after_steps() -> None:
             for weight, _ in chosen:
@@ -164,6 +167,7 @@ class _Single:
                 on_epoch=lambda report: self.say(title, report),
                 checkpoint_every_epochs=settings.checkpoint_every_epochs,
                 saved=kept,
+                graph_of=processes.graph_of,
             )
         save_state(state_of_fit(carried, optimizer), state_file(folder.parent, name))
         save_state(dict(zip(("users", "items"), trained, strict=True)), state_file(folder.parent, TRAINED))

@@ -149,14 +149,16 @@ def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | N
 
             from twinspire.pipeline.features import keep_catalogue
             from twinspire.pipeline.parent import Parent
+            from twinspire.pipeline.several import as_chief
 
-        # From here on the day's bundle, which may be served, has another fit behind it: nothing goes on from that.
-        paths.bundle_name.unlink(missing_ok=True)
-        if night is None or night.parent is None:
-            return train(config, paths)
-        keep_catalogue(config, paths, night.parent)
-        parent = Parent.open(RunPaths(paths.root, night.parent))
-        return train(config, paths, parent=parent, goes_on=night.goes_on)
+        with as_chief(config, nightly=night is not None):
+            # From here on the day's bundle, which may be served, has another fit behind it: nothing goes on from that.
+            paths.bundle_name.unlink(missing_ok=True)
+            if night is None or night.parent is None:
+                return train(config, paths)
+            keep_catalogue(config, paths, night.parent)
+            parent = Parent.open(RunPaths(paths.root, night.parent))
+            return train(config, paths, parent=parent, goes_on=night.goes_on)
 
     def embed() -> str:
         from twinspire.pipeline.embed import embed_catalogue

@@ -82,10 +82,8 @@ def train(config: Config, paths: RunPaths, *, parent: Parent | None = None, goes
         first = parent.as_of - dt.timedelta(days=config.daily.replay_days)
         config = config.model_copy(update=_of_new_days(config))
     else:
-        first = config.as_of - dt.timedelta(days=config.training.example_days)
-    days = [day for day in day_range(first, config.as_of) if (paths.examples / str(day)).exists()]
-    if not days:
-        raise ValueError(f"{paths.examples}: no examples from {first} up to {config.as_of}; run features")
+        first = first_day(config)
+    days = days_with_examples(config, paths, first)
     with fresh_folder(paths.model) as folder:
         encoder, warm = _encoder(config, paths, days, parent if goes_on else None)
         encoder.save(folder / "encoder")
@@ -109,6 +107,29 @@ def train(config: Config, paths: RunPaths, *, parent: Parent | None = None, goes
     return _outcome(config, days, reports, beside, parent if goes_on else None)
 
 
+def first_day(config: Config) -> dt.date:
+    """The first day that is fitted."""
+    return config.as_of - dt.timedelta(days=config.training.example_days)
+
+
+def days_with_examples(config: Config, paths: RunPaths, first: dt.date) -> list[dt.date]:
+    """Those from a day up to `as_of`.
+
+    Raises:
+        ValueError: There is none.
+    """
+    days = [day for day in day_range(first, config.as_of) if (paths.examples / str(day)).exists()]
+    if not days:
+        raise ValueError(f"{paths.examples}: no examples from {first} up to {config.as_of}; run features")
+    return days
+
+
+def validation_days(config: Config, days: Sequence[dt.date]) -> tuple[list[dt.date], dt.date]:
+    """The days that are fitted for validation, none if nothing is compared, and the first that is held out."""
+    held_out = config.as_of - dt.timedelta(days=config.training.validation_days)
+    return [day for day in days if day < held_out] if config.training.validation_days else [], held_out
+
+
 def _of_new_days(config: Config) -> dict[str, object]:
     """What a fit that goes on reads differently."""
     training = config.training.model_copy(update={"epochs": config.daily.epochs, "checkpoint_every_epochs": 1})
@@ -129,9 +150,8 @@ def _validate(
     config: Config, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], folder: Path
 ) -> dict[str, list[EpochReport]]:
     """Fits the days before the last ones and looks at those."""
-    held_out = config.as_of - dt.timedelta(days=config.training.validation_days)
-    earlier = [day for day in days if day < held_out]
-    if not config.training.validation_days or not earlier:
+    earlier, held_out = validation_days(config, days)
+    if not earlier:
         return {}
     relevant = first_meetings(encoder, paths, since=held_out)
     fitted, _ = _fit(config, paths, encoder, Phase("validation", earlier, held_out, relevant), folder)

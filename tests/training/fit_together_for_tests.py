@@ -1,0 +1,88 @@
+"""Fits small towers with others: `python fit_together_for_tests.py FOLDER OUT` under TF_CONFIG writes OUT/<fit>.npz."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.encoding import Encoder
+from towers.counterpart import generated_fields
+from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
+from towers.two_tower import build_two_tower
+from training.counterpart import counterpart_term
+from training.distribution import PROCESSES, Distribute, workers
+from training.dual_augmented import category_alignment_term, mimic_term
+from training.fused_softmax import fused_softmax
+from training.objective import DecayingWeight
+from training.sampled_softmax import softmax_term
+from training.trainer import RetrievalModel
+
+SMALL = runpy.run_path(str(Path(__file__).with_name("fit_for_tests.py")))
+EPOCHS = 3
+
+
+def fused(encoder: Encoder) -> RetrievalModel:
+    """The softmax as it is fitted, with a temperature that is learned."""
+    towers = build_two_tower(encoder.input_specs("user"), encoder.input_specs("item"), embedding_dim=8)
+    terms = [(1.0, softmax_term("yi2019", kernel=fused_softmax))]
+    return RetrievalModel(towers, terms=terms, temperature=0.2, learn_temperature=True)
+
+
+def composed(encoder: Encoder) -> RetrievalModel:
+    """Whatever reads other parts of the towers than their vectors: DAT with category alignment, generated fields."""
+
+    def table(num_rows: int) -> AugmentedTable:
+        trained, groups = np.arange(num_rows) > 0, np.zeros(num_rows, np.int32)
+        return AugmentedTable(num_rows=num_rows, width=8, trained=trained, groups=groups, dropout=0.0)
+
+    towers = build_two_tower(
+        encoder.input_specs("user"),
+        encoder.input_specs("item"),
+        embedding_dim=8,
+        hidden_units=(6,),
+        user_adds=[augmented(table(len(encoder.user_ids)), id_name="user_id"), generated_fields(["aisle"])],
+        item_adds=[augmented(table(len(encoder.item_ids)), id_name="item_id"), generated_fields(["age"])],
+    )
+    guesses = counterpart_term(user_fields=["age"], item_fields=["aisle"])
+    terms = [(1.0, softmax_term("khrylchenko2025")), (0.5, mimic_term("user")), (0.5, mimic_term("item"))]
+    terms += [(1.0, category_alignment_term("aisle")), (DecayingWeight(0.1, decay=0.5), guesses)]
+    return RetrievalModel(towers, terms=terms, temperature=0.2, learn_temperature=False)
+
+
+FITS: dict[str, tuple[Callable[[Encoder], RetrievalModel], dict[str, int]]] = {
+    "fused": (fused, {}),
+    "composed, with private negatives": (composed, {"num_random": 3, "num_uniform": 7}),
+}
+
+
+def fit_together(name: str, folder: Path, out: Path, *, distribute: Distribute) -> dict[str, Any]:
+    """A fit of `FITS` on `folder`: its loss in each step, as `losses`, and its weights."""
+    make, negatives = FITS[name]
+    losses: list[float] = []
+    model, _ = SMALL["fit_small"](
+        folder,
+        out,
+        seed=1,
+        epochs=EPOCHS,
+        make=make,
+        negatives=negatives,
+        processes=PROCESSES[distribute](),
+        on_step=losses.append,
+        after_steps=lambda: None,
+    )
+    refresh_fallbacks(model.fitted)
+    weights = {name.replace("/", "|"): values for name, values in SMALL["weights_of"](model).items()}
+    return {"losses": np.array(losses), "temperature": np.array(model.temperature), **weights}
+
+
+if __name__ == "__main__":
+    folder_of_examples, folder_of_results = map(Path, sys.argv[1:])
+    for number, fit_name in enumerate(FITS):
+        found = fit_together(fit_name, folder_of_examples, folder_of_results / str(number), distribute="multi_worker")
+        np.savez(folder_of_results / f"{fit_name}.npz", **found)
+    workers().wait()

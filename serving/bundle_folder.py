@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serving import bundle_history as history
 from serving.bundle import CURRENT
-from serving.manifest import VERSION_PATTERN, BundleError, Manifest, read_manifest
+from serving.manifest import VERSION_PATTERN, BundleError, Manifest, day_of, read_manifest
 
 # Versions that a message names; the newest tell what the others look like.
 _NUM_NAMED = 5
@@ -34,7 +34,7 @@ class Entry:
     @property
     def as_of(self) -> dt.date:
         """Everything before this day is known to it."""
-        return dt.date.fromisoformat(self.version[:10])
+        return day_of(self.version)
 
 
 def list_bundles(bundles: Path) -> list[Entry]:

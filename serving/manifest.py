@@ -28,6 +28,11 @@ class BundleError(ValueError):
     """A bundle cannot be written, published or opened; the message names file, found, expected and what to do."""
 
 
+def day_of(version: str) -> dt.date:
+    """The day that a bundle's name begins with: everything before it is known to the bundle."""
+    return dt.date.fromisoformat(version[:10])
+
+
 class Declaration(BaseModel):
     """A frozen part of the manifest."""
 

@@ -113,7 +113,9 @@ def state_of(carried: Carried, optimizer: tf_keras.optimizers.Optimizer) -> Arra
     A slot is named after its variable: `user_id_table/embeddings@accumulator`.
     """
     arrays: Arrays = {}
-    for name, variable in _by_name(carried).items():
+    variables = _by_name(carried)
+    _make_slots(optimizer, variables)
+    for name, variable in variables.items():
         arrays[name] = variable.numpy()
         for slot in optimizer.get_slot_names() if variable.trainable else ():
             arrays[f"{name}{SLOT}{slot}"] = optimizer.get_slot(variable, slot).numpy()
@@ -136,8 +138,7 @@ def carry_over(
         CarryOverError: A variable is missing, or its shape is another for another reason than new rows.
     """
     variables = _by_name(carried)
-    # Keras's legacy optimisers have no other way to make their slots before the first step.
-    optimizer._create_all_weights([variable for variable in variables.values() if variable.trainable])
+    _make_slots(optimizer, variables)
     for name, variable in variables.items():
         variable.assign(_carried(name, state, variable.numpy(), growth))
         for slot in optimizer.get_slot_names() if variable.trainable else ():
@@ -164,6 +165,12 @@ def moved_rows(values: Array, rows: Rows, *, fresh: Array) -> Array:
     moved, kept = fresh.copy(), rows >= 0
     moved[rows[kept]] = values[kept]
     return moved
+
+
+def _make_slots(optimizer: tf_keras.optimizers.Optimizer, variables: Mapping[str, tf.Variable]) -> None:
+    """Makes what the optimiser keeps of variables, where it has not taken a step yet."""
+    # Keras's legacy optimisers have no other way.
+    optimizer._create_all_weights([variable for variable in variables.values() if variable.trainable])
 
 
 def _by_name(carried: Carried) -> dict[str, tf.Variable]:

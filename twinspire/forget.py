@@ -112,13 +112,14 @@ def _with_other_features(paths: RunPaths) -> list[RunPaths]:
 def _rebuild(paths: RunPaths, config: Path, set_: list[str] | None, runs: Path, now: dt.datetime | None) -> None:
     """Does the night of the published bundle again."""
     from serving.bundle_folder import published
+    from serving.manifest import day_of
     from twinspire.daily import daily
 
     version = published(paths.bundles)
     if version is None:
         typer.echo("nothing is published, so that there is no bundle to make again")
         return
-    day = dt.datetime.fromisoformat(version[:10])
+    day = dt.datetime.combine(day_of(version), dt.time())
     daily(date=day, full=False, config=config, set_=set_, runs=runs, force=False, now=now)
 
 

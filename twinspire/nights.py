@@ -17,7 +17,7 @@ import structlog
 from twinspire.config import Config
 from twinspire.lock import holder_of
 from twinspire.paths import RunPaths
-from twinspire.pipeline.night import Night
+from twinspire.pipeline.night import HELD_OUT_SUMMARY, Night
 from twinspire.whole_files import replace_text
 
 
@@ -64,7 +64,7 @@ def write_summary(
 
 def _recall(paths: RunPaths) -> dict[str, Any] | None:
     """What the fit before reached on the new days, and both on the users held out of today's."""
-    path = paths.model / "held_out.json"
+    path = paths.model / HELD_OUT_SUMMARY
     if not path.exists():
         return None
     found: dict[str, Any] = json.loads(path.read_text())
@@ -73,12 +73,13 @@ def _recall(paths: RunPaths) -> dict[str, Any] | None:
 
 def status_of(config: Config, paths: RunPaths, num_nights: int) -> dict[str, Any]:
     """What is served, how the last nights went, what is at work."""
+    from serving.bundle_folder import published
+
     files = sorted((paths.root / "nights").glob("????-??-??.json"))[-num_nights:]
-    pointer = paths.bundles / "current"
     events = sorted((paths.tables / "events").glob("????-??-??.parquet"))
     return {
         "dataset": config.name,
-        "served": pointer.resolve().name if pointer.is_dir() else None,
+        "served": published(paths.bundles),
         "last_day_with_events": events[-1].stem if events else None,
         "at_work": holder_of(paths.root),
         "nights": [json.loads(file.read_text()) for file in reversed(files)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
@@ -40,8 +40,11 @@ class SparCodeConfig(Section):
     """Codes that tokens fall into less often than this share of even use are put on tokens of the batch."""
     log_q: Literal["none", "yi2019", "khrylchenko2025"] = "yi2019"
     """Correction of the sampling bias."""
-    epochs: int = Field(2, ge=1)
-    """Passes over the examples."""
+    epochs: int = Field(2, ge=0)
+    """Passes over the examples, at most."""
+    choose_epochs: bool = True
+    """Whether the days held out for validation, if any, decide how many of the epochs are taken; none is among the
+    choices: the towers with codes instead of users' vectors."""
     batch_size: int = Field(256, ge=2)
     """Examples per step."""
     num_uniform: int = Field(512, ge=0)
@@ -61,11 +64,10 @@ class SparCodeConfig(Section):
     num_queries: int = Field(500, ge=1)
     """Users whose lists are compared with all scores, at most."""
 
-    @classmethod
-    def of_tables(cls) -> tuple[str, ...]:
-        """Fields that say how tables are cut, which a fit does not read."""
-        names = tuple(cls.model_fields)
-        return names[names.index("posting_cap") :]
+    def of_fit(self) -> dict[str, Any]:
+        """What a fit reads, as JSON has it: all but the fields that say how tables are cut."""
+        names = tuple(type(self).model_fields)
+        return self.model_dump(mode="json", include=set(names[: names.index("posting_cap")]))
 
     @model_validator(mode="after")
     def _one_way_to_cut(self) -> SparCodeConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,17 @@ def test_the_run_tells_how_codes_are_used_and_what_tables_cost(shop: Any) -> Non
     # Three of the learned vector and the history, and one of the factors, of each of 60 users.
     assert "codes of 240 tokens" in told
     assert "of all scores" in told
+
+
+def test_as_many_epochs_are_fitted_as_users_held_out_found_most_after(shop: Any, paths: RunPaths) -> None:
+    (told,) = [line.strip() for line in shop.ran.stdout.splitlines() if "after 0 and so on" in line]
+    match = re.fullmatch(r"sparcode: (\d) epochs, as recall@\d+ was ([\d., ]+) after 0 and so on", told)
+    assert match is not None
+    found = [float(value) for value in match[2].split(", ")]
+    assert len(found) == 3
+    assert found[int(match[1])] == max(found)
+    assert json.loads((paths.model / "lineage.json").read_text())["sparcode_epochs"] == int(match[1])
+    assert shop.ran.stdout.count("final sparcode epoch") == int(match[1])
 
 
 def test_served_scores_are_the_models_own_quantised_ones_for_every_item(

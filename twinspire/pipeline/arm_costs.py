@@ -12,6 +12,7 @@ import numpy as np
 from beam_jobs.build_index import INDEX_FILE, REPORT_FILE
 from evaluation.ablation import Cost
 from evaluation.split import Split
+from serving.bundle_folder import size_of
 from serving.retrievers import UserQueries
 from serving.sparcode_parts import POSTINGS
 from twinspire.ablation_config import Lists
@@ -94,5 +95,4 @@ def _build_seconds(paths: RunPaths, how: Lists) -> float:
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    return path.stat().st_size if path.is_file() else size_of(path)

@@ -19,6 +19,7 @@ from features.encoding import Encoder
 from features.feast_repo.definitions import SERVICE_NAMES
 from features.tables import event_days, withdrawn_items
 from serving import bundle as layout
+from serving.bundle_folder import size_of
 from serving.index import INDEXES, IndexReport
 from serving.manifest import BusinessWeight, DataWindow, Facts
 from serving.publish import BundleExistsError, Parts, publish, write
@@ -61,7 +62,7 @@ def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime, parent: st
         retrievers_of(layout.Bundle.open(paths.bundles / name), config)
     replace_text(paths.bundle_name, name)
     folder = paths.bundles / name
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = size_of(folder)
     return f"{name}, {size / 1e6:.0f} MB, verified; model card: {folder / layout.MODEL_CARD}"
 
 

@@ -50,10 +50,10 @@ def fit_sparcode(
     users: Inputs,
     items: Inputs,
     folder: Path,
-    look: Callable[[SparCode], EpochMetrics],
+    look: Callable[[SparCode], EpochMetrics] | None,
     say: Say,
     warm: WarmStart | None = None,
-) -> SparCode:
+) -> tuple[SparCode, list[EpochMetrics]]:
     """Fits SparCode over towers, which stay as they are.
 
     Args:
@@ -65,9 +65,12 @@ def fit_sparcode(
         users: Model inputs of everybody at the phase's moment, by row of the canonical tables.
         items: Likewise of everything.
         folder: Gets checkpoints and logs.
-        look: Measures the model after an epoch.
+        look: Measures the model before the first epoch and after each; None looks at nothing.
         say: Told of each epoch.
         warm: What the fit goes on from; None begins anew.
+
+    Returns:
+        The model, and what `look` found: before the first epoch, then after each.
     """
     make_deterministic(config.seed)
     widths = int(backbone.learned.user.output.shape[-1]), int(backbone.towers.user.output.shape[-1])
@@ -89,12 +92,17 @@ def fit_sparcode(
     def batches_of(epoch: int) -> Iterator[Batch]:
         return epoch_batches(material.load_all(), plan, seed=[config.seed, epoch])
 
+    def looked(fitted: SparCode) -> EpochMetrics:
+        return {} if look is None else look(join(_refitted(fitted, users)))
+
     def measured(fitted: SparCode) -> EpochMetrics:
         usage = model.usage
         for warning in usage.warnings():
             console().print(f"[yellow]warning[/] {warning}")
-        return {**usage.metrics(), **look(join(_refitted(fitted, users)))}
+        found.append(looked(fitted))
+        return {**usage.metrics(), **found[-1]}
 
+    found = [looked(sparcode)]
     title = f"{material.name} sparcode"
     steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
     with progress(f"training ({title})", total=steps) as advance:
@@ -110,7 +118,7 @@ def fit_sparcode(
             saved={"quantizer": sparcode.quantizer},
         )
     save_state(state_of(carried, optimizer), state_file(folder, STATE))
-    return join(_refitted(sparcode, users))
+    return join(_refitted(sparcode, users)), found
 
 
 def _refitted(sparcode: SparCode, users: Inputs) -> SparCode:

@@ -21,7 +21,6 @@ from twinspire.config import Config
 from twinspire.console import held_back
 from twinspire.paths import RunPaths
 from twinspire.pipeline.night import PUBLISH, Night
-from twinspire.sparcode_config import SparCodeConfig
 from twinspire.steps import Step, digest_of
 
 STEP_NAMES = ("ingest", "features", "mine", "train", "embed", "index", "codes", "bundle", "evaluate")
@@ -53,7 +52,7 @@ def plan(
             (config.index.ef_search, config.serving.max_fetch),
         ),
         "train": (
-            (config.towers, config.training, config.evaluation.ks, config.sparcode and _fitted(config.sparcode)),
+            (config.towers, config.training, config.evaluation.ks, config.sparcode and config.sparcode.of_fit()),
             _fingerprint([] if negatives.impressions is None else [negatives.impressions]),
             () if night is None else (night.parent, night.goes_on, night.parent_bundle, config.daily),
         ),
@@ -113,7 +112,9 @@ def _is_checked(paths: RunPaths) -> bool:
 
 
 def _is_published(paths: RunPaths) -> bool:
-    return _is_written(paths) and (paths.bundles / "current").resolve().name == paths.bundle_name.read_text()
+    from serving.bundle_folder import published
+
+    return _is_written(paths) and published(paths.bundles) == paths.bundle_name.read_text()
 
 
 def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | None) -> dict[str, Callable[[], str]]:
@@ -218,11 +219,6 @@ def _fingerprint(roots: Sequence[Path]) -> list[tuple[str, int, int]]:
             if file.is_file():
                 found.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
     return found
-
-
-def _fitted(settings: SparCodeConfig) -> dict[str, Any]:
-    """What of SparCode's settings the fit reads: not how its tables are cut."""
-    return settings.model_dump(mode="json", exclude=set(SparCodeConfig.of_tables()))
 
 
 def _plain(value: object) -> object:

@@ -6,7 +6,8 @@ import datetime as dt
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from twinspire.config import Config
 from twinspire.load_config import ConfigError, load
@@ -20,8 +21,8 @@ FITTED = ("dataset", "towers", "training", "sparcode")
 PUBLISH = "publish"
 # In the folder of a model: the columns of the source that it was fitted on.
 COLUMNS_FILE = "columns.json"
-# There too: how the fit came to be.
-LINEAGE_FILE = "lineage.json"
+# There too: how the fit came to be, and how it compares with the one before.
+LINEAGE_FILE, HELD_OUT_SUMMARY = "lineage.json", "held_out.json"
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,12 @@ def night_of(config: Config, paths: RunPaths, *, full: bool) -> Night:
         paths: Of the day.
         full: Whether a fit on all days is asked for.
     """
+    from serving.manifest import day_of
+
     version = _served_before(paths)
     if version is None:
         return Night(None, False, "fits everything: no bundle was published before", None)
-    day = _day_of(version)
+    day = day_of(version)
     earlier = RunPaths(paths.root, day)
     fitted = earlier.bundle_name.read_text() if earlier.bundle_name.exists() else None
     if fitted != version or not (earlier.model / LINEAGE_FILE).exists():
@@ -70,29 +73,35 @@ def night_of(config: Config, paths: RunPaths, *, full: bool) -> Night:
     return Night(day, False, f"fits everything anew: {why}", version, said)
 
 
+def read_lineage(model: Path) -> dict[str, Any]:
+    """How a fit came to be.
+
+    Returns:
+        `parent`, whether it `goes_on` from it, the day of the last `full_fit`, `held_out_share` and, since SparCode
+        chooses them, the `sparcode_epochs` of the last full fit.
+    """
+    found: dict[str, Any] = json.loads((model / LINEAGE_FILE).read_text())
+    return found
+
+
 def _served_before(paths: RunPaths) -> str | None:
     """The bundle that was served before the day's own."""
     from serving.bundle_folder import published
     from serving.bundle_history import read
-    from serving.manifest import BundleError, read_manifest
+    from serving.manifest import BundleError, day_of, read_manifest
 
     if not paths.bundles.is_dir():
         return None
     version = published(paths.bundles)
-    while version is not None and _day_of(version) >= paths.as_of:
+    while version is not None and day_of(version) >= paths.as_of:
         try:
             version = read_manifest(paths.bundles / version).facts.parent
         except BundleError:
             version = None
     if version is None:
-        earlier = [line.version for line in read(paths.bundles) if _day_of(line.version) < paths.as_of]
-        version = max(earlier, key=_day_of, default=None)
+        earlier = [line.version for line in read(paths.bundles) if day_of(line.version) < paths.as_of]
+        version = max(earlier, key=day_of, default=None)
     return version
-
-
-def _day_of(version: str) -> dt.date:
-    """The day that a bundle's name begins with."""
-    return dt.date.fromisoformat(version[:10])
 
 
 def _schema_changes(config: Config, earlier: RunPaths) -> list[SchemaChange]:
@@ -120,7 +129,7 @@ def _why_anew(config: Config, earlier: RunPaths, changes: Sequence[SchemaChange]
         return f"{' and '.join(changed)} changed since {earlier.as_of}"
     if breaking := [change.column for change in changes if change.needs_full]:
         return f"{', '.join(breaking)} changed since {earlier.as_of}"
-    lineage = json.loads((earlier.model / LINEAGE_FILE).read_text())
+    lineage = read_lineage(earlier.model)
     age = (config.as_of - dt.date.fromisoformat(lineage["full_fit"])).days
     every = config.daily.full_every_days
     if every is not None and age >= every:
@@ -131,5 +140,5 @@ def _why_anew(config: Config, earlier: RunPaths, changes: Sequence[SchemaChange]
 def _read_by_fit(config: Config, name: str) -> object:
     """A section of the configuration, without what only cuts SparCode's tables."""
     if name == "sparcode" and config.sparcode is not None:
-        return config.sparcode.model_dump(exclude=set(config.sparcode.of_tables()))
+        return config.sparcode.of_fit()
     return getattr(config, name)

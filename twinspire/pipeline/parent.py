@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +27,10 @@ from training.trainer import embed
 from training.warm_start import Arrays, Growth, load_state
 from twinspire.paths import RunPaths
 from twinspire.pipeline.material import catalogue_inputs
-from twinspire.pipeline.night import LINEAGE_FILE
+from twinspire.pipeline.night import HELD_OUT_SUMMARY
 
 STATE, TRAINED = "state", "trained"
-HELD_OUT, HELD_OUT_SUMMARY = "held_out.npz", "held_out.json"
+HELD_OUT = "held_out.npz"
 # Of the hash of a user and a day, so that shares are exact to a hundredth of a percent.
 GRAIN = 10_000
 
@@ -92,12 +91,6 @@ class WarmStart:
             found[rows[(rows >= 0) & kept[tower].astype(bool)]] = True
             masks.append(found)
         return masks[0], masks[1]
-
-
-def read_lineage(model: Path) -> dict[str, Any]:
-    """How a fit came to be: `parent`, whether it `goes_on` from it, day of the last `full_fit`, `held_out_share`."""
-    found: dict[str, Any] = json.loads((model / LINEAGE_FILE).read_text())
-    return found
 
 
 def state_file(model: Path, name: str) -> Path:

@@ -41,13 +41,13 @@ from twinspire.pipeline.material import (
     read_material,
     seen_items,
 )
-from twinspire.pipeline.night import COLUMNS_FILE, LINEAGE_FILE
-from twinspire.pipeline.parent import HeldOut, Parent, WarmStart, compare, read_lineage
+from twinspire.pipeline.night import COLUMNS_FILE, LINEAGE_FILE, read_lineage
+from twinspire.pipeline.parent import HeldOut, Parent, WarmStart, compare
 from twinspire.pipeline.sparcode_files import FOLDER
 from twinspire.steps import fresh_folder
 
 TOP = 10
-SPARCODE_USERS = 400
+SPARCODE_USERS = 1000
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def train(config: Config, paths: RunPaths, *, parent: Parent | None = None, goes
     if goes_on:
         assert parent is not None
         first = parent.as_of - dt.timedelta(days=config.daily.replay_days)
-        config = config.model_copy(update=_of_new_days(config))
+        config = config.model_copy(update=_of_new_days(config, parent))
     else:
         first = first_day(config)
     days = days_with_examples(config, paths, first)
@@ -88,10 +88,13 @@ def train(config: Config, paths: RunPaths, *, parent: Parent | None = None, goes
         encoder, warm = _encoder(config, paths, days, parent if goes_on else None)
         encoder.save(folder / "encoder")
         (folder / "config.yaml").write_text(dump(asked))
-        reports = {} if goes_on else _validate(config, paths, encoder, days, folder)
+        reports: dict[str, list[EpochReport]] = {}
+        if not goes_on:
+            reports, config = _validate(config, paths, encoder, days, folder)
         phase = Phase("final", days, config.as_of, None)
-        held = None if parent is None or not config.daily.holdout_share else _held_out(config, parent)
-        fitted, sparcode = _fit(config, paths, encoder, phase, folder, warm=warm, held=held)
+        share = config.daily.holdout_share
+        held = HeldOut(parent.as_of, share) if parent is not None and share else None
+        fitted, sparcode, _ = _fit(config, paths, encoder, phase, folder, warm=warm, held=held)
         reports["final"] = fitted.reports
         _export(fitted, sparcode, folder)
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
@@ -130,10 +133,15 @@ def validation_days(config: Config, days: Sequence[dt.date]) -> tuple[list[dt.da
     return [day for day in days if day < held_out] if config.training.validation_days else [], held_out
 
 
-def _of_new_days(config: Config) -> dict[str, object]:
+def _of_new_days(config: Config, parent: Parent) -> dict[str, object]:
     """What a fit that goes on reads differently."""
-    training = config.training.model_copy(update={"epochs": config.daily.epochs, "checkpoint_every_epochs": 1})
-    sparcode = config.sparcode and config.sparcode.model_copy(update={"epochs": config.daily.epochs})
+    epochs = config.daily.epochs
+    training = config.training.model_copy(update={"epochs": epochs, "checkpoint_every_epochs": 1})
+    sparcode = config.sparcode
+    if sparcode is not None:
+        # Where the last full fit did best without a fit of SparCode, the nights after it make none either.
+        unfitted = read_lineage(parent.model).get("sparcode_epochs") == 0
+        sparcode = sparcode.model_copy(update={"epochs": 0 if unfitted else epochs})
     return {"training": training, "sparcode": sparcode}
 
 
@@ -148,18 +156,27 @@ def _encoder(
 
 def _validate(
     config: Config, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], folder: Path
-) -> dict[str, list[EpochReport]]:
-    """Fits the days before the last ones and looks at those."""
+) -> tuple[dict[str, list[EpochReport]], Config]:
+    """Fits the days before the last ones and looks at those; returns what was seen, and the settings chosen by it."""
     earlier, held_out = validation_days(config, days)
     if not earlier:
-        return {}
+        return {}, config
     relevant = first_meetings(encoder, paths, since=held_out)
-    fitted, _ = _fit(config, paths, encoder, Phase("validation", earlier, held_out, relevant), folder)
-    return {"validation": fitted.reports}
+    phase = Phase("validation", earlier, held_out, relevant)
+    fitted, sparcode, looks = _fit(config, paths, encoder, phase, folder)
+    if sparcode is not None and config.sparcode is not None and config.sparcode.choose_epochs:
+        epochs = _best_epochs(looks, f"recall_at_{max(config.evaluation.ks)}")
+        config = config.model_copy(update={"sparcode": config.sparcode.model_copy(update={"epochs": epochs})})
+    return {"validation": fitted.reports}, config
 
 
-def _held_out(config: Config, parent: Parent) -> HeldOut:
-    return HeldOut(parent.as_of, config.daily.holdout_share)
+def _best_epochs(looks: Sequence[EpochMetrics], measure: str) -> int:
+    """After how many epochs of SparCode the users held out found most; the fewest of equals."""
+    found = [look[measure] for look in looks]
+    best = int(np.nanargmax(found)) if np.isfinite(found).any() else len(found) - 1
+    listed = ", ".join(f"{value:.4f}" for value in found)
+    console().print(f"  sparcode: {best} epochs, as {measure.replace('_at_', '@')} was {listed} after 0 and so on")
+    return best
 
 
 def _export(fitted: Fitted, sparcode: SparCode | None, folder: Path) -> None:
@@ -172,12 +189,16 @@ def _export(fitted: Fitted, sparcode: SparCode | None, folder: Path) -> None:
 
 def _lineage(config: Config, parent: Parent | None, held: HeldOut | None, *, goes_on: bool) -> dict[str, object]:
     """How a fit came to be, for the one that follows."""
-    since = read_lineage(parent.model)["full_fit"] if parent is not None and goes_on else str(config.as_of)
+    since, epochs = str(config.as_of), None if config.sparcode is None else config.sparcode.epochs
+    if parent is not None and goes_on:
+        before = read_lineage(parent.model)
+        since, epochs = before["full_fit"], before.get("sparcode_epochs")
     return {
         "parent": None if parent is None else str(parent.as_of),
         "goes_on": goes_on,
         "full_fit": since,
         "held_out_share": 0.0 if held is None else held.share,
+        "sparcode_epochs": epochs,
     }
 
 
@@ -210,19 +231,20 @@ def _fit(
     *,
     warm: WarmStart | None = None,
     held: HeldOut | None = None,
-) -> tuple[Fitted, SparCode | None]:
+) -> tuple[Fitted, SparCode | None, list[EpochMetrics]]:
     known = known_positives(encoder, paths, before=phase.moment)
     keep = None if held is None else held.keep(encoder)
     material = read_material(config, paths, encoder, phase.name, phase.days, known, keep=keep)
     view = _view(config, paths, encoder, phase, known)
     fitted = fit_phase(config, encoder, material, folder=folder, look=view.look_at_towers, say=_say, warm=warm)
     if config.sparcode is None:
-        return fitted, None
-    sparcode = fit_sparcode(
+        return fitted, None, []
+    sparcode, looks = fit_sparcode(
         config, config.sparcode, encoder, material, fitted,
-        users=view.users, items=view.items, folder=folder, look=view.look_at_sparcode, say=_say, warm=warm,
+        users=view.users, items=view.items, folder=folder, say=_say, warm=warm,
+        look=None if phase.relevant is None else view.look_at_sparcode,
     )  # fmt: skip
-    return fitted, sparcode
+    return fitted, sparcode, looks
 
 
 @dataclass(frozen=True)
@@ -248,8 +270,7 @@ class _View:
 
     def look_at_sparcode(self, sparcode: SparCode) -> EpochMetrics:
         """Recall of the lists by all scores of the codes, on some users: it takes a net for each pair."""
-        if self.relevant is None:
-            return {}
+        assert self.relevant is not None
         judged = np.flatnonzero(np.diff(self.relevant.indptr))
         rng = np.random.default_rng(self.seed)
         some = np.sort(rng.permutation(judged)[:SPARCODE_USERS])

@@ -30,7 +30,7 @@ setup(
     ],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={"evaluation": ["templates/*"], "serving": ["templates/*"]},
+    package_data={"evaluation": ["templates/*"], "serving": ["templates/*", "web/page/*"]},
     entry_points={"console_scripts": ["twinspire = twinspire.cli:main"]},
     zip_safe=False,
     # Ranges say what the code is written for; requirements.lock says what it is tested with.
@@ -59,6 +59,7 @@ setup(
         "starlette>=1,<2",
         "uvicorn>=0.38,<1",
         "orjson>=3.11,<4",
+        "prometheus-client>=0.22,<1",
         "matplotlib>=3.10,<4",
         "jinja2>=3.1,<4",
     ],

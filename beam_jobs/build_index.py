@@ -1,5 +1,7 @@
 """How does a set of item vectors become an index that serving can search? One element, one graph.
 
+Items that were withdrawn have a vector and are no part of the graph.
+
 With business weights the graph is over the weighted vectors. Which of its two forms finds more depends on the spread of
 the weights and on how the vectors lie, so that the form that the spread suggests is measured, and the other one too
 where it finds too little. An index that misses too much of exact search is not written.
@@ -25,6 +27,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_jobs.embed import read_vectors
 
 if TYPE_CHECKING:
+    from serving.denied import Items
     from serving.index import HnswIndex
     from serving.weights import Form
 
@@ -68,12 +71,14 @@ class IndexJob(NamedTuple):
         users: Folder of user vectors.
         out: Folder to write.
         weights: File of [N] float32 business weights by row of the item vectors; None has none.
+        withdrawn: File of [W] int32 rows of the item vectors, ascending, that stay out of the graph; None has none.
     """
 
     items: str
     users: str
     out: str
     weights: str | None
+    withdrawn: str | None
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,12 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
 
         Raises:
             IndexRefusedError: Its recall is too low.
+            ValueError: The vectors, weights and rows do not fit each other, or no item is offered.
         """
+        from serving.denied import NO_ITEMS
         from serving.index import IndexReport
         from serving.weights import WEIGHTS_FILE, load_weights, log_weight_spread, weighted
+        from serving.withdrawn import WITHDRAWN_FILE, load_withdrawn
 
         items, users, out = (Path(path) for path in element[:3])
         settings = self._settings
@@ -121,12 +129,17 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
         if element.weights is not None:
             weights = load_weights(Path(element.weights), num_items=len(vectors))
             ranked, spread = weighted(vectors, weights), log_weight_spread(weights)
+        left_out = NO_ITEMS
+        if element.withdrawn is not None:
+            left_out = load_withdrawn(Path(element.withdrawn), num_items=len(vectors))
         asked = self._asked(read_vectors(users))
-        best = self._best(ranked, asked, spread, has_weights=weights is not None)
+        best = self._best(ranked, left_out, asked, spread, has_weights=weights is not None)
         out.mkdir(parents=True, exist_ok=True)
         np.save(out / VECTORS_FILE, vectors, allow_pickle=False)
         if weights is not None:
             np.save(out / WEIGHTS_FILE, weights, allow_pickle=False)
+        if len(left_out):
+            np.save(out / WITHDRAWN_FILE, left_out, allow_pickle=False)
         best.index.save(out / INDEX_FILE)
         report = IndexReport(
             recall=best.recall,
@@ -147,7 +160,13 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
         return queries[rng.choice(len(queries), min(len(queries), self._settings.num_queries), replace=False)]
 
     def _best(
-        self, ranked: npt.NDArray[np.float32], asked: npt.NDArray[np.float32], spread: float, *, has_weights: bool
+        self,
+        ranked: npt.NDArray[np.float32],
+        left_out: Items,
+        asked: npt.NDArray[np.float32],
+        spread: float,
+        *,
+        has_weights: bool,
     ) -> Candidate:
         """The first form whose recall is enough."""
         from serving.index import INDEXES
@@ -158,7 +177,7 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
         others: list[Form] = [form for form in INDEXES if form != first] if has_weights else []
         tried: list[Candidate] = []
         for form in (first, *others):
-            tried.append(self._build(form, ranked, asked, has_weights=has_weights))
+            tried.append(self._build(form, ranked, left_out, asked, has_weights=has_weights))
             if tried[-1].recall >= settings.min_recall:
                 return tried[-1]
         found = ", ".join(f"{candidate.recall:.3f} in the form {candidate.form}" for candidate in tried)
@@ -166,13 +185,19 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
             f"raise ef_search ({settings.ef_search}), m ({settings.m}) or ef_construction ({settings.ef_construction})"
         )
         raise IndexRefusedError(
-            f"the index over {len(ranked):,} items has recall@{settings.k} {found}, expected at least "
+            f"the index over {len(ranked) - len(left_out):,} items has recall@{settings.k} {found}, expected at least "
             f"{settings.min_recall}; the spread of the log weights is {spread:.2f}; "
             f"{'lower weight_power, ' if has_weights else ''}{advice}, or lower min_recall"
         )
 
     def _build(
-        self, form: Form, ranked: npt.NDArray[np.float32], asked: npt.NDArray[np.float32], *, has_weights: bool
+        self,
+        form: Form,
+        ranked: npt.NDArray[np.float32],
+        left_out: Items,
+        asked: npt.NDArray[np.float32],
+        *,
+        has_weights: bool,
     ) -> Candidate:
         from serving.index import INDEXES, measure_recall
         from serving.weights import MIN_EF_CONSTRUCTION, MIN_LINKS
@@ -181,7 +206,11 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
         links, width = (MIN_LINKS, MIN_EF_CONSTRUCTION) if has_weights else (0, 0)
         started = time.perf_counter()
         index = INDEXES[form].build(
-            ranked, m=max(settings.m, links), ef_construction=max(settings.ef_construction, width), seed=settings.seed
+            ranked,
+            m=max(settings.m, links),
+            ef_construction=max(settings.ef_construction, width),
+            seed=settings.seed,
+            left_out=left_out,
         )
         seconds = time.perf_counter() - started
         recall = measure_recall(index, ranked, query_embeddings=asked, k=settings.k, ef=settings.ef_search)
@@ -202,13 +231,21 @@ class BuildIndexes(beam.PTransform):  # type: ignore[misc]
 
 
 def run(
-    settings: IndexSettings, *, items: Path, users: Path, weights: Path | None, out: Path, options: PipelineOptions
+    settings: IndexSettings,
+    *,
+    items: Path,
+    users: Path,
+    weights: Path | None,
+    withdrawn: Path | None,
+    out: Path,
+    options: PipelineOptions,
 ) -> None:
-    """Runs the job for one pair of vector folders; writes graph, vectors, weights and report to `out`.
+    """Runs the job for one pair of vector folders; writes graph, vectors, weights, withdrawn rows and report to `out`.
 
     Raises:
         IndexRefusedError: The index finds less of exact search than it must; nothing is written.
     """
-    job = IndexJob(str(items), str(users), str(out), None if weights is None else str(weights))
+    given = (None if path is None else str(path) for path in (weights, withdrawn))
+    job = IndexJob(str(items), str(users), str(out), *given)
     with beam.Pipeline(options=options) as pipeline:
         _ = pipeline | "jobs" >> beam.Create([job]) | BuildIndexes(settings)

@@ -82,6 +82,8 @@ class MiningFiles:
         users: Parquet whose row i has the user_id of user vector i, or the file of their id map.
         items: Parquet whose row i has the item_id of item vector i, or the file of their id map.
         pairs: Parquet with user_id and item_id of what each user is known to have met, by any moment.
+        withdrawn: File of the rows of item vectors that the index leaves out, which are no negatives either; None where
+            there are none.
     """
 
     user_vectors: Path
@@ -90,6 +92,7 @@ class MiningFiles:
     users: Path
     items: Path
     pairs: Path
+    withdrawn: Path | None = None
 
 
 class MineBlock(beam.DoFn):  # type: ignore[misc]
@@ -102,12 +105,19 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Loads vectors, index, ids and known items, once a worker."""
+        from serving.denied import NO_ITEMS
         from serving.index import HnswIndex
+        from serving.offer import everything_but
+        from serving.withdrawn import load_withdrawn
 
         files = self._files
         self._queries = read_vectors(files.user_vectors)
         self._vectors: Vectors = np.load(files.item_vectors, mmap_mode="r", allow_pickle=False)
-        self._index = None if files.index is None else HnswIndex.load(files.index, self._vectors)
+        num_items, left_out = len(self._vectors), NO_ITEMS
+        if files.withdrawn is not None:
+            left_out = load_withdrawn(files.withdrawn, num_items=num_items)
+        self._index = None if files.index is None else HnswIndex.load(files.index, self._vectors, left_out)
+        self._offer = everything_but(left_out, num_items=num_items)
         self._user_ids, self._item_ids = _ids(files.users, columns.USER_ID), _ids(files.items, columns.ITEM_ID)
         for path, ids, vectors in (
             (files.users, self._user_ids, self._queries),
@@ -143,16 +153,18 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
 
     def _lists(self, users: Ints, known: Purchases) -> tuple[npt.NDArray[np.int32], Vectors]:
         from serving import exact
-        from serving.filters import search_unknown
+        from serving.filters import search_offered
 
         queries, last = self._queries[users], self._settings.band[1]
         if self._index is None:
-            return exact.search(queries, self._vectors, k=last, exclude=known.csr())
-        return search_unknown(
+            offered = None if self._offer is None else self._offer.mask
+            return exact.search(queries, self._vectors, k=last, exclude=known.csr(), offered=offered)
+        return search_offered(
             self._index,
             self._vectors,
             query_embeddings=queries,
             known=known,
+            offer=self._offer,
             k=last,
             ef=self._settings.ef,
             max_fetch=self._settings.max_fetch,

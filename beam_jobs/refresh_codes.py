@@ -1,16 +1,17 @@
 """What becomes of a table of lists when the catalogue changes? The same table as one built anew, for less work.
 
-Items that left are dropped and rows renumbered; items that are new, or whose tokens changed, are scored against the
-codes that are there, and merged. A list that the cap has cut is not all there was: where something leaves it, an item
-below its end may belong into it. Such a list is right again if enough of what is in it now ranks above every item that
-the cap may have cut; the other ones are scored anew in full.
+Items that left, or are offered no more, are dropped and rows renumbered; items that are new or offered again, or whose
+tokens changed, are scored against the codes that are there, and merged. A list that the cap has cut is not all there
+was: where something leaves it, an item below its end may belong into it. Such a list is right again if enough of what
+is in it now ranks above every item that the cap may have cut; the other ones are scored anew in full.
 
-Shape letters: K codes, N items of the new catalogue, O items of the old one, F fresh items, Q codes of a block.
+Shape letters: K codes, N items of the new catalogue, O items of the old one, F fresh items, W items that are left out,
+V items that were left out, Q codes of a block.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from serving.postings import Postings
 
 Ints = npt.NDArray[np.int64]
+NO_ROWS: Ints = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +34,25 @@ class CatalogueChange:
 
     Attributes:
         new_rows: [O] int64, the row that an item of the old catalogue has now; -1 where it left.
-        fresh: [F] int64, ascending: rows of items that are new, or whose tokens changed.
+        fresh: [F] int64, ascending: rows of items that are new or offered again, or whose tokens changed.
         num_items: N.
+        left_out: [W] int64, ascending: rows of items that the new table has no posting of, fresh or not.
+        were_left_out: [V] int64: rows in the old catalogue of items that the old table was made without.
     """
 
     new_rows: Ints
     fresh: Ints
     num_items: int
+    left_out: Ints = field(default_factory=NO_ROWS.copy)
+    were_left_out: Ints = field(default_factory=NO_ROWS.copy)
 
     def __post_init__(self) -> None:
         """Checks that every item comes from somewhere.
 
         Raises:
-            ValueError: Two old items have one row, a row is beyond the catalogue, `fresh` does not ascend, or an item
-                is neither fresh nor of the old catalogue.
+            ValueError: Two old items have one row, a row is beyond the catalogue, `fresh` or `left_out` does not
+                ascend, an item is neither fresh nor left out nor of the old catalogue, or one that is offered again is
+                not fresh.
         """
         stayed = self.new_rows[self.new_rows >= 0]
         times = np.bincount(stayed, minlength=self.num_items)
@@ -54,20 +61,31 @@ class CatalogueChange:
             raise ValueError(
                 f"new_rows has row {row} {times[row]} times, expected rows 0 to {self.num_items - 1}, each at most once"
             )
-        if len(self.fresh) and (np.any(np.diff(self.fresh, prepend=-1) <= 0) or self.fresh[-1] >= self.num_items):
-            raise ValueError(f"fresh must ascend and lie within 0 to {self.num_items - 1}")
-        times[self.fresh] += 1
+        for name, rows in (("fresh", self.fresh), ("left_out", self.left_out)):
+            if len(rows) and (np.any(np.diff(rows, prepend=-1) <= 0) or rows[-1] >= self.num_items):
+                raise ValueError(f"{name} must ascend and lie within 0 to {self.num_items - 1}")
+            times[rows] += 1
         if not times.all():
             raise ValueError(
                 f"{int((times == 0).sum())} items are neither fresh nor of the old catalogue, the first is row "
                 f"{int(np.argmin(times))}; what is new to the catalogue belongs into fresh"
             )
+        back = np.setdiff1d(self.new_rows[self.were_left_out], np.append(self.left_out, -1))
+        if len(unscored := np.setdiff1d(back, self.fresh)):
+            raise ValueError(
+                f"row {unscored[0]} is of an item that the old table was made without, and is offered again; expected "
+                "it in fresh, or in left_out"
+            )
 
     def unchanged(self) -> Ints:
-        """[O] int64: the new row of an item whose scores are still right, -1 for others."""
-        is_fresh = np.zeros(self.num_items + 1, dtype=np.bool_)
-        is_fresh[self.fresh] = True
-        return np.where((self.new_rows >= 0) & ~is_fresh[self.new_rows], self.new_rows, -1)
+        """[O] int64: the new row of an item whose scores are still right and kept, -1 for others."""
+        is_other = np.zeros(self.num_items + 1, dtype=np.bool_)
+        is_other[self.fresh] = is_other[self.left_out] = True
+        return np.where((self.new_rows >= 0) & ~is_other[self.new_rows], self.new_rows, -1)
+
+    def offered(self) -> Ints:
+        """[N - W] int64, ascending: rows of the items that the new table is made with."""
+        return np.setdiff1d(np.arange(self.num_items), self.left_out)
 
 
 class _Merged(NamedTuple):
@@ -93,7 +111,8 @@ def refresh(
     """Writes the table of a changed catalogue, from the old table.
 
     Args:
-        files: The codebook and net that the old table was made with, and the tokens of all items now.
+        files: The codebook and net that the old table was made with, and the tokens of all items now; which of them are
+            scored, the change tells.
         postings: The old table; its bias, cap and codes are kept.
         change: How the rows of items have changed.
         catalogue: Digest of the item ids now.
@@ -124,10 +143,12 @@ def refresh(
             interaction=about.interaction,
         )
 
-    def score(name: str, keys: Ints, scored: ScoringFiles) -> Postings:
+    def score(name: str, keys: Ints, rows: Ints) -> Postings:
         from serving.postings import read_postings
 
-        if len(keys) and (scored.rows is None or len(change.fresh)):
+        if len(keys) and len(rows):
+            np.save(work / f"{name}.npy", rows)
+            scored = replace(files, rows=work / f"{name}.npy" if len(rows) < change.num_items else None)
             transform = ScoreCodes(scored, ScoringSettings(bias=postings.bias, cap=postings.cap))
             run(transform, keys, block_size=block_size, out=work / name, options=options)
             collect(work / name, keys, writer(work / f"{name}_table", catalogue))
@@ -137,13 +158,12 @@ def refresh(
         return read_postings(work / f"{name}_table")
 
     work.mkdir(parents=True, exist_ok=True)
-    np.save(work / "fresh.npy", change.fresh)
-    keys = np.asarray(postings.keys)
-    fresh = score("fresh", keys, replace(files, rows=work / "fresh.npy"))
+    keys, offered = np.asarray(postings.keys), change.offered()
+    fresh = score("fresh", keys, np.intersect1d(change.fresh, offered))
     merge = _Merge(postings, fresh, change)
     blocks = [np.arange(begin, min(begin + block_size, len(keys))) for begin in range(0, len(keys), block_size)]
     wrong = np.concatenate([np.zeros(0, np.int64), *(keys[rows[~merge.of(rows).is_right]] for rows in blocks)])
-    anew = score("anew", wrong, files)
+    anew = score("anew", wrong, offered)
     with writer(out, catalogue) as written:
         for rows in blocks:
             merged = merge.of(rows)

@@ -48,7 +48,8 @@ class ScoringFiles:
         codebook: Of `Codebook.save`.
         interaction: Of `save_interaction`.
         items: `.npy` file of the [N, K_c D] tokens of items.
-        rows: `.npy` file of the rows of items to score, int64, ascending; None scores all.
+        rows: `.npy` file of the rows of items to score, int64, ascending, at least one; None scores all. A table has no
+            posting of the others, and they take no place under a cap.
     """
 
     codebook: Path

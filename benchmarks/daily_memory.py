@@ -1,5 +1,6 @@
 """Does a day cost more after a longer history? Seconds and peak memory of each step of a one-day run, after N days.
 
+With `--train`: does a full fit, one epoch, cost more memory with more days to fit, as many events in each?
 Every step runs in a process of its own, whose peak begins with what it imports. The history is built before that.
 """
 
@@ -38,9 +39,17 @@ ingest:
     events: {{path: {data}/events}}
     users: {{path: {data}/users.parquet}}
     items: {{path: {data}/items.parquet}}
-features: {{example_days: 3, history_length: 50}}
-training: {{example_days: 3, validation_days: 1}}
+features: {{example_days: {example_days}, history_length: 50}}
+training: {{example_days: {example_days}, {training}}}
 """
+VALIDATED = "validation_days: 1"
+# All events are examples: of first meetings there are the fewer, the longer the history.
+WHOLE = "validation_days: 0, epochs: 1, examples: all"
+FITS = {
+    "all held": WHOLE,
+    "spans of 120 days": f"{WHOLE}, keep_in_memory: false",
+    "spans of 30 days": f"{WHOLE}, keep_in_memory: false, shuffle_days: 30",
+}
 STEPS = ("ingest", "snapshots", "the rest of features")
 
 
@@ -51,6 +60,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=5_000, help="events of a day")
     parser.add_argument("--users", type=int, default=2_000)
     parser.add_argument("--items", type=int, default=5_000)
+    parser.add_argument("--train", action="store_true", help="measure a full fit on all days")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -63,6 +73,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_source(folder / "data", num_days, arguments)
+            if arguments.train:
+                report_fits(folder, num_days)
+                continue
             set_day(folder, num_days)
             in_process("history", folder)
             write_day(folder / "data", num_days, arguments)
@@ -77,7 +90,22 @@ def report(folder: Path, num_days: int, run: str) -> None:
     for step in STEPS:
         seconds, peak = in_process(step, folder)
         pairs = pq.read_metadata(opened(folder)[1].pairs).num_rows if step != "ingest" else 0
-        print(f"{num_days:11d}  {pairs or '':>14}  {run:<11}  {step:<20}  {seconds:7.2f}  {peak:7.0f}", flush=True)
+        print_line(num_days, pairs, run, step, seconds, peak)
+
+
+def report_fits(folder: Path, num_days: int) -> None:
+    """Joins the examples of all days, fits them as `FITS` says, and prints what that took."""
+    set_day(folder, num_days, example_days=num_days, training=WHOLE)
+    in_process("history", folder)
+    pairs = pq.read_metadata(opened(folder)[1].pairs).num_rows
+    for how, training in FITS.items():
+        set_day(folder, num_days, example_days=num_days, training=training)
+        print_line(num_days, pairs, "full fit", how, *in_process("train", folder))
+
+
+def print_line(num_days: int, pairs: int, run: str, step: str, seconds: float, peak: float) -> None:
+    """One of the table."""
+    print(f"{num_days:11d}  {pairs or '':>14}  {run:<11}  {step:<20}  {seconds:7.2f}  {peak:7.0f}", flush=True)
 
 
 def in_process(step: str, folder: Path) -> tuple[float, float]:
@@ -113,7 +141,14 @@ def actions(folder: Path) -> dict[str, Callable[[], object]]:
         write_snapshots(config, paths, first=START)
         make_features(config, paths)
 
+    def fit() -> None:
+        # Not beside Feast: TensorFlow would be in the peak of the other steps.
+        from twinspire.pipeline.train import train
+
+        train(config, paths)
+
     return {
+        "train": fit,
         "history": history,
         "ingest": lambda: make_tables(config, paths, now=NOW),
         "snapshots": lambda: write_snapshots(config, paths, first=config.as_of - dt.timedelta(days=3)),
@@ -127,10 +162,11 @@ def opened(folder: Path) -> tuple[Config, RunPaths]:
     return config, RunPaths(folder / "runs" / config.name, config.as_of)
 
 
-def set_day(folder: Path, num_days: int) -> None:
-    """Moves the cut behind so many days."""
+def set_day(folder: Path, num_days: int, *, example_days: int = 3, training: str = VALIDATED) -> None:
+    """Moves the cut behind so many days; says which of them are fitted, and how."""
     as_of = START + dt.timedelta(days=num_days)
-    (folder / "config.yaml").write_text(CONFIG.format(as_of=as_of, data=folder / "data"))
+    text = CONFIG.format(as_of=as_of, data=folder / "data", example_days=example_days, training=training)
+    (folder / "config.yaml").write_text(text)
 
 
 def write_source(folder: Path, num_days: int, sizes: argparse.Namespace) -> None:

@@ -282,7 +282,10 @@ def _fit_scaling(schema: Schema, samples: Iterable[tuple[Tower, pa.Table]]) -> d
 
 
 def _floats(raw: pa.Table, name: str) -> Floats:
-    return raw.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    column = raw.column(name)
+    if not column.null_count and not pa.types.is_string(column.type):
+        return column.to_numpy(zero_copy_only=False).astype(np.float64)  # type: ignore[no-any-return]
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
 def _objects(raw: pa.Table, name: str) -> npt.NDArray[np.object_]:

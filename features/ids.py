@@ -97,6 +97,10 @@ class IdMap:
             return np.zeros(len(self), np.int32)
         return np.concatenate([np.zeros(1, np.int32), self._bucket_rows(self._values)])
 
+    def stable_numbers(self) -> npt.NDArray[np.int64]:
+        """`stable_number` of each catalogue row's id, whatever its row on another day: [n + 1] int64, 0 for row 0."""
+        return np.concatenate([np.zeros(1, np.int64), stable_number(self._values)])
+
     def ids(self, rows: npt.ArrayLike) -> list[str]:
         """Ids of rows.
 

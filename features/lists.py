@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.ids import IdMap
 from features.schema import MAX_SHARES, Shares
@@ -18,11 +17,18 @@ def flat_list(
     raw: pa.Table, name: str, length: int
 ) -> tuple[npt.NDArray[np.object_], tuple[npt.NDArray[np.int64], ...]]:
     """Values of a list column cut to `length` each, and the (row, place) that each belongs to."""
-    lists = pc.list_slice(raw.column(name).combine_chunks(), 0, length)
-    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    column = raw.column(name)
+    lists = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    counts = np.diff(lists.offsets.to_numpy()).astype(np.int64)
+    if lists.null_count:
+        counts[lists.is_null().to_numpy(zero_copy_only=False)] = 0
     row = np.repeat(np.arange(raw.num_rows), counts)
-    place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return pc.list_flatten(lists).to_numpy(zero_copy_only=False), (row, place)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    if counts.max(initial=0) <= length:
+        return values, (row, place)
+    kept = place < length
+    return values[kept], (row[kept], place[kept])
 
 
 def dense_shares(raw: pa.Table, field: Shares, vocabulary: IdMap) -> npt.NDArray[np.float32]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import yaml
 
 from features import columns
+from features.online_users import OnlineUsers
 from features.schema import ENTITY_KEY, Schema, Tower
 from features.storage import view_schema
 
@@ -104,6 +106,7 @@ class Store:
             )
             objects += [made.entity, made.view, made.service]
         self.feast.apply(objects)
+        self.__dict__.pop("_online_users", None)
 
     def join(self, tower: Tower, keys: pd.DataFrame) -> pa.Table:
         """Features of entities as they were known at given moments.
@@ -143,15 +146,11 @@ class Store:
 
     def read_online(self, user_ids: list[str]) -> pa.Table:
         """What the online store knows of users: one row per id in the order asked, nulls where it knows nothing."""
-        from features.feast_repo.definitions import SERVICE_NAMES
+        return self._online_users(user_ids)
 
-        response = self.feast.get_online_features(
-            features=self.feast.get_feature_service(SERVICE_NAMES["user"]),
-            entity_rows=[{columns.USER_ID: user_id} for user_id in user_ids],
-        ).to_dict()
-        schema = view_schema(self.settings.schema, "user")
-        arrays = [pa.array(response[field.name], field.type) for field in schema]
-        return pa.table([pa.array(user_ids, pa.string()), *arrays], names=[columns.USER_ID, *schema.names])
+    @cached_property
+    def _online_users(self) -> OnlineUsers:
+        return OnlineUsers(self.feast, view_schema(self.settings.schema, "user"))
 
     def _feast_config(self) -> dict[str, Any]:
         online: dict[str, Any] = {"type": "sqlite", "path": str(self._repository / "online.db")}

@@ -29,6 +29,7 @@ def search(
     codebook: Codebook | None,
     k: int,
     exclude: sp.csr_array | None = None,
+    offered: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.int32], Floats]:
     """The k best items of each user by all scores.
 
@@ -40,6 +41,7 @@ def search(
         codebook: Tokens become its codes first; None scores the tokens as they are.
         k: Items wanted, at least 1.
         exclude: [B, N] CSR; every stored entry is an item that this user must not get. None excludes nothing.
+        offered: [N] the items that any user may get; None offers all.
 
     Returns:
         rows [B, k] int32 and scores [B, k] float32, best first, equal scores by the lower row; -1 and -inf where
@@ -64,6 +66,7 @@ def search(
             codebook,
             k,
             None if exclude is None else exclude[begin : begin + USER_BLOCK],
+            offered,
         )
         for begin in blocks
     ]
@@ -78,6 +81,7 @@ def _search_block(
     codebook: Codebook | None,
     k: int,
     exclude: sp.csr_array | None,
+    offered: npt.NDArray[np.bool_] | None,
 ) -> tuple[npt.NDArray[np.int32], Floats]:
     tokens = user_tokens.reshape(-1, interaction.width)
     row_of_token: npt.NDArray[np.intp] = np.arange(len(tokens))
@@ -98,6 +102,8 @@ def _search_block(
         for token in range(1, num_tokens):
             scores += found[row_of_token[token::num_tokens]]
         scores[scores <= 0] = -np.inf
+        if offered is not None:
+            scores[:, ~offered[begin : begin + ITEM_BLOCK]] = -np.inf
         here = slice(bounds[block], bounds[block + 1])
         scores[rows[here], columns[here] - begin] = -np.inf
         running.add(scores, int(begin))

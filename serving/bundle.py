@@ -10,7 +10,7 @@
         user_tower.tflite  item_tower.tflite
         item_vectors.npy               [N, D] float32
         item_weights.npy               [N] float32 business weights; only where the index ranks by them
-        index.hnsw                     over these vectors, times the weights
+        index.hnsw                     over these vectors, times the weights, without withdrawn items
         items.parquet                  item_id, item_name, category of the catalogue rows
         sparcode/                      tokenizer, codebook and posting lists; only where SparCode is configured
         purchases/*.npy                who bought what: [U, N] in compressed rows
@@ -46,6 +46,7 @@ from serving.purchases import Purchases
 from serving.ranking import Scores
 from serving.sparcode_parts import SparCodeParts
 from serving.weights import WEIGHTS_FILE, load_weights, weighted
+from serving.withdrawn import WITHDRAWN_FILE, withdrawn_in
 
 CURRENT = "current"
 CATEGORY = "category"
@@ -54,7 +55,7 @@ USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
 ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
 ITEM_WEIGHTS = WEIGHTS_FILE
 SPARCODE = "sparcode"
-PURCHASES, POPULARITY, WITHDRAWN = "purchases", "popularity.npy", "withdrawn.npy"
+PURCHASES, POPULARITY, WITHDRAWN = "purchases", "popularity.npy", WITHDRAWN_FILE
 METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
 ITEM_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, CATEGORY)
 
@@ -79,7 +80,7 @@ class Bundle:
     """[N, D], read-only: the item vectors times the items' business weights, or the item vectors where there are none.
     What the index is over and exact search scores."""
     index: HnswIndex
-    """Over the ranked vectors."""
+    """Over the ranked vectors of what is not withdrawn."""
     item_names: list[str | None]
     """[N] by catalogue row."""
     categories: list[str | None]
@@ -88,6 +89,8 @@ class Bundle:
     """[U, N]."""
     popularity: npt.NDArray[np.float32]
     """[N] recent events of each item."""
+    item_weights: Scores | None
+    """[N] float32 business weights; None where the index ranks by the vectors alone."""
     sparcode: SparCodeParts | None
     """The second retriever; None where the bundle has none."""
     withdrawn: Items = field(default_factory=NO_ITEMS.copy)
@@ -128,8 +131,10 @@ class Bundle:
         _expect(folder / USER_TOWER, "inputs", sorted(user_tower.input_names), inputs)
         vectors = _load_array(folder / ITEM_VECTORS, (num_items, dimension))
         _expect(folder / ITEM_VECTORS, "width", dimension, sum(report.parts))
-        ranked = _ranked(folder, vectors, has_weights=manifest.facts.business_weight is not None)
-        index = _load(folder / INDEX, lambda path: INDEXES[report.form].load(path, ranked))
+        weights = _item_weights(folder, num_items, has_weights=manifest.facts.business_weight is not None)
+        ranked = vectors if weights is None else _ranked(folder, vectors, weights)
+        withdrawn = _load(folder / WITHDRAWN, lambda path: withdrawn_in(path.parent, num_items=num_items))
+        index = _load(folder / INDEX, lambda path: INDEXES[report.form].load(path, ranked, withdrawn))
         items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)).to_pydict())
         item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
         _expect(folder / ITEMS, "number of items", len(items[columns.ITEM_ID]), num_items)
@@ -156,8 +161,9 @@ class Bundle:
             categories=items[CATEGORY],
             purchases=purchases,
             popularity=_load_array(folder / POPULARITY, (num_items,)),
+            item_weights=weights,
             sparcode=sparcode,
-            withdrawn=_withdrawn(folder, num_items),
+            withdrawn=withdrawn,
         )
 
 
@@ -219,23 +225,14 @@ def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return array
 
 
-def _withdrawn(folder: Path, num_items: int) -> Items:
-    path = folder / WITHDRAWN
-    if not path.exists():
-        return NO_ITEMS
-    rows: Items = _load(path, lambda file: np.load(file, allow_pickle=False))
-    _expect(path, "dtype", str(rows.dtype), "int32")
-    ascend = bool((np.diff(rows, prepend=-1) > 0).all()) and int(rows.max(initial=0)) < num_items
-    _expect(path, "rows that ascend within the catalogue", ascend, True)
-    return rows
-
-
-def _ranked(folder: Path, vectors: Scores, *, has_weights: bool) -> Scores:
+def _item_weights(folder: Path, num_items: int, *, has_weights: bool) -> Scores | None:
     path = folder / ITEM_WEIGHTS
     _expect(path, "presence", path.exists(), has_weights)
-    if not has_weights:
-        return vectors
-    ranked = _load(path, lambda file: weighted(vectors, load_weights(file, num_items=len(vectors))))
+    return _load(path, lambda file: load_weights(file, num_items=num_items)) if has_weights else None
+
+
+def _ranked(folder: Path, vectors: Scores, weights: Scores) -> Scores:
+    ranked = _load(folder / ITEM_WEIGHTS, lambda _: weighted(vectors, weights))
     ranked.flags.writeable = False
     return ranked
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from serving import bundle_history as history
 from serving.bundle import CURRENT
-from serving.manifest import VERSION_PATTERN, BundleError, Manifest, day_of, read_manifest
+from serving.manifest import BundleError, Manifest, read_manifest
+from serving.version_names import VERSION_PATTERN, day_of
 
 # Versions that a message names; the newest tell what the others look like.
 _NUM_NAMED = 5

@@ -17,7 +17,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from serving.manifest import VERSION_PATTERN, Declaration
+from serving.manifest import Declaration
+from serving.version_names import VERSION_PATTERN
 
 FILE_NAME = "published.jsonl"
 Reason = Literal["bundle", "promote", "rollback"]

@@ -14,6 +14,9 @@ ITEM_BLOCK = 8192
 QUERY_BLOCK = 512
 """Queries scored at a time: 16 MiB of scores."""
 
+# A gathered row costs three to four rows of one product over everything.
+GATHER_BELOW = 3
+
 _NO_RESULT = np.uint64(0)
 _SIGN = np.uint32(0x8000_0000)
 _ALL = np.uint32(0xFFFF_FFFF)
@@ -101,10 +104,12 @@ def search(
     *,
     k: int,
     exclude: sp.csr_array | None = None,
+    offered: npt.NDArray[np.bool_] | None = None,
+    scale: npt.NDArray[np.float32] | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """The k candidates with the largest inner product, for each query.
 
-        score_ij = <query_i, candidate_j>
+        score_ij = scale_j <query_i, candidate_j>
 
     Queries and candidates are taken in blocks, and of a block only what beats a query's running k-th score is kept.
 
@@ -113,6 +118,9 @@ def search(
         candidate_embeddings: [N, D] float32.
         k: Candidates wanted, at least 1.
         exclude: [B, N] CSR; every stored entry is a candidate that this query must not get. None excludes nothing.
+        offered: [N] the candidates that any query may get; None offers all. A small share of them is gathered first,
+            so that the rest costs nothing.
+        scale: [N] float32 factors of the scores; None has none.
 
     Returns:
         rows [B, k] int32 and scores [B, k] float32, best first, equal scores by the lower row; -1 and -inf where
@@ -122,20 +130,49 @@ def search(
         ValueError: Shapes do not fit, `k` < 1, or an embedding holds nan or infinity.
     """
     _check(query_embeddings, candidate_embeddings, exclude)
+    if offered is not None and GATHER_BELOW * np.count_nonzero(offered) <= len(offered):
+        return _search_gathered(query_embeddings, candidate_embeddings, k, exclude, np.flatnonzero(offered), scale)
     parts = [
         _search_block(
             query_embeddings[start : start + QUERY_BLOCK],
             candidate_embeddings,
             k,
             None if exclude is None else exclude[start : start + QUERY_BLOCK],
+            offered,
+            scale,
         )
         for start in range(0, max(len(query_embeddings), 1), QUERY_BLOCK)
     ]
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
 
 
+def _search_gathered(
+    queries: npt.NDArray[np.float32],
+    candidates: npt.NDArray[np.float32],
+    k: int,
+    exclude: sp.csr_array | None,
+    chosen: npt.NDArray[np.int64],
+    scale: npt.NDArray[np.float32] | None,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """The same over some rows alone, which ascend, so that ties are broken alike."""
+    rows, scores = search(
+        queries,
+        candidates[chosen],
+        k=k,
+        exclude=None if exclude is None else exclude[:, chosen],
+        scale=None if scale is None else scale[chosen],
+    )
+    found = np.append(chosen, -1).astype(np.int32)
+    return found[rows], scores
+
+
 def _search_block(
-    queries: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32], k: int, exclude: sp.csr_array | None
+    queries: npt.NDArray[np.float32],
+    candidates: npt.NDArray[np.float32],
+    k: int,
+    exclude: sp.csr_array | None,
+    offered: npt.NDArray[np.bool_] | None,
+    scale: npt.NDArray[np.float32] | None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     running = RunningTopK(len(queries), k)
     edges = np.arange(0, len(candidates) + ITEM_BLOCK, ITEM_BLOCK)
@@ -143,6 +180,10 @@ def _search_block(
     for block, start in enumerate(edges[:-1]):
         scores = queries @ candidates[start : start + ITEM_BLOCK].T
         _check_finite(scores, int(start))
+        if scale is not None:
+            scores *= scale[start : start + ITEM_BLOCK]
+        if offered is not None:
+            scores[:, ~offered[start : start + ITEM_BLOCK]] = -np.inf
         here = slice(bounds[block], bounds[block + 1])
         scores[excluded_rows[here], excluded_columns[here] - start] = -np.inf
         running.add(scores, int(start))

@@ -1,7 +1,8 @@
 """Which items are nearest to a query vector, roughly but fast?
 
 B queries, N items of the catalogue, D vector width. Scores are inner products of the queries with the vectors given:
-cosines where both have length one, weighted cosines where the items' lengths are their business weights.
+cosines where both have length one, weighted cosines where the items' lengths are their business weights. W items of
+the catalogue may be left out: they are no part of the graph, and no search finds them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import hnswlib
 import numpy as np
 
 from serving import exact
+from serving.denied import NO_ITEMS, Items
+from serving.offer import everything_but
 from serving.ranking import Rows, Scores, fit
 from serving.weights import Form, augmented, augmented_queries
+from serving.withdrawn import offered_rows
 
 # hnswlib's file begins with six 8-byte fields, among them the number of elements and two offsets around the vector.
 _HEADER = struct.Struct("<6Q")
@@ -27,8 +31,13 @@ _NUM_PROBES, _PROBE_TOLERANCE = 64, 1e-5
 class AnnIndex(Protocol):
     """What a retriever needs of an index."""
 
+    @property
+    def left_out(self) -> Items:
+        """[W] catalogue rows, ascending, that no search finds."""
+        ...
+
     def search(self, query_embeddings: Scores, *, k: int, ef: int) -> tuple[Rows, Scores]:
-        """The k nearest items of each query: rows [B, k] and scores [B, k], padded with -1 when k > N."""
+        """The k nearest items of each query: rows [B, k] and scores [B, k], padded with -1 when k > N - W."""
         ...
 
 
@@ -66,18 +75,20 @@ class HnswIndex:
     Args:
         graph: A filled hnswlib index whose label i is catalogue row i.
         vectors: [N, D] float32, the same vectors, for the searches that the graph cannot answer.
+        left_out: [W] int32 catalogue rows, ascending, that the graph does not hold.
     """
 
     space: ClassVar[str] = "ip"
 
-    def __init__(self, graph: Any, vectors: Scores) -> None:
+    def __init__(self, graph: Any, vectors: Scores, left_out: Items) -> None:
         """Takes a graph and the vectors it was built from."""
+        self.left_out = left_out
         self._graph = graph
         self._vectors = vectors
         self._ef: int | None = None
 
     @classmethod
-    def build(cls, vectors: Scores, *, m: int, ef_construction: int, seed: int) -> Self:
+    def build(cls, vectors: Scores, *, m: int, ef_construction: int, seed: int, left_out: Items = NO_ITEMS) -> Self:
         """Inserts the vectors one by one on one thread: more threads would make the graph depend on their race.
 
         Args:
@@ -85,46 +96,61 @@ class HnswIndex:
             m: Links per node.
             ef_construction: Beam width while building.
             seed: Draws the level of each node.
+            left_out: [W] int32 rows, ascending, that stay out of the graph; the others keep their numbers.
 
         Returns:
             The same index for the same arguments.
 
         Raises:
-            ValueError: There is no vector, or one is not finite.
+            ValueError: There is no vector, one is not finite, or all are left out.
         """
         if vectors.ndim != 2 or not len(vectors):
             raise ValueError(f"vectors have shape {vectors.shape}, expected [N, D] with at least one row")
         if not np.isfinite(vectors).all():
             row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
             raise ValueError(f"vector {row} is not finite; look at the item tower before building an index")
-        stored = cls._stored(vectors)
+        rows, stored = offered_rows(left_out, num_items=len(vectors)), cls._stored(vectors)
         graph = hnswlib.Index(space=cls.space, dim=stored.shape[1])
-        graph.init_index(max_elements=len(stored), M=m, ef_construction=ef_construction, random_seed=seed)
-        graph.add_items(stored, np.arange(len(stored)), num_threads=1)
-        return cls(graph, vectors)
+        graph.init_index(max_elements=len(rows), M=m, ef_construction=ef_construction, random_seed=seed)
+        graph.add_items(stored[rows] if len(left_out) else stored, rows, num_threads=1)
+        return cls(graph, vectors, left_out)
 
     def save(self, path: Path) -> None:
         """Writes the graph, vectors included, as one file."""
         self._graph.save_index(str(path))
 
     @classmethod
-    def load(cls, path: Path, vectors: Scores) -> Self:
+    def load(cls, path: Path, vectors: Scores, left_out: Items = NO_ITEMS) -> Self:
         """Reads what `save` wrote.
 
+        Args:
+            path: The file.
+            vectors: [N, D] float32 that it was built from.
+            left_out: [W] int32 rows, ascending, that it was built without.
+
         Raises:
-            ValueError: The file holds another number of items, another dimension or other vectors than `vectors` in
-                this form, or is damaged.
+            ValueError: The file holds another number of items, other items, another dimension or other vectors than
+                `vectors` without `left_out` in this form, or is damaged.
         """
         # hnswlib itself reads a file of any dimension and then answers nonsense.
-        stored = cls._stored(vectors)
-        if (found := read_shape(path)) != stored.shape:
-            raise ValueError(f"{path}: holds vectors of shape {list(found)}, expected {list(stored.shape)}")
+        rows, stored = offered_rows(left_out, num_items=len(vectors)), cls._stored(vectors)
+        if (found := read_shape(path)) != (len(rows), stored.shape[1]):
+            less = f": {len(vectors)} items, {len(left_out)} of them left out" if len(left_out) else ""
+            raise ValueError(
+                f"{path}: holds vectors of shape {list(found)}, expected {[len(rows), stored.shape[1]]}{less}; build "
+                "it again after a change of the catalogue"
+            )
         graph = hnswlib.Index(space=cls.space, dim=stored.shape[1])
         try:
             graph.load_index(str(path))
         except RuntimeError as error:
             raise ValueError(f"{path}: not a readable hnswlib index: {error}") from None
-        probes = np.unique(np.linspace(0, len(stored) - 1, _NUM_PROBES).astype(np.int64))
+        if len(missing := np.setdiff1d(rows, np.asarray(graph.get_ids_list(), np.int64))):
+            raise ValueError(
+                f"{path}: has no item {missing[0]}, expected all {len(rows)} that are offered; build it again after a "
+                "change of the catalogue"
+            )
+        probes = rows[np.unique(np.linspace(0, len(rows) - 1, _NUM_PROBES).astype(np.int64))]
         # The added coordinate is a sum, which another machine may round otherwise.
         wrong = (np.abs(np.asarray(graph.get_items(probes)) - stored[probes]) > _PROBE_TOLERANCE).any(axis=1)
         if wrong.any():
@@ -132,14 +158,14 @@ class HnswIndex:
                 f"{path}: holds another vector of item {probes[np.argmax(wrong)]} than the one given, expected those "
                 "it was built from; build it again after a change of vectors or weights"
             )
-        return cls(graph, vectors)
+        return cls(graph, vectors, left_out)
 
     def search(self, query_embeddings: Scores, *, k: int, ef: int) -> tuple[Rows, Scores]:
         """The k nearest items of each query.
 
         Args:
             query_embeddings: [B, D] float32.
-            k: Length of the lists; beyond N they are padded.
+            k: Length of the lists; beyond N - W they are padded.
             ef: Beam width, raised to k where it is smaller. Calls at the same time with another `ef` may see this one:
                 that moves recall, never correctness.
 
@@ -149,14 +175,16 @@ class HnswIndex:
         if self._ef != ef:
             self._graph.set_ef(ef)  # hnswlib itself takes max(ef, k)
             self._ef = ef
-        reachable = min(k, len(self._vectors))
+        num_items = len(self._vectors)
+        reachable = min(k, num_items - len(self.left_out))
         try:
             labels, distances = self._graph.knn_query(self._asked(query_embeddings), k=reachable)
         except RuntimeError as error:
             # The graph can fall apart into parts (equal vectors do it); one short list then fails the whole batch.
             if "contiguous 2D array" not in str(error):
                 raise
-            return exact.search(query_embeddings, self._vectors, k=k, exclude=None)
+            offer = everything_but(self.left_out, num_items=num_items)
+            return exact.search(query_embeddings, self._vectors, k=k, offered=None if offer is None else offer.mask)
         return fit(labels.astype(np.int32), self._scores(query_embeddings, distances), k=k)
 
     @staticmethod
@@ -179,15 +207,17 @@ class AugmentedIndex(HnswIndex):
     The order is that of the inner products, and a graph by distance is no longer drawn to the longest vectors.
 
     Args:
-        graph: A filled hnswlib index over `serving.weights.augmented(vectors)`.
+        graph: A filled hnswlib index over `serving.weights.augmented(vectors)`, whose length is that of the longest of
+            all N, so that it does not depend on what is left out.
         vectors: [N, D] float32, before the coordinate was added.
+        left_out: [W] int32 catalogue rows, ascending, that the graph does not hold.
     """
 
     space: ClassVar[str] = "l2"
 
-    def __init__(self, graph: Any, vectors: Scores) -> None:
+    def __init__(self, graph: Any, vectors: Scores, left_out: Items) -> None:
         """Takes a graph and the vectors it was built from."""
-        super().__init__(graph, vectors)
+        super().__init__(graph, vectors, left_out)
         self._square_length = float(np.square(vectors, dtype=np.float64).sum(axis=1).max())
 
     @staticmethod
@@ -221,13 +251,13 @@ def read_shape(path: Path) -> tuple[int, int]:
 
 
 def measure_recall(index: AnnIndex, vectors: Scores, *, query_embeddings: Scores, k: int, ef: int) -> float:
-    """Share of the exact top k that the index finds, mean over queries.
+    """Share of the exact top k of what is offered that the index finds, mean over queries.
 
     Args:
-        index: What is measured.
+        index: What is measured; what it leaves out is not offered.
         vectors: [N, D] float32, what it was built from.
         query_embeddings: [B, D] float32, B >= 1.
-        k: Length of the lists, cut to N.
+        k: Length of the lists, cut to N - W.
         ef: Beam width.
 
     Returns:
@@ -238,8 +268,9 @@ def measure_recall(index: AnnIndex, vectors: Scores, *, query_embeddings: Scores
     """
     if not len(query_embeddings):
         raise ValueError("there is no query to measure recall with; pass at least one")
-    k = min(k, len(vectors))
+    k = min(k, len(vectors) - len(index.left_out))
+    offer = everything_but(index.left_out, num_items=len(vectors))
     found, _ = index.search(query_embeddings, k=k, ef=ef)
-    wanted, _ = exact.search(query_embeddings, vectors, k=k, exclude=None)
+    wanted, _ = exact.search(query_embeddings, vectors, k=k, offered=None if offer is None else offer.mask)
     hits = [len(np.intersect1d(mine, right)) for mine, right in zip(found, wanted, strict=True)]
     return float(np.mean(hits)) / k

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from features.schema import Schema
 from serving.index import IndexReport
 from serving.sparcode_parts import SparCodeReport
+from serving.version_names import VERSION_PATTERN
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 FILE_NAME = "manifest.json"
-VERSION_PATTERN = r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$"
 # Written about the bundle, not part of what it answers: they may speak of times and machines.
 REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
 
@@ -26,11 +26,6 @@ _BLOCK_BYTES = 1 << 20
 
 class BundleError(ValueError):
     """A bundle cannot be written, published or opened; the message names file, found, expected and what to do."""
-
-
-def day_of(version: str) -> dt.date:
-    """The day that a bundle's name begins with: everything before it is known to the bundle."""
-    return dt.date.fromisoformat(version[:10])
 
 
 class Declaration(BaseModel):

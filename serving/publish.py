@@ -65,7 +65,7 @@ class Parts:
     item_weights: npt.NDArray[np.float32] | None
     """[N] business weights; None where the index ranks by the vectors alone."""
     index: HnswIndex
-    """Over the item vectors times the weights."""
+    """Over the item vectors times the weights, without what is withdrawn."""
     sparcode: Path | None
     """Folder with the files of `serving.sparcode_parts`; None where there is no such retriever."""
     items: pa.Table

@@ -75,28 +75,20 @@ class Purchases:
 
     def of(self, user_rows: npt.NDArray[np.integer]) -> Purchases:
         """The rows of some users, in the order asked; a row may be asked for more than once."""
-        starts, lengths = self.indptr[user_rows], self.num_per_user[user_rows]
+        starts = self.indptr[user_rows]
+        lengths = self.indptr[np.asarray(user_rows) + 1] - starts
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         pairs = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
-        return Purchases(indptr, self.indices[pairs], self.counts[pairs], self.last_seconds[pairs], self.num_items)
-
-    def and_items(self, items: npt.NDArray[np.integer]) -> Purchases:
-        """The same, as if every user had bought some more items: to be kept out, not to be counted.
-
-        Args:
-            items: Catalogue rows, distinct.
-        """
-        more = np.arange(self.num_users, dtype=np.int64)[:, None] * self.num_items + items.astype(np.int64)
-        keys = np.union1d(self.keys, more.ravel())
-        users, found = np.divmod(keys, max(self.num_items, 1))
-        indptr = np.searchsorted(users, np.arange(self.num_users + 1)).astype(np.int64)
-        ones = np.ones(len(keys), np.int32)
-        return Purchases(indptr, found.astype(np.int32), ones, np.zeros(len(keys), np.int64), self.num_items)
-
-    def nothing(self) -> Purchases:
-        """As many users who have bought nothing."""
-        none = np.empty(0, np.int32)
-        return Purchases(np.zeros_like(self.indptr), none, none, none.astype(np.int64), self.num_items)
+        # Rows of what was checked need no check, which costs more than the rows.
+        rows = object.__new__(Purchases)
+        rows.__dict__.update(
+            indptr=indptr,
+            indices=self.indices[pairs],
+            counts=self.counts[pairs],
+            last_seconds=self.last_seconds[pairs],
+            num_items=self.num_items,
+        )
+        return rows
 
     def csr(self) -> sparse.csr_array:
         """[U, N] with the number of events of each pair."""

@@ -53,9 +53,15 @@ def best_of_each(
 
 
 def without(
-    rows: Rows, scores: Scores, *, known_keys: npt.NDArray[np.int64], num_items: int, k: int
+    rows: Rows,
+    scores: Scores,
+    *,
+    known_keys: npt.NDArray[np.int64],
+    num_items: int,
+    k: int,
+    offered: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Rows, Scores]:
-    """Takes known items out of lists and moves the rest up.
+    """Takes known items, and those that are not offered, out of lists and moves the rest up.
 
     Args:
         rows: [B, F] lists, F >= k.
@@ -63,14 +69,19 @@ def without(
         known_keys: `user * N + item` of each pair to take out, ascending; user counts the rows of this batch.
         num_items: N.
         k: Length of the resulting lists.
+        offered: [N] what may stay; None lets everything.
 
     Returns:
         Rows [B, k] and scores [B, k].
     """
-    if len(known_keys):
-        keys = np.arange(len(rows), dtype=np.int64)[:, None] * num_items + rows
-        places = np.minimum(np.searchsorted(known_keys, keys), len(known_keys) - 1)
-        gone = (known_keys[places] == keys) | (rows < 0)
+    if len(known_keys) or offered is not None:
+        gone = rows < 0
+        if offered is not None:
+            gone |= ~offered[rows]
+        if len(known_keys):
+            keys = np.arange(len(rows), dtype=np.int64)[:, None] * num_items + rows
+            places = np.minimum(np.searchsorted(known_keys, keys), len(known_keys) - 1)
+            gone |= known_keys[places] == keys
         order = np.argsort(gone, axis=1, kind="stable")[:, :k]
         rows = np.take_along_axis(np.where(gone, NO_ROW, rows), order, axis=1)
         scores = np.take_along_axis(np.where(gone, np.float32(NO_SCORE), scores), order, axis=1)

@@ -8,23 +8,35 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, field
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from serving.bundle import Bundle
-from serving.denied import DeniedItems, Items
+from serving.context import features_without_store, with_context, with_recent
+from serving.denied import NO_ITEMS, DeniedItems, Items
+from serving.explain import Explanation, explanations
+from serving.offer import Offer, Offers, UnknownCategoryError
+from serving.question import Question, QuestionError
 from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
 
 FALLBACK = "popularity"
+NO_TABLES = "two_tower"
+"""What answers where SparCode is asked for and the bundle has no tables."""
 WARM_UP_USER = "(warm-up)"
+# Lists that end where the user's or everybody's past does: nothing is filled in behind them.
+ENDING = frozenset({"repeat", "popularity"})
 
 ReadUsers = Callable[[list[str]], pa.Table]
 """User ids -> one row per id in the order asked: user_id and the fields of the user view, nulls where unknown."""
+
+Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "no_tables"]
+"""Why an answer is not the plain one: nobody of that id, or without a past; the online store did not answer, and what
+the bundle knows stood in; nothing was found; the list was too short, and popularity filled it; no SparCode tables."""
 
 
 class RecommendedItem(TypedDict):
@@ -34,6 +46,7 @@ class RecommendedItem(TypedDict):
     item_name: str | None
     category: str | None
     score: float
+    explanation: NotRequired[Explanation]
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,8 @@ class Answer:
     """Whether the bundle has never heard of the user."""
     fallback: str | None
     """Retriever that stood in because the asked one had nothing to go by; None if it did not have to."""
+    reasons: tuple[Reason, ...] = ()
+    """Why the answer is not the plain one; nothing where it is."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,14 @@ class Recommendations:
     """One for each user id, in the order asked."""
     stage_microseconds: dict[str, float]
     """Wall-clock time of each stage, for all users together."""
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """The users' features could not be read in time."""
+
+    why: str
+    """In words."""
 
 
 class Recommender:
@@ -94,40 +117,53 @@ class Recommender:
         self.bundle = bundle
         self.retrievers = dict(retrievers)
         self.default_retriever = default_retriever
-        self._read_users = read_users
-        self._denied = denied
+        self.read_users = read_users
+        self.offers = Offers(bundle.categories, _KeptOut(bundle.withdrawn, denied))
         midnight = dt.datetime.combine(bundle.manifest.facts.as_of, dt.time(), dt.UTC)
         self._as_of_seconds = int(midnight.timestamp())
 
-    def recommend(
-        self,
-        user_ids: Sequence[str],
-        *,
-        k: int,
-        retriever: str | None = None,
-        exclude_known: bool = False,
-        as_of: dt.datetime | None = None,
-    ) -> Recommendations:
+    def recommend(self, user_ids: Sequence[str], *, k: int, **asked: Any) -> Recommendations:
         """The best k candidates of each user.
-
-        Users without any past get what is popular, and so do those for whom the retriever finds nothing.
 
         Args:
             user_ids: B ids, B >= 1; one may be asked for twice.
             k: Length of the lists, at least 1.
-            retriever: Name of the retriever; None takes the default.
-            exclude_known: Whether items that the user bought before are kept out.
-            as_of: The moment of the question; None takes the moment that the bundle speaks of, 00:00 UTC of its day.
+            asked: Further fields of `Question`.
 
         Returns:
             Answers in the order asked.
 
         Raises:
-            ValueError: There is no user, k is below 1, the retriever has no such name, or the moment has no time zone.
+            QuestionError: Names the field that is wrong.
         """
-        name = retriever or self.default_retriever
-        as_of_seconds = self._check(user_ids, k, name, as_of)
+        return self.answer(Question(tuple(user_ids), k, **asked))
+
+    def needs_features(self, question: Question) -> bool:
+        """Whether features of users are read for a question."""
+        asked = self.retrievers.get(self._name_of(question))
+        return asked is not None and (asked.needs_embeddings or asked.needs_tokens)
+
+    def answer(self, question: Question, features: pa.Table | Unavailable | None = None) -> Recommendations:
+        """Answers a question.
+
+        Users without any past get what is popular, and so do those for whom the retriever finds nothing. A list that
+        is shorter than what exists is filled by popularity. Without features, those stand in that the bundle can tell.
+
+        Args:
+            question: What is asked.
+            features: Of the users, if they were read before, or why they could not be; None reads them here.
+
+        Returns:
+            Answers in the order asked.
+
+        Raises:
+            QuestionError: Names the field that is wrong.
+        """
+        name, as_of_seconds = self._name_of(question), self._check(question)
         stages = _Stages()
+        offer = self._offer(question)
+        stages.end("filters")
+        user_ids = question.user_ids
         known_rows = self.bundle.encoder.user_ids.rows(user_ids)
         purchases = self.bundle.purchases.of(known_rows)
         moments = np.full(len(user_ids), as_of_seconds, np.int64)
@@ -135,7 +171,13 @@ class Recommender:
         stages.end("users")
         asked, embeddings, tokens = self.retrievers[name], None, None
         if asked.needs_embeddings or asked.needs_tokens:
-            raw = self._read_users(list(user_ids))
+            raw = self.read_users(list(user_ids)) if features is None else features
+            if isinstance(raw, Unavailable):
+                encoder = self.bundle.encoder
+                raw = features_without_store(
+                    user_ids, purchases, encoder.item_ids, encoder.schema, as_of_seconds=self._as_of_seconds
+                )
+            raw = self._as_told(raw, question, as_of_seconds)
             has_past |= _num_events(raw) > 0
             stages.end("features")
             inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
@@ -146,69 +188,166 @@ class Recommender:
             if asked.needs_tokens and self.bundle.sparcode is not None:
                 tokens = self.bundle.sparcode.tokenizer.embed(inputs)
                 stages.end("tokenizer")
-        denied = self._kept_out()
-        users = UserQueries(purchases, moments, embeddings, exclude_known, tokens, denied)
-        rows, scores, fell_back = self._retrieve(users, name, k=k, has_past=has_past)
+            # What a request tells is something to go by, for the tower alone.
+            has_past |= bool(question.context or question.recent_items)
+        scale = self._scale(question)
+        users = UserQueries(purchases, moments, embeddings, question.exclude_known, tokens, offer, scale)
+        found = self._retrieve(users, name, k=question.k, has_past=has_past)
         stages.end("retrieval")
+        told: Sequence[Sequence[Explanation] | None] = [None] * len(users)
+        if question.explain:
+            told = explanations(self.bundle, self.retrievers, name, users, found.rows)
+            stages.end("explanation")
+        missing: tuple[Reason, ...] = ("no_features",) if isinstance(features, Unavailable) else ()
+        if question.retriever == "sparcode" != name:
+            missing = (*missing, "no_tables")
         answers = [
-            Answer(user_id, self._items(own_rows, own_scores), bool(known_row == 0), FALLBACK if fallen else None)
-            for user_id, own_rows, own_scores, known_row, fallen in zip(
-                user_ids, rows, scores, known_rows, fell_back, strict=True
+            Answer(
+                user_id,
+                self._items(found.rows[user], found.scores[user], told[user]),
+                bool(known_rows[user] == 0),
+                FALLBACK if found.fell_back[user] else None,
+                missing + _reasons(found, user, is_known=bool(known_rows[user]), has_past=bool(has_past[user])),
             )
+            for user, user_id in enumerate(user_ids)
         ]
         stages.end("answer")
         return Recommendations(self.bundle.version, name, answers, stages.microseconds)
+
+    def embed_user(self, user_id: str, features: pa.Table | None = None) -> npt.NDArray[np.float32] | None:
+        """The vector that the user tower gives a user now: [D]; None where nothing is known of the user."""
+        raw = self.read_users([user_id]) if features is None else features
+        if self.bundle.encoder.user_ids.rows([user_id])[0] == 0 and _num_events(raw)[0] == 0:
+            return None
+        moments = np.array([self._as_of_seconds], np.int64)
+        inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
+        vector: npt.NDArray[np.float32] = self.bundle.user_tower.embed(inputs)[0]
+        return vector
+
+    def similar_items(
+        self, item_id: str, *, k: int, allow: tuple[str, ...] | None = None, deny: tuple[str, ...] = ()
+    ) -> list[RecommendedItem] | None:
+        """Items whose vectors have the largest cosine with an item's, best first; None where there is no such item.
+
+        Raises:
+            QuestionError: A category in `allow` is not there.
+        """
+        row = int(self.bundle.encoder.item_ids.rows([item_id])[0]) - 1
+        if row < 0:
+            return None
+        question = Question((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
+        vector = np.array(self.bundle.item_vectors[row][None])
+        vector /= max(float(np.linalg.norm(vector)), 1e-12)
+        towers = self.retrievers["two_tower"]
+        nobody = self.bundle.purchases.of(np.zeros(1, np.int64))
+        moments = np.array([self._as_of_seconds], np.int64)
+        rows, scores = towers.retrieve(UserQueries(nobody, moments, vector, offer=self._offer(question)), k)
+        return self._items(rows[0], scores[0], None)
 
     def warm_up(self) -> None:
         """Asks every retriever once, so that the first real request does not pay for first calls."""
         for name in self.retrievers:
             self.recommend([WARM_UP_USER], k=1, retriever=name)
 
-    def _kept_out(self) -> Items:
-        """What nobody gets now: what left the catalogue, and what is denied."""
-        withdrawn = self.bundle.withdrawn
-        return withdrawn if self._denied is None else np.union1d(withdrawn, self._denied.rows())
+    def _name_of(self, question: Question) -> str:
+        """The retriever that answers: where SparCode has no tables, the two towers do."""
+        name = question.retriever or self.default_retriever
+        return NO_TABLES if name == "sparcode" and name not in self.retrievers else name
 
-    def _check(self, user_ids: Sequence[str], k: int, retriever: str, as_of: dt.datetime | None) -> int:
-        if not user_ids:
-            raise ValueError("user_ids is empty; ask for at least one user")
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1")
-        if retriever not in self.retrievers:
-            raise ValueError(f"retriever is {retriever!r}, expected one of: {', '.join(self.retrievers)}")
+    def _check(self, question: Question) -> int:
+        name = self._name_of(question)
+        if not question.user_ids:
+            raise QuestionError("user_ids", "is empty; ask for at least one user")
+        if question.k < 1:
+            raise QuestionError("k", f"is {question.k}, expected at least 1")
+        if name not in self.retrievers:
+            raise QuestionError("retriever", f"is {name!r}, expected one of: {', '.join(self.retrievers)}")
+        if question.recent_items and len(question.user_ids) > 1:
+            raise QuestionError("recent_items", f"are given for {len(question.user_ids)} users, expected one user")
+        about = self.bundle.manifest.facts.business_weight
+        if question.weight_exponent is not None and (about is None or about.power == 0):
+            raise QuestionError(
+                "weight_exponent", "is given, and this bundle has no business weights; configure index.weight"
+            )
+        as_of = question.as_of
         if as_of is None:
             return self._as_of_seconds
         if as_of.tzinfo is None:
-            raise ValueError(f"as_of is {as_of}, which has no time zone; expected such as {as_of}+00:00")
+            raise QuestionError("as_of", f"is {as_of}, which has no time zone; expected such as {as_of}+00:00")
         return int(as_of.timestamp())
 
-    def _retrieve(
-        self, users: UserQueries, name: str, *, k: int, has_past: npt.NDArray[np.bool_]
-    ) -> tuple[Rows, Scores, npt.NDArray[np.bool_]]:
-        rows, scores = self.retrievers[name].retrieve(users, k)
-        fell_back = np.zeros(len(users), np.bool_)
-        if name != FALLBACK:
-            fell_back = ~has_past | (rows[:, 0] < 0)
-        if fell_back.any():
-            fallen = np.flatnonzero(fell_back)
-            others = UserQueries(
-                users.purchases.of(fallen),
-                users.as_of_seconds[fallen],
-                exclude_known=users.exclude_known,
-                denied=users.denied,
-            )
-            rows, scores = rows.copy(), scores.copy()
-            rows[fallen], scores[fallen] = self.retrievers[FALLBACK].retrieve(others, k)
-        return rows, scores, fell_back
+    def _offer(self, question: Question) -> Offer | None:
+        """What may come."""
+        names = list(question.exclude_items)
+        if question.exclude_known:
+            names += question.recent_items
+        excluded: Items = NO_ITEMS
+        if names:
+            rows = self.bundle.encoder.item_ids.rows(names)
+            excluded = rows[rows > 0] - 1
+        try:
+            return self.offers.of(allow=question.allow_categories, deny=question.deny_categories, exclude=excluded)
+        except UnknownCategoryError as error:
+            raise QuestionError("allow_categories", f"names {error}") from None
 
-    def _items(self, rows: Rows, scores: Scores) -> list[RecommendedItem]:
+    def _as_told(self, raw: pa.Table, question: Question, as_of_seconds: int) -> pa.Table:
+        """Features with what the request says of its moment."""
+        if question.context:
+            raw = with_context(raw, question.context, self.bundle.encoder.schema)
+        if question.recent_items:
+            raw = with_recent(raw, question.recent_items, as_of_seconds=as_of_seconds)
+        return raw
+
+    def _scale(self, question: Question) -> Scores | None:
+        """[N] business weights to the power that is asked for, where that is not the one of the index."""
+        about, weights = self.bundle.manifest.facts.business_weight, self.bundle.item_weights
+        asked = question.weight_exponent
+        if asked is None or about is None or weights is None or asked == about.power:
+            return None
+        return np.asarray(weights ** (asked / about.power), np.float32)
+
+    def _retrieve(self, users: UserQueries, name: str, *, k: int, has_past: npt.NDArray[np.bool_]) -> _Found:
+        rows, scores = self.retrievers[name].retrieve(users, k)
+        found = _Found(rows, scores, np.zeros(len(users), np.bool_), np.zeros(len(users), np.bool_))
+        if name == FALLBACK:
+            return found
+        found.fell_back[:] = ~has_past | (rows[:, 0] < 0)
+        if name not in ENDING:
+            short = ~found.fell_back & (rows[:, -1] < 0)
+            if short.any():
+                found.filled[:] = short & ((rows >= 0).sum(axis=1) < users.num_candidates)
+        if not (found.fell_back.any() or found.filled.any()):
+            return found
+        found = _Found(rows.copy(), scores.copy(), found.fell_back, found.filled)
+        for user in np.flatnonzero(found.fell_back | found.filled):
+            self._fill(users, found, int(user), k)
+        return found
+
+    def _fill(self, users: UserQueries, found: _Found, user: int, k: int) -> None:
+        """Puts what is popular behind what was found of one user's list, or in its place."""
+        own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
+        offer = users.offer
+        if len(own):
+            offer = (offer or Offer(np.ones(users.purchases.num_items, np.bool_))).without(own)
+        alone = np.array([user])
+        others = UserQueries(
+            users.purchases.of(alone), users.as_of_seconds[alone], exclude_known=users.exclude_known, offer=offer
+        )
+        rows, scores = self.retrievers[FALLBACK].retrieve(others, k)
+        rest = k - len(own)
+        found.rows[user, len(own) :], found.scores[user, len(own) :] = rows[0, :rest], scores[0, :rest]
+
+    def _items(self, rows: Rows, scores: Scores, told: Sequence[Explanation] | None) -> list[RecommendedItem]:
         found = rows[rows >= 0]
         item_ids = self.bundle.encoder.item_ids.ids(found + 1)
         names, categories = self.bundle.item_names, self.bundle.categories
-        return [
+        items: list[RecommendedItem] = [
             {"item_id": item_id, "item_name": names[row], "category": categories[row], "score": score}
             for item_id, row, score in zip(item_ids, found.tolist(), scores[: len(found)].tolist(), strict=True)
         ]
+        for item, explanation in zip(items, told or (), strict=False):
+            item["explanation"] = explanation
+        return items
 
 
 def build_retrievers(
@@ -231,14 +370,15 @@ def build_retrievers(
         fusion_depth: Length of the lists that are fused, and of the one that the second model of a cascade orders.
 
     Returns:
-        `two_tower`, `repeat`, `popularity` and `fused`; `cascade` too where the vectors are of several models, and
-        `sparcode` where the bundle has its tables.
+        `two_tower`, which is also called `hnsw` after its index, `exact` without one, `repeat`, `popularity` and
+        `fused`; `cascade` too where the vectors are of several models, and `sparcode` where the bundle has its tables.
 
     Raises:
         ValueError: A weight names no retriever.
     """
-    towers = TwoTower(bundle.ranked, bundle.index, ef=ef, max_fetch=max_fetch)
-    single: dict[str, Retriever] = {"two_tower": towers}
+    towers = TwoTower(bundle.ranked, bundle.index, ef=ef, max_fetch=max_fetch, weights=bundle.item_weights)
+    exact = TwoTower(bundle.ranked, None, ef=0, max_fetch=0, weights=bundle.item_weights)
+    single: dict[str, Retriever] = {"two_tower": towers, "exact": exact}
     if bundle.sparcode is not None:
         single["sparcode"] = bundle.sparcode.retriever()
     widths = bundle.manifest.facts.index_report.parts
@@ -248,12 +388,53 @@ def build_retrievers(
     if unknown := sorted(fusion_weights.keys() - single.keys()):
         raise ValueError(f"fusion_weights names {unknown[0]!r}, expected some of: {', '.join(single)}")
     parts = tuple((single[name], weight) for name, weight in fusion_weights.items())
-    return {**single, "fused": Fused(parts, rank_constant=rank_constant, depth=fusion_depth)}
+    return {**single, "hnsw": towers, "fused": Fused(parts, rank_constant=rank_constant, depth=fusion_depth)}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Lists, and which of them popularity has made or filled."""
+
+    rows: Rows
+    scores: Scores
+    fell_back: npt.NDArray[np.bool_]
+    filled: npt.NDArray[np.bool_]
+
+
+@dataclass
+class _KeptOut:
+    """What nobody gets now: what left the catalogue, and what is denied; the same array as long as nothing changes."""
+
+    withdrawn: Items
+    denied: DeniedItems | None
+    _last: tuple[Items, Items] | None = field(default=None, init=False)
+
+    def __call__(self) -> Items:
+        if self.denied is None:
+            return self.withdrawn
+        rows, last = self.denied.rows(), self._last
+        if last is None or last[0] is not rows:
+            self._last = last = (rows, np.union1d(self.withdrawn, rows).astype(np.int32))
+        return last[1]
+
+
+def _reasons(found: _Found, user: int, *, is_known: bool, has_past: bool) -> tuple[Reason, ...]:
+    reasons: list[Reason] = []
+    if not is_known:
+        reasons.append("unknown_user")
+    if not has_past:
+        reasons.append("no_history")
+    if found.fell_back[user] and has_past:
+        reasons.append("nothing_found")
+    if found.filled[user]:
+        reasons.append("filled")
+    return tuple(reasons)
 
 
 def _num_events(raw: pa.Table) -> npt.NDArray[Any]:
-    counts: npt.NDArray[Any] = raw.column("user_num_events").fill_null(0).to_numpy()
-    return counts
+    counts = raw.column("user_num_events")
+    known: npt.NDArray[Any] = (counts.fill_null(0) if counts.null_count else counts).to_numpy()
+    return known
 
 
 class _Stages:

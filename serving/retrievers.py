@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serving import exact
-from serving.denied import NO_ITEMS, Items
-from serving.filters import search_unknown
+from serving.filters import BEAM_COST, search_offered
 from serving.fusion import reciprocal_rank_fusion
 from serving.index import AnnIndex
+from serving.offer import Offer
 from serving.purchases import Purchases
 from serving.ranking import NO_SCORE, Rows, Scores, best_of_each, padding, without
 
@@ -41,8 +41,10 @@ class UserQueries:
     """Whether known items are kept out."""
     user_tokens: Scores | None = None
     """[B, K_u D] float32, the users' tokens for SparCode side by side; None where no retriever needs them."""
-    denied: Items = field(default_factory=NO_ITEMS.copy)
-    """Catalogue rows that are kept out for everybody, ascending and distinct."""
+    offer: Offer | None = None
+    """What anybody may get; None offers the whole catalogue."""
+    scale: Scores | None = None
+    """[N] float32 business weights that count in place of the retriever's own; None leaves these."""
 
     def __post_init__(self) -> None:
         """Checks that there is one of each for every user."""
@@ -57,12 +59,27 @@ class UserQueries:
         """B."""
         return self.purchases.num_users
 
-    @cached_property
+    @property
     def kept_out(self) -> Purchases | None:
-        """B rows: the items that each user must not get; None where everything may come."""
-        if not len(self.denied):
-            return self.purchases if self.exclude_known else None
-        return (self.purchases if self.exclude_known else self.purchases.nothing()).and_items(self.denied)
+        """B rows: what each user must not get of what is offered; None where that may all come."""
+        return self.purchases if self.exclude_known else None
+
+    @property
+    def offered(self) -> npt.NDArray[np.bool_] | None:
+        """[N] what is offered; None where everything is."""
+        return None if self.offer is None else self.offer.mask
+
+    @cached_property
+    def num_candidates(self) -> npt.NDArray[np.int64]:
+        """[B] how many items each user may get."""
+        num_items, offered = self.purchases.num_items, self.offered
+        num_offered = np.full(len(self), num_items if self.offer is None else self.offer.num_items)
+        if not self.exclude_known:
+            return num_offered
+        if offered is None:
+            return num_offered - self.purchases.num_per_user
+        own = np.bincount(self.purchases.owners[offered[self.purchases.indices]], minlength=len(self))
+        return np.asarray(num_offered - own)
 
 
 class Retriever(Protocol):
@@ -104,6 +121,10 @@ class TwoTower:
     """Beam width of the index."""
     max_fetch: int
     """Largest number of items to ask the index for; beyond it exact search is cheaper."""
+    weights: Scores | None = None
+    """[N] float32, what the vectors were multiplied by; None where they were not."""
+    beam_cost: float = BEAM_COST
+    """What a place of the beam costs, in gathered rows of exact search, by which filtered lists are searched."""
     needs_embeddings: bool = field(default=True, init=False)
     needs_tokens: bool = field(default=False, init=False)
 
@@ -113,19 +134,23 @@ class TwoTower:
         if queries is None:
             raise ValueError("query_embeddings is None; this retriever needs the user vectors")
         kept_out = users.kept_out
-        if self.index is None or k > self.max_fetch:
+        # The graph knows one order of items, that of the vectors as they are.
+        if self.index is None or k > self.max_fetch or users.scale is not None:
             exclude = None if kept_out is None else kept_out.csr()
-            return exact.search(queries, self.vectors, k=k, exclude=exclude)
-        if kept_out is None:
+            scale = users.scale if users.scale is None or self.weights is None else users.scale / self.weights
+            return exact.search(queries, self.vectors, k=k, exclude=exclude, offered=users.offered, scale=scale)
+        if kept_out is None and users.offer is None:
             return self.index.search(queries, k=k, ef=self.ef)
-        return search_unknown(
+        return search_offered(
             self.index,
             self.vectors,
             query_embeddings=queries,
             known=kept_out,
+            offer=users.offer,
             k=k,
             ef=self.ef,
             max_fetch=self.max_fetch,
+            beam_cost=self.beam_cost,
         )
 
 
@@ -195,7 +220,7 @@ class Repeat:
         if users.exclude_known:
             return padding(len(users), k)
         own = users.purchases
-        stays = ~np.isin(own.indices, users.denied)
+        stays = slice(None) if users.offered is None else users.offered[own.indices]
         owners, counts, last_seconds = own.owners[stays], own.counts[stays], own.last_seconds[stays]
         age_days = np.maximum(users.as_of_seconds[owners] - last_seconds, 0) / SECONDS_PER_DAY
         return best_of_each(
@@ -226,11 +251,12 @@ class Popularity:
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """See `Retriever`."""
-        kept_out = users.kept_out
+        kept_out, offered = users.kept_out, users.offered
         num_kept_out = 0 if kept_out is None else int(kept_out.num_per_user.max(initial=0))
-        width = min(k + num_kept_out, len(self._order))
-        rows = np.tile(self._order[:width], (len(users), 1))
-        scores = np.tile(self._scores[:width], (len(users), 1))
+        stays = slice(None) if offered is None else offered[self._order]
+        width = k + num_kept_out
+        rows = np.tile(self._order[stays][:width], (len(users), 1))
+        scores = np.tile(self._scores[stays][:width], (len(users), 1))
         keys = np.empty(0, np.int64) if kept_out is None else kept_out.keys
         return without(rows, scores, known_keys=keys, num_items=users.purchases.num_items, k=k)
 

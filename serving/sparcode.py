@@ -82,11 +82,16 @@ class SparCode:
         rows, scores = padding(len(users), k)
         sums = self._take_sums()
         num_substituted = num_empty = 0
-        kept_out = users.kept_out
+        kept_out, offered, scale = users.kept_out, users.offered, users.scale
         bounds = [] if kept_out is None else kept_out.indptr.tolist()
         for user, own_tokens in enumerate(tokens):
             codes, num_missing = self._codes(own_tokens)
             items, item_scores = self._postings.joined(codes)
+            if offered is not None:
+                stays = offered[items]
+                items, item_scores = items[stays], item_scores[stays]
+            if scale is not None:
+                item_scores = item_scores * scale[items]
             np.add.at(sums, items, item_scores)
             if kept_out is not None:
                 sums[kept_out.indices[bounds[user] : bounds[user + 1]]] = 0

@@ -95,14 +95,14 @@ def test_the_wheel_holds_every_module_and_template_and_nothing_else(built: Path)
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == ours("*.py") | ours("templates/*")
+    assert held == ours("*.py") | ours("templates/*") | ours("web/page/*")
 
 
 def test_the_sdist_holds_every_module_and_template(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    assert ours("*.py") | ours("templates/*") | {"setup.py", "pyproject.toml", "LICENSE"} <= held
+    assert ours("*.py") | ours("templates/*") | ours("web/page/*") | {"setup.py", "pyproject.toml", "LICENSE"} <= held
 
 
 def test_the_wheel_imports_from_another_directory(built: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,9 @@ def load_span(
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
     item_offset = np.cumsum([0, *(len(part.items[columns.ITEM_ID]) for part in parts)])
     span = Span(
-        users=_stack([part.users for part in parts]),
-        items=_stack([part.items for part in parts]),
-        uniform=_stack([part.uniform for part in parts]),
+        users=_joined([part.users for part in parts]),
+        items=_joined([part.items for part in parts]),
+        uniform=_joined([part.uniform for part in parts]),
         user_row=np.concatenate([part.user_row + start for part, start in zip(parts, user_offset, strict=False)]),
         item_row=np.concatenate([part.item_row + start for part, start in zip(parts, item_offset, strict=False)]),
         weight=np.concatenate([part.weight for part in parts]),
@@ -153,9 +154,11 @@ class BatchPlan:
 
 def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
     """Batches of all spans of an epoch, through which the queue runs on; arguments and result as in `batches`."""
-    recent = RecentItems(plan.queue_size)
-    for number, span in enumerate(spans_of_days):
-        yield from batches(span, plan, seed=[*seed, number], recent=recent)
+    recent, numbers = RecentItems(plan.queue_size), count()
+    for span in spans_of_days:
+        yield from batches(span, plan, seed=[*seed, next(numbers)], recent=recent)
+        # Before the next one is read, so that there is one in memory; enumerate would hold it too.
+        del span
 
 
 def batches(span: Span, plan: BatchPlan, *, seed: Sequence[int], recent: RecentItems | None = None) -> Iterator[Batch]:
@@ -284,6 +287,7 @@ def spans(
             held[first] = span
         if len(span):
             yield span
+        del span  # before the next one is read
 
 
 def count_items(spans_of_days: Iterable[Span], num_item_rows: int) -> Ints:
@@ -318,6 +322,11 @@ def _example_users(span: Span) -> Ints:
 
 def _stack(parts: Sequence[Inputs]) -> Inputs:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    """As `_stack`, out of parts that are empty then: memory has two copies only of the input that is being joined."""
+    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
 def _rows(inputs: Inputs, rows: Ints) -> Inputs:

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,6 +37,7 @@ from twinspire.deny import deny
 from twinspire.forget import forget
 from twinspire.job import do, need, only_takes_part, prepare, print_plan, save_config, take_part
 from twinspire.lock import only_run
+from twinspire.serving_config import RetrieverName
 
 if TYPE_CHECKING:
     from twinspire.config import Config
@@ -188,7 +189,7 @@ def recommend(
     user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     retriever: Annotated[
-        Literal["two_tower", "cascade", "sparcode", "repeat", "popularity", "fused"] | None,
+        RetrieverName | None,
         typer.Option(help="What finds the items; the file's choice if left out."),
     ] = None,
     exclude_bought: Annotated[
@@ -216,6 +217,10 @@ def recommend(
             print_answers(recommender, found)
 
 
+API_KEY = "TWINSPIRE_API_KEY"
+"""Environment variable with the key that a server asks for; not set, it asks for none."""
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (overrides the file).")] = None,
@@ -228,11 +233,13 @@ def serve(
     _use_one_thread()
     with errors():
         settings, paths, _ = prepare(config, set_, None, runs, None)
-        from serving.app import create_app
-        from serving.server import run as run_server
-        from twinspire.pipeline.serve import open_recommender
+        from serving.web.app import Protection, create_app
+        from serving.web.server import run as run_server
+        from twinspire.pipeline.serve import open_service
 
-        server = create_app(open_recommender(settings, paths), max_k=settings.serving.max_k)
+        serving = settings.serving
+        protection = Protection(os.environ.get(API_KEY), serving.requests_per_second, serving.body_seconds)
+        server = create_app(open_service(settings, paths), max_k=serving.max_k, protection=protection)
         run_server(
             server,
             settings.serving.host if host is None else host,

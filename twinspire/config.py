@@ -14,6 +14,7 @@ from twinspire.daily_config import DailyConfig
 from twinspire.gates_config import GatesConfig
 from twinspire.method_config import TowerConfig, TrainingConfig, check_methods
 from twinspire.section import Section
+from twinspire.serving_config import ServingConfig
 from twinspire.sparcode_config import SparCodeConfig
 
 
@@ -111,36 +112,6 @@ class IndexConfig(Section):
     """Exponent that tempers the weights (kappa)."""
     min_recall: float = Field(0.95, gt=0, le=1)
     """Recall against exact search, with the weights on, below which the index is refused."""
-
-
-FusedRetriever = Literal["two_tower", "sparcode", "repeat", "popularity"]
-
-
-def _default_fusion_weights() -> dict[FusedRetriever, float]:
-    return {"repeat": 1.0, "two_tower": 0.3}
-
-
-class ServingConfig(Section):
-    """The server."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; loopback unless told otherwise."""
-    port: int = Field(8100, ge=0, le=65535)
-    """Port to listen on; 0 picks a free one."""
-    retriever: Literal["two_tower", "cascade", "sparcode", "repeat", "popularity", "fused"] = "fused"
-    """What answers when the request names none."""
-    max_fetch: int = Field(2000, ge=1)
-    """Most items that the index is asked for; beyond it exact search is cheaper."""
-    fusion_weights: dict[FusedRetriever, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=_default_fusion_weights, min_length=1
-    )
-    """Weight of each retriever in the fused list."""
-    fusion_rank_constant: float = Field(60.0, gt=0)
-    """The larger, the less the first places of a list stand out."""
-    fusion_depth: int = Field(200, ge=1)
-    """Length of the lists that are fused; at least the longest list that is evaluated."""
-    max_k: int = Field(1000, ge=1)
-    """Largest k that a request may ask for."""
 
 
 class EvaluationConfig(Section):

@@ -112,7 +112,7 @@ def _with_other_features(paths: RunPaths) -> list[RunPaths]:
 def _rebuild(paths: RunPaths, config: Path, set_: list[str] | None, runs: Path, now: dt.datetime | None) -> None:
     """Does the night of the published bundle again."""
     from serving.bundle_folder import published
-    from serving.manifest import day_of
+    from serving.version_names import day_of
     from twinspire.daily import daily
 
     version = published(paths.bundles)

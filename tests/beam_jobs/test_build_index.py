@@ -21,7 +21,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.build_index import BuildIndexes, IndexJob, IndexRefusedError, IndexSettings, run
 from beam_jobs.embed import vector_schema
-from serving.index import AugmentedIndex
+from serving.index import INDEXES, AugmentedIndex, read_shape
 from serving.weights import item_weights, weighted
 
 NUM_ITEMS, NUM_USERS, DIMENSION = 600, 40, 16
@@ -53,8 +53,19 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def build(vectors: dict[str, Path], options: PipelineOptions) -> Callable[..., dict[str, Any]]:
-    def build(out: Path, settings: IndexSettings = SETTINGS, weights: Path | None = None) -> dict[str, Any]:
-        run(settings, items=vectors["items"], users=vectors["users"], weights=weights, out=out, options=options)
+    def build(
+        out: Path, settings: IndexSettings = SETTINGS, weights: Path | None = None, withdrawn: Path | None = None
+    ) -> dict[str, Any]:
+        users = vectors["users"]
+        run(
+            settings,
+            items=vectors["items"],
+            users=users,
+            weights=weights,
+            withdrawn=withdrawn,
+            out=out,
+            options=options,
+        )
         report: dict[str, Any] = json.loads((out / "index_report.json").read_text())
         return report
 
@@ -115,7 +126,8 @@ def test_fewer_users_than_asked_for_are_all_asked_and_a_wide_search_finds_everyt
 def test_the_transform_gives_the_path_of_each_report(
     vectors: dict[str, Path], options: PipelineOptions, tmp_path: Path
 ) -> None:
-    jobs = [IndexJob(str(vectors["items"]), str(vectors["users"]), str(tmp_path / name), None) for name in ("a", "b")]
+    given = (str(vectors["items"]), str(vectors["users"]))
+    jobs = [IndexJob(*given, str(tmp_path / name), None, None) for name in ("a", "b")]
     with test_pipeline.TestPipeline(options=options) as pipeline:
         reports = pipeline | beam.Create(jobs) | BuildIndexes(SETTINGS)
         assert_that(reports, equal_to([str(tmp_path / name / "index_report.json") for name in ("a", "b")]))
@@ -145,6 +157,42 @@ def test_weights_put_the_items_in_the_order_of_the_weighted_cosines(
     np.testing.assert_array_equal(rows, np.argsort(-products, axis=1, kind="stable")[:, :10])
     assert (report["form"], report["recall"]) == ("augmented", 1.0)
     assert report["weight_spread"] == pytest.approx(np.log(kept).std())
+
+
+def test_what_is_withdrawn_keeps_its_vector_and_is_neither_in_the_graph_nor_in_its_recall(
+    build: Callable[..., dict[str, Any]], weights: Path, tmp_path: Path
+) -> None:
+    # Whom the users are nearest to, so that a recall over everything could not be 1.
+    plain, asked = unit(NUM_ITEMS, 1), unit(NUM_USERS, 2)
+    withdrawn = np.unique(np.argmax(asked @ plain.T, axis=1)).astype(np.int32)
+    file = tmp_path / "rows.npy"
+    np.save(file, withdrawn)
+    settings = replace(SETTINGS, m=16, ef_construction=100, ef_search=NUM_ITEMS, min_recall=0.99)
+    for name, given in (("plain", None), ("weighted", weights)):
+        report = build(tmp_path / name, settings, given, file)
+        assert report["recall"] == 1.0
+        assert read_shape(tmp_path / name / "index.hnsw")[0] == NUM_ITEMS - len(withdrawn)
+        np.testing.assert_array_equal(np.load(tmp_path / name / "item_vectors.npy"), plain)
+        np.testing.assert_array_equal(np.load(tmp_path / name / "withdrawn.npy"), withdrawn)
+        ranked = plain if given is None else weighted(plain, np.load(given))
+        index = INDEXES[report["form"]].load(tmp_path / name / "index.hnsw", ranked, withdrawn)
+        rows, _ = index.search(asked, k=NUM_ITEMS, ef=5000)
+        assert not np.isin(rows, withdrawn).any()
+
+
+def test_where_nothing_is_withdrawn_there_is_no_such_file_and_the_graph_has_everything(
+    build: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    build(tmp_path)
+    assert read_shape(tmp_path / "index.hnsw")[0] == NUM_ITEMS
+    assert not (tmp_path / "withdrawn.npy").exists()
+
+
+def test_an_index_over_nothing_that_is_offered_is_refused(build: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.arange(NUM_ITEMS, dtype=np.int32))
+    with pytest.raises(ValueError, match="all 600 items of the catalogue are withdrawn, expected at least one"):
+        build(tmp_path / "out", withdrawn=tmp_path / "rows.npy")
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_weights_the_report_says_so(build: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

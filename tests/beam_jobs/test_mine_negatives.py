@@ -133,6 +133,24 @@ def test_near_duplicates_of_known_items_are_dropped_and_leave_the_ranks_of_other
     assert sum(map(len, mine(replace(SETTINGS, per_user=100, near_duplicate=0.7)).values())) < 169
 
 
+@pytest.mark.parametrize("by_index", [True, False])
+@pytest.mark.parametrize("max_fetch", [1000, 30])
+def test_what_is_withdrawn_is_no_negative_and_takes_no_rank(
+    mine: Callable, files: MiningFiles, tmp_path: Path, by_index: bool, max_fetch: int
+) -> None:
+    # The best of everybody, so that every list had some of them.
+    withdrawn = np.unique([slow_list(user)[:4] for user in range(NUM_USERS)]).astype(np.int32)
+    np.save(tmp_path / "withdrawn.npy", withdrawn)
+    index = HnswIndex.build(ITEM_VECTORS, m=8, ef_construction=100, seed=1, left_out=withdrawn)
+    index.save(tmp_path / "index.hnsw")
+    used = replace(files, index=tmp_path / "index.hnsw" if by_index else None, withdrawn=tmp_path / "withdrawn.npy")
+    whole = mine(replace(SETTINGS, band=(1, 20), per_user=100, max_fetch=max_fetch), using=used)
+    for user, found in whole.items():
+        expected = [item for item in slow_list(user) if item not in withdrawn][:20]
+        assert [item for item, _, _ in found] == expected
+        assert [rank for _, rank, _ in found] == list(range(1, len(expected) + 1))
+
+
 @pytest.mark.parametrize("block_size", [1, NUM_USERS, 100])
 def test_the_same_comes_whatever_the_blocks(mine: Callable, block_size: int) -> None:
     expected = mine()

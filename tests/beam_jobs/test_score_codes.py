@@ -182,6 +182,26 @@ def test_the_table_has_the_same_bytes_whatever_the_blocks(
     assert_same(build(rough, block_size=block_size), expected)
 
 
+@pytest.mark.parametrize("cap", [12, 1, 10_000])
+def test_what_is_left_out_has_no_posting_and_takes_no_place_under_the_cap(
+    exact: ScoringFiles, build: Callable, tmp_path: Path, cap: int
+) -> None:
+    scores = slow_scores(exact, KEYS, SETTINGS.bias)
+    # The best item of each code, for a start.
+    left_out = np.union1d(scores.argmax(axis=1), [3, 60, 149])
+    files = leaving_out(exact, left_out, tmp_path)
+    found = build(files, replace(SETTINGS, cap=cap))
+    scores[:, left_out] = 0
+    assert lists(found) == slow_lists(scores, cap)
+    assert found.num_items == NUM_ITEMS
+
+
+def leaving_out(files: ScoringFiles, rows: npt.NDArray[np.int64], folder: Path) -> ScoringFiles:
+    """Scores the other items."""
+    np.save(folder / "offered.npy", np.setdiff1d(np.arange(len(np.load(files.items))), rows))
+    return replace(files, rows=folder / "offered.npy")
+
+
 def test_lists_are_the_same_whatever_else_is_scored(rough: ScoringFiles, build: Callable) -> None:
     expected = dict(zip(KEYS.tolist(), lists(build(rough)), strict=True))
     few = build(rough, keys=KEYS[2:5])
@@ -329,6 +349,54 @@ def test_a_refreshed_table_has_the_bytes_of_one_built_anew(
     assert_same(found, build(now))
     if not mixed and not left and not other:
         assert num_anew == 0
+
+
+# Items that are left out before, from now on, both times, and of those that come or have other tokens.
+@pytest.mark.parametrize(("before", "now", "both", "of_fresh"), [(0, 20, 0, 0), (20, 0, 0, 0), (9, 14, 5, 3)])
+@pytest.mark.parametrize(("left", "other", "came"), [(0, 0, 0), (5, 6, 7)])
+@pytest.mark.parametrize("draw", [whole, real])
+@pytest.mark.parametrize("cap", [12, 1000])
+def test_a_refreshed_table_has_the_bytes_of_one_built_anew_when_items_are_withdrawn_or_come_back(
+    request: pytest.FixtureRequest,
+    build: Callable,
+    refreshed: Callable,
+    tmp_path: Path,
+    draw: Draw,
+    left: int,
+    other: int,
+    came: int,
+    before: int,
+    now: int,
+    both: int,
+    of_fresh: int,
+    cap: int,
+) -> None:
+    files = request.getfixturevalue("exact" if draw is whole else "rough")
+    files_now, change = changed(files, tmp_path, draw, left=left, changed=other, came=came)
+    settings = replace(SETTINGS, cap=cap)
+    # Mostly those that the lists are of.
+    popular = np.argsort(-(slow_scores(files, KEYS, settings.bias) > 0).sum(axis=0), kind="stable")
+    stayed = popular[change.new_rows[popular] >= 0]
+    old_only, new_only, in_both, _ = np.split(stayed, np.cumsum([before, now, both]))
+    were_left_out = np.sort(np.concatenate([old_only, in_both]))
+    left_out = np.union1d(change.new_rows[np.concatenate([new_only, in_both])], change.fresh[:of_fresh])
+    back = np.setdiff1d(change.new_rows[old_only], left_out)
+    change = replace(change, fresh=np.union1d(change.fresh, back), left_out=left_out, were_left_out=were_left_out)
+    old = build(leaving_out(files, were_left_out, tmp_path), settings)
+    found, _ = refreshed(files_now, old, change)
+    assert_same(found, build(leaving_out(files_now, left_out, tmp_path), settings))
+    assert not np.isin(found.lists(np.arange(len(KEYS)))[1], left_out).any()
+
+
+def test_an_item_that_is_offered_again_must_be_scored() -> None:
+    rows, nothing = np.arange(5), np.zeros(0, np.int64)
+    with pytest.raises(ValueError, match=r"row 3 is of an item that the old table was made without, .* in fresh"):
+        CatalogueChange(rows, nothing, 5, left_out=np.array([1]), were_left_out=np.array([1, 3]))
+    CatalogueChange(rows, np.array([3]), 5, left_out=np.array([1]), were_left_out=np.array([1, 3]))
+    with pytest.raises(ValueError, match="left_out must ascend and lie within 0 to 4"):
+        CatalogueChange(rows, nothing, 5, left_out=np.array([5]))
+    # What is new and left out needs no score.
+    CatalogueChange(rows[:4], nothing, 5, left_out=np.array([4]))
 
 
 def test_only_lists_that_the_cap_may_have_cut_are_scored_anew(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from serving.codebook import Codebook
 from serving.denied import NO_ITEMS, Items
 from serving.index import AugmentedIndex, HnswIndex
+from serving.offer import everything_but
 from serving.postings import Postings
 from serving.postings_writer import PostingsWriter
 from serving.purchases import Purchases
@@ -36,13 +38,14 @@ def unit_vectors(count: int, seed: int) -> npt.NDArray[np.float32]:
 
 VECTORS = unit_vectors(NUM_ITEMS, 1)
 INDEX = HnswIndex.build(VECTORS, m=8, ef_construction=100, seed=1)
-WEIGHTED = weighted(VECTORS, np.random.default_rng(5).uniform(0.2, 1, NUM_ITEMS).astype(np.float32))
+WEIGHTS = np.random.default_rng(5).uniform(0.2, 1, NUM_ITEMS).astype(np.float32)
+WEIGHTED = weighted(VECTORS, WEIGHTS)
 AUGMENTED_INDEX = AugmentedIndex.build(WEIGHTED, m=8, ef_construction=100, seed=1)
 POPULARITY = np.random.default_rng(2).integers(0, 9, NUM_ITEMS).astype(np.float32)
 
 
-def two_tower(*, index: HnswIndex | None, max_fetch: int = 25) -> TwoTower:
-    return TwoTower(VECTORS, index, ef=20, max_fetch=max_fetch)
+def two_tower(*, index: HnswIndex | None, max_fetch: int = 25, beam_cost: float = 1.0) -> TwoTower:
+    return TwoTower(VECTORS, index, ef=20, max_fetch=max_fetch, beam_cost=beam_cost)
 
 
 def sparcode(*, share_built: float) -> SparCode:
@@ -62,9 +65,9 @@ def sparcode(*, share_built: float) -> SparCode:
 
 RETRIEVERS: dict[str, Retriever] = {
     "two_tower": two_tower(index=INDEX),
-    "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000),
+    "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000, beam_cost=0.0),
     "two_tower, exact": two_tower(index=None),
-    "two_tower, weighted": TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25),
+    "two_tower, weighted": TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25, weights=WEIGHTS),
     "cascade": Cascade(two_tower(index=INDEX), first_width=5, depth=12),
     "cascade, weighted": Cascade(TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3),
     "sparcode": sparcode(share_built=1.0),
@@ -99,7 +102,8 @@ def users(rows: list[int], *, exclude_known: bool, denied: Items = NO_ITEMS) -> 
     vectors = unit_vectors(NUM_USERS + 1, 4)[rows]
     # Two tokens of half the width, side by side.
     own = purchases().of(np.array(rows))
-    return UserQueries(own, moments, vectors, exclude_known, user_tokens=vectors, denied=denied)
+    offer = everything_but(denied, num_items=NUM_ITEMS)
+    return UserQueries(own, moments, vectors, exclude_known, user_tokens=vectors, offer=offer)
 
 
 def everybody(*, exclude_known: bool, denied: Items = NO_ITEMS) -> UserQueries:
@@ -176,6 +180,31 @@ def test_what_is_left_keeps_its_order_and_its_scores_when_items_are_denied(name:
         stays = ~np.isin(rows, DENIED[1]) & (rows >= 0)
         np.testing.assert_array_equal(rows[stays], left[left >= 0])
         np.testing.assert_allclose(scores[stays], left_scores[left >= 0], rtol=1e-5, atol=1e-6)
+
+
+@excluding_or_not
+@pytest.mark.parametrize("denied", [NO_ITEMS, *DENIED])
+def test_how_many_a_user_may_get_is_counted(exclude_known: bool, denied: Items) -> None:
+    expected = num_candidates("two_tower", exclude_known=exclude_known, denied=denied)
+    assert everybody(exclude_known=exclude_known, denied=denied).num_candidates.tolist() == expected.tolist()
+
+
+# Others have scores of their own: counts, and ranks.
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name.startswith(("two_tower", "sparcode"))])
+@excluding_or_not
+def test_business_weights_of_a_question_count_in_place_of_the_retrievers_own(name: str, exclude_known: bool) -> None:
+    weights = np.random.default_rng(9).uniform(0.1, 1, NUM_ITEMS).astype(np.float32)
+    asked = everybody(exclude_known=exclude_known)
+    plain = RETRIEVERS[name.replace("weighted", "exact")].retrieve(asked, NUM_ITEMS)
+    found = RETRIEVERS[name].retrieve(replace(asked, scale=weights), NUM_ITEMS)
+    for (rows, scores), (own_rows, own_scores) in zip(zip(*plain, strict=True), zip(*found, strict=True), strict=True):
+        rows, own_rows = rows[rows >= 0], own_rows[own_rows >= 0]
+        expected = dict(zip(rows.tolist(), scores[: len(rows)] * weights[rows], strict=True))
+        assert set(own_rows.tolist()) == set(rows.tolist())
+        np.testing.assert_allclose(
+            own_scores[: len(rows)], [expected[row] for row in own_rows.tolist()], rtol=1e-5, atol=1e-6
+        )
+        assert (np.diff(own_scores[: len(rows)]) <= 0).all()
 
 
 @every_retriever

@@ -115,6 +115,24 @@ def test_an_index_that_misses_an_item_fails(night: Night) -> None:
     assert "holds vectors of shape [119, 13]" in night.check("opens").sentence
 
 
+def test_an_index_that_has_what_was_withdrawn_fails_and_one_without_it_passes(night: Night) -> None:
+    left = pa.table({"item_id": ["a003", "a011"]})
+    pq.write_table(left, night.candidate.paths.tables / "withdrawn_items.parquet")
+    found = night.check("index_items")
+    assert found.outcome == "failed"
+    assert (
+        "there are 120 in the index, 120 in the vectors, 120 in the manifest; expected 120 each, the items of the "
+        "catalogue, but 118 in the index, as 2 of them were withdrawn"
+    ) in found.sentence
+    rows, vectors = np.array([3, 11], np.int32), np.load(night.folder / "item_vectors.npy")
+    index = HnswIndex.build(vectors, m=16, ef_construction=200, seed=1, left_out=rows)
+    index.save(night.folder / "index.hnsw")
+    np.save(night.folder / "withdrawn.npy", rows)
+    night.sign()
+    assert night.check("index_items").outcome == "passed"
+    assert night.check("opens").outcome == "passed"
+
+
 def test_an_index_that_finds_too_little_fails(night: Night) -> None:
     report = night.candidate.manifest.facts.index_report
     night.sign(index_report=replace(report, recall=0.9))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs.embed import read_vectors
@@ -17,9 +19,11 @@ from serving import all_to_all
 from serving.bundle import Bundle, BundleError
 from serving.codebook import Codebook
 from serving.interactions import load_interaction
+from serving.postings import read_postings
 from serving.recommender import Recommender
 from twinspire.load_config import load
 from twinspire.paths import RunPaths
+from twinspire.pipeline.codes import make_codes
 from twinspire.pipeline.serve import open_recommender
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -127,6 +131,26 @@ def test_a_target_cuts_the_tables_and_shows_the_curve(shop: Any, tmp_path: Path)
     assert after["size_bytes"] <= size < before["size_bytes"]
     assert after["bias"] < before["bias"]
     assert ran.stdout.count("kept") == 1
+
+
+def test_tables_have_no_posting_of_what_was_withdrawn_and_their_recall_is_of_the_others(
+    shop: Any, paths: RunPaths, tmp_path: Path
+) -> None:
+    before = read_postings(paths.codes / "served" / "postings")
+    _, items, _ = before.lists(np.arange(len(before.keys)))
+    withdrawn = np.sort(np.argsort(np.bincount(items, minlength=NUM_ITEMS))[-10:])
+    shutil.copytree(shop.runs, tmp_path / "runs", symlinks=True)
+    copied = paths_of(replace(shop, runs=tmp_path / "runs"))
+    left = pa.table({"item_id": [f"a{row:03}" for row in withdrawn]})
+    pq.write_table(left, copied.tables / "withdrawn_items.parquet")
+    make_codes(load(shop.config, OVERRIDES), copied)
+    postings = read_postings(copied.codes / "served" / "postings")
+    _, found, _ = postings.lists(np.arange(len(postings.keys)))
+    assert (postings.num_items, len(postings.keys)) == (NUM_ITEMS, len(before.keys))
+    np.testing.assert_array_equal(found, items[~np.isin(items, withdrawn)])
+    # No list is cut by the cap: the tables find all that is offered.
+    recalls = [json.loads((codes / "report.json").read_text())["recall"] for codes in (paths.codes, copied.codes)]
+    assert recalls[1] == pytest.approx(recalls[0], abs=0.02)
 
 
 @pytest.mark.parametrize("broken", ["postings", "codebook"])

@@ -67,6 +67,14 @@ def test_a_stable_number_is_the_same_in_every_process_and_never_negative() -> No
     assert stable_number(["u1", "zoë"]).tolist() == [1492305090623295934, 7394018131990428511]
 
 
+@pytest.mark.parametrize("ids", [[], ["zoë", "", "u1"]])
+def test_rows_have_the_stable_numbers_of_their_ids(ids: list[str]) -> None:
+    for num_buckets in (0, 2):
+        found = IdMap(ids, num_buckets).stable_numbers()
+        assert found.dtype == np.int64
+        assert found.tolist() == [0, *(int(stable_number([name])[0]) for name in ids)]
+
+
 IDS = st.text(max_size=4)
 
 

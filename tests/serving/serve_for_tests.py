@@ -28,11 +28,18 @@ def reader(table: pa.Table, gate: Path | None = None) -> Callable[[list[str]], p
 
 def main() -> None:
     """Serves until it is stopped."""
-    from serving.app import create_app
+    import datetime as dt
+
+    from serving.arms import one_arm
     from serving.bundle import Bundle
     from serving.denied import DeniedItems
+    from serving.live import Live
     from serving.recommender import Recommender, build_retrievers
-    from serving.server import run
+    from serving.web.app import create_app
+    from serving.web.feature_reads import FeatureReads
+    from serving.web.metrics import Metrics
+    from serving.web.server import run
+    from serving.web.service import Service
 
     bundle = Bundle.open(Path(sys.argv[1]))
     retrievers = build_retrievers(
@@ -41,7 +48,9 @@ def main() -> None:
     read = reader(pq.read_table(sys.argv[2]), gate=Path(sys.argv[3]))
     denied = DeniedItems(Path(sys.argv[3]).with_name("denied_items.txt"), bundle.encoder.item_ids)
     recommender = Recommender(bundle, read, retrievers=retrievers, default_retriever="fused", denied=denied)
-    run(create_app(recommender, max_k=100), "127.0.0.1", 0)
+    live = Live(one_arm(), lambda _: recommender, lambda: bundle.version, clock=lambda: dt.datetime.now(dt.UTC))
+    # Long enough for the gate.
+    run(create_app(Service(live, FeatureReads(30.0), Metrics()), max_k=100), "127.0.0.1", 0)
 
 
 if __name__ == "__main__":

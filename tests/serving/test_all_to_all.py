@@ -50,6 +50,17 @@ def test_lists_are_the_best_of_all_scores(
         assert (np.diff(scores[user, : len(found)]) <= 0).all()
 
 
+def test_what_is_not_offered_is_in_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(all_to_all, "ITEM_BLOCK", 8)
+    offered = np.random.default_rng(3).random(N) < 0.7
+    known = sp.csr_array(np.random.default_rng(4).random((B, N)) < 0.2).astype(np.float32)
+    rows, _ = all_to_all.search(
+        USERS, ITEMS, interaction=NET, bias=BIAS, codebook=None, k=N, exclude=known, offered=offered
+    )
+    for own, scores, gone in zip(rows, brute_force(None), known.toarray(), strict=True):
+        assert set(own[own >= 0]) == set(np.flatnonzero((scores > 0) & offered & (gone == 0)))
+
+
 def test_tokens_of_another_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="users have 5 numbers and items 8, expected a multiple of 4 and 8"):
         all_to_all.search(USERS[:, :5], ITEMS, interaction=NET, bias=BIAS, codebook=None, k=3)

@@ -117,7 +117,7 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
 
 def test_another_format_version_is_refused(folder: Path) -> None:
     edit_manifest(folder, format_version=1)
-    assert "manifest.json: format version 1, expected 4" in refusal(folder)
+    assert "manifest.json: format version 1, expected 5" in refusal(folder)
 
 
 def test_a_manifest_that_is_not_valid_is_refused(folder: Path) -> None:

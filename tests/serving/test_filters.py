@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from serving import exact
-from serving.filters import search_unknown
+from serving.filters import search_offered
 from serving.index import HnswIndex
+from serving.offer import Offer
 from serving.purchases import Purchases
 from serving.ranking import without
 
@@ -30,13 +31,40 @@ def test_over_fetching_and_exact_search_agree_at_any_switch(max_fetch: int) -> N
     queries = np.random.default_rng(2).normal(size=(7, 8)).astype(np.float32)
     known = known_items([0, 1, 5, 30, 250, 295, 300])
     index = HnswIndex.build(vectors, m=16, ef_construction=200, seed=1)
-    rows, scores = search_unknown(
-        index, vectors, query_embeddings=queries, known=known, k=10, ef=NUM_ITEMS, max_fetch=max_fetch
+    rows, scores = search_offered(
+        index, vectors, query_embeddings=queries, known=known, offer=None, k=10, ef=NUM_ITEMS, max_fetch=max_fetch
     )
     exact_rows, exact_scores = exact.search(queries, vectors, k=10, exclude=known.csr())
     np.testing.assert_array_equal(rows, exact_rows)
     np.testing.assert_allclose(scores, exact_scores, atol=1e-5)
     assert (rows >= 0).sum(axis=1).tolist() == [10, 10, 10, 10, 10, 5, 0]
+
+
+@pytest.mark.parametrize("max_fetch", [0, 40, 10_000])
+@pytest.mark.parametrize("beam_cost", [0.0, 1.0, 1e9])
+@pytest.mark.parametrize("num_offered", [0, 1, 7, 60, 299])
+@pytest.mark.parametrize("knowing", [False, True])
+def test_all_that_is_offered_comes_at_any_switch(
+    max_fetch: int, beam_cost: float, num_offered: int, knowing: bool
+) -> None:
+    vectors = np.random.default_rng(1).normal(size=(NUM_ITEMS, 8)).astype(np.float32)
+    queries = np.random.default_rng(2).normal(size=(7, 8)).astype(np.float32)
+    # The worst that can be offered to the first user: what lies farthest.
+    mask = np.zeros(NUM_ITEMS, np.bool_)
+    mask[np.argsort(vectors @ queries[0])[:num_offered]] = True
+    known = known_items([0, 1, 5, 30, 250, 295, 300]) if knowing else None
+    index = HnswIndex.build(vectors, m=16, ef_construction=200, seed=1)
+    rows, scores = search_offered(
+        index, vectors, query_embeddings=queries, known=known, offer=Offer(mask), k=10, ef=NUM_ITEMS,
+        max_fetch=max_fetch, beam_cost=beam_cost,
+    )  # fmt: skip
+    out = np.tile(~mask, (7, 1))
+    if known is not None:
+        out |= known.csr().toarray() > 0
+    expected = np.where(out, -np.inf, queries @ vectors.T)
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :10], atol=1e-5)
+    assert (rows >= 0).sum(axis=1).tolist() == np.minimum((~out).sum(axis=1), 10).tolist()
+    assert not np.take_along_axis(out, np.maximum(rows, 0), axis=1)[rows >= 0].any()
 
 
 def test_known_items_leave_their_list_only() -> None:

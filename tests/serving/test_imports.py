@@ -13,7 +13,15 @@ HEAVY = ("tensorflow", "tf_keras", "keras", "apache_beam", "feast", "dask", "duc
 
 
 @pytest.mark.parametrize(
-    "module", ["serving.app", "serving.server", "serving.recommender", "serving.publish", "serving.retention"]
+    "module",
+    [
+        "serving.web.app",
+        "serving.web.server",
+        "serving.arms",
+        "serving.recommender",
+        "serving.publish",
+        "serving.retention",
+    ],
 )
 def test_serving_loads_neither_tensorflow_nor_beam(module: str) -> None:
     code = f"import sys, {module}; print(sorted(set({HEAVY}) & set(sys.modules)))"

@@ -12,6 +12,7 @@ import pytest
 
 from serving import exact
 from serving.index import INDEXES, AugmentedIndex, HnswIndex, IndexReport, measure_recall, read_shape
+from serving.weights import Form
 
 
 def unit_vectors(count: int, dimension: int, seed: int) -> npt.NDArray[np.float32]:
@@ -185,3 +186,104 @@ def test_an_augmented_index_pads_and_stays_whole_where_many_vectors_are_equal() 
     assert (np.sort(rows[:, :-2], axis=1) == np.arange(len(vectors))).all()
     assert (rows[:, -2:] == -1).all()
     assert (np.diff(scores[:, :-2], axis=1) <= 0).all()
+
+
+LEFT_OUT = np.sort(np.random.default_rng(9).permutation(500)[:60]).astype(np.int32)
+
+
+def offered_alone(queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+    """The k best of the other rows by sorting all products."""
+    products = queries @ vectors.T
+    products[:, LEFT_OUT] = -np.inf
+    return np.argsort(-products, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("form", INDEXES)
+def test_what_is_left_out_is_found_by_no_search_however_wide_the_beam(
+    form: Form, long_and_short: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
+) -> None:
+    index = INDEXES[form].build(long_and_short, m=40, ef_construction=500, seed=3, left_out=LEFT_OUT)
+    # Whom these vectors are, what is left out would come first.
+    asked = np.concatenate([queries, long_and_short[LEFT_OUT]])
+    for k, ef in ((12, 12), (12, 5000), (440, 5000)):
+        rows, _ = index.search(asked, k=k, ef=ef)
+        assert (rows >= 0).all()
+        assert not np.isin(rows, LEFT_OUT).any()
+    rows, scores = index.search(asked, k=12, ef=500)
+    np.testing.assert_array_equal(rows, offered_alone(asked, long_and_short, 12))
+    np.testing.assert_allclose(scores, np.take_along_axis(asked @ long_and_short.T, rows, axis=1), atol=1e-5)
+
+
+def test_lists_are_padded_behind_what_is_offered(
+    vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
+) -> None:
+    index = HnswIndex.build(vectors, m=8, ef_construction=100, seed=3, left_out=LEFT_OUT)
+    rows, scores = index.search(queries, k=500, ef=50)
+    assert (np.sort(rows[:, :440], axis=1) == np.delete(np.arange(500), LEFT_OUT)).all()
+    assert (rows[:, 440:] == -1).all()
+    assert np.isneginf(scores[:, 440:]).all()
+
+
+@pytest.mark.parametrize("form", INDEXES)
+def test_exact_search_takes_over_without_what_is_left_out(form: Form) -> None:
+    vectors = np.repeat(unit_vectors(4, 8, seed=5), 300, axis=0)
+    left_out = np.arange(0, 1200, 3, dtype=np.int32)
+    index = INDEXES[form].build(vectors, m=2, ef_construction=2, seed=1, left_out=left_out)
+    with pytest.raises(RuntimeError, match="contiguous 2D array"):
+        index._graph.knn_query(index._asked(vectors[:3]), k=800)
+    rows, _ = index.search(vectors[:3], k=1200, ef=2)
+    assert (np.sort(rows[:, :800], axis=1) == np.delete(np.arange(1200), left_out)).all()
+    assert (rows[:, 800:] == -1).all()
+
+
+def test_recall_is_that_of_what_is_offered(
+    index: HnswIndex, vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
+) -> None:
+    without = HnswIndex.build(vectors, m=8, ef_construction=100, seed=3, left_out=LEFT_OUT)
+    assert measure_recall(without, vectors, query_embeddings=queries, k=30, ef=500) == 1.0
+    assert measure_recall(without, vectors, query_embeddings=queries, k=1000, ef=500) == 1.0
+    rows, _ = without.search(queries, k=5, ef=5)
+    hits = [len(np.intersect1d(*lists)) for lists in zip(rows, offered_alone(queries, vectors, 5), strict=True)]
+    narrow = measure_recall(without, vectors, query_embeddings=queries, k=5, ef=5)
+    assert narrow == pytest.approx(sum(hits) / 100)
+    assert narrow < 1
+
+
+@pytest.mark.parametrize("form", INDEXES)
+def test_an_index_is_loaded_with_what_it_was_built_without_and_with_nothing_else(
+    form: Form, long_and_short: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    kind, path = INDEXES[form], tmp_path / "index"
+    index = kind.build(long_and_short, m=8, ef_construction=100, seed=3, left_out=LEFT_OUT)
+    index.save(path)
+    loaded = kind.load(path, long_and_short, LEFT_OUT)
+    np.testing.assert_array_equal(loaded.left_out, LEFT_OUT)
+    for found, same in zip(loaded.search(queries, k=9, ef=40), index.search(queries, k=9, ef=40), strict=True):
+        np.testing.assert_array_equal(found, same)
+    with pytest.raises(ValueError, match=r"shape \[440, 1[67]\], expected \[500, 1[67]\]; build it again"):
+        kind.load(path, long_and_short)
+    with pytest.raises(ValueError, match=r"expected \[441, 1[67]\]: 500 items, 59 of them left out; build it again"):
+        kind.load(path, long_and_short, LEFT_OUT[1:])
+    # As many, and one of them another one.
+    other = np.sort(np.append(LEFT_OUT[1:], np.setdiff1d(np.arange(500), LEFT_OUT)[7])).astype(np.int32)
+    with pytest.raises(ValueError, match=rf"has no item {LEFT_OUT[0]}, expected all 440 that are offered"):
+        kind.load(path, long_and_short, other)
+
+
+def test_a_graph_that_has_what_should_be_left_out_is_refused(
+    index: HnswIndex, vectors: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    index.save(tmp_path / "index")
+    with pytest.raises(ValueError, match=r"shape \[500, 16\], expected \[440, 16\]: 500 items, 60 of them left out"):
+        HnswIndex.load(tmp_path / "index", vectors, LEFT_OUT)
+
+
+@pytest.mark.parametrize("rows", [[3, 1], [1, 1], [-1, 3], [3, 500]])
+def test_rows_that_cannot_be_left_out_are_refused(vectors: npt.NDArray[np.float32], rows: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"left out are \[.*\], expected them to ascend within 0 to 499"):
+        HnswIndex.build(vectors, m=8, ef_construction=10, seed=1, left_out=np.array(rows, np.int32))
+
+
+def test_an_index_over_nothing_that_is_offered_is_refused(vectors: npt.NDArray[np.float32]) -> None:
+    with pytest.raises(ValueError, match="all 500 items of the catalogue are withdrawn, expected at least one"):
+        HnswIndex.build(vectors, m=8, ef_construction=10, seed=1, left_out=np.arange(500, dtype=np.int32))

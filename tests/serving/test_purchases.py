@@ -73,11 +73,3 @@ def test_parts_that_do_not_fit_are_refused(
             np.zeros(len(indices), np.int64),
             num_items=5,
         )
-
-
-def test_items_are_kept_out_for_everybody_beside_what_they_bought() -> None:
-    found = three_pairs().and_items(np.array([0, 3], np.int32))
-    assert [row.nonzero()[0].tolist() for row in found.csr().toarray()] == [[0, 3], [0, 3, 4], [0, 3], [0, 2, 3]]
-    none = three_pairs().nothing()
-    assert (none.num_users, len(none.indices)) == (4, 0)
-    assert none.and_items(np.array([2], np.int32)).indices.tolist() == [2, 2, 2, 2]

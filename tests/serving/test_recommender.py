@@ -111,7 +111,15 @@ def test_the_moment_is_the_bundles_midnight_unless_told(recommender: Recommender
 def test_the_answer_names_bundle_retriever_and_stages(recommender: Recommender, bundle: Bundle) -> None:
     found = recommender.recommend(["u1"], k=3)
     assert (found.bundle_version, found.retriever) == (bundle.version, "fused")
-    assert [*found.stage_microseconds] == ["users", "features", "encoding", "user_tower", "retrieval", "answer"]
+    assert [*found.stage_microseconds] == [
+        "filters",
+        "users",
+        "features",
+        "encoding",
+        "user_tower",
+        "retrieval",
+        "answer",
+    ]
     assert min(found.stage_microseconds.values()) > 0
     assert "features" not in recommender.recommend(["u1"], k=3, retriever="repeat").stage_microseconds
 
@@ -121,7 +129,7 @@ def test_questions_that_make_no_sense_are_refused(recommender: Recommender) -> N
         recommender.recommend([], k=3)
     with pytest.raises(ValueError, match="k is 0"):
         recommender.recommend(["u1"], k=0)
-    with pytest.raises(ValueError, match="'best', expected one of: two_tower, repeat, popularity, fused"):
+    with pytest.raises(ValueError, match="'best', expected one of: two_tower, exact, repeat, popularity, hnsw, fused"):
         recommender.recommend(["u1"], k=1, retriever="best")
     with pytest.raises(ValueError, match="no time zone"):
         recommender.recommend(["u1"], k=1, as_of=dt.datetime(2017, 12, 1))
@@ -130,7 +138,7 @@ def test_questions_that_make_no_sense_are_refused(recommender: Recommender) -> N
 def test_names_of_retrievers_are_checked_at_the_start(
     bundle: Bundle, read_users: Callable[[list[str]], pa.Table]
 ) -> None:
-    with pytest.raises(ValueError, match="fusion_weights names 'itemknn', expected some of: two_tower, repeat"):
+    with pytest.raises(ValueError, match="fusion_weights names 'itemknn', expected some of: two_tower, exact, repeat"):
         build_retrievers(
             bundle, ef=50, max_fetch=30, fusion_weights={"itemknn": 1.0}, rank_constant=60, fusion_depth=20
         )
@@ -183,7 +191,7 @@ def test_a_cascade_orders_what_the_first_model_finds_by_the_second(
 def test_vectors_of_one_model_have_no_cascade(
     recommender: Recommender, bundle: Bundle, read_users: Callable[[list[str]], pa.Table]
 ) -> None:
-    with pytest.raises(ValueError, match="retriever is 'cascade', expected one of: two_tower, repeat, popularity"):
+    with pytest.raises(ValueError, match="'cascade', expected one of: two_tower, exact, repeat, popularity"):
         recommender.recommend(["u1"], k=1, retriever="cascade")
     with pytest.raises(ValueError, match="'cascade' is not there"):
         Recommender(bundle, read_users, retrievers=recommender.retrievers, default_retriever="cascade")

@@ -1,4 +1,4 @@
-"""Does what left the catalogue stay in the bundle, and out of every answer?"""
+"""Does what left the catalogue stay in the bundle, and out of its index and every answer?"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from serving.bundle import WITHDRAWN, Bundle
 from serving.denied import DeniedItems
+from serving.index import HnswIndex
 from serving.manifest import BundleError, Facts
 from serving.publish import Parts, write
 from serving.recommender import Recommender, build_retrievers
@@ -23,7 +24,8 @@ Sign = Callable[..., Path]
 def without_two(parts: Parts, facts: Facts, tmp_path: Path) -> Path:
     """A bundle whose items i0 and i2 left the catalogue."""
     withdrawn = np.array([0, 2], np.int32)
-    return tmp_path / write(tmp_path, dataclasses.replace(parts, withdrawn=withdrawn), facts)
+    index = HnswIndex.build(parts.item_vectors, m=8, ef_construction=50, seed=7, left_out=withdrawn)
+    return tmp_path / write(tmp_path, dataclasses.replace(parts, withdrawn=withdrawn, index=index), facts)
 
 
 def test_no_retriever_answers_with_it_whatever_is_denied_beside_it(
@@ -45,6 +47,23 @@ def test_no_retriever_answers_with_it_whatever_is_denied_beside_it(
     assert bundle.purchases.counts.sum() > 0
 
 
+def test_its_index_does_not_have_it(without_two: Path) -> None:
+    bundle = Bundle.open(without_two)
+    assert bundle.index.left_out.tolist() == [0, 2]
+    assert len(bundle.item_vectors) == 40
+    rows, _ = bundle.index.search(np.array(bundle.item_vectors[[0, 2]]), k=40, ef=500)
+    assert (np.sort(rows[:, :38], axis=1) == np.delete(np.arange(40), [0, 2])).all()
+    assert (rows[:, 38:] == -1).all()
+
+
+def test_a_bundle_whose_index_has_it_is_refused(parts: Parts, facts: Facts, tmp_path: Path) -> None:
+    withdrawn = dataclasses.replace(parts, withdrawn=np.array([0, 2], np.int32))
+    with pytest.raises(
+        BundleError, match=r"index\.hnsw.*shape \[40, 8\], expected \[38, 8\]: 40 items, 2 of them left"
+    ):
+        Bundle.open(tmp_path / write(tmp_path, withdrawn, facts))
+
+
 def test_where_nothing_left_there_is_no_such_file(written: Path) -> None:
     assert not (written / WITHDRAWN).exists()
     assert Bundle.open(written).withdrawn.tolist() == []
@@ -53,5 +72,12 @@ def test_where_nothing_left_there_is_no_such_file(written: Path) -> None:
 @pytest.mark.parametrize("rows", [[2, 0], [0, 0], [-1, 3], [3, 40]])
 def test_rows_that_cannot_be_are_refused(folder: Path, sign: Sign, rows: list[int]) -> None:
     np.save(folder / WITHDRAWN, np.array(rows, np.int32))
-    with pytest.raises(BundleError, match=r"withdrawn\.npy: rows that ascend within the catalogue is False"):
+    message = r"withdrawn\.npy: holds int32 \[.*\], expected int32 rows that ascend from 0 to 39 at most"
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(sign(folder))
+
+
+def test_rows_of_another_type_are_refused(folder: Path, sign: Sign) -> None:
+    np.save(folder / WITHDRAWN, np.array([1.0, 2.0]))
+    with pytest.raises(BundleError, match=r"withdrawn\.npy: holds float64 \[1\. 2\.\], expected int32"):
         Bundle.open(sign(folder))

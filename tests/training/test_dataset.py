@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -200,6 +201,22 @@ def test_a_span_is_read_when_its_turn_comes(groups_folder: Path, groups_days: li
     assert read.asked == [groups_days[:1], groups_days[1:2]]
 
 
+def test_a_span_is_let_go_of_before_the_next_one_is_read(
+    groups_folder: Path, groups_days: list[dt.date], groups_span: Span, encoder: Encoder
+) -> None:
+    read, made = Reader(groups_folder / "examples", encoder), plan(groups_span)
+    earlier: list[weakref.ref[Span]] = []
+
+    def load(days: Sequence[dt.date]) -> Span:
+        assert not [one for one in earlier if one() is not None]
+        span = read(days)
+        earlier.append(weakref.ref(span))
+        return span
+
+    assert list(epoch_batches(spans(groups_days, 1, load, held=None), made, seed=[1]))
+    assert len(earlier) == len(groups_days)
+
+
 def test_held_spans_are_read_once_and_others_again_with_the_same_result(
     groups_folder: Path, groups_days: list[dt.date], encoder: Encoder
 ) -> None:
@@ -310,8 +327,10 @@ def test_an_epoch_begins_with_an_empty_queue(groups_span: Span) -> None:
 
 
 def test_streaming_shares_take_the_place_of_the_counts(groups_span: Span) -> None:
-    frequency = StreamingFrequency(num_hashes=3, num_buckets=4096, rate=0.1, initial_gap=10.0)
-    twin = StreamingFrequency(num_hashes=3, num_buckets=4096, rate=0.1, initial_gap=10.0)
+    frequency, twin = (
+        StreamingFrequency(np.arange(NUM_ITEM_ROWS), num_hashes=3, num_buckets=4096, rate=0.1, initial_gap=10.0)
+        for _ in range(2)
+    )
     made = plan(groups_span, frequency=frequency, item_counts=np.zeros(NUM_ITEM_ROWS, np.int64))
     for batch in batches(groups_span, made, seed=[1]):
         items = batch["item/item_id"].astype(np.int64)

@@ -14,14 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.ids import stable_number
 from training.frequency import StreamingFrequency
 
 Ints = npt.NDArray[np.int64]
 REPOSITORY = Path(__file__).parents[2]
 
 
-def made(**changes: Any) -> StreamingFrequency:
+def made(numbers: Ints | None = None, **changes: Any) -> StreamingFrequency:
+    """Of items whose numbers are their rows, unless others are given."""
     return StreamingFrequency(
+        np.arange(10_000) if numbers is None else numbers,
         **{"num_hashes": 3, "num_buckets": 65_536, "rate": 0.1, "initial_gap": 10.0, **changes}
     )  # fmt: skip
 
@@ -123,30 +126,67 @@ def test_the_longest_of_several_gaps_repairs_collisions() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_it_continues_from_a_file_as_if_there_had_been_no_break(tmp_path: Path) -> None:
-    rng, frequency = np.random.default_rng(1), made(num_hashes=2, num_buckets=50, rate=0.3, initial_gap=7.0)
+def test_one_that_goes_on_from_a_state_is_one_that_never_stopped(tmp_path: Path) -> None:
+    rng, changes = np.random.default_rng(1), {"num_hashes": 2, "num_buckets": 50, "rate": 0.3, "initial_gap": 7.0}
     steps = [rng.integers(0, 100, 30) for _ in range(20)]
-    for ids in steps[:10]:
-        frequency.update(ids)
-    frequency.save(tmp_path / "frequency.npz")
-    loaded = StreamingFrequency.load(tmp_path / "frequency.npz")
-    for ids in steps[10:]:
-        assert np.array_equal(loaded.expected_draws(np.arange(100)), frequency.expected_draws(np.arange(100)))
-        frequency.update(ids)
-        loaded.update(ids)
-    assert np.array_equal(loaded.expected_draws(np.arange(100)), frequency.expected_draws(np.arange(100)))
+    whole, restored = made(**changes), made(**changes)
+    for rows in steps[:10]:
+        whole.update(rows)
+    with (tmp_path / "state.npz").open("wb") as file:
+        np.savez(file, allow_pickle=False, **whole.state(), other=np.zeros(3))
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
+        restored.restore(dict(state.items()))
+    for rows in steps[10:]:
+        assert np.array_equal(restored.expected_draws(np.arange(100)), whole.expected_draws(np.arange(100)))
+        whole.update(rows)
+        restored.update(rows)
+    for name, array in whole.state().items():
+        assert array.any()
+        assert np.array_equal(restored.state()[name], array)
+
+
+def test_an_item_keeps_its_estimate_where_its_row_has_moved() -> None:
+    numbers, before = stable_number([f"i{item}" for item in range(200)]), np.arange(200)
+    yesterday = made(numbers)
+    for step in range(20):
+        yesterday.update(np.repeat(before, (step + before) % 3))
+    # Another order, every third item gone, and a hundred new ones.
+    moved = np.random.default_rng(2).permutation(before[before % 3 > 0])
+    today = made(np.concatenate([stable_number([f"new {item}" for item in range(100)]), numbers[moved]]))
+    today.restore(yesterday.state())
+    after = np.arange(100, 100 + len(moved))
+    expected = yesterday.expected_draws(moved)
+    assert (expected > 0).all()
+    assert np.array_equal(today.expected_draws(after), expected)
+    assert not today.expected_draws(np.arange(100)).any()
+    # And goes on as it would have in its old row.
+    today.update(after[:50])
+    yesterday.update(moved[:50])
+    assert np.array_equal(today.expected_draws(after), yesterday.expected_draws(moved))
+
+
+def test_a_state_without_an_estimate_or_of_other_cells_is_refused() -> None:
+    with pytest.raises(ValueError, match="no streaming estimate of frequency; fit anew, with --full"):
+        made().restore({"item_id_table/embeddings": np.zeros((2, 2))})
+    with pytest.raises(ValueError, match=r"has \[3, 64\] hashes and cells in the state, expected \[2, 64\] as conf"):
+        made(num_hashes=2, num_buckets=64).restore(made(num_buckets=64).state())
 
 
 def test_another_process_finds_the_same_cells(tmp_path: Path) -> None:
-    frequency = made(num_buckets=50)
+    names = [f"i{item}" for item in range(70)]
+    frequency = made(stable_number(names), num_buckets=50)
     frequency.update(np.arange(200) % 70)
-    frequency.save(tmp_path / "frequency.npz")
+    np.savez(tmp_path / "state.npz", **frequency.state())
     script = (
-        "import sys, numpy as np; from pathlib import Path; from training.frequency import StreamingFrequency; "
-        "print(StreamingFrequency.load(Path(sys.argv[1])).expected_draws(np.arange(70)).tolist())"
+        "import sys, numpy as np; from features.ids import stable_number; "
+        "from training.frequency import StreamingFrequency; "
+        "numbers = stable_number([f'i{item}' for item in range(70)]); "
+        "found = StreamingFrequency(numbers, num_hashes=3, num_buckets=50, rate=0.1, initial_gap=10.0); "
+        "found.restore(dict(np.load(sys.argv[1]).items())); "
+        "print(found.expected_draws(np.arange(70)).tolist())"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "frequency.npz")],
+        [sys.executable, "-c", script, str(tmp_path / "state.npz")],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "7"},
         check=True, capture_output=True, text=True,
     )  # fmt: skip

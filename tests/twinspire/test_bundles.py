@@ -126,11 +126,11 @@ def test_the_list_is_there_for_programs(shop: Shop) -> None:
 
 def test_a_bundle_that_cannot_be_read_is_listed_with_its_problem(shop: Shop) -> None:
     manifest = shop.folder / shop.versions[0] / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 4', '"format_version": 3'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 5', '"format_version": 4'))
     shown = shop.done("list")
     assert "not readable" in shown
-    assert "manifest.json: format version 3, expected 4; serve it with the code that made it, or" in shown
-    assert "format version 3" in shop.refused("show", "2017-12-01")
+    assert "manifest.json: format version 4, expected 5; serve it with the code that made it, or" in shown
+    assert "format version 4" in shop.refused("show", "2017-12-01")
 
 
 def test_a_bundle_is_shown_with_lineage_figures_and_verified_files(shop: Shop) -> None:

@@ -139,10 +139,19 @@ def test_a_plan_with_mined_negatives_mines_them_before_it_trains(tmp_path: Path)
     refused(twinspire(tmp_path, "train", *asked), 1, "error: step 'mine' is not done")
 
 
-@pytest.mark.parametrize("arguments", [["recommend", "--user", "1"], ["recommend", "--user", "1", "--json"], ["serve"]])
-def test_a_missing_bundle_names_the_command_that_makes_it(tmp_path: Path, arguments: list[str]) -> None:
-    ran = twinspire(tmp_path, *arguments, "--config", JOURNEY)
-    refused(ran, 1, "manifest.json: missing; expected a bundle made by `twinspire bundle`")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recommend", "--user", "1"], "manifest.json: missing; expected a bundle made by `twinspire bundle`"),
+        (
+            ["recommend", "--user", "1", "--json"],
+            "manifest.json: missing; expected a bundle made by `twinspire bundle`",
+        ),
+        (["serve"], "bundles/current: points to no bundle; make one with `twinspire bundle`"),
+    ],
+)
+def test_a_missing_bundle_names_the_command_that_makes_it(tmp_path: Path, arguments: list[str], message: str) -> None:
+    refused(twinspire(tmp_path, *arguments, "--config", JOURNEY), 1, message)
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -18,13 +18,16 @@ import tensorflow as tf
 from features.encoding import Encoder
 from serving.exported_tower import ExportedTower
 from training.frequency import StreamingFrequency
+from training.warm_start import load_state
 from twinspire.load_config import load
+from twinspire.method_config import StreamingConfig
 from twinspire.paths import RunPaths
 from twinspire.pipeline.embed import PARTS_FILE, embed_catalogue, index_catalogue
 from twinspire.pipeline.features import make_features
 from twinspire.pipeline.ingest import make_tables
 from twinspire.pipeline.material import catalogue_inputs
 from twinspire.pipeline.mine import mine
+from twinspire.pipeline.parent import Parent, state_file
 from twinspire.pipeline.train import train
 
 pytestmark = pytest.mark.slow
@@ -209,13 +212,55 @@ def test_days_held_out_are_judged_before_all_days_are_fitted(trained: Callable[[
     assert "on 3 days held out, loss" in found.outcome
 
 
+def streaming_estimate(model: Path) -> tuple[dict[str, float], int, int]:
+    """Expected draws of each item of a fit by its id, the steps that the estimate has seen, and those of the fit."""
+    state, items = load_state(state_file(model, "")), Encoder.load(model / "encoder").item_ids
+    settings = StreamingConfig().model_dump()
+    estimate = StreamingFrequency(items.stable_numbers(), **settings)
+    estimate.restore(state)
+    rows = np.arange(1, len(items))
+    draws = dict(zip(items.ids(rows), estimate.expected_draws(rows).tolist(), strict=True))
+    return draws, int(state["@frequency/step"]), int(state["@iterations"])
+
+
 def test_the_streaming_estimate_is_saved_with_what_it_has_seen(trained: Callable[[str], Trained]) -> None:
-    estimate = StreamingFrequency.load(trained("streaming").model / "final" / "frequency.npz")
-    draws = estimate.expected_draws(np.arange(NUM_ITEMS + 1))
-    assert draws[0] == 0
+    draws, seen, taken = streaming_estimate(trained("streaming").model)
+    assert seen == taken > 0
     # The first items of each taste are the popular ones.
-    assert draws[1:9].mean() > draws[-8:].mean()
-    assert not (trained("plain").model / "final" / "frequency.npz").exists()
+    assert sum(draws[f"i{item}"] for item in range(8)) > sum(draws[f"i{item}"] for item in range(32, 40))
+    assert not [name for name in load_state(state_file(trained("plain").model, "")) if "frequency" in name]
+
+
+def test_a_night_goes_on_from_the_streaming_estimate_although_rows_move(
+    stall: Path, trained: Callable[[str], Trained], tmp_path: Path
+) -> None:
+    trained("streaming")
+    night = Path(shutil.copytree(stall, tmp_path / "stall"))
+    day_after = AS_OF + dt.timedelta(days=1)
+    (night / "stall.yaml").write_text(CONFIG.format(as_of=day_after, data=night / "data"))
+    items, orders = (pd.read_csv(night / "data" / f"{name}.csv") for name in ("items", "orders"))
+    # New items stand first, and all orders of the new day are of the first of them and of one that was known.
+    new = pd.DataFrame({"item_id": ["a0", "a1"], "kind": "fruit", "title": "new thing"})
+    pd.concat([new, items]).to_csv(night / "data" / "items.csv", index=False)
+    bought = [(f"u{user}", item, f"{AS_OF}T12:00:00+00:00", 3.0) for user in range(NUM_USERS) for item in ("a0", "i39")]
+    pd.concat([orders, pd.DataFrame(bought, columns=orders.columns)]).to_csv(night / "data" / "orders.csv", index=False)
+    overrides = [*METHODS["streaming"], "daily.replay_days=0", "daily.holdout_share=0"]
+    config, paths = load(night / "stall.yaml", overrides), RunPaths(night / "runs", day_after, "streaming")
+    make_tables(config, paths, now=NOW)
+    make_features(config, paths)
+    parent = Parent.open(RunPaths(night / "runs", AS_OF, "streaming"))
+    train(config, paths, parent=parent, goes_on=True)
+
+    (before, seen, taken), (after, seen_now, taken_now) = map(streaming_estimate, (parent.model, paths.model))
+    rows = [Encoder.load(model / "encoder").item_ids.rows(["i0"])[0] for model in (parent.model, paths.model)]
+    assert rows[0] != rows[1]
+    # The cells go on, and steps with them: the one new batch has two items only.
+    assert seen_now - seen == taken_now - taken > 0
+    untouched = before.keys() - {"i39"}
+    assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
+    assert after["a0"] > 0
+    assert after["a1"] == 0
+    assert after["i39"] > before["i39"]
 
 
 def test_each_part_of_the_vectors_is_told_apart(trained: Callable[[str], Trained]) -> None:

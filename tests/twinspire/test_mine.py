@@ -17,7 +17,7 @@ import pytest
 from beam_jobs.embed import vector_schema
 from beam_jobs.mine_negatives import NEGATIVES_SCHEMA
 from features.ids import IdMap
-from serving.index import INDEXES
+from serving.index import INDEXES, read_shape
 from serving.weights import load_weights, weighted
 from twinspire.config import Config
 from twinspire.paths import RunPaths
@@ -172,6 +172,45 @@ def test_the_index_ranks_by_tempered_values_where_they_are_configured(fit: Calla
     rows, _ = index.search(queries, k=5, ef=NUM_ITEMS)
     expected = np.argsort(-(queries @ vectors.T) * weights, axis=1)[:, :5]
     np.testing.assert_array_equal(rows, expected)
+
+
+def withdraw(paths: RunPaths, *items: str) -> None:
+    """Has the tables say that some items left the source's table; the fit has an encoder with the ids."""
+    paths.tables.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"item_id": items}), paths.tables / "withdrawn_items.parquet")
+    (paths.model / "encoder").mkdir()
+    for tower, number in (("user", NUM_USERS), ("item", NUM_ITEMS)):
+        ids = IdMap([f"{tower[0]}{row}" for row in range(number)])
+        ids.save(paths.model / "encoder" / f"{tower}_ids.parquet")
+
+
+@pytest.mark.parametrize("index", [{}, {"weight": "value", "weight_power": 1.0}])
+def test_what_left_the_table_of_items_is_in_no_index_and_is_no_negative(
+    fit: Callable[..., RunPaths], index: dict[str, object]
+) -> None:
+    prices = np.exp(np.random.default_rng(1).normal(0, 1, NUM_ITEMS)).tolist()
+    paths = fit(TODAY, prices=prices, **index)
+    assert not (paths.index / "withdrawn.npy").exists()
+    assert read_shape(paths.index / "index.hnsw")[0] == NUM_ITEMS
+    # "i99" came after the fit.
+    withdraw(paths, "i30", "i2", "i99", "i17")
+    index_catalogue(configured(**index).model_copy(update={"as_of": TODAY}), paths)
+    assert np.load(paths.index / "withdrawn.npy").tolist() == [2, 17, 30]
+    assert read_shape(paths.index / "index.hnsw")[0] == NUM_ITEMS - 3
+    mine(configured(ef_search=NUM_ITEMS), paths)
+    scores = unit(NUM_USERS, TODAY.day + 50) @ unit(NUM_ITEMS, TODAY.day).T
+    scores[0, 3] = scores[1, 5] = scores[:, [2, 17, 30]] = -2
+    for row in mined(paths).to_pylist():
+        user, item = int(row["user_id"][1:]), int(row["item_id"][1:])
+        assert item not in (2, 17, 30)
+        assert (scores[user] > scores[user, item]).sum() + 1 == row["rank"]
+
+
+def test_a_catalogue_of_which_nothing_is_offered_is_refused_in_words(fit: Callable[..., RunPaths]) -> None:
+    paths = fit(TODAY)
+    withdraw(paths, *(f"i{number}" for number in range(NUM_ITEMS)))
+    with pytest.raises(ValueError, match="all 40 items of the catalogue are withdrawn, expected at least one"):
+        index_catalogue(configured().model_copy(update={"as_of": TODAY}), paths)
 
 
 def test_a_margin_must_be_a_column_of_the_items(fit: Callable[..., RunPaths]) -> None:

@@ -20,18 +20,21 @@ from serving import all_to_all
 from serving.codebook import Codebook
 from serving.index import INDEXES, IndexReport, measure_recall
 from serving.interactions import Interaction, load_interaction
+from serving.offer import everything_but
 from serving.postings import read_postings
 from serving.purchases import Purchases
 from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Fused, Retriever, TwoTower, UserQueries
 from serving.sparcode import SparCode
 from serving.sparcode_parts import CODEBOOK, POSTINGS
+from serving.withdrawn import withdrawn_in
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
 from twinspire.paths import RunPaths
 from twinspire.pipeline.codes import SERVED
 from twinspire.pipeline.embed import read_parts
 from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, read_shape
+from twinspire.pipeline.withdrawn import withdrawn_rows
 
 # In a fused list two models count alike.
 FUSED_WEIGHT = 1.0
@@ -40,7 +43,7 @@ BEAMS, ANN_RECALL = (16, 32, 50, 64, 100, 128, 200, 256, 400), 0.98
 
 
 def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int) -> Rows:
-    """What a finished fit retrieves of what users have not met: [U, k] int32.
+    """What a finished fit retrieves of what is offered and users have not met: [U, k] int32.
 
     Args:
         config: Of the arm.
@@ -64,7 +67,8 @@ def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> UserQueries:
     rows = Encoder.load(paths.model / "encoder").user_ids.rows(split.user_ids) - 1
     moments = np.full(len(rows), seconds_of(paths.as_of))
     tokens = read_vectors(paths.codes / "user_tokens")[rows] if how in WITH_TABLES else None
-    return UserQueries(_purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens)
+    offer = everything_but(withdrawn_rows(paths), num_items=split.history.shape[1])
+    return UserQueries(_purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens, offer=offer)
 
 
 def _purchases(split: Split) -> Purchases:
@@ -98,6 +102,7 @@ class AllScores:
             codebook=self.codebook,
             k=k,
             exclude=users.purchases.csr() if users.exclude_known else None,
+            offered=users.offered,
         )
 
 
@@ -121,14 +126,16 @@ def _hnsw(config: Config, paths: RunPaths, k: int) -> TwoTower:
     """With the narrowest beam of a few that finds enough of what exact search finds."""
     vectors = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
     report = IndexReport(**json.loads((paths.index / REPORT_FILE).read_text()))
-    index = INDEXES[report.form].load(paths.index / INDEX_FILE, vectors)
+    withdrawn = withdrawn_in(paths.index, num_items=len(vectors))
+    index = INDEXES[report.form].load(paths.index / INDEX_FILE, vectors, withdrawn)
     users = read_vectors(paths.vectors / "users")
     rng = np.random.default_rng(config.seed)
     asked = users[np.sort(rng.permutation(len(users))[: config.index.num_queries])]
     for ef in (*(ef for ef in BEAMS if ef >= k), config.index.ef_search):
         if measure_recall(index, vectors, query_embeddings=asked, k=k, ef=ef) >= ANN_RECALL:
             break
-    return TwoTower(vectors, index, ef=ef, max_fetch=config.serving.max_fetch)
+    # The graph is what this arm is about, also where something is withdrawn and exact search would be cheaper.
+    return TwoTower(vectors, index, ef=ef, max_fetch=config.serving.max_fetch, beam_cost=0.0)
 
 
 def _cascade(config: Config, paths: RunPaths, k: int) -> Cascade:

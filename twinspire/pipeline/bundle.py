@@ -17,7 +17,7 @@ from beam_jobs.build_index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 from features import columns
 from features.encoding import Encoder
 from features.feast_repo.definitions import SERVICE_NAMES
-from features.tables import event_days, withdrawn_items
+from features.tables import event_days
 from serving import bundle as layout
 from serving.bundle_folder import size_of
 from serving.index import INDEXES, IndexReport
@@ -33,6 +33,7 @@ from twinspire.paths import RunPaths
 from twinspire.pipeline.codes import SERVED, read_report
 from twinspire.pipeline.retention import prune_bundles
 from twinspire.pipeline.serve import retrievers_of
+from twinspire.pipeline.withdrawn import withdrawn_rows
 from twinspire.whole_files import replace_text
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
@@ -79,6 +80,7 @@ def _parts(config: Config, paths: RunPaths, encoder: Encoder, form: Form) -> Par
     if config.index.weight != "none":
         weights = load_weights(paths.index / WEIGHTS_FILE, num_items=len(vectors))
         ranked = weighted(vectors, weights)
+    withdrawn = withdrawn_rows(paths)
     items = pq.read_table(paths.tables / "items.parquet")
     category = config.dataset.item_category
     categories = items.column(category) if category else pa.nulls(items.num_rows, pa.string())
@@ -90,12 +92,12 @@ def _parts(config: Config, paths: RunPaths, encoder: Encoder, form: Form) -> Par
         item_vectors=vectors,
         item_weights=weights,
         sparcode=None if config.sparcode is None else paths.codes / SERVED,
-        index=INDEXES[form].load(paths.index / INDEX_FILE, ranked),
+        index=INDEXES[form].load(paths.index / INDEX_FILE, ranked, withdrawn),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
         purchases=load_purchases(paths.pairs, encoder),
         popularity=_recent_events(paths.catalogue(config.as_of) / "items.parquet"),
         metrics=_metrics(paths.model / "epochs.json"),
-        withdrawn=np.sort(encoder.item_ids.rows(withdrawn_items(paths.tables)) - 1).astype(np.int32),
+        withdrawn=withdrawn,
     )
 
 

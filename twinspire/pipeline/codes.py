@@ -18,18 +18,22 @@ from features.encoding import Encoder
 from features.schema import Tower
 from serving import all_to_all
 from serving.codebook import Codebook
+from serving.denied import Items
 from serving.interactions import Interaction, load_interaction
+from serving.offer import everything_but
 from serving.postings import catalogue_digest, read_postings, truncated
 from serving.postings_writer import PostingsWriter
 from serving.purchases import Purchases
 from serving.retrievers import UserQueries
 from serving.sparcode import SparCode
 from serving.sparcode_parts import CODEBOOK, POSTINGS, TOKENIZER, CurvePoint, SparCodeReport
+from serving.withdrawn import offered_rows
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
 from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, ITEM_TOKENIZER, Shape, read_shape
+from twinspire.pipeline.withdrawn import withdrawn_rows
 from twinspire.sparcode_config import SparCodeConfig
 from twinspire.steps import fresh_folder
 
@@ -41,7 +45,7 @@ Rows = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Exact:
-    """What all scores of the codes say of some users, the measure of every table."""
+    """What all scores of the codes with what is offered say of some users, the measure of every table."""
 
     tokens: Floats
     """[B, K_u D]."""
@@ -97,13 +101,15 @@ def make_codes(config: Config, paths: RunPaths) -> str:
         items = folder / "item_tokens.npy"
         np.save(items, embed.read_vectors(folder / "item_tokens"), allow_pickle=False)
         shutil.rmtree(folder / "item_tokens")
+        withdrawn = withdrawn_rows(paths)
         options = beam_options(config.beam)
         sweep = sweep_codes.SweepCodes(model / CODEBOOK)
         sweep_codes.run(sweep, folder / "user_tokens", out=folder / "sweep", options=options)
         keys, counts = sweep_codes.read_codes(folder / "sweep")
         # The widest table that is asked about: others are cut from it.
         bias = fitted.shape.bias if settings.controlled_bias is None else settings.controlled_bias
-        files = score_codes.ScoringFiles(model / CODEBOOK, model / INTERACTION, items)
+        rows = _write_offered(withdrawn, folder / "offered.npy", items) if len(withdrawn) else None
+        files = score_codes.ScoringFiles(model / CODEBOOK, model / INTERACTION, items, rows)
         transform = score_codes.ScoreCodes(files, score_codes.ScoringSettings(bias, settings.posting_cap))
         began = time.perf_counter()
         score_codes.run(transform, keys, block_size=CODE_BLOCK, out=folder / "scored", options=options)
@@ -123,7 +129,9 @@ def make_codes(config: Config, paths: RunPaths) -> str:
         shutil.rmtree(folder / "scored")
         rng = np.random.default_rng(config.seed)
         k = max(config.evaluation.ks)
-        exact = _exact(fitted, folder / "user_tokens", items, bias, num_queries=settings.num_queries, k=k, rng=rng)
+        exact = _exact(
+            fitted, folder / "user_tokens", items, withdrawn, bias, num_queries=settings.num_queries, k=k, rng=rng
+        )
         report = _choose(settings, fitted, folder, exact, num_tokens=int(counts.sum()), seconds=seconds)
         (folder / REPORT).write_text(json.dumps(asdict(report), indent=2))
     return (
@@ -158,10 +166,18 @@ def _embed(config: Config, paths: RunPaths, tower_file: Path, out: Path, *, towe
     embed.run(transform, features, out=out, options=beam_options(config.beam))
 
 
+def _write_offered(withdrawn: Items, target: Path, items: Path) -> Path:
+    """Writes the rows of the items that are scored: [N - W] int64."""
+    num_items = len(np.load(items, mmap_mode="r", allow_pickle=False))
+    np.save(target, offered_rows(withdrawn, num_items=num_items), allow_pickle=False)
+    return target
+
+
 def _exact(
     fitted: Fitted,
     user_tokens: Path,
     items: Path,
+    withdrawn: Items,
     bias: float,
     *,
     num_queries: int,
@@ -171,8 +187,15 @@ def _exact(
     tokens = embed.read_vectors(user_tokens)
     some = np.sort(rng.permutation(len(tokens))[:num_queries])
     item_tokens = np.load(items, mmap_mode="r", allow_pickle=False)
+    offer = everything_but(withdrawn, num_items=len(item_tokens))
     rows, _ = all_to_all.search(
-        tokens[some], item_tokens, interaction=fitted.interaction, bias=bias, codebook=fitted.codebook, k=k
+        tokens[some],
+        item_tokens,
+        interaction=fitted.interaction,
+        bias=bias,
+        codebook=fitted.codebook,
+        k=k,
+        offered=None if offer is None else offer.mask,
     )
     return Exact(tokens[some], rows, len(item_tokens))
 

@@ -18,6 +18,7 @@ from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
+from twinspire.pipeline.withdrawn import write_withdrawn
 from twinspire.steps import fresh_folder
 
 # Beside the exported towers of an ensemble: the width of each member's part of the vectors.
@@ -53,12 +54,14 @@ def index_catalogue(config: Config, paths: RunPaths) -> str:
         parts=read_parts(paths.model),
     )
     with fresh_folder(paths.index) as folder, progress("HNSW index"):
+        withdrawn = write_withdrawn(paths, folder)
         weighed = "" if config.index.weight == "none" else _write_weights(config, paths, folder / WEIGHTS_FILE)
         build_index.run(
             settings,
             items=paths.vectors / "items",
             users=paths.vectors / "users",
             weights=folder / WEIGHTS_FILE if weighed else None,
+            withdrawn=withdrawn,
             out=folder,
             options=beam_options(config.beam),
         )

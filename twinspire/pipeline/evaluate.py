@@ -22,6 +22,7 @@ from features.days import midnight, seconds_of
 from features.tables import read_events
 from serving import bundle as layout
 from serving.bundle import Bundle
+from serving.offer import everything_but
 from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Retriever, TwoTower, UserQueries
 from twinspire.config import Config
@@ -153,12 +154,12 @@ def _retrieve(
 ) -> Rows:
     rows = bundle.encoder.user_ids.rows(split.user_ids)
     as_of_seconds = seconds_of(bundle.manifest.facts.as_of)
-    parts = []
+    parts, offer = [], everything_but(bundle.withdrawn, num_items=bundle.manifest.num_items)
     for begin in range(0, len(rows), USER_BLOCK):
         users = rows[begin : begin + USER_BLOCK]
         moments = np.full(len(users), as_of_seconds)
         own_tokens = None if tokens is None else tokens[users - 1]
         own = bundle.purchases.of(users)
-        queries = UserQueries(own, moments, vectors[users - 1], exclude_known, own_tokens, bundle.withdrawn)
+        queries = UserQueries(own, moments, vectors[users - 1], exclude_known, own_tokens, offer)
         parts.append(retriever.retrieve(queries, k)[0])
     return np.concatenate(parts)

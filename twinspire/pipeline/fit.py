@@ -134,11 +134,14 @@ class _Single:
             )
             optimizer, kept = row_adagrad(settings.learning_rate), state_of(chosen)
         carried = {"": model.variables, **{name: term.variables for name, term in kept.items()}}
-        if self.warm is not None:
-            carry_over(self.warm.state(name), self.warm.growth, carried, optimizer)
-            refresh_fallbacks(towers)
-        folder = self.folder / "-".join(part for part in (self.material.name, name) if part)
         plan = self._plan(mined)
+        if self.warm is not None:
+            state = self.warm.state(name)
+            carry_over(state, self.warm.growth, carried, optimizer)
+            refresh_fallbacks(towers)
+            if plan.frequency is not None:
+                plan.frequency.restore(state)
+        folder = self.folder / "-".join(part for part in (self.material.name, name) if part)
 
         def batches_of(epoch: int) -> Iterator[Batch]:
             return processes.shares(epoch_batches(self.material.load_all(), plan, seed=[config.seed, epoch]))
@@ -148,9 +151,6 @@ class _Single:
                 if isinstance(weight, DecayingWeight):
                     weight.step()
             refresh_fallbacks(towers)
-            if plan.frequency is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                plan.frequency.save(folder / "frequency.npz")
 
         steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
         title = " ".join(part for part in (self.material.name, name) if part)
@@ -169,7 +169,8 @@ class _Single:
                 saved=kept,
                 graph_of=processes.graph_of,
             )
-        save_state(state_of_fit(carried, optimizer), state_file(folder.parent, name))
+        seen = {} if plan.frequency is None else plan.frequency.state()
+        save_state(state_of_fit(carried, optimizer) | seen, state_file(folder.parent, name))
         save_state(dict(zip(("users", "items"), trained, strict=True)), state_file(folder.parent, TRAINED))
         return model.fitted, reports
 
@@ -237,6 +238,7 @@ class _Single:
             frequency=None
             if settings.frequency == "exact"
             else StreamingFrequency(
+                self.encoder.item_ids.stable_numbers(),
                 num_hashes=streaming.num_hashes,
                 num_buckets=streaming.num_buckets,
                 rate=streaming.rate,

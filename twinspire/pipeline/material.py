@@ -74,6 +74,7 @@ def read_material(
     for span in load_all():
         user_counts += np.bincount(span.users[columns.USER_ID][span.user_row], minlength=len(user_counts))
         item_counts += count_items([span], len(item_counts))
+        del span  # before the next one is read
     return Material(
         name=name,
         load_all=load_all,

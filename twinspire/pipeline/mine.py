@@ -13,6 +13,7 @@ from beam_jobs.embed import read_vectors
 from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
 from features.schema import TOWERS
 from serving.weights import WEIGHTS_FILE
+from serving.withdrawn import WITHDRAWN_FILE
 from twinspire.config import Config
 from twinspire.console import progress
 from twinspire.paths import RunPaths
@@ -44,6 +45,7 @@ def mine(config: Config, paths: RunPaths) -> str:
     users, items = _named_by(previous)
     # An index over weighted vectors ranks by value; what is hard for the towers is told by the cosine alone.
     is_weighted = (previous.index / WEIGHTS_FILE).exists()
+    withdrawn = previous.index / WITHDRAWN_FILE
     files = MiningFiles(
         user_vectors=previous.vectors / "users",
         item_vectors=previous.index / VECTORS_FILE,
@@ -51,6 +53,7 @@ def mine(config: Config, paths: RunPaths) -> str:
         users=users,
         items=items,
         pairs=paths.pairs,
+        withdrawn=withdrawn if withdrawn.exists() else None,
     )
     num_users = pq.ParquetFile(files.users).metadata.num_rows
     with fresh_folder(paths.mined) as folder, progress("hard negatives"):

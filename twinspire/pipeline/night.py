@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving.version_names import day_of
 from twinspire.config import Config
 from twinspire.load_config import ConfigError, load
 from twinspire.paths import RunPaths
@@ -55,8 +56,6 @@ def night_of(config: Config, paths: RunPaths, *, full: bool) -> Night:
         paths: Of the day.
         full: Whether a fit on all days is asked for.
     """
-    from serving.manifest import day_of
-
     version = _served_before(paths)
     if version is None:
         return Night(None, False, "fits everything: no bundle was published before", None)
@@ -88,7 +87,7 @@ def _served_before(paths: RunPaths) -> str | None:
     """The bundle that was served before the day's own."""
     from serving.bundle_folder import published
     from serving.bundle_history import read
-    from serving.manifest import BundleError, day_of, read_manifest
+    from serving.manifest import BundleError, read_manifest
 
     if not paths.bundles.is_dir():
         return None

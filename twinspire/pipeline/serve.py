@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from features.store import Store
 from serving import bundle as layout
+from serving.arms import Arms, one_arm
 from serving.bundle import Bundle
+from serving.bundle_folder import published
 from serving.denied import DeniedItems
+from serving.live import Live
+from serving.manifest import BundleError
 from serving.recommender import Recommender, build_retrievers
 from serving.retrievers import Retriever
+from serving.web.feature_reads import FeatureReads
+from serving.web.metrics import Metrics
+from serving.web.service import Exposures, Service
 from twinspire.config import Config
 from twinspire.paths import RunPaths
 
@@ -36,10 +45,24 @@ def retrievers_of(bundle: Bundle, config: Config) -> dict[str, Retriever]:
     return retrievers
 
 
-def open_recommender(config: Config, paths: RunPaths) -> Recommender:
-    """Opens the published bundle and the feature store that it was made with; denied items are kept out of answers."""
-    bundle = Bundle.open(paths.bundles / layout.CURRENT)
+def open_recommender(config: Config, paths: RunPaths, version: str | None = None) -> Recommender:
+    """Opens a bundle and the feature store that it was made with; denied items are kept out of answers.
+
+    Args:
+        config: How to serve.
+        paths: Where bundles and features lie.
+        version: Of the bundle; None opens the published one.
+
+    Raises:
+        ValueError: The bundle cannot be opened, or the feature store is of another schema than it was made with.
+    """
+    bundle = Bundle.open(paths.bundles / (version or layout.CURRENT))
     store = Store.open(paths.features)
+    if store.settings.schema != bundle.manifest.dataset_schema:
+        raise ValueError(
+            f"{paths.features}: the feature store is of another dataset schema than {bundle.version}; make features "
+            "and bundle from one configuration, or go back to a bundle that was"
+        )
     return Recommender(
         bundle,
         store.read_online,
@@ -47,3 +70,22 @@ def open_recommender(config: Config, paths: RunPaths) -> Recommender:
         default_retriever=config.serving.retriever,
         denied=DeniedItems(paths.denied_items, bundle.encoder.item_ids),
     )
+
+
+def open_service(config: Config, paths: RunPaths, *, exposures: Exposures | None = None) -> Service:
+    """Opens all that a server answers with; it follows what is published as soon as it is watched."""
+    serving = config.serving
+    arms = Arms([arm.arm() for arm in serving.arms], salt=serving.arm_salt) if serving.arms else one_arm()
+
+    def version() -> str:
+        found = published(paths.bundles)
+        if found is None:
+            raise BundleError(
+                f"{paths.bundles / layout.CURRENT}: points to no bundle; make one with `twinspire bundle`"
+            )
+        return found
+
+    live = Live(
+        arms, lambda name: open_recommender(config, paths, name), version, clock=lambda: dt.datetime.now(dt.UTC)
+    )
+    return Service(live, FeatureReads(serving.feature_deadline_ms / 1000), Metrics(), exposures)

@@ -10,6 +10,7 @@ from serving.postings import read_postings
 from serving.sparcode_parts import POSTINGS
 from twinspire.gate_report import Check
 from twinspire.pipeline.gate_checks.candidate import Candidate, Look
+from twinspire.pipeline.withdrawn import withdrawn_rows
 
 
 def index_recall(candidate: Candidate) -> Check:
@@ -27,8 +28,9 @@ def index_recall(candidate: Candidate) -> Check:
 
 
 def index_items(candidate: Candidate) -> Check:
-    """Items in the index, the vectors and the catalogue."""
+    """Items in the index, the vectors and the catalogue; those that were withdrawn are in no index."""
     wanted = len(candidate.encoder.item_ids) - 1
+    num_withdrawn = len(withdrawn_rows(candidate.paths))
     vectors = np.load(candidate.folder / layout.ITEM_VECTORS, mmap_mode="r", allow_pickle=False)
     found = {
         "index": read_shape(candidate.folder / layout.INDEX)[0],
@@ -36,13 +38,16 @@ def index_items(candidate: Candidate) -> Check:
         "manifest": candidate.manifest.num_items,
     }
     shown = ", ".join(f"{count:,} in the {name}" for name, count in found.items())
+    expected = f"{wanted:,} each, the items of the catalogue"
+    if num_withdrawn:
+        expected += f", but {wanted - num_withdrawn:,} in the index, as {num_withdrawn:,} of them were withdrawn"
     return Check.judged(
         "index_items",
-        set(found.values()) == {wanted},
-        f"there are {shown}; expected {wanted:,} each, the items of the catalogue",
+        found == {"index": wanted - num_withdrawn, "vectors": wanted, "manifest": wanted},
+        f"there are {shown}; expected {expected}",
         "run the index step again with --force, and what follows it",
         found=found,
-        expected={"items": wanted},
+        expected={"items": wanted, "withdrawn": num_withdrawn},
     )
 
 

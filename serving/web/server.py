@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 DRAIN_SECONDS = 10
 
 
-def run(app: FastAPI, host: str, port: int) -> None:
+def run(app: ASGIApp, host: str, port: int) -> None:
     """Serves until SIGTERM or SIGINT; requests that are under way are answered first.
 
     Args:

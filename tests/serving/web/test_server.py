@@ -6,7 +6,7 @@ import socket
 import pytest
 from fastapi import FastAPI
 
-from serving.server import run
+from serving.web.server import run
 
 
 def test_an_address_in_use_is_named_with_what_to_do() -> None:

@@ -1,0 +1,113 @@
+"""How do features of last night become those of this moment? What a request tells, and what to do without any.
+
+B users of a request, T history length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from features import columns
+from features.ids import IdMap
+from features.schema import Kind, Schema
+from features.storage import view_schema
+from serving.purchases import Purchases
+from serving.question import QuestionError
+
+LATEST = 50
+"""Items of the history that stand in where the online store does not answer."""
+
+
+def with_context(raw: pa.Table, context: Mapping[str, str | float | None], schema: Schema) -> pa.Table:
+    """Puts what a request says of its moment in the place of stored values.
+
+    Args:
+        raw: [B] rows of the user view.
+        context: User column -> value, the same for all rows.
+        schema: The dataset.
+
+    Raises:
+        QuestionError: A column is not one of the user's, or a value is not of its kind.
+    """
+    for name, value in context.items():
+        if name not in schema.user_columns:
+            known = ", ".join(schema.user_columns) or "(none declared)"
+            raise QuestionError(f"context.{name}", f"is not a column of users; expected some of: {known}")
+        is_number = schema.user_columns[name] == (Kind.NUMERIC,)
+        fits = isinstance(value, float | int) if is_number else isinstance(value, str)
+        if value is not None and (not fits or isinstance(value, bool)):
+            raise QuestionError(f"context.{name}", f"is {value!r}, expected {'a number' if is_number else 'text'}")
+        place = raw.schema.get_field_index(name)
+        kind = raw.schema.field(place).type
+        raw = raw.set_column(place, name, pa.array([value] * raw.num_rows, kind))
+    return raw
+
+
+def with_recent(raw: pa.Table, recent: Sequence[str], *, as_of_seconds: int) -> pa.Table:
+    """Puts items in front of a user's history, met at the moment of the question.
+
+    Counts and shares stay those of last night; history, its ages and the recency follow.
+
+    Args:
+        raw: One row of the user view.
+        recent: Item ids, latest first.
+        as_of_seconds: The moment, Unix seconds.
+    """
+    recent = list(dict.fromkeys(recent))
+    history = raw.column("user_history")[0].as_py() or []
+    seconds = raw.column("user_history_seconds")[0].as_py() or []
+    met = set(recent)
+    older = [(item, moment) for item, moment in zip(history, seconds, strict=True) if item not in met]
+    changed = {
+        "user_history": [*recent, *(item for item, _ in older)],
+        "user_history_seconds": [as_of_seconds] * len(recent) + [moment for _, moment in older],
+        "user_last_seconds": as_of_seconds,
+    }
+    for name, value in changed.items():
+        place = raw.schema.get_field_index(name)
+        raw = raw.set_column(place, name, pa.array([value], raw.schema.field(place).type))
+    return raw
+
+
+def features_without_store(
+    user_ids: Sequence[str], purchases: Purchases, item_ids: IdMap, schema: Schema, *, as_of_seconds: int
+) -> pa.Table:
+    """The user view as far as a bundle can tell: counts, history and recency; the rest is null.
+
+    Args:
+        user_ids: [B].
+        purchases: B rows.
+        item_ids: Of the catalogue.
+        schema: The dataset.
+        as_of_seconds: The moment that the bundle speaks of.
+
+    Returns:
+        [B] rows with user_id and the fields of the user view; nulls for users who have bought nothing.
+    """
+    histories, moments = [], []
+    for row in range(purchases.num_users):
+        own = slice(purchases.indptr[row], purchases.indptr[row + 1])
+        latest = np.argsort(-purchases.last_seconds[own], kind="stable")[:LATEST]
+        histories.append(item_ids.ids(purchases.indices[own][latest].astype(np.int64) + 1))
+        moments.append(purchases.last_seconds[own][latest].tolist())
+    totals = np.bincount(purchases.owners, weights=purchases.counts, minlength=purchases.num_users)
+    known = {
+        columns.USER_AS_OF: [as_of_seconds] * len(user_ids),
+        "user_num_events": totals.astype(np.int64).tolist(),
+        "user_num_items": purchases.num_per_user.tolist(),
+        "user_last_seconds": [max(own, default=0) for own in moments],
+        "user_history": histories,
+        "user_history_seconds": moments,
+    }
+    has_any: npt.NDArray[np.bool_] = purchases.num_per_user > 0
+    arrays = [pa.array(user_ids, pa.string())]
+    for field in view_schema(schema, "user"):
+        values = known.get(field.name, [None] * len(user_ids))
+        arrays.append(
+            pa.array([value if there else None for value, there in zip(values, has_any, strict=True)], field.type)
+        )
+    return pa.table(arrays, names=[columns.USER_ID, *view_schema(schema, "user").names])

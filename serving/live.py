@@ -1,0 +1,132 @@
+"""Which bundles answer now? The published one and those that arms name; a new one takes over between two requests.
+
+A bundle that is published is opened, verified and asked once by every retriever before it answers anybody. One that
+cannot be opened is refused: the one before goes on, and the reason is told until another is published. A request takes
+its recommender once, so that all of its answer is of one bundle.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serving.arms import Arm, Arms
+from serving.recommender import Recommender
+
+LOOK_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A bundle that was published and does not answer."""
+
+    bundle_version: str
+    """Which one."""
+    reason: str
+    """Why not."""
+    moment: dt.datetime
+    """When it was found, UTC."""
+
+
+class Live:
+    """Recommenders of the bundles that answer.
+
+    Args:
+        arms: Who answers whom.
+        open_bundle: Opens and verifies a bundle by its version.
+        published: The version that is published now; raises ValueError or OSError where there is none.
+        clock: The moment, for reports.
+
+    Raises:
+        ValueError: A bundle that an arm needs cannot be opened.
+        OSError: Likewise.
+    """
+
+    def __init__(
+        self,
+        arms: Arms,
+        open_bundle: Callable[[str], Recommender],
+        published: Callable[[], str],
+        *,
+        clock: Callable[[], dt.datetime],
+    ) -> None:
+        """Opens the bundles of all arms, the published one whether an arm needs it or not."""
+        self.arms = arms
+        self._open, self._published, self._clock = open_bundle, published, clock
+        self._fixed: dict[str, Recommender] = {}
+        for version in sorted({arm.bundle for arm in arms.arms if arm.bundle is not None}):
+            self._fixed[version] = self._ready(version)
+        self._current = self._ready(published())
+        self._refusal: Refusal | None = None
+        self.num_swaps = 0
+        self._stop = threading.Event()
+        self._looking = threading.Lock()
+
+    @property
+    def current(self) -> Recommender:
+        """Of the bundle that was published last and could be opened."""
+        return self._current
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """What is published and does not answer; None where everything is in order."""
+        return self._refusal
+
+    def of(self, arm: Arm) -> Recommender:
+        """The recommender of an arm."""
+        return self._current if arm.bundle is None else self._fixed[arm.bundle]
+
+    def look(self) -> bool:
+        """Takes over what is published, if it is another bundle than the one that answers; whether it did."""
+        with self._looking:
+            try:
+                version = self._published()
+            except (OSError, ValueError) as error:
+                self._refuse("", str(error))
+                return False
+            if version == self._current.bundle.version:
+                self._refusal = None
+                return False
+            if self._refusal is not None and self._refusal.bundle_version == version:
+                return False
+            try:
+                new = self._ready(version)
+            except Exception as error:  # Whatever is wrong with a bundle, the one before goes on.
+                self._refuse(version, str(error) or type(error).__name__)
+                return False
+            self._current, self._refusal = new, None
+            self.num_swaps += 1
+            _log.info("%s answers from now on", version)
+            return True
+
+    def watch(self, seconds: float = LOOK_SECONDS) -> threading.Thread:
+        """Looks again and again, in a thread of its own, until `close`."""
+
+        def run() -> None:
+            while not self._stop.wait(seconds):
+                self.look()
+
+        thread = threading.Thread(target=run, name="bundle watch", daemon=True)
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        """Looks no more."""
+        self._stop.set()
+
+    def _ready(self, version: str) -> Recommender:
+        if version in self._fixed:
+            return self._fixed[version]
+        recommender = self._open(version)
+        recommender.warm_up()
+        return recommender
+
+    def _refuse(self, version: str, reason: str) -> None:
+        if self._refusal is None or (self._refusal.bundle_version, self._refusal.reason) != (version, reason):
+            self._refusal = Refusal(version, reason, self._clock())
+            _log.error("%s is published and refused: %s; %s goes on", version, reason, self._current.bundle.version)

@@ -1,0 +1,1 @@
+"""How is a recommender asked over HTTP, by programs and by people?"""

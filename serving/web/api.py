@@ -1,0 +1,315 @@
+"""What may a request say, and what does an answer look like?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
+
+from serving.question import Question
+
+MAX_USERS = 256
+MAX_BODY_BYTES = 1 << 17
+MAX_NAMES = 1000
+MAX_RECENT = 200
+MAX_EXPONENT = 4.0
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Names = Annotated[tuple[Id, ...], Field(max_length=MAX_NAMES)]
+
+
+class Asked(BaseModel):
+    """A frozen body; unknown fields are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+Body = TypeVar("Body", bound=Asked)
+
+
+class RecommendRequest(Asked):
+    """Body of `POST /v1/recommend`; exactly one of `user_id` and `user_ids` is given."""
+
+    user_id: Id | None = None
+    """One user."""
+    user_ids: tuple[Id, ...] | None = None
+    """Several users."""
+    k: int = 10
+    """How many items each user gets; fewer come only where no more exist."""
+    retriever: str | None = None
+    """What finds the items; the arm's, or the server's default, if left out."""
+    arm: str | None = None
+    """Which arm answers; the one that the user is assigned to if left out. A named arm is no exposure of it."""
+    exclude_bought: bool = False
+    """Whether items that the user bought before, and `recent_items`, are kept out."""
+    allow_categories: Names | None = None
+    """Categories of which alone items come."""
+    deny_categories: Names = ()
+    """Categories of which no item comes."""
+    exclude_items: Names = ()
+    """Ids of items that do not come."""
+    weight_exponent: Annotated[FiniteFloat, Field(ge=0, le=MAX_EXPONENT)] | None = None
+    """Power of the items' business values, where the bundle has them: 0 ranks without them."""
+    context: Annotated[dict[Id, str | FiniteFloat | None], Field(max_length=50)] = Field(default_factory=dict)
+    """User column -> value of this moment, in place of the stored one."""
+    recent_items: Annotated[tuple[Id, ...], Field(max_length=MAX_RECENT)] = ()
+    """Ids of items that the one user has met since the features were computed, latest first."""
+    explain: bool = False
+    """Whether each item tells which retrievers found it, and what of the history it is like."""
+    timings: bool = False
+    """Whether the answer tells the time of each stage."""
+
+    def question(self, user_ids: tuple[str, ...]) -> Question:
+        """What the recommender is asked."""
+        return Question(
+            user_ids,
+            self.k,
+            retriever=self.retriever,
+            exclude_known=self.exclude_bought,
+            allow_categories=self.allow_categories,
+            deny_categories=self.deny_categories,
+            exclude_items=self.exclude_items,
+            weight_exponent=self.weight_exponent,
+            context=self.context,
+            recent_items=self.recent_items,
+            explain=self.explain,
+            arm=self.arm,
+        )
+
+
+class SimilarItemsRequest(Asked):
+    """Body of `POST /v1/similar-items`."""
+
+    item_id: Id
+    """The item."""
+    k: int = 10
+    """How many others come."""
+    allow_categories: Names | None = None
+    """Categories of which alone items come."""
+    deny_categories: Names = ()
+    """Categories of which no item comes."""
+
+
+class FoundResponse(BaseModel):
+    """Where one retriever had an item."""
+
+    rank: int
+    score: float
+
+
+class NearItemResponse(BaseModel):
+    """An item of the user's past."""
+
+    item_id: str
+    item_name: str | None
+    cosine: float
+
+
+class ExplanationResponse(BaseModel):
+    """Why an item stands in a list."""
+
+    found_by: dict[str, FoundResponse]
+    near: list[NearItemResponse]
+
+
+class ItemResponse(BaseModel):
+    """One candidate."""
+
+    item_id: str
+    item_name: str | None
+    category: str | None
+    score: float
+    explanation: ExplanationResponse | None = None
+
+
+class UserResponse(BaseModel):
+    """The candidates of one user, best first."""
+
+    user_id: str
+    arm: str
+    bundle_version: str
+    retriever: str
+    items: list[ItemResponse]
+    unknown_user: bool
+    fallback: str | None
+    reasons: list[str]
+
+
+class RecommendResponse(BaseModel):
+    """One result for each user, in the order asked."""
+
+    results: list[UserResponse]
+    stage_microseconds: dict[str, float] | None = None
+
+
+class SimilarItemsResponse(BaseModel):
+    """Items like one."""
+
+    bundle_version: str
+    item_id: str
+    items: list[ItemResponse]
+
+
+class EmbeddingResponse(BaseModel):
+    """A user's vector, as the index is asked with it."""
+
+    bundle_version: str
+    user_id: str
+    embedding: list[float]
+
+
+class BoughtItemResponse(BaseModel):
+    """An item of a user's past."""
+
+    item_id: str
+    item_name: str | None
+    category: str | None
+    num_events: int
+    last_seconds: int
+
+
+class HistoryResponse(BaseModel):
+    """What a user has bought, the latest first."""
+
+    bundle_version: str
+    user_id: str
+    items: list[BoughtItemResponse]
+
+
+class RefusalResponse(BaseModel):
+    """A published bundle that does not answer."""
+
+    bundle_version: str
+    reason: str
+    moment: str
+
+
+class ReadyResponse(BaseModel):
+    """Whether requests are answered, and from which bundle."""
+
+    ready: bool
+    bundle_version: str
+    refused: RefusalResponse | None
+    features: str
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field; `body` is the request as a whole."""
+
+    field: str
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    """Everything that is wrong with a request."""
+
+    errors: list[FieldError]
+
+
+class BadRequestError(ValueError):
+    """A request that cannot be answered.
+
+    Args:
+        status: HTTP status, 4xx.
+        errors: What is wrong.
+    """
+
+    def __init__(self, status: int, *errors: FieldError) -> None:
+        """Takes the status and what is wrong."""
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
+        self.status = status
+        self.errors = errors
+
+
+def bad(status: int, field: str, message: str) -> BadRequestError:
+    """One thing that is wrong."""
+    return BadRequestError(status, FieldError(field=field, message=message))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What this server takes beyond the types."""
+
+    max_k: int
+    """Largest k."""
+    retrievers: Collection[str]
+    """Names of the retrievers."""
+    arms: Collection[str]
+    """Names of the arms."""
+
+    def parse(self, body: bytes) -> tuple[RecommendRequest, tuple[str, ...]]:
+        """Reads the body of a request for recommendations.
+
+        Args:
+            body: JSON.
+
+        Returns:
+            The request and its user ids.
+
+        Raises:
+            BadRequestError: Names the field that is wrong, with status 400 (no JSON) or 422.
+        """
+        request = _read(RecommendRequest, body)
+        self._check_k(request.k)
+        for field, name, known in (
+            ("retriever", request.retriever, self.retrievers),
+            ("arm", request.arm, self.arms),
+        ):
+            if name is not None and name not in known:
+                raise bad(422, field, f"is {name!r}, expected one of: {', '.join(known)}")
+        return request, _user_ids(request)
+
+    def parse_similar(self, body: bytes) -> SimilarItemsRequest:
+        """Reads the body of a request for similar items; raises as `parse` does."""
+        request = _read(SimilarItemsRequest, body)
+        self._check_k(request.k)
+        return request
+
+    def recommend_schema(self) -> dict[str, Any]:
+        """JSON schema of a request for recommendations, for the OpenAPI document."""
+        schema = RecommendRequest.model_json_schema()
+        self._narrow(schema)
+        schema["properties"]["user_ids"]["anyOf"][0] |= {"minItems": 1, "maxItems": MAX_USERS}
+        schema["properties"]["retriever"]["anyOf"][0] |= {"enum": list(self.retrievers)}
+        schema["properties"]["arm"]["anyOf"][0] |= {"enum": list(self.arms)}
+        return schema
+
+    def similar_schema(self) -> dict[str, Any]:
+        """Likewise of a request for similar items."""
+        schema = SimilarItemsRequest.model_json_schema()
+        self._narrow(schema)
+        return schema
+
+    def _narrow(self, schema: dict[str, Any]) -> None:
+        schema["properties"]["k"] |= {"minimum": 1, "maximum": self.max_k}
+
+    def _check_k(self, k: int) -> None:
+        if not 1 <= k <= self.max_k:
+            raise bad(422, "k", f"is {k}, expected 1 to {self.max_k}")
+
+
+def _read(body_class: type[Body], body: bytes) -> Body:
+    try:
+        return body_class.model_validate_json(body)
+    except ValidationError as error:
+        issues = error.errors(include_url=False, include_context=False, include_input=False)
+        status = 400 if issues[0]["type"] == "json_invalid" else 422
+        fields = [".".join(str(part) for part in issue["loc"]) or "body" for issue in issues]
+        raise BadRequestError(
+            status,
+            *(FieldError(field=field, message=issue["msg"]) for field, issue in zip(fields, issues, strict=True)),
+        ) from None
+
+
+def _user_ids(request: RecommendRequest) -> tuple[str, ...]:
+    if request.user_ids is None:
+        if request.user_id is None:
+            raise bad(422, "user_id", "missing; give either user_id or user_ids")
+        return (request.user_id,)
+    if request.user_id is not None:
+        raise bad(422, "user_ids", "given beside user_id; give one of the two")
+    if not 1 <= len(request.user_ids) <= MAX_USERS:
+        raise bad(422, "user_ids", f"has {len(request.user_ids)} entries, expected 1 to {MAX_USERS}")
+    return request.user_ids

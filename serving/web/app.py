@@ -1,0 +1,213 @@
+"""How is a recommender asked over HTTP? Routes, and nothing of what answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from serving.web.api import (
+    MAX_BODY_BYTES,
+    BadRequestError,
+    EmbeddingResponse,
+    ErrorResponse,
+    FieldError,
+    HistoryResponse,
+    Limits,
+    ReadyResponse,
+    RecommendResponse,
+    SimilarItemsResponse,
+)
+from serving.web.guard import Guard, Rate
+from serving.web.metrics import CONTENT_TYPE
+from serving.web.page import add_page
+from serving.web.service import Service, within
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "the body is not JSON"},
+    401: {"model": ErrorResponse, "description": "the key is missing or wrong, where the server asks for one"},
+    408: {"model": ErrorResponse, "description": "the body did not arrive in time"},
+    413: {"model": ErrorResponse, "description": f"the body has more than {MAX_BODY_BYTES} bytes"},
+    422: {"model": ErrorResponse, "description": "a field is wrong; the answer names it"},
+    429: {"model": ErrorResponse, "description": "too many requests from this address, where the server has a limit"},
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "nothing of that id"}}
+ENDPOINTS = frozenset(
+    {"/", "/v1/recommend", "/v1/similar-items", "/v1/bundle", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+)
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What keeps a server from harm.
+
+    Attributes:
+        api_key: Needed below /v1/; None asks for none.
+        requests_per_second: Of one address; None sets no limit.
+        body_seconds: What a body may take to arrive.
+    """
+
+    api_key: str | None = None
+    requests_per_second: float | None = None
+    body_seconds: float = 10.0
+
+
+Route = Callable[..., Awaitable[Response]]
+
+
+def create_app(service: Service, *, max_k: int, protection: Protection | None = None) -> ASGIApp:
+    """The HTTP application around a service.
+
+    Args:
+        service: Answers.
+        max_k: Largest k that a request may ask for.
+        protection: Limits; None has those of `Protection()`.
+
+    Returns:
+        An ASGI application; while it runs, it looks for newly published bundles.
+    """
+    live, metrics = service.live, service.metrics
+    guarded = protection or Protection()
+    names = list(dict.fromkeys([*live.current.retrievers, "sparcode"]))
+    limits = Limits(max_k=max_k, retrievers=names, arms=list(live.arms.by_name))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        live.watch()
+        yield
+        live.close()
+        service.reads.close()
+
+    app = FastAPI(title="twinspire", lifespan=lifespan)
+
+    async def body_of(request: Request) -> bytes:
+        return await within(guarded.body_seconds, _read_body(request))  # type: ignore[no-any-return]
+
+    # Routes read and write bytes themselves: FastAPI's own validation of answers costs more than the answer.
+    @app.post(
+        "/v1/recommend",
+        response_model=RecommendResponse,
+        responses=ERRORS,
+        openapi_extra=_body(limits.recommend_schema()),
+    )
+    @_errors
+    async def recommend(request: Request) -> Response:
+        """Candidates for one user or several."""
+        asked, user_ids = limits.parse(await body_of(request))
+        results, stages = await service.recommend(asked.question(user_ids))
+        content: dict[str, Any] = {"results": results}
+        if asked.timings:
+            content["stage_microseconds"] = stages
+        return _json(content)
+
+    @app.post(
+        "/v1/similar-items",
+        response_model=SimilarItemsResponse,
+        responses=ERRORS | NOT_FOUND,
+        openapi_extra=_body(limits.similar_schema()),
+    )
+    @_errors
+    async def similar_items(request: Request) -> Response:
+        """Items whose vectors are nearest to an item's."""
+        found = service.similar(limits.parse_similar(await body_of(request)))
+        return _json(found)
+
+    @app.get("/v1/users/{user_id}/embedding", response_model=EmbeddingResponse, responses=NOT_FOUND)
+    @_errors
+    async def embedding(user_id: str) -> Response:
+        """The vector of a user, as the index is asked with it."""
+        return _json(await service.embedding(user_id))
+
+    @app.get("/v1/users/{user_id}/history", response_model=HistoryResponse, responses=NOT_FOUND)
+    @_errors
+    async def history(user_id: str) -> Response:
+        """What a user has bought, the latest first, as the bundle knows it."""
+        return _json(service.history(user_id))
+
+    @app.get("/v1/bundle")
+    async def bundle() -> Response:
+        """Manifest of the bundle that answers."""
+        return Response(live.current.bundle.manifest.model_dump_json(), media_type="application/json")
+
+    @app.get("/v1/arms")
+    async def arms() -> Response:
+        """Arms, their shares, bundles and retrievers."""
+        default = live.current.default_retriever
+        found = [
+            {
+                **dataclasses.asdict(arm),
+                "bundle": live.of(arm).bundle.version,
+                "retriever": arm.retriever or default,
+            }
+            for arm in live.arms.arms
+        ]
+        return _json({"arms": found})
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, bool]:
+        """Whether the process is alive."""
+        return {"alive": True}
+
+    @app.get("/readyz", response_model=ReadyResponse)
+    async def readyz() -> Response:
+        """Whether requests are answered, from which bundle, and what stands in the way of a newer one."""
+        refusal = live.refusal
+        return _json(
+            {
+                "ready": True,
+                "bundle_version": live.current.bundle.version,
+                "refused": None if refusal is None else dataclasses.asdict(refusal),
+                "features": service.reads.state,
+            }
+        )
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        """Counts and times, for Prometheus."""
+        return Response(service.metrics_text(), media_type=CONTENT_TYPE)
+
+    add_page(app)
+    rate = None if guarded.requests_per_second is None else Rate(guarded.requests_per_second)
+    return Guard(app, metrics, guarded.api_key, rate, ENDPOINTS)
+
+
+def _errors(route: Route) -> Route:
+    @wraps(route)
+    async def answered(*args: Any, **kwargs: Any) -> Response:
+        try:
+            return await route(*args, **kwargs)
+        except BadRequestError as error:
+            return _json({"errors": [dict(issue) for issue in error.errors]}, status=error.status)
+        except ClientDisconnect:
+            # Nobody is left to read this.
+            return Response(status_code=400)
+
+    return answered
+
+
+async def _read_body(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            message = f"has more than {MAX_BODY_BYTES} bytes; ask for fewer users at a time"
+            raise BadRequestError(413, FieldError(field="body", message=message))
+    return b"".join(parts)
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _json(content: Any, *, status: int = 200) -> Response:
+    data = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(data, status_code=status, media_type="application/json")

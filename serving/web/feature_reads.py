@@ -1,0 +1,75 @@
+"""What if the online store is slow or down? Reads have a deadline, and after a failure some rest.
+
+A read runs in a thread of its own pool. One that is not done by the deadline is given up: its thread ends by itself,
+and until a read has worked again, one is tried at most every `REST_SECONDS`, so that threads and requests do not pile
+up before a store that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+
+from serving.recommender import ReadUsers, Unavailable
+
+NUM_THREADS = 8
+REST_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)
+
+
+class FeatureReads:
+    """Reads of users' features with a deadline.
+
+    Args:
+        deadline_seconds: What a read may take.
+        clock: Seconds that never go back; told only for tests.
+    """
+
+    def __init__(self, deadline_seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Starts no thread yet."""
+        self._deadline, self._clock = deadline_seconds, clock
+        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="features")
+        self._failure: str | None = None
+        self._rest_until = 0.0
+
+    @property
+    def state(self) -> str:
+        """`ok`, or what was wrong with the latest read."""
+        return self._failure or "ok"
+
+    async def read(self, read_users: ReadUsers, user_ids: list[str]) -> pa.Table | Unavailable:
+        """Features of users, or why they are not there."""
+        if self._failure is not None:
+            now = self._clock()
+            if now < self._rest_until:
+                return Unavailable(self._failure)
+            # One request tries; the others go on without until it has worked.
+            self._rest_until = now + REST_SECONDS + self._deadline
+        loop = asyncio.get_running_loop()
+        try:
+            found = await asyncio.wait_for(loop.run_in_executor(self._pool, read_users, user_ids), self._deadline)
+        except TimeoutError:
+            return self._failed(f"no answer in {self._deadline * 1000:.0f} ms")
+        except Exception as error:  # Stores raise whatever their client does; none of it may be a request's end.
+            return self._failed(f"{type(error).__name__}: {error}")
+        if self._failure is not None:
+            _log.info("the online store answers again")
+            self._failure = None
+        return found
+
+    def close(self) -> None:
+        """Waits for no read."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _failed(self, why: str) -> Unavailable:
+        if self._failure is None:
+            _log.error("the online store does not answer (%s); users are answered without it", why)
+        self._failure = why.splitlines()[0] if why else "failed"
+        self._rest_until = self._clock() + REST_SECONDS
+        return Unavailable(self._failure)

@@ -1,0 +1,140 @@
+"""Does a new bundle take over between two requests, and a bad one not at all?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from serving.arms import Arm, Arms, one_arm
+from serving.live import Live
+
+NOW = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
+
+
+@dataclass
+class Shelf:
+    """Bundles that can be opened, and which one is published."""
+
+    published: str = "a"
+    bad: dict[str, Exception] = field(default_factory=dict)
+    opened: list[str] = field(default_factory=list)
+    warmed: list[str] = field(default_factory=list)
+
+    def open(self, version: str) -> Any:
+        self.opened.append(version)
+        if version in self.bad:
+            raise self.bad[version]
+        return Opened(self, version)
+
+
+@dataclass
+class Opened:
+    shelf: Shelf
+    version: str
+
+    @property
+    def bundle(self) -> Opened:
+        return self
+
+    def warm_up(self) -> None:
+        if self.version == "cold":
+            raise RuntimeError("the smoke query fails")
+        self.shelf.warmed.append(self.version)
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+def live_on(shelf: Shelf, arms: Arms | None = None) -> Live:
+    return Live(arms or one_arm(), shelf.open, lambda: shelf.published, clock=lambda: NOW)
+
+
+def test_what_is_published_takes_over_after_it_was_opened_and_asked(shelf: Shelf) -> None:
+    live = live_on(shelf)
+    assert not live.look()
+    shelf.published = "b"
+    before = live.current
+    assert live.look()
+    assert (before.bundle.version, live.current.bundle.version) == ("a", "b")
+    assert shelf.warmed == ["a", "b"]
+    shelf.published = "a"
+    assert live.look(), "going back is the same"
+    assert live.num_swaps == 2
+
+
+@pytest.mark.parametrize("version", ["broken", "cold"])
+def test_a_bad_one_is_refused_once_and_told_until_another_comes(shelf: Shelf, version: str) -> None:
+    shelf.bad["broken"] = ValueError("vectors.npy: has 3 bytes, expected 4")
+    live = live_on(shelf)
+    shelf.published = version
+    assert not live.look()
+    assert not live.look()
+    assert shelf.opened == ["a", version], "not read again and again"
+    assert live.current.bundle.version == "a"
+    assert live.refusal is not None
+    assert (live.refusal.bundle_version, live.refusal.moment) == (version, NOW)
+    assert ("3 bytes" in live.refusal.reason) == (version == "broken")
+    shelf.published = "b"
+    assert live.look()
+    assert live.refusal is None
+
+
+def test_a_refused_one_is_forgotten_where_the_old_one_is_published_again(shelf: Shelf) -> None:
+    shelf.bad["broken"] = ValueError("no")
+    live = live_on(shelf)
+    shelf.published = "broken"
+    live.look()
+    shelf.published = "a"
+    assert not live.look()
+    assert live.refusal is None
+
+
+def test_a_pointer_that_is_gone_is_told_and_the_bundle_goes_on(shelf: Shelf) -> None:
+    def published() -> str:
+        if shelf.published == "nothing":
+            raise OSError("no pointer")
+        return shelf.published
+
+    live = Live(one_arm(), shelf.open, published, clock=lambda: NOW)
+    shelf.published = "nothing"
+    assert not live.look()
+    assert live.refusal is not None
+    assert live.refusal.reason == "no pointer"
+    assert live.current.bundle.version == "a"
+
+
+def test_arms_keep_the_bundles_that_they_name(shelf: Shelf) -> None:
+    arms = Arms([Arm("new", 0.5), Arm("old", 0.5, bundle="old")], salt="")
+    live = live_on(shelf, arms)
+    shelf.published = "b"
+    live.look()
+    assert [live.of(arm).bundle.version for arm in arms.arms] == ["b", "old"]
+    shelf.published = "old"
+    live.look()
+    assert shelf.opened.count("old") == 1, "an open one is not opened twice"
+    assert live.current is live.of(arms.arms[1])
+
+
+def test_a_server_does_not_begin_without_its_bundles(shelf: Shelf) -> None:
+    shelf.bad["gone"] = ValueError("gone: no such bundle")
+    with pytest.raises(ValueError, match="no such bundle"):
+        live_on(shelf, Arms([Arm("new", 0.5), Arm("old", 0.5, bundle="gone")], salt=""))
+
+
+def test_watching_sees_it(shelf: Shelf) -> None:
+    live = live_on(shelf)
+    thread = live.watch(0.01)
+    shelf.published = "b"
+    for _ in range(500):
+        if live.current.bundle.version == "b":
+            break
+        thread.join(0.01)
+    assert live.current.bundle.version == "b"
+    live.close()
+    thread.join(5)
+    assert not thread.is_alive()

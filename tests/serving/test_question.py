@@ -1,0 +1,205 @@
+"""Is everything that a question may say heard? Categories, exclusions, context, recent items, weights, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from serving.bundle import Bundle
+from serving.question import Question, QuestionError
+from serving.recommender import Answer, Recommender, Unavailable, build_retrievers
+
+FISH = [f"i{number}" for number in range(0, 40, 2)]
+ReadUsers = Callable[[list[str]], pa.Table]
+EVERY = ["two_tower", "hnsw", "exact", "repeat", "popularity", "fused"]
+
+
+def answer(recommender: Recommender, user_id: str = "u1", *, k: int = 40, **asked: Any) -> Answer:
+    return recommender.recommend([user_id], k=k, **asked).answers[0]
+
+
+def ids(found: Answer) -> list[str]:
+    return [item["item_id"] for item in found.items]
+
+
+@pytest.mark.parametrize("retriever", EVERY)
+def test_only_allowed_categories_come_and_all_of_them(recommender: Recommender, retriever: str) -> None:
+    found = answer(recommender, retriever=retriever, allow_categories=("fish",))
+    assert {item["category"] for item in found.items} == {"fish"}
+    # u1 bought two of them.
+    assert sorted(ids(found)) == (["i0", "i2"] if retriever == "repeat" else sorted(FISH))
+
+
+@pytest.mark.parametrize("retriever", EVERY)
+def test_denied_categories_and_excluded_items_stay_out(recommender: Recommender, retriever: str) -> None:
+    found = answer(recommender, retriever=retriever, deny_categories=("fruit", "no such"), exclude_items=("i2", "x"))
+    assert sorted(ids(found)) == (["i0"] if retriever == "repeat" else sorted(set(FISH) - {"i2"}))
+
+
+def test_nothing_is_left_where_all_is_denied(recommender: Recommender) -> None:
+    found = answer(recommender, deny_categories=("fish", "fruit"))
+    assert (found.items, found.reasons) == ([], ("nothing_found",))
+
+
+def test_an_allowed_category_that_no_item_has_is_named(recommender: Recommender) -> None:
+    with pytest.raises(
+        QuestionError, match=r"names 'fishes', which no item of this catalogue is of.*did you mean 'fish'\?"
+    ) as error:
+        answer(recommender, allow_categories=("fishes",))
+    assert error.value.field == "allow_categories"
+
+
+def test_filters_leave_the_order_of_the_rest(recommender: Recommender) -> None:
+    everything = ids(answer(recommender, retriever="exact"))
+    left = ids(answer(recommender, retriever="exact", exclude_items=("i5",), deny_categories=("fish",)))
+    assert left == [name for name in everything if name not in FISH and name != "i5"]
+
+
+@pytest.mark.parametrize("name", ["colour", "user_num_events"])
+def test_context_is_of_declared_columns(recommender: Recommender, name: str) -> None:
+    with pytest.raises(QuestionError, match="is not a column of users; expected some of: age") as error:
+        answer(recommender, context={name: "red"})
+    assert error.value.field == f"context.{name}"
+
+
+def test_context_is_of_the_columns_kind(recommender: Recommender) -> None:
+    with pytest.raises(QuestionError, match=r"context\.age is 3\.0, expected text"):
+        answer(recommender, context={"age": 3.0})
+
+
+def test_context_takes_the_place_of_what_is_stored(
+    bundle: Bundle, recommender: Recommender, read_users: ReadUsers
+) -> None:
+    told = answer(recommender, retriever="exact", context={"age": "old"})
+    raw = read_users(["u1"])
+    place = raw.schema.get_field_index("age")
+    changed = raw.set_column(place, "age", pa.array(["old"]))
+    expected = recommender.answer(Question(("u1",), 40, retriever="exact"), changed).answers[0]
+    assert told.items == expected.items
+    assert [item["score"] for item in told.items] != [
+        item["score"] for item in answer(recommender, retriever="exact").items
+    ]
+
+
+def test_what_a_stranger_tells_is_something_to_go_by(recommender: Recommender) -> None:
+    assert answer(recommender, "stranger", retriever="exact").reasons == ("unknown_user", "no_history")
+    for told in ({"context": {"age": "old"}}, {"recent_items": ("i7",)}):
+        found = answer(recommender, "stranger", retriever="exact", **told)
+        assert (found.fallback, found.reasons) == (None, ("unknown_user",))
+
+
+def test_recent_items_are_met_now(recommender: Recommender, read_users: ReadUsers) -> None:
+    seconds = recommender._as_of_seconds
+    told = answer(recommender, retriever="exact", recent_items=("i9", "i1", "i9"))
+    raw = read_users(["u1"]).to_pylist()[0]
+    raw["user_history"] = ["i9", "i1", "i2", "i0"]
+    raw["user_history_seconds"] = [seconds, seconds, *raw["user_history_seconds"][::2]]
+    raw["user_last_seconds"] = seconds
+    changed = pa.Table.from_pylist([raw], schema=read_users(["u1"]).schema)
+    expected = recommender.answer(Question(("u1",), 40, retriever="exact"), changed).answers[0]
+    assert told.items == expected.items
+    assert told.items != answer(recommender, retriever="exact").items
+
+
+def test_recent_items_count_as_bought(recommender: Recommender) -> None:
+    found = answer(recommender, recent_items=("i9", "nowhere"), exclude_known=True)
+    assert not {"i0", "i1", "i2", "i9"} & set(ids(found))
+    assert len(found.items) == 36
+
+
+def test_recent_items_are_of_one_user(recommender: Recommender) -> None:
+    with pytest.raises(QuestionError, match="recent_items are given for 2 users"):
+        recommender.recommend(["u1", "u2"], k=1, recent_items=("i1",))
+
+
+@pytest.fixture(scope="module")
+def weighted(written_weighted: Path, read_users: ReadUsers) -> Recommender:
+    opened = Bundle.open(written_weighted)
+    retrievers = build_retrievers(
+        opened, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0}, rank_constant=60, fusion_depth=20
+    )
+    return Recommender(opened, read_users, retrievers=retrievers, default_retriever="two_tower")
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("retriever", ["two_tower", "exact"])
+def test_an_exponent_ranks_by_that_power_of_the_business_values(
+    weighted: Recommender, exponent: float, retriever: str
+) -> None:
+    bundle = weighted.bundle
+    assert bundle.item_weights is not None
+    found = answer(weighted, k=12, retriever=retriever, weight_exponent=exponent)
+    vector = weighted.embed_user("u1")
+    assert vector is not None
+    # The index was built with the power .5.
+    scores = (bundle.item_vectors @ vector) * bundle.item_weights ** (exponent / 0.5)
+    order = np.argsort(-scores)[:12]
+    assert ids(found) == bundle.encoder.item_ids.ids(order + 1)
+    np.testing.assert_allclose([item["score"] for item in found.items], scores[order], rtol=1e-4, atol=1e-6)
+
+
+def test_without_weights_an_exponent_is_refused(recommender: Recommender) -> None:
+    with pytest.raises(QuestionError, match="weight_exponent is given, and this bundle has no business weights"):
+        answer(recommender, weight_exponent=0.0)
+
+
+def test_without_the_online_store_the_bundle_tells_what_it_knows(recommender: Recommender) -> None:
+    gone = Unavailable("no answer in 200 ms")
+    found = recommender.answer(Question(("u1", "stranger", "u3"), 5, retriever="exact"), gone).answers
+    assert [one.reasons for one in found] == [
+        ("no_features",),
+        ("no_features", "unknown_user", "no_history"),
+        ("no_features", "no_history"),
+    ]
+    assert [one.fallback for one in found] == [None, "popularity", "popularity"]
+    # Not what everybody gets: the history is that of the purchases.
+    assert ids(found[0]) != ids(found[1])
+    assert len(found[0].items) == 5
+
+
+def test_without_tables_the_two_towers_stand_in(recommender: Recommender) -> None:
+    found = answer(recommender, k=5, retriever="sparcode")
+    assert found.reasons == ("no_tables",)
+    assert found.items == answer(recommender, k=5, retriever="two_tower").items
+
+
+def test_an_explanation_names_ranks_and_what_is_near(recommender: Recommender, bundle: Bundle) -> None:
+    found = answer(recommender, k=5, explain=True)
+    lists = {name: answer(recommender, k=20, retriever=name) for name in ("two_tower", "repeat")}
+    for item in found.items:
+        explanation = item["explanation"]
+        assert explanation["found_by"].keys() == {name for name, one in lists.items() if item["item_id"] in ids(one)}
+        for name, place in explanation["found_by"].items():
+            expected = lists[name].items[place["rank"] - 1]
+            assert (expected["item_id"], expected["score"]) == (item["item_id"], pytest.approx(place["score"]))
+        cosines = [near["cosine"] for near in explanation["near"]]
+        assert cosines == sorted(cosines, reverse=True)
+        assert {near["item_id"] for near in explanation["near"]} <= {"i0", "i1", "i2"} - {item["item_id"]}
+        row = bundle.encoder.item_ids.rows([item["item_id"], explanation["near"][0]["item_id"]]) - 1
+        own, near = bundle.item_vectors[row]
+        assert explanation["near"][0]["cosine"] == pytest.approx(float(own @ near), abs=1e-5)
+    assert "explanation" not in answer(recommender, k=1).items[0]
+
+
+def test_similar_items_are_the_nearest_others(recommender: Recommender, bundle: Bundle) -> None:
+    found = recommender.similar_items("i4", k=39)
+    assert found is not None
+    cosines = bundle.item_vectors @ bundle.item_vectors[4]
+    order = [row for row in np.argsort(-cosines) if row != 4]
+    assert [item["item_id"] for item in found] == [f"i{row}" for row in order]
+    fish = recommender.similar_items("i4", k=40, allow=("fish",))
+    assert fish is not None
+    assert [item["item_id"] for item in fish] == [f"i{row}" for row in order if f"i{row}" in FISH]
+    assert recommender.similar_items("nowhere", k=3) is None
+
+
+def test_a_vector_is_of_whom_something_is_known(recommender: Recommender) -> None:
+    vector = recommender.embed_user("n1")
+    assert vector is not None
+    assert vector.shape == (8,)
+    assert recommender.embed_user("stranger") is None

@@ -1,0 +1,72 @@
+"""What happens when the online store hangs, breaks and comes back?"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pyarrow as pa
+import pytest
+
+from serving.recommender import Unavailable
+from serving.web.feature_reads import REST_SECONDS, FeatureReads
+
+TABLE = pa.table({"user_id": ["a"]})
+DEADLINE = 0.05
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reads(clock: Clock) -> FeatureReads:
+    return FeatureReads(DEADLINE, clock=clock)
+
+
+def test_features_come_through(reads: FeatureReads) -> None:
+    assert asyncio.run(reads.read(lambda ids: TABLE, ["a"])) is TABLE
+    assert reads.state == "ok"
+
+
+def test_a_read_that_hangs_is_given_up_and_others_do_not_try(reads: FeatureReads, clock: Clock) -> None:
+    gate, asked = threading.Event(), []
+
+    def hang(ids: list[str]) -> pa.Table:
+        asked.append(ids)
+        gate.wait(10)
+        return TABLE
+
+    async def several() -> list[object]:
+        first = await reads.read(hang, ["a"])
+        return [first, await reads.read(hang, ["b"]), await reads.read(hang, ["c"])]
+
+    found = asyncio.run(several())
+    gate.set()
+    assert all(isinstance(one, Unavailable) for one in found)
+    assert asked == [["a"]]
+    assert "no answer in 50 ms" in reads.state
+    clock.seconds += REST_SECONDS
+    assert asyncio.run(reads.read(lambda ids: TABLE, ["a"])) is TABLE
+    assert reads.state == "ok"
+
+
+def test_whatever_a_store_raises_is_no_requests_end(reads: FeatureReads, clock: Clock) -> None:
+    def fail(ids: list[str]) -> pa.Table:
+        raise ConnectionError("refused\nand a stack")
+
+    found = asyncio.run(reads.read(fail, ["a"]))
+    assert isinstance(found, Unavailable)
+    assert found.why == "ConnectionError: refused"
+    assert isinstance(asyncio.run(reads.read(lambda ids: TABLE, ["a"])), Unavailable), "it rests"
+    clock.seconds += REST_SECONDS
+    assert asyncio.run(reads.read(lambda ids: TABLE, ["a"])) is TABLE

@@ -1,6 +1,6 @@
 """Warm starts against full fits over a month of the built-in dataset, and what a stale model loses: docs/daily.md.
 
-    python benchmarks/daily_month.py --from 2017-10-01 --nights 28 --full-every 4
+    python benchmarks/daily_month.py --from 2017-10-01 --nights 29 --full-every 7
 
 Runs `twinspire daily` night by night, then fits some of the nights anew in folders of their own, and judges all of them
 on the day after each night: recall of items that are new to the household, exact search, the users who met any. A stale
@@ -49,8 +49,8 @@ def main() -> None:
     """Runs what is not there yet, judges, and prints the tables of docs/daily.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="first", type=dt.date.fromisoformat, default=dt.date(2017, 10, 1))
-    parser.add_argument("--nights", type=int, default=28)
-    parser.add_argument("--full-every", type=int, default=4, help="nights from one full fit to the next")
+    parser.add_argument("--nights", type=int, default=29)
+    parser.add_argument("--full-every", type=int, default=7, help="nights from one full fit to the next")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "daily_month")
     parser.add_argument("--now", default="2018-02-01")
     asked = parser.parse_args()

@@ -91,6 +91,10 @@ bench: ## list the benchmarks
 benchmark-training: $(DEVELOPMENT) ## measure training speed, into docs/training_speed.md (ARGS="--repeats 5")
 	@$(BIN)/python benchmarks/training_speed $(ARGS)
 
+.PHONY: benchmark-serving
+benchmark-serving: $(DEVELOPMENT) ## measure what a request costs, into docs/serving_speed.md (ARGS="--only built-in")
+	@$(BIN)/python benchmarks/serving $(ARGS)
+
 .PHONY: lock
 lock: $(UV) ## resolve requirements.lock again, keeping what still fits (ARGS=--upgrade for the newest)
 	@$(UV) pip compile setup.py --all-extras --universal --python-version 3.11 --python $(BIN)/python \

@@ -25,9 +25,10 @@ class OnlineUsers:
     Args:
         feast: The store, whose definitions were applied.
         schema: Fields of the view.
+        wait_seconds: What a read of a store that is a file may wait for a writer.
     """
 
-    def __init__(self, feast: FeatureStore, schema: pa.Schema) -> None:
+    def __init__(self, feast: FeatureStore, schema: pa.Schema, *, wait_seconds: float) -> None:
         """Looks the view up."""
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
@@ -39,6 +40,10 @@ class OnlineUsers:
         self._fields = [(field.name, field.type) for field in schema]
         self._names = [columns.USER_ID, *schema.names]
         self._entity_key, self._value = EntityKey, Value
+        if feast.config.online_store.type == "sqlite":
+            # SQLite waits five seconds unless it is told otherwise.
+            connection = self._provider.online_store._get_conn(feast.config)
+            connection.execute(f"PRAGMA busy_timeout = {max(1, round(wait_seconds * 1000))}")
 
     def __call__(self, user_ids: list[str]) -> pa.Table:
         """One row per id in the order asked: user_id and the fields of the view, nulls where nothing is known."""

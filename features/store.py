@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 OnlineStore = Literal["sqlite", "redis"]
+# What a first read of SQLite and those after it wait for a writer; a server sets its own deadline before.
+ONLINE_WAIT_SECONDS = 5.0
 
 
 class JoinError(ValueError):
@@ -75,6 +77,7 @@ class Store:
 
         self.folder = folder.absolute()
         self.settings = settings
+        self.online_wait_seconds = ONLINE_WAIT_SECONDS
         self._repository = self.folder / "feast"
         self._repository.mkdir(parents=True, exist_ok=True)
         _write_if_changed(
@@ -150,7 +153,8 @@ class Store:
 
     @cached_property
     def _online_users(self) -> OnlineUsers:
-        return OnlineUsers(self.feast, view_schema(self.settings.schema, "user"))
+        schema = view_schema(self.settings.schema, "user")
+        return OnlineUsers(self.feast, schema, wait_seconds=self.online_wait_seconds)
 
     def _feast_config(self) -> dict[str, Any]:
         online: dict[str, Any] = {"type": "sqlite", "path": str(self._repository / "online.db")}

@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features import columns
@@ -135,10 +136,10 @@ class Bundle:
         ranked = vectors if weights is None else _ranked(folder, vectors, weights)
         withdrawn = _load(folder / WITHDRAWN, lambda path: withdrawn_in(path.parent, num_items=num_items))
         index = _load(folder / INDEX, lambda path: INDEXES[report.form].load(path, ranked, withdrawn))
-        items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)).to_pydict())
+        items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)))
         item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
-        _expect(folder / ITEMS, "number of items", len(items[columns.ITEM_ID]), num_items)
-        if items[columns.ITEM_ID] != item_ids:
+        _expect(folder / ITEMS, "number of items", items.num_rows, num_items)
+        if not items.column(columns.ITEM_ID).combine_chunks().equals(pa.array(item_ids, pa.string())):
             raise BundleError(
                 f"{folder / ITEMS}: items are not those of the encoder in its order; make the bundle again from one run"
             )
@@ -157,8 +158,8 @@ class Bundle:
             item_vectors=vectors,
             ranked=ranked,
             index=index,
-            item_names=items[columns.ITEM_NAME],
-            categories=items[CATEGORY],
+            item_names=items.column(columns.ITEM_NAME).to_pylist(),
+            categories=_shared_texts(items.column(CATEGORY)),
             purchases=purchases,
             popularity=_load_array(folder / POPULARITY, (num_items,)),
             item_weights=weights,
@@ -216,6 +217,13 @@ def _expect(path: Path, what: str, found: object, expected: object) -> None:
         raise BundleError(
             f"{path}: {what} is {found}, expected {expected} as in the manifest; make the bundle again from one run"
         )
+
+
+def _shared_texts(column: pa.ChunkedArray) -> list[str | None]:
+    """Texts of a column; equal ones are one object, as items are many and categories are few."""
+    encoded = column.combine_chunks().dictionary_encode()
+    texts = [*encoded.dictionary.to_pylist(), None]
+    return [texts[number] for number in encoded.indices.fill_null(len(texts) - 1).to_pylist()]
 
 
 def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -6,14 +6,19 @@ import datetime as dt
 import importlib.util
 import shutil
 import socket
+import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from features.feast_repo.definitions import SERVICE_NAMES
 from features.online import empty_online_store, forget_online
 from features.store import Store
 
@@ -77,6 +82,38 @@ def test_a_store_that_was_opened_again_answers_the_same(
     store = make_store(tmp_path, user=rows)
     store.materialize(day(4) - LOOK_BACK, day(4))
     assert Store.open(tmp_path).read_online(USERS).equals(store.read_online(USERS))
+
+
+def test_it_answers_what_feast_itself_answers(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
+) -> None:
+    store = make_store(tmp_path, user=rows)
+    store.materialize(day(4) - LOOK_BACK, day(4))
+    response = store.feast.get_online_features(
+        features=store.feast.get_feature_service(SERVICE_NAMES["user"]),
+        entity_rows=[{"user_id": user_id} for user_id in USERS],
+    ).to_dict()
+    found = store.read_online(USERS)
+    assert set(response) == set(found.column_names)
+    for name in found.column_names:
+        assert found.column(name).to_pylist() == pa.array(response[name], found.schema.field(name).type).to_pylist()
+
+
+def test_a_read_waits_for_a_writer_no_longer_than_it_is_told(
+    make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
+) -> None:
+    make_store(tmp_path, user=rows).materialize(day(4) - LOOK_BACK, day(4))
+    store = Store.open(tmp_path)
+    store.online_wait_seconds = 0.05
+    known = store.read_online(["anna"])
+    with closing(sqlite3.connect(tmp_path / "feast" / "online.db")) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        begun = time.monotonic()
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            store.read_online(["anna"])
+        # Of five seconds, which SQLite waits by itself.
+        assert time.monotonic() - begun < 4
+    assert store.read_online(["anna"]).equals(known)
 
 
 def test_before_anything_is_materialised_the_online_store_knows_nobody(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +44,7 @@ class StoreSettings:
         refresh_days: Days within which every entity of a tower has a snapshot row.
         online_store: Kind of online store.
         redis_connection: Address, used for Redis only.
+        offline_store: What joins examples, as Feast configures it: its `type`, and what that type needs.
     """
 
     project: str
@@ -51,6 +52,7 @@ class StoreSettings:
     refresh_days: dict[Tower, int]
     online_store: OnlineStore
     redis_connection: str
+    offline_store: Mapping[str, Any] = field(default_factory=lambda: {"type": "duckdb"})
 
     def to_json(self) -> str:
         """Text that `from_json` reads back."""
@@ -127,12 +129,21 @@ class Store:
         """
         from features.feast_repo.definitions import SERVICE_NAMES
 
-        with _without_ibis_deprecations():
-            found = self.feast.get_historical_features(
-                entity_df=keys.copy(),
-                features=self.feast.get_feature_service(SERVICE_NAMES[tower]),
-                filter_by_created_timestamp=True,
-            ).to_arrow()
+        # Snapshots are created at their own moment, so that a store which cannot filter by it joins the same.
+        can_filter = self.feast._get_provider().offline_store.supports_filter_by_created_timestamp
+        try:
+            with _without_ibis_deprecations():
+                found = self.feast.get_historical_features(
+                    entity_df=keys.copy(),
+                    features=self.feast.get_feature_service(SERVICE_NAMES[tower]),
+                    filter_by_created_timestamp=can_filter,
+                ).to_arrow()
+        except NotImplementedError as error:
+            kind = self.settings.offline_store["type"]
+            raise JoinError(
+                f"the offline store {kind!r} cannot make this join ({str(error).splitlines()[0]}); set "
+                "features.offline_store: {type: duckdb}"
+            ) from error
         joined = in_order_of(keys, found, key=ENTITY_KEY[tower])
         check_not_younger(joined, key=ENTITY_KEY[tower], as_of=_as_of_column(tower))
         schema = view_schema(self.settings.schema, tower)
@@ -167,7 +178,7 @@ class Store:
                 "path": str(self._repository / "registry.db"),
                 "registry_store_type": "features.registry_file.WholeFileRegistryStore",
             },
-            "offline_store": {"type": "duckdb"},
+            "offline_store": dict(self.settings.offline_store),
             "online_store": online,
             "entity_key_serialization_version": 3,
         }
@@ -187,7 +198,7 @@ def in_order_of(keys: pd.DataFrame, joined: pa.Table, *, key: str) -> pa.Table:
     if len(lost := wanted[position < 0]) or len(found) != len(wanted):
         raise JoinError(
             f"the join of {len(wanted)} rows gave {len(found)}; {len(lost)} are missing, such as {_some(lost)}. "
-            "The dask offline store does this; expected is `duckdb`"
+            "The offline store dask does this; set features.offline_store: {type: duckdb}"
         )
     return joined.take(pa.array(position))
 

@@ -73,6 +73,13 @@ class IngestConfig(Section):
     """Share of the rows of events, users or items set aside above which the job stops."""
 
 
+OfflineStore = dict[str, str | int | float | bool]
+
+
+def _duckdb() -> OfflineStore:
+    return {"type": "duckdb"}
+
+
 class FeatureConfig(Section):
     """Daily snapshots, Feast stores and point-in-time examples."""
 
@@ -89,10 +96,21 @@ class FeatureConfig(Section):
     an earlier one everything. Disk: the totals of users and items and the pairs once for each of these days."""
     join_days: int = Field(30, ge=1)
     """Days joined in one call when many are missing; a nightly run joins one."""
+    offline_store: OfflineStore = Field(default_factory=_duckdb)
+    """What joins examples point-in-time, as Feast configures it: `type`, one that reads Parquet files, and its options;
+    `{type: remote, host: ..., port: ...}` has another machine join, where `feast serve_offline` runs."""
     online_store: Literal["sqlite", "redis"] = "sqlite"
     """Where the server reads user features."""
     redis_connection: str = "localhost:6379"
     """Redis address, `host:port[,password=...]`; read only with `online_store: redis`."""
+
+    @field_validator("offline_store")
+    @classmethod
+    def _has_a_type(cls, value: OfflineStore) -> OfflineStore:
+        """Refuses options of nothing."""
+        if not isinstance(value.get("type"), str):
+            raise ValueError(f"has the keys {', '.join(value) or '(none)'}, expected `type`, such as duckdb")
+        return value
 
 
 class IndexConfig(Section):

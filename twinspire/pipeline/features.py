@@ -66,6 +66,7 @@ def open_store(config: Config, paths: RunPaths) -> Store:
         refresh_days={"user": config.features.user_refresh_days, "item": config.features.item_refresh_days},
         online_store=config.features.online_store,
         redis_connection=config.features.redis_connection,
+        offline_store=config.features.offline_store,
     )
     return Store(paths.features, settings)
 

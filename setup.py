@@ -71,6 +71,8 @@ setup(
             "pytest-timeout>=2.4,<3",
             "hypothesis>=6.140,<7",
             "httpx>=0.28,<1",
+            # Asks the server what its own OpenAPI document allows.
+            "schemathesis>=4.10,<5",
             # Beam's Dask runner, on which jobs are tested too.
             "distributed>=2026.8,<2027",
             "ruff>=0.17,<0.18",

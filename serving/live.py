@@ -41,6 +41,7 @@ class Live:
         open_bundle: Opens and verifies a bundle by its version.
         published: The version that is published now; raises ValueError or OSError where there is none.
         clock: The moment, for reports.
+        warm_up: Whether bundles are asked here, or where they answer: in the processes of `serving.web.workers`.
 
     Raises:
         ValueError: A bundle that an arm needs cannot be opened.
@@ -54,10 +55,11 @@ class Live:
         published: Callable[[], str],
         *,
         clock: Callable[[], dt.datetime],
+        warm_up: bool = True,
     ) -> None:
         """Opens the bundles of all arms, the published one whether an arm needs it or not."""
         self.arms = arms
-        self._open, self._published, self._clock = open_bundle, published, clock
+        self._open, self._published, self._clock, self._warms_up = open_bundle, published, clock, warm_up
         self._fixed: dict[str, Recommender] = {}
         for version in sorted({arm.bundle for arm in arms.arms if arm.bundle is not None}):
             self._fixed[version] = self._ready(version)
@@ -81,8 +83,12 @@ class Live:
         """The recommender of an arm."""
         return self._current if arm.bundle is None else self._fixed[arm.bundle]
 
-    def look(self) -> bool:
-        """Takes over what is published, if it is another bundle than the one that answers; whether it did."""
+    def look(self, before: Callable[[Recommender], None] | None = None) -> bool:
+        """Takes over what is published, if it is another bundle than the one that answers; whether it did.
+
+        Args:
+            before: Is called with a bundle that was opened, before it answers; what it raises refuses the bundle.
+        """
         with self._looking:
             try:
                 version = self._published()
@@ -96,13 +102,28 @@ class Live:
                 return False
             try:
                 new = self._ready(version)
+                if before is not None:
+                    before(new)
             except Exception as error:  # Whatever is wrong with a bundle, the one before goes on.
                 self._refuse(version, str(error) or type(error).__name__)
                 return False
-            self._current, self._refusal = new, None
-            self.num_swaps += 1
+            self.take(new)
             _log.info("%s answers from now on", version)
             return True
+
+    def take(self, new: Recommender) -> None:
+        """Answers with a bundle from now on."""
+        self._current, self._refusal = new, None
+        self.num_swaps += 1
+
+    def told(self, refusal: Refusal | None, num_swaps: int) -> None:
+        """Takes over what another process, which looks in place of this one, knows of bundles."""
+        self._refusal, self.num_swaps = refusal, num_swaps
+
+    def warm_up(self) -> None:
+        """Asks every retriever of every bundle once."""
+        for recommender in {id(one): one for one in (*self._fixed.values(), self._current)}.values():
+            recommender.warm_up()
 
     def watch(self, seconds: float = LOOK_SECONDS) -> threading.Thread:
         """Looks again and again, in a thread of its own, until `close`."""
@@ -123,7 +144,8 @@ class Live:
         if version in self._fixed:
             return self._fixed[version]
         recommender = self._open(version)
-        recommender.warm_up()
+        if self._warms_up:
+            recommender.warm_up()
         return recommender
 
     def _refuse(self, version: str, reason: str) -> None:

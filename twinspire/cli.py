@@ -225,6 +225,7 @@ API_KEY = "TWINSPIRE_API_KEY"
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (overrides the file).")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that answer.")] = None,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
@@ -233,18 +234,12 @@ def serve(
     _use_one_thread()
     with errors():
         settings, paths, _ = prepare(config, set_, None, runs, None)
-        from serving.web.app import Protection, create_app
-        from serving.web.server import run as run_server
-        from twinspire.pipeline.serve import open_service
+        from twinspire.pipeline.serve_http import serve
 
-        serving = settings.serving
-        protection = Protection(os.environ.get(API_KEY), serving.requests_per_second, serving.body_seconds)
-        server = create_app(open_service(settings, paths), max_k=serving.max_k, protection=protection)
-        run_server(
-            server,
-            settings.serving.host if host is None else host,
-            settings.serving.port if port is None else port,
-        )
+        asked = {"host": host, "port": port, "workers": workers}
+        told = {name: value for name, value in asked.items() if value is not None}
+        serving = settings.serving.model_copy(update=told)
+        serve(settings.model_copy(update={"serving": serving}), paths, api_key=os.environ.get(API_KEY))
 
 
 app.command()(daily)

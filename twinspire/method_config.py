@@ -122,7 +122,8 @@ class NegativesConfig(Section):
     near_duplicate: float = Field(0.95, gt=0, le=1)
     """Cosine with one of the user's known positives from which a mined item is dropped."""
     impressions: Path | None = None
-    """Parquet with user_id and item_id of what was shown and not clicked; null has none."""
+    """Parquet with user_id and item_id of what was shown and not clicked, or a server's folder of exposures; null has
+    none."""
     num_impressions: int = Field(0, ge=0)
     """Of them for each row."""
 

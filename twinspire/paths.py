@@ -112,6 +112,11 @@ class RunPaths:
         return self.root / "denied_items.txt"
 
     @property
+    def exposures(self) -> Path:
+        """Lists that users got from servers, by day; missing where none are logged."""
+        return self.root / "exposures"
+
+    @property
     def bundles(self) -> Path:
         """Published bundles."""
         return self.root / "bundles"

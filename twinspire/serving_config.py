@@ -44,6 +44,8 @@ class ServingConfig(Section):
     """Address to listen on; loopback unless told otherwise."""
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that answer; several share one copy of the bundle."""
     retriever: RetrieverName = "fused"
     """What answers when the request names none."""
     max_fetch: int = Field(2000, ge=1)
@@ -62,6 +64,12 @@ class ServingConfig(Section):
     """Ways of answering that share out the users; none listed, all users get the published bundle."""
     arm_salt: str = "twinspire"
     """Another one shares users out anew."""
+    log_exposures: bool = False
+    """Whether the lists that users get by their arms are written to `runs/<name>/exposures`."""
+    exposure_flush_seconds: float = Field(60.0, gt=0)
+    """How often they are written; a server that is killed loses those of so many seconds."""
+    exposure_rows: int = Field(10_000, ge=1)
+    """So many that wait are written at once."""
     feature_deadline_ms: float = Field(200.0, gt=0)
     """What a read of the online store may take, in milliseconds; after it users are answered without it."""
     requests_per_second: float | None = Field(None, gt=0)

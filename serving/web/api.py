@@ -178,6 +178,22 @@ class HistoryResponse(BaseModel):
     items: list[BoughtItemResponse]
 
 
+class ArmResponse(BaseModel):
+    """One way of answering."""
+
+    name: str
+    share: float
+    bundle: str
+    retriever: str
+    weight_exponent: float | None
+
+
+class ArmsResponse(BaseModel):
+    """All ways of answering."""
+
+    arms: list[ArmResponse]
+
+
 class RefusalResponse(BaseModel):
     """A published bundle that does not answer."""
 

@@ -11,11 +11,16 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
+from serving.manifest import Manifest
 from serving.web.api import (
     MAX_BODY_BYTES,
+    ArmsResponse,
     BadRequestError,
     EmbeddingResponse,
     ErrorResponse,
@@ -40,6 +45,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"model": ErrorResponse, "description": "too many requests from this address, where the server has a limit"},
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "nothing of that id"}}
+KEY_AND_RATE: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 429)}
+OF_USER = KEY_AND_RATE | NOT_FOUND
+NO_FEATURES: dict[int | str, dict[str, Any]] = {
+    503: {"model": ErrorResponse, "description": "the online store does not answer, and nothing can stand in"}
+}
 ENDPOINTS = frozenset(
     {"/", "/v1/recommend", "/v1/similar-items", "/v1/bundle", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 )
@@ -63,16 +73,23 @@ class Protection:
 Route = Callable[..., Awaitable[Response]]
 
 
-def create_app(service: Service, *, max_k: int, protection: Protection | None = None) -> ASGIApp:
+def create_app(
+    service: Service,
+    *,
+    max_k: int,
+    protection: Protection | None = None,
+    watch: Callable[[], object] | None = None,
+) -> ASGIApp:
     """The HTTP application around a service.
 
     Args:
         service: Answers.
         max_k: Largest k that a request may ask for.
         protection: Limits; None has those of `Protection()`.
+        watch: Called at the start, begins to follow what is published; None has the service's own bundles do so.
 
     Returns:
-        An ASGI application; while it runs, it looks for newly published bundles.
+        An ASGI application; while it runs, it follows what is published.
     """
     live, metrics = service.live, service.metrics
     guarded = protection or Protection()
@@ -81,12 +98,14 @@ def create_app(service: Service, *, max_k: int, protection: Protection | None = 
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        live.watch()
+        (watch or live.watch)()
         yield
         live.close()
         service.reads.close()
+        if service.exposures is not None:
+            await run_in_threadpool(service.exposures.close)
 
-    app = FastAPI(title="twinspire", lifespan=lifespan)
+    app = FastAPI(title="twinspire", lifespan=lifespan, exception_handlers={HTTPException: _no_route})
 
     async def body_of(request: Request) -> bytes:
         return await within(guarded.body_seconds, _read_body(request))  # type: ignore[no-any-return]
@@ -120,24 +139,24 @@ def create_app(service: Service, *, max_k: int, protection: Protection | None = 
         found = service.similar(limits.parse_similar(await body_of(request)))
         return _json(found)
 
-    @app.get("/v1/users/{user_id}/embedding", response_model=EmbeddingResponse, responses=NOT_FOUND)
+    @app.get("/v1/users/{user_id}/embedding", response_model=EmbeddingResponse, responses=OF_USER | NO_FEATURES)
     @_errors
     async def embedding(user_id: str) -> Response:
         """The vector of a user, as the index is asked with it."""
         return _json(await service.embedding(user_id))
 
-    @app.get("/v1/users/{user_id}/history", response_model=HistoryResponse, responses=NOT_FOUND)
+    @app.get("/v1/users/{user_id}/history", response_model=HistoryResponse, responses=OF_USER)
     @_errors
     async def history(user_id: str) -> Response:
         """What a user has bought, the latest first, as the bundle knows it."""
         return _json(service.history(user_id))
 
-    @app.get("/v1/bundle")
+    @app.get("/v1/bundle", response_model=Manifest, responses=KEY_AND_RATE)
     async def bundle() -> Response:
         """Manifest of the bundle that answers."""
         return Response(live.current.bundle.manifest.model_dump_json(), media_type="application/json")
 
-    @app.get("/v1/arms")
+    @app.get("/v1/arms", response_model=ArmsResponse, responses=KEY_AND_RATE)
     async def arms() -> Response:
         """Arms, their shares, bundles and retrievers."""
         default = live.current.default_retriever
@@ -169,7 +188,7 @@ def create_app(service: Service, *, max_k: int, protection: Protection | None = 
             }
         )
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counts and times, for Prometheus."""
         return Response(service.metrics_text(), media_type=CONTENT_TYPE)
@@ -177,6 +196,15 @@ def create_app(service: Service, *, max_k: int, protection: Protection | None = 
     add_page(app)
     rate = None if guarded.requests_per_second is None else Rate(guarded.requests_per_second)
     return Guard(app, metrics, guarded.api_key, rate, ENDPOINTS)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """What the router refuses, in the form of all other errors."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}; see /openapi.json"
+    answer = _json({"errors": [{"field": "path", "message": message}]}, status=error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def _errors(route: Route) -> Route:

@@ -1,8 +1,9 @@
 """What if the online store is slow or down? Reads have a deadline, and after a failure some rest.
 
-A read runs in a thread of its own pool. One that is not done by the deadline is given up: its thread ends by itself,
-and until a read has worked again, one is tried at most every `REST_SECONDS`, so that threads and requests do not pile
-up before a store that hangs.
+A read of a store behind a network runs in a thread of its own pool. One that is not done by the deadline is given up:
+its thread ends by itself. A store in a file is read in place, because a change of threads costs more than the read; it
+waits for a writer no longer than its own limit, which is to be no more than the deadline. Until a read has worked
+again, one is tried at most every `REST_SECONDS`, so that threads and requests do not pile up before a store that hangs.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ class FeatureReads:
 
     Args:
         deadline_seconds: What a read may take.
+        in_place: Whether reads keep to a limit of their own, so that no thread is needed.
         clock: Seconds that never go back; told only for tests.
     """
 
-    def __init__(self, deadline_seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, deadline_seconds: float, *, in_place: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Starts no thread yet."""
-        self._deadline, self._clock = deadline_seconds, clock
+        self._deadline, self._in_place, self._clock = deadline_seconds, in_place, clock
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="features")
         self._failure: str | None = None
         self._rest_until = 0.0
@@ -51,9 +55,12 @@ class FeatureReads:
                 return Unavailable(self._failure)
             # One request tries; the others go on without until it has worked.
             self._rest_until = now + REST_SECONDS + self._deadline
-        loop = asyncio.get_running_loop()
         try:
-            found = await asyncio.wait_for(loop.run_in_executor(self._pool, read_users, user_ids), self._deadline)
+            if self._in_place:
+                found = read_users(user_ids)
+            else:
+                reading = asyncio.get_running_loop().run_in_executor(self._pool, read_users, user_ids)
+                found = await asyncio.wait_for(reading, self._deadline)
         except TimeoutError:
             return self._failed(f"no answer in {self._deadline * 1000:.0f} ms")
         except Exception as error:  # Stores raise whatever their client does; none of it may be a request's end.

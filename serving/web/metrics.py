@@ -1,26 +1,63 @@
 """What does the server count? Prometheus's metrics, of this process or of all that share a folder.
 
-With the environment variable PROMETHEUS_MULTIPROC_DIR set, every process writes its own there, and any of them answers
-with the sums.
+After `share`, every process writes its own into files of the folder, and any of them answers with the sums. The files
+are named by the place that a process has among those that run at the same time: one that takes a place over goes on
+counting where the one before ended, so that there are not more files with every bundle.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+    multiprocess,
+    values,
+)
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds; most stages take microseconds.
 BUCKETS = (25e-6, 50e-6, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-class Metrics:
-    """What is counted, in a registry of its own."""
+PREFIX = "twinspire_"
 
-    def __init__(self) -> None:
+
+def share(folder: Path, place: Callable[[], str]) -> None:
+    """Has metrics that are made from now on write into a folder; before any is made.
+
+    Args:
+        folder: Empty.
+        place: Which of the processes that run now this one is; asked at every count, and so noticed after a fork.
+    """
+    # Where prometheus_client's values look for the folder.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = values.MultiProcessValue(place)  # type: ignore[no-untyped-call]
+
+
+def ended(folder: Path, place: str) -> None:
+    """Tells that the process of a place has ended: what it alone knew of the moment is told no more."""
+    multiprocess.mark_process_dead(place, path=str(folder))  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """What is counted, in a registry of its own.
+
+    Args:
+        folder: That processes share; None counts this one alone.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
         """Makes the metrics."""
+        self._folder = folder
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "twinspire_requests", "Requests answered.", ["endpoint", "status"], registry=self.registry
@@ -42,13 +79,16 @@ class Metrics:
             "twinspire_bundle_swaps",
             "Bundles taken over while serving.",
             registry=self.registry,
-            multiprocess_mode="max",
+            multiprocess_mode="livemostrecent",
         )
         self.refused = Gauge(
             "twinspire_bundle_refused",
             "1 while the published bundle is refused and the one before goes on.",
             registry=self.registry,
-            multiprocess_mode="max",
+            multiprocess_mode="livemostrecent",
+        )
+        self.workers_replaced = Counter(
+            "twinspire_workers_replaced", "Processes that died and got a successor.", registry=self.registry
         )
         self.exposures = Counter("twinspire_exposures", "Exposures logged.", registry=self.registry)
         self.exposures_dropped = Counter(
@@ -66,8 +106,16 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it, in Prometheus's format."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self.registry)
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        # Not told by the environment: Feast sets these variables for itself.
+        return generate_latest(self.registry if self._folder is None else _OfAll(self._folder))
+
+
+class _OfAll(Collector):
+    """Metrics of all processes; without Feast's, which go to the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = multiprocess.MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterable[Metric]:
+        found = self._files.collect()  # type: ignore[no-untyped-call]
+        return [metric for metric in found if metric.name.startswith(PREFIX)]

@@ -12,6 +12,7 @@ import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from serving.arms import Arm
+from serving.exposures import Exposure
 from serving.live import Live
 from serving.question import Question, QuestionError
 from serving.recommender import Recommendations, Recommender, Unavailable
@@ -24,25 +25,15 @@ HISTORY_LENGTH = 100
 INLINE_USERS = 4
 
 
-@dataclass(frozen=True)
-class Exposure:
-    """A list that a user got."""
-
-    moment: float
-    """Unix seconds."""
-    user_id: str
-    arm: str
-    bundle_version: str
-    retriever: str
-    item_ids: Sequence[str]
-    """Best first."""
-
-
 class Exposures(Protocol):
     """Where exposures go."""
 
     def add(self, exposures: Sequence[Exposure]) -> None:
         """Takes them; never waits."""
+        ...
+
+    def close(self) -> None:
+        """Sees to it that what was taken is written."""
         ...
 
 
@@ -96,8 +87,9 @@ class Service:
 
     async def _of_arm(self, question: Question, arm: Arm) -> tuple[list[dict[str, Any]], dict[str, float]]:
         recommender = self.live.of(arm)
-        is_plain = question.retriever is None and question.arm is None
         exponent = question.weight_exponent
+        # A request that names what arms differ in does not show what its user's arm does.
+        is_plain = question.retriever is None and question.arm is None and exponent is None
         question = replace(
             question,
             retriever=question.retriever or arm.retriever,
@@ -113,12 +105,18 @@ class Service:
             self.exposures.add(
                 [
                     Exposure(
-                        moment, answer.user_id, arm.name, found.bundle_version, found.retriever,
-                        [item["item_id"] for item in answer.items],
+                        moment=moment,
+                        user_id=answer.user_id,
+                        arm=arm.name,
+                        bundle_version=found.bundle_version,
+                        retriever=found.retriever,
+                        k=question.k,
+                        reasons=answer.reasons,
+                        item_ids=[item["item_id"] for item in answer.items],
                     )
                     for answer in found.answers
                 ]
-            )  # fmt: skip
+            )
         head = {"arm": arm.name, "bundle_version": found.bundle_version, "retriever": found.retriever}
         return [
             {

@@ -18,6 +18,7 @@ HEAVY = ("tensorflow", "tf_keras", "keras", "apache_beam", "feast", "dask", "duc
         "serving.web.app",
         "serving.web.server",
         "serving.arms",
+        "serving.exposure_log",
         "serving.recommender",
         "serving.publish",
         "serving.retention",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serving.arms import Arm, Arms, one_arm
-from serving.live import Live
+from serving.live import Live, Refusal
 
 NOW = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
 
@@ -138,3 +138,37 @@ def test_watching_sees_it(shelf: Shelf) -> None:
     live.close()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_what_is_tried_out_before_it_answers_is_refused_if_that_fails(shelf: Shelf) -> None:
+    live, tried = live_on(shelf), []
+
+    def try_out(new: Any) -> None:
+        tried.append((new.version, live.current.bundle.version))
+        if new.version == "b":
+            raise ValueError("no worker starts")
+
+    shelf.published = "b"
+    assert not live.look(try_out)
+    assert live.refusal is not None
+    assert (live.refusal.reason, live.current.bundle.version) == ("no worker starts", "a")
+    shelf.published = "c"
+    assert live.look(try_out)
+    assert tried == [("b", "a"), ("c", "a")]
+    assert (live.current.bundle.version, live.num_swaps, live.refusal) == ("c", 1, None)
+
+
+def test_without_warming_up_nothing_is_asked_until_told_so(shelf: Shelf) -> None:
+    arms = Arms([Arm("old", 0.5, bundle="z"), Arm("new", 0.5)], salt="")
+    live = Live(arms, shelf.open, lambda: shelf.published, clock=lambda: NOW, warm_up=False)
+    shelf.published = "b"
+    assert live.look()
+    assert shelf.warmed == []
+    live.warm_up()
+    assert sorted(shelf.warmed) == ["b", "z"]
+
+
+def test_one_that_does_not_look_itself_says_what_it_is_told(shelf: Shelf) -> None:
+    live, refusal = live_on(shelf), Refusal("b", "broken", NOW)
+    live.told(refusal, 7)
+    assert (live.refusal, live.num_swaps, live.current.bundle.version) == (refusal, 7, "a")

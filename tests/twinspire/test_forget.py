@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from beam_jobs.embed import read_vectors, vector_schema
 from features.forgotten import Forgotten
 from features.ids import IdMap
+from serving.exposures import Exposure, read_exposures
+from serving.web.metrics import Metrics
 from twinspire.cli import app
 from twinspire.load_config import load
 from twinspire.lock import only_run
@@ -25,8 +27,10 @@ from twinspire.pipeline.features import make_features, open_store
 from twinspire.pipeline.forget import bundles_naming, forget, known, remember
 from twinspire.pipeline.forget_fits import forget_in_fit
 from twinspire.pipeline.ingest import make_tables
+from twinspire.pipeline.serve import exposure_log
 
 FIRST, DAY, NEXT = dt.date(2024, 1, 1), dt.date(2024, 1, 9), dt.date(2024, 1, 10)
+FIRST_SECONDS = 1_704_067_200  # 2024-01-01 00:00 UTC
 NOW = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
 CONFIG = """
 name: stall
@@ -215,6 +219,35 @@ def test_messages_of_nights_that_quote_a_person_lose_them(tmp_path: Path) -> Non
         '{"event": "night fails", "error": "(removed: it named somebody who is forgotten)"}',
         *lines[1:],
     ]
+
+
+def test_exposures_lose_their_rows_and_what_a_server_logs_later_has_none(tmp_path: Path) -> None:
+    paths, metrics = RunPaths(tmp_path, DAY), Metrics()
+    config = load(write_stall(tmp_path / "data", range(2)), ["serving.log_exposures=true"])
+    shown = [
+        Exposure(FIRST_SECONDS + day * 86_400, user, "a", "v", "fused", 1, (), [f"i{day}"])
+        for day in range(3)
+        for user in ("u1", "u2")
+        if (day, user) != (2, "u1")
+    ]
+    log = exposure_log(config, paths, metrics)
+    log.add(shown)
+    another = exposure_log(config, paths, metrics)
+    log.close()
+    assert known(paths, ["u1", "u3"]) == {"u1"}
+    remember(paths, ["u1", "u3"])
+    [removed] = forget(paths, ["u1", "u3"])
+    assert (removed.where, removed.num_rows) == ("exposures", 2)
+    assert known(paths, ["u1", "u3"]) == set()
+    assert forget(paths, ["u1", "u3"]) == []
+    another.add(shown)
+    another.close()
+    assert known(paths, ["u1", "u3"]) == set()
+    found = pa.Table.from_batches(read_exposures(paths.exposures, FIRST, NEXT))
+    assert found.column("user_id").to_pylist() == ["u2"] * 6
+    assert found.column("item_ids").to_pylist() == [[f"i{day}"] for day in (0, 0, 1, 1, 2, 2)]
+    assert metrics.registry.get_sample_value("twinspire_exposures_total") == 5 + 3
+    assert metrics.registry.get_sample_value("twinspire_exposures_dropped_total") == 0
 
 
 def ask(tmp_path: Path, *arguments: str) -> Any:

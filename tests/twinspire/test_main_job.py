@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.exposures import Exposure, to_table, write_exposures
 from twinspire.load_config import load
 from twinspire.paths import RunPaths
 from twinspire.pipeline.main_job import NIGHT_STEP_NAMES, STEP_NAMES, plan
@@ -68,6 +69,22 @@ def test_impressions_that_change_are_fitted_again(tmp_path: Path) -> None:
     before = planned(*overrides)
     assert first_changed(before, planned(*overrides)) is None
     shown.write_bytes(b"second one")
+    assert first_changed(before, planned(*overrides)) == "train"
+
+
+def test_of_exposures_only_the_days_before_the_cut_are_fitted_again(tmp_path: Path) -> None:
+    overrides = (f"training.negatives.impressions={tmp_path / 'exposures'}", "training.negatives.num_impressions=1")
+    cut = dt.datetime.combine(load(TABLES, overrides).as_of, dt.time(), dt.UTC).timestamp()
+
+    def log(moment: float, name: str) -> None:
+        exposure = Exposure(moment, "u1", "a", "v", "fused", 1, (), ["i1"])
+        write_exposures(to_table([exposure]), tmp_path / "exposures" / f"day={exposure.day}" / name)
+
+    log(cut - 1, "a-000000.parquet")
+    before = planned(*overrides)
+    log(cut, "a-000001.parquet")
+    assert first_changed(before, planned(*overrides)) is None
+    log(cut - 1, "a-000002.parquet")
     assert first_changed(before, planned(*overrides)) == "train"
 
 

@@ -1,6 +1,7 @@
 """Forget: a person's data goes from everything below the runs of a dataset, and what cannot be patched is made again.
 
     tables, mined negatives, fits    without their rows, in place
+    exposures                        likewise; a running server writes none of them from now on
     snapshots, examples, catalogues  removed: others' figures counted them; the next run computes them again
     online store                     their values removed, at once
     arms of comparisons              removed: the next comparison fits them again
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from features import columns
 from features.forget_tables import forget_in_tables, without_users
 from features.forgotten import Forgotten, are_of, name_any
+from serving.exposures import exposure_files
 from serving.retention import prune
 from twinspire.console import held_back
 from twinspire.paths import CUTTING, RunPaths
@@ -77,6 +79,7 @@ def known(paths: RunPaths, people: Sequence[str]) -> set[str]:
     files += [(path, "id") for path in paths.root.glob("arms/*/models/*/encoder/user_ids.parquet")]
     files += [(path, "id") for path in paths.bundles.glob("*/encoder/user_ids.parquet")]
     files += [(path, columns.USER_ID) for path in (*_of_features(paths), *paths.root.glob("mined/*/*.parquet"))]
+    files += [(path, columns.USER_ID) for path in exposure_files(paths.exposures)]
     files += [(path, columns.USER_ID) for path in (paths.tables / "users.parquet",) if path.exists()]
     for path, name in files:
         found |= wanted.intersection(pq.read_table(path, columns=[name]).column(0).unique().to_pylist())
@@ -96,7 +99,7 @@ def forget(paths: RunPaths, people: Sequence[str]) -> list[Removed]:
     named = set(people)
     _remove_left_over(paths)
     found = [_arms(paths, named), _fits(paths, people), _mined(paths, named), _features(paths, named)]
-    found += [_online(paths, people), _messages(paths, people)]
+    found += [_exposures(paths, named), _online(paths, people), _messages(paths, people)]
     rows = forget_in_tables(paths.tables, named)
     how = "rewritten without them; what a source still has of them is left out, and counted, from now on"
     found += [Removed(f"tables, {name}", number, how) for name, number in rows.items()]
@@ -147,6 +150,11 @@ def _fits(paths: RunPaths, people: Sequence[str]) -> Removed:
 def _mined(paths: RunPaths, people: set[str]) -> Removed:
     num_rows = sum(without_users(path, people) for path in sorted(paths.root.glob("mined/*/*.parquet")))
     return Removed("mined negatives", num_rows, "rewritten without them")
+
+
+def _exposures(paths: RunPaths, people: set[str]) -> Removed:
+    num_rows = sum(without_users(path, people) for path in exposure_files(paths.exposures))
+    return Removed("exposures", num_rows, "rewritten without them; a server logs none of theirs from now on")
 
 
 def _of_features(paths: RunPaths) -> list[Path]:

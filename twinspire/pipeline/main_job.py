@@ -53,7 +53,7 @@ def plan(
         ),
         "train": (
             (config.towers, config.training, config.evaluation.ks, config.sparcode and config.sparcode.of_fit()),
-            _fingerprint([] if negatives.impressions is None else [negatives.impressions]),
+            _fingerprint(_impressions(negatives.impressions, config.as_of)),
             () if night is None else (night.parent, night.goes_on, night.parent_bundle, config.daily),
         ),
         "embed": (),
@@ -208,6 +208,15 @@ def _sources(config: Config) -> list[Path]:
     if source.kind == "tables":
         return [table.path for table in (source.events, source.users, source.items) if table is not None]
     return []
+
+
+def _impressions(path: Path | None, as_of: dt.date) -> list[Path]:
+    """What is read of impressions: of the lists that servers log, the days before `as_of` alone."""
+    if path is None:
+        return []
+    from serving.exposures import are_exposures, exposure_files
+
+    return exposure_files(path, end_day=as_of) if are_exposures(path) else [path]
 
 
 def _fingerprint(roots: Sequence[Path]) -> list[tuple[str, int, int]]:

@@ -25,6 +25,7 @@ from training.negatives import KnownPositives
 from training.private_negatives import UserNegatives
 from twinspire.config import Config
 from twinspire.paths import RunPaths
+from twinspire.pipeline.impressions import read_impressions
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Material:
         user_counts: [rows of users] int64, examples of each user.
         categories: [rows of items] int32, category of each item, 0 for the unknown one and where there is none.
         mined: Hard negatives of each user; None where none are asked for.
-        impressions: What each user was shown and did not click; None where there is no such file.
+        impressions: What each user was shown and did not click; None where none are asked for.
     """
 
     name: str
@@ -60,9 +61,21 @@ def read_material(
     days: Sequence[dt.date],
     known: KnownPositives,
     *,
+    before: dt.date,
     keep: Keep | None = None,
 ) -> Material:
-    """Reads what the days of a phase have, and the negatives that the configuration names."""
+    """Reads what the days of a phase have, and the negatives that the configuration names.
+
+    Args:
+        config: How to fit.
+        paths: Where the features lie.
+        encoder: Of users and items.
+        name: Of the phase.
+        days: Those that are fitted.
+        known: What each user had met at the phase's moment.
+        before: That moment: of what servers have logged, only earlier days are read.
+        keep: Which examples are fitted; None takes all.
+    """
     settings, negatives = config.training, config.training.negatives
     held: dict[dt.date, Span] | None = {} if settings.keep_in_memory else None
 
@@ -83,7 +96,9 @@ def read_material(
         user_counts=user_counts,
         categories=_categories(config, paths, encoder),
         mined=None if negatives.easy_per_hard is None else _lists(encoder, *read_negatives(paths.mined, encoder)),
-        impressions=None if negatives.impressions is None else _read_impressions(negatives.impressions, encoder),
+        impressions=None
+        if negatives.impressions is None
+        else _lists(encoder, *read_impressions(negatives.impressions, encoder, before=before)),
     )
 
 
@@ -183,26 +198,6 @@ def _categories(config: Config, paths: RunPaths, encoder: Encoder) -> npt.NDArra
         items = pq.read_table(paths.tables / "items.parquet", columns=[category])
         found[1:] = encoder.vocabularies[category].rows(items.column(0).to_numpy(zero_copy_only=False))
     return found
-
-
-def _read_impressions(path: Path, encoder: Encoder) -> UserNegatives:
-    if not path.exists():
-        raise ValueError(
-            f"training.negatives.impressions is {path}, which does not exist; expected a Parquet file with "
-            f"{columns.USER_ID} and {columns.ITEM_ID}"
-        )
-    table = pq.read_table(path)
-    missing = [name for name in (columns.USER_ID, columns.ITEM_ID) if name not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"{path} has the columns {', '.join(table.column_names)}; expected {' and '.join(missing)} too"
-        )
-    users, items = (
-        ids.rows(table.column(name).cast("string").to_numpy(zero_copy_only=False)).astype(np.int64)
-        for ids, name in ((encoder.user_ids, columns.USER_ID), (encoder.item_ids, columns.ITEM_ID))
-    )
-    known = (users > 0) & (items > 0)
-    return _lists(encoder, users[known], items[known])
 
 
 def _lists(encoder: Encoder, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> UserNegatives:

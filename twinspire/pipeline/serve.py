@@ -10,6 +10,7 @@ from serving.arms import Arms, one_arm
 from serving.bundle import Bundle
 from serving.bundle_folder import published
 from serving.denied import DeniedItems
+from serving.exposure_log import ExposureLog
 from serving.live import Live
 from serving.manifest import BundleError
 from serving.recommender import Recommender, build_retrievers
@@ -58,6 +59,7 @@ def open_recommender(config: Config, paths: RunPaths, version: str | None = None
     """
     bundle = Bundle.open(paths.bundles / (version or layout.CURRENT))
     store = Store.open(paths.features)
+    store.online_wait_seconds = config.serving.feature_deadline_ms / 1000
     if store.settings.schema != bundle.manifest.dataset_schema:
         raise ValueError(
             f"{paths.features}: the feature store is of another dataset schema than {bundle.version}; make features "
@@ -72,8 +74,14 @@ def open_recommender(config: Config, paths: RunPaths, version: str | None = None
     )
 
 
-def open_service(config: Config, paths: RunPaths, *, exposures: Exposures | None = None) -> Service:
-    """Opens all that a server answers with; it follows what is published as soon as it is watched."""
+def open_live(config: Config, paths: RunPaths, *, warm_up: bool = True) -> Live:
+    """Opens the bundles of all arms, and follows what is published as soon as it is watched.
+
+    Args:
+        config: How to serve.
+        paths: Where bundles and features lie.
+        warm_up: Whether they are asked at once; if not, no feature store is read yet.
+    """
     serving = config.serving
     arms = Arms([arm.arm() for arm in serving.arms], salt=serving.arm_salt) if serving.arms else one_arm()
 
@@ -85,7 +93,42 @@ def open_service(config: Config, paths: RunPaths, *, exposures: Exposures | None
             )
         return found
 
-    live = Live(
-        arms, lambda name: open_recommender(config, paths, name), version, clock=lambda: dt.datetime.now(dt.UTC)
+    return Live(
+        arms,
+        lambda name: open_recommender(config, paths, name),
+        version,
+        clock=lambda: dt.datetime.now(dt.UTC),
+        warm_up=warm_up,
     )
-    return Service(live, FeatureReads(serving.feature_deadline_ms / 1000), Metrics(), exposures)
+
+
+def service_of(
+    live: Live, metrics: Metrics, config: Config, paths: RunPaths, *, exposures: Exposures | None = None
+) -> Service:
+    """What one process answers with.
+
+    Args:
+        live: Bundles.
+        metrics: What it counts.
+        config: How to serve.
+        paths: Where bundles and features lie.
+        exposures: Where lists are logged; None has them written below the runs where the configuration says so.
+    """
+    serving = config.serving
+    in_place = config.features.online_store == "sqlite"
+    reads = FeatureReads(serving.feature_deadline_ms / 1000, in_place=in_place)
+    if exposures is None and serving.log_exposures:
+        exposures = exposure_log(config, paths, metrics)
+    return Service(live, reads, metrics, exposures)
+
+
+def exposure_log(config: Config, paths: RunPaths, metrics: Metrics) -> ExposureLog:
+    """Where the lists that users get are written, without those of people who are forgotten."""
+    return ExposureLog(
+        paths.exposures,
+        flush_seconds=config.serving.exposure_flush_seconds,
+        max_rows=config.serving.exposure_rows,
+        forgotten=paths.forgotten,
+        count_written=metrics.exposures.inc,
+        count_dropped=metrics.exposures_dropped.inc,
+    )

@@ -62,7 +62,7 @@ def take_part(config: Config, paths: RunPaths) -> str:
     with TemporaryDirectory() as folder:
         for name, fitted, moment in phases:
             known = known_positives(encoder, paths, before=moment)
-            material = read_material(config, paths, encoder, name, fitted, known)
+            material = read_material(config, paths, encoder, name, fitted, known, before=moment)
             fit_phase(
                 config,
                 encoder,

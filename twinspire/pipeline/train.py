@@ -234,7 +234,7 @@ def _fit(
 ) -> tuple[Fitted, SparCode | None, list[EpochMetrics]]:
     known = known_positives(encoder, paths, before=phase.moment)
     keep = None if held is None else held.keep(encoder)
-    material = read_material(config, paths, encoder, phase.name, phase.days, known, keep=keep)
+    material = read_material(config, paths, encoder, phase.name, phase.days, known, before=phase.moment, keep=keep)
     view = _view(config, paths, encoder, phase, known)
     fitted = fit_phase(config, encoder, material, folder=folder, look=view.look_at_towers, say=_say, warm=warm)
     if config.sparcode is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 
 import pyarrow as pa
@@ -58,6 +59,23 @@ def test_a_read_that_hangs_is_given_up_and_others_do_not_try(reads: FeatureReads
     clock.seconds += REST_SECONDS
     assert asyncio.run(reads.read(lambda ids: TABLE, ["a"])) is TABLE
     assert reads.state == "ok"
+
+
+def test_a_store_in_a_file_is_read_in_place(clock: Clock) -> None:
+    reads = FeatureReads(DEADLINE, in_place=True, clock=clock)
+    threads = []
+
+    def read(ids: list[str]) -> pa.Table:
+        threads.append(threading.current_thread())
+        if len(threads) == 2:
+            raise sqlite3.OperationalError("database is locked")
+        return TABLE
+
+    assert asyncio.run(reads.read(read, ["a"])) is TABLE
+    assert threads == [threading.current_thread()]
+    assert asyncio.run(reads.read(read, ["a"])) == Unavailable("OperationalError: database is locked")
+    clock.seconds += REST_SECONDS
+    assert asyncio.run(reads.read(read, ["a"])) is TABLE
 
 
 def test_whatever_a_store_raises_is_no_requests_end(reads: FeatureReads, clock: Clock) -> None:

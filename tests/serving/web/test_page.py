@@ -19,6 +19,7 @@ import uvicorn
 
 from serving.arms import Arm, Arms
 from serving.bundle import Bundle
+from serving.exposures import Exposure
 from serving.live import Live
 from serving.recommender import Recommender, build_retrievers
 from serving.web import page as page_module
@@ -26,7 +27,7 @@ from serving.web import service as service_module
 from serving.web.app import Protection, create_app
 from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
-from serving.web.service import Exposure, Service
+from serving.web.service import Service
 
 HOSTILE = """<img src=x onerror="document.title='broken'">"""
 FILES = Path(page_module.__file__).with_name("page")
@@ -42,6 +43,9 @@ class Log:
 
     def add(self, exposures: Sequence[Exposure]) -> None:
         self.seen += exposures
+
+    def close(self) -> None:
+        """Has them already."""
 
 
 @pytest.fixture(scope="module")

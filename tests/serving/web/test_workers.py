@@ -1,0 +1,394 @@
+"""Does every request get an answer of one bundle while bundles come and go, processes die and clients misbehave?"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from features.encoding import Encoder
+from features.ids import IdMap
+from serving.index import HnswIndex
+from serving.manifest import Facts
+from serving.publish import Parts, write
+from serving.web.api import MAX_BODY_BYTES
+from serving.web.workers import MAX_DEATHS
+
+HERE = Path(__file__).parent
+NUM_WORKERS = pytest.mark.parametrize("num_workers", [1, 2])
+NUM_SWAPS, NUM_CLIENTS = 20, 3
+BODY = {"user_ids": ["u1", "u4", "stranger"], "k": 5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A server in processes of its own."""
+
+    pid: int
+    address: str
+    bundles: Path
+    process: subprocess.Popen[str]
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.address, trust_env=False, timeout=30)
+
+    def get(self, path: str) -> httpx.Response:
+        """Over a connection of its own, which any worker may get."""
+        with self.client() as client:
+            return client.get(path)
+
+    def publish(self, version: str) -> None:
+        pointer = self.bundles / "next"
+        pointer.symlink_to(version)
+        pointer.replace(self.bundles / "current")
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None
+
+    def told_refusal(self) -> str:
+        refused = self.get("/readyz").json()["refused"]
+        return "" if refused is None else refused["reason"]
+
+    def workers(self) -> set[int]:
+        return {int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()}
+
+
+@contextmanager
+def running(bundles: Path, users: Path, num_workers: int, *more: Path) -> Iterator[Server]:
+    command = [sys.executable, "-W", "error", HERE / "serve_folder.py", bundles, users, num_workers, *more]
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[2]), "OPENBLAS_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("listening on http://127.0.0.1:"), line
+        yield Server(process.pid, line.split()[-1], bundles, process)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def letters(parts: Parts, facts: Facts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Three bundles, the letter of each, with which the ids of all its items begin; no test changes them."""
+    folder, letter_of = tmp_path_factory.mktemp("letters"), {}
+    for seed, letter in enumerate("abc"):
+        encoder: Encoder = dataclasses.replace(parts.encoder, item_ids=IdMap([f"{letter}{n}" for n in range(40)]))
+        vectors = np.random.default_rng(seed).normal(size=parts.item_vectors.shape).astype(np.float32)
+        items = parts.items.set_column(0, "item_id", [[f"{letter}{n}" for n in range(40)]])
+        index = HnswIndex.build(vectors, m=8, ef_construction=50, seed=7)
+        own = dataclasses.replace(parts, encoder=encoder, item_vectors=vectors, items=items, index=index)
+        letter_of[write(folder, own, facts)] = letter
+    return folder, letter_of
+
+
+@pytest.fixture
+def bundles(letters: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
+    folder = Path(shutil.copytree(letters[0], tmp_path / "bundles"))
+    (folder / "current").symlink_to(min(letters[1]))
+    return folder
+
+
+class Load:
+    """Clients that ask all the time, each over one connection as long as the server keeps it open."""
+
+    def __init__(self, server: Server, *, num_clients: int = NUM_CLIENTS, may_break: int = 0) -> None:
+        self.server, self.may_break = server, may_break
+        self.answers: list[dict[str, Any]] = []
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(num_clients)]
+
+    def _ask(self) -> None:
+        with self.server.client() as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/v1/recommend", json=BODY)
+                    assert answer.status_code == 200, answer.text
+                    self.answers.append(answer.json())
+                except (httpx.HTTPError, AssertionError) as error:
+                    self.failures.append(repr(error))
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        assert len(self.failures) <= self.may_break, self.failures
+        assert self.answers
+
+    def more(self, number: int = 20) -> None:
+        """Waits for further answers."""
+        least = len(self.answers) + number
+        self.server.until(lambda: len(self.answers) >= least or len(self.failures) > self.may_break)
+
+
+@NUM_WORKERS
+@pytest.mark.slow
+def test_through_many_swaps_no_request_fails_and_no_answer_mixes_bundles(
+    bundles: Path, online_file: Path, letters: tuple[Path, dict[str, str]], num_workers: int
+) -> None:
+    versions = sorted(letters[1])
+    with running(bundles, online_file, num_workers) as server, Load(server) as load:
+        for number in range(1, NUM_SWAPS + 1):
+            version = versions[number % 3]
+            server.publish(version)
+            server.until(lambda version=version: server.get("/readyz").json()["bundle_version"] == version)  # type: ignore[misc]
+            load.more()
+        server.until(lambda: f"twinspire_bundle_swaps {NUM_SWAPS}.0" in server.get("/metrics").text)
+    for answer in load.answers:
+        (version,) = {result["bundle_version"] for result in answer["results"]}
+        ids = [item["item_id"] for result in answer["results"] for item in result["items"]]
+        assert {item_id[0] for item_id in ids} == {letters[1][version]}
+        assert [len(result["items"]) for result in answer["results"]] == [5, 5, 5]
+    assert {answer["results"][0]["bundle_version"] for answer in load.answers} == set(versions)
+
+
+def truncated(folder: Path, exported: Path, sign: Callable[..., Path]) -> Path:
+    path = folder / "item_vectors.npy"
+    path.write_bytes(path.read_bytes()[:-3])
+    return folder
+
+
+def flipped(folder: Path, exported: Path, sign: Callable[..., Path]) -> Path:
+    path = folder / "popularity.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return folder
+
+
+def narrow(folder: Path, exported: Path, sign: Callable[..., Path]) -> Path:
+    shutil.copy(exported / "narrow.tflite", folder / "user_tower.tflite")
+    return sign(folder)
+
+
+@NUM_WORKERS
+def test_a_bad_bundle_is_refused_and_told_while_the_one_before_goes_on(
+    bundles: Path, online_file: Path, exported: Path, sign: Callable[..., Path], num_workers: int
+) -> None:
+    first, *others = sorted(path.name for path in bundles.iterdir() if not path.is_symlink())
+    bad = {}
+    for reason, spoil in (("has 1405 bytes, expected 1408", truncated), ("SHA-256 is", flipped)):
+        folder = Path(shutil.copytree(bundles / first, bundles.parent / reason / first))
+        bad[spoil(folder, exported, sign)] = reason
+    folder = Path(shutil.copytree(bundles / first, bundles.parent / "narrow" / first))
+    bad[narrow(folder, exported, sign)] = "dimension is 4, expected 8"
+    with running(bundles, online_file, num_workers) as server, Load(server) as load:
+        for number, (spoiled, reason) in enumerate(bad.items()):
+            # The name is part of what is verified before the dimension is.
+            version = spoiled.name if "dimension" in reason else f"2017-12-0{2 + number}-00000000"
+            spoiled.rename(bundles / version)
+            server.publish(version)
+            server.until(lambda reason=reason: reason in server.told_refusal())  # type: ignore[misc]
+            ready = server.get("/readyz").json()
+            assert (ready["bundle_version"], ready["refused"]["bundle_version"]) == (first, version)
+            server.until(lambda: "twinspire_bundle_refused 1.0" in server.get("/metrics").text)
+            load.more()
+        (bundles / "cold").touch()
+        server.publish(others[1])
+        server.until(lambda: "the store is cold" in server.told_refusal())
+        assert server.told_refusal().startswith("a worker cannot answer: ") == (num_workers > 1)
+        load.more()
+        (bundles / "cold").unlink()
+        server.publish(others[0])
+        server.until(lambda: server.get("/readyz").json() == ready | {"bundle_version": others[0], "refused": None})
+        server.until(lambda: "twinspire_bundle_refused 0.0" in server.get("/metrics").text)
+
+
+def test_a_first_bundle_that_cannot_be_answered_from_ends_the_server_with_the_reason(
+    bundles: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(HERE / "serve_folder.py"), str(bundles), str(tmp_path), "2"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2])}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "no feature store here" in ran.stderr
+
+
+@NUM_WORKERS
+def test_sigterm_answers_what_is_under_way_and_says_that_connections_end(
+    bundles: Path, online_file: Path, tmp_path: Path, num_workers: int
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with (
+        running(bundles, online_file, num_workers, gate) as server,
+        server.client() as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        idle = server.client()
+        assert idle.get("/healthz").headers.get("connection") != "close"
+        answer = pool.submit(client.post, "/v1/recommend", json={"user_id": "slow"})
+        with gate.open("wb"):  # opens when a worker has begun to read
+            server.process.send_signal(signal.SIGTERM)
+            server.until(lambda: not accepts(server))
+            # The connection that was open is answered once more, and told that this was the last time.
+            last = idle.get("/healthz")
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
+        assert (answer.result().status_code, answer.result().headers["connection"]) == (200, "close")
+        assert server.process.wait(timeout=60) in (0, -signal.SIGTERM)
+        idle.close()
+
+
+def accepts(server: Server) -> bool:
+    host, port = server.address.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port))).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_a_worker_that_is_killed_gets_a_successor_and_requests_go_on(bundles: Path, online_file: Path) -> None:
+    with running(bundles, online_file, 2) as server:
+        before = server.workers()
+        assert len(before) == 2
+        # The connections of the killed one break, each at most once.
+        with Load(server, may_break=NUM_CLIENTS) as load:
+            load.more()
+            os.kill(min(before), signal.SIGKILL)
+            server.until(lambda: len(server.workers() - before) == 1 and min(before) not in server.workers())
+            server.until(lambda: "twinspire_workers_replaced_total 1.0" in server.get("/metrics").text)
+            load.more()
+        counted = requests_counted(server.get("/metrics").text)
+        assert counted >= len(load.answers), "what a dead one counted stays counted"
+
+
+def test_workers_that_die_again_and_again_get_no_more_successors(bundles: Path, online_file: Path) -> None:
+    with running(bundles, online_file, 2) as server:
+        for _ in range(MAX_DEATHS):
+            before = server.workers()
+            os.kill(min(before), signal.SIGKILL)
+            server.until(lambda before=before: len(server.workers() - {min(before)}) == 2)  # type: ignore[misc]
+        last = min(server.workers())
+        os.kill(last, signal.SIGKILL)
+        server.until(lambda: last not in server.workers())
+        with Load(server) as load:
+            load.more(100)
+        assert len(server.workers()) == 1, "the other one goes on"
+
+
+def test_what_forks_has_no_threads_of_ours_and_no_connection_to_a_store(bundles: Path, online_file: Path) -> None:
+    with running(bundles, online_file, 2) as server, Load(server) as load:
+        load.more()
+        names = {(task / "comm").read_text().strip() for task in Path(f"/proc/{server.pid}/task").iterdir()}
+        assert names <= {Path(sys.executable).name, "python", "python3", "jemalloc_bg_thd"}
+        held = [os.readlink(file) for file in Path(f"/proc/{server.pid}/fd").iterdir()]
+        # The one that listens, and one to each worker.
+        assert len([name for name in held if name.startswith("socket:")]) == 3
+
+
+def requests_counted(metrics: str) -> float:
+    lines = [
+        line for line in metrics.splitlines() if line.startswith('twinspire_requests_total{endpoint="/v1/recommend"')
+    ]
+    return sum(float(line.split()[-1]) for line in lines)
+
+
+def test_workers_whose_parent_is_killed_stop(bundles: Path, online_file: Path) -> None:
+    with running(bundles, online_file, 2) as server:
+        workers = server.workers()
+        server.process.kill()
+        server.process.wait()
+        deadline = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() and not is_zombie(pid) for pid in workers):
+            assert time.monotonic() < deadline
+        assert not accepts(server)
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.fixture(scope="module")
+def steady(
+    letters: tuple[Path, dict[str, str]], online_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = Path(shutil.copytree(letters[0], tmp_path_factory.mktemp("steady") / "bundles"))
+    (folder / "current").symlink_to(min(letters[1]))
+    with running(folder, online_file, 1) as server:
+        yield server
+
+
+def connected(server: Server) -> socket.socket:
+    host, port = server.address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def head(length: int) -> bytes:
+    return f"POST /v1/recommend HTTP/1.1\r\nhost: here\r\ncontent-length: {length}\r\n\r\n".encode()
+
+
+def test_a_body_that_never_ends_is_given_up(steady: Server) -> None:
+    with connected(steady) as slow:
+        slow.sendall(head(1000) + b'{"user_id": ')
+        answer = slow.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"did not arrive within 0.5 seconds"' in answer
+        assert rest_of(slow) == b"", "and the connection is closed"
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/rec", head(20)[:-2]])
+def test_many_half_open_connections_stop_nobody_and_are_closed(steady: Server, sent: bytes) -> None:
+    with ExitStack() as stack:
+        halves = [stack.enter_context(connected(steady)) for _ in range(300)]
+        for half in halves:
+            half.sendall(sent)
+        with Load(steady) as load:
+            load.more(100)
+        assert all(rest_of(half) == b"" for half in halves)
+
+
+def test_a_client_that_drips_a_second_request_is_cut_off(steady: Server) -> None:
+    with connected(steady) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        slow.sendall(b"G")
+        assert rest_of(slow) == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [(b"{", 400), (b"", 400), (b"\xff", 400), (b"[]", 422), (b" " * (MAX_BODY_BYTES + 1), 413)],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_its_status(steady: Server, content: bytes, status: int) -> None:
+    with steady.client() as client:
+        answer = client.post("/v1/recommend", content=content)
+        assert answer.status_code == status
+        assert answer.json()["errors"][0]["field"] == "body"
+        assert client.post("/v1/recommend", json=BODY).status_code == 200

@@ -26,6 +26,7 @@ HELD = runpy.run_path(str(Path(__file__).with_name("test_workers.py")))
 JOURNEY = Path(__file__).parents[3] / "configs" / "complete_journey.yaml"
 MOMENT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
 BEFORE = MOMENT - dt.timedelta(days=30)
+pytestmark = pytest.mark.slow
 
 
 class Redis:

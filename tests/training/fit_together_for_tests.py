@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -76,7 +77,11 @@ def fit_together(name: str, folder: Path, out: Path, *, distribute: Distribute) 
         after_steps=lambda: None,
     )
     refresh_fallbacks(model.fitted)
-    weights = {name.replace("/", "|"): values for name, values in SMALL["weights_of"](model).items()}
+    # Keras numbers layers of one name by how many the process has made before.
+    weights = {
+        re.sub(r"(augmented_table)_\d+", r"\1", name).replace("/", "|"): values
+        for name, values in SMALL["weights_of"](model).items()
+    }
     return {"losses": np.array(losses), "temperature": np.array(model.temperature), **weights}
 
 

@@ -5,6 +5,7 @@ N items of the catalogue.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,12 +21,7 @@ KEPT_MASKS = 64
 
 
 class UnknownCategoryError(ValueError):
-    """A category is asked for that no item has; `name` is its name."""
-
-    def __init__(self, name: str, message: str) -> None:
-        """Takes the name and the message."""
-        super().__init__(message)
-        self.name = name
+    """A category is asked for that no item has; the message names it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +46,14 @@ class Offer:
         return Offer(mask)
 
 
-def everything_but(rows: Items, *, num_items: int) -> Offer | None:
+def everything_but(rows: npt.NDArray[np.integer], *, num_items: int) -> Offer | None:
     """The whole catalogue without some rows; None where there are none."""
     return Offer(np.ones(num_items, np.bool_)).without(rows) if len(rows) else None
+
+
+def less(offer: Offer | None, rows: npt.NDArray[np.integer], *, num_items: int) -> Offer | None:
+    """An offer, or the whole catalogue where there is none, without some rows."""
+    return everything_but(rows, num_items=num_items) if offer is None else offer.without(rows)
 
 
 class Offers:
@@ -102,7 +103,7 @@ class Offers:
             offer = Offer(mask if offer is None else mask & offer.mask)
         if not len(exclude):
             return offer
-        return (offer or Offer(np.ones(len(self._of_item), np.bool_))).without(exclude)
+        return less(offer, exclude, num_items=len(self._of_item))
 
     def _standing(self) -> Offer | None:
         """What may come whatever is asked; the same object until something changes."""
@@ -123,8 +124,6 @@ class Offers:
     def _check(self, names: Iterable[str]) -> None:
         for name in sorted(names):
             if name not in self._numbers:
-                import difflib
-
                 near = difflib.get_close_matches(name, self.category_names, n=1)
                 meant = f"; did you mean {near[0]!r}?" if near else ""
-                raise UnknownCategoryError(name, f"{name!r}, which no item of this catalogue is of{meant}")
+                raise UnknownCategoryError(f"{name!r}, which no item of this catalogue is of{meant}")

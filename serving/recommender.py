@@ -19,7 +19,7 @@ from serving.bundle import Bundle
 from serving.context import features_without_store, with_context, with_recent
 from serving.denied import NO_ITEMS, DeniedItems, Items
 from serving.explain import Explanation, explanations
-from serving.offer import Offer, Offers, UnknownCategoryError
+from serving.offer import Offer, Offers, UnknownCategoryError, less
 from serving.question import Question, QuestionError
 from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
@@ -326,9 +326,7 @@ class Recommender:
     def _fill(self, users: UserQueries, found: _Found, user: int, k: int) -> None:
         """Puts what is popular behind what was found of one user's list, or in its place."""
         own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
-        offer = users.offer
-        if len(own):
-            offer = (offer or Offer(np.ones(users.purchases.num_items, np.bool_))).without(own)
+        offer = less(users.offer, own, num_items=users.purchases.num_items) if len(own) else users.offer
         alone = np.array([user])
         others = UserQueries(
             users.purchases.of(alone), users.as_of_seconds[alone], exclude_known=users.exclude_known, offer=offer

@@ -89,8 +89,8 @@ class Guard:
             self.metrics.seconds.labels(endpoint).observe(time.perf_counter() - begun)
 
     def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
-        headers = dict(scope["headers"])
         if self.api_key is not None:
+            headers = dict(scope["headers"])
             bearer = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
             given = headers.get(b"x-api-key", bearer)
             if not hmac.compare_digest(given, self.api_key.encode()):

@@ -24,6 +24,7 @@ from features.encoding import Encoder, numeric_names
 from features.ids import IdMap
 from features.schema import Schema
 from features.storage import view_schema
+from serving.build_retrievers import build_retrievers
 from serving.bundle import Bundle
 from serving.index import AugmentedIndex, HnswIndex, IndexReport
 from serving.manifest import (
@@ -39,7 +40,7 @@ from serving.manifest import (
 )
 from serving.publish import Parts, write
 from serving.purchases import Purchases
-from serving.recommender import Recommender, build_retrievers
+from serving.recommender import Recommender
 from serving.weights import log_weight_spread, weighted
 
 HERE = Path(__file__).parent

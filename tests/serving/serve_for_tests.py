@@ -31,10 +31,11 @@ def main() -> None:
     import datetime as dt
 
     from serving.arms import one_arm
+    from serving.build_retrievers import build_retrievers
     from serving.bundle import Bundle
     from serving.denied import DeniedItems
     from serving.live import Live
-    from serving.recommender import Recommender, build_retrievers
+    from serving.recommender import Recommender
     from serving.web.app import create_app
     from serving.web.feature_reads import FeatureReads
     from serving.web.metrics import Metrics

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from serving import exact
+from serving.build_retrievers import build_retrievers
 from serving.bundle import Bundle
 from serving.ranking import Scores
-from serving.recommender import Recommender, build_retrievers
+from serving.recommender import Recommender
 
 MIDNIGHT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
 

@@ -13,8 +13,9 @@ import pytest
 
 from features.encoding import Encoder
 from features.ids import IdMap
+from serving.build_retrievers import build_retrievers
 from serving.bundle import Bundle
-from serving.recommender import Recommender, build_retrievers
+from serving.recommender import Recommender
 
 NUM_BUCKETS = 5
 

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from serving.build_retrievers import build_retrievers
 from serving.bundle import WITHDRAWN, Bundle
 from serving.denied import DeniedItems
 from serving.index import HnswIndex
 from serving.manifest import BundleError, Facts
 from serving.publish import Parts, write
-from serving.recommender import Recommender, build_retrievers
+from serving.recommender import Recommender
 
 Sign = Callable[..., Path]
 

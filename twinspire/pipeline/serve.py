@@ -7,13 +7,14 @@ import datetime as dt
 from features.store import Store
 from serving import bundle as layout
 from serving.arms import Arms, one_arm
+from serving.build_retrievers import build_retrievers
 from serving.bundle import Bundle
 from serving.bundle_folder import published
 from serving.denied import DeniedItems
 from serving.exposure_log import ExposureLog
 from serving.live import Live
 from serving.manifest import BundleError
-from serving.recommender import Recommender, build_retrievers
+from serving.recommender import Recommender
 from serving.retrievers import Retriever
 from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics

@@ -25,9 +25,10 @@ def main() -> None:
     """Serves until it is stopped."""
     from features.store import Store
     from serving.arms import one_arm
+    from serving.build_retrievers import build_retrievers
     from serving.bundle import Bundle
     from serving.live import Live
-    from serving.recommender import Recommender, build_retrievers
+    from serving.recommender import Recommender
     from serving.web import server, workers
     from serving.web.app import Protection, create_app
     from serving.web.feature_reads import FeatureReads

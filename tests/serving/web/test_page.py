@@ -18,10 +18,11 @@ import pytest
 import uvicorn
 
 from serving.arms import Arm, Arms
+from serving.build_retrievers import build_retrievers
 from serving.bundle import Bundle
 from serving.exposures import Exposure
 from serving.live import Live
-from serving.recommender import Recommender, build_retrievers
+from serving.recommender import Recommender
 from serving.web import page as page_module
 from serving.web import service as service_module
 from serving.web.app import Protection, create_app

@@ -10,7 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from serving.recommender import Recommendations, Recommender
+from serving.answers import Recommendations
+from serving.recommender import Recommender
 from serving.sparcode_parts import SparCodeReport
 from twinspire.console import console
 

@@ -16,11 +16,11 @@ import pytest
 
 from features.days import midnight
 from features.store import Store
+from serving.answers import Answer, Recommendations
 from serving.bundle import Bundle
 from serving.index import HnswIndex
 from serving.manifest import FILE_NAME, describe_files, read_manifest, version_of
 from serving.purchases import Purchases
-from serving.recommender import Answer, Recommendations
 from twinspire.gate_report import CHECK_NAMES, Check, GateError, GateReport
 from twinspire.load_config import load
 from twinspire.paths import RunPaths

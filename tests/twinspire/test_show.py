@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from features.ids import IdMap
+from serving.answers import Answer, Recommendations
 from serving.purchases import Purchases
-from serving.recommender import Answer, Recommendations
 from twinspire.show import print_answers, shown_name, some_users
 
 LONG = "a very long name " * 20

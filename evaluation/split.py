@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from features.columns import ITEM_ID, TIMESTAMP, USER_ID
 
 _SECONDS_PER_DAY = 86_400
+_MOST_DAYS = np.iinfo(np.int16).max
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Split:
         days_since: [U, N] CSR float64, days from the latest of those events to the cut; stored where `history` is.
         relevant: [U, N] CSR bool, bought in the window.
         relevant_new: [U, N] CSR bool, bought in the window and never before the cut.
+        days_until: [U, N] CSR int16, whole days from the cut to the first of those purchases, 0 on the first day of the
+            window; stored where `relevant` is, zeros too.
         cut: Start of the window, UTC. Nothing from it on is in `history`.
         window_days: Length of the window.
         num_unknown_window_pairs: Distinct (user, item) pairs of the window whose item is not in the catalogue. No arm
@@ -44,6 +47,7 @@ class Split:
     days_since: sp.csr_array
     relevant: sp.csr_array
     relevant_new: sp.csr_array
+    days_until: sp.csr_array
     cut: dt.datetime
     window_days: int
     num_unknown_window_pairs: int
@@ -62,17 +66,17 @@ def make_split(
         events: [E] rows with user_id, item_id (strings) and timestamp (with a time zone).
         item_order: [N] item ids; the position of an id is its row in the catalogue.
         cut: Start of the window, with time zone UTC.
-        window_days: Length of the window in days, at least 1.
+        window_days: Length of the window in days, 1 to 32,767.
 
     Returns:
         The split; later events than the window are in no part of it.
 
     Raises:
-        ValueError: `cut` is not in UTC, `window_days` < 1, an item id is null or repeated, or events lack a column,
-            hold a null or a timestamp without a time zone.
+        ValueError: `cut` is not in UTC, `window_days` out of its range, an item id is null or repeated, or events lack
+            a column, hold a null or a timestamp without a time zone.
     """
-    if window_days < 1:
-        raise ValueError(f"window_days is {window_days}; give at least 1")
+    if not 1 <= window_days <= _MOST_DAYS:
+        raise ValueError(f"window_days is {window_days}; give at least 1 and at most {_MOST_DAYS}")
     _check_utc(cut)
     items = _item_array(item_order)
     table = _before(_event_table(events), cut + dt.timedelta(days=window_days))
@@ -85,7 +89,7 @@ def make_split(
     shape = (len(users_kept), len(items))
     history, days_since = _history(user_rows[past & known], item_rows[past & known], age_us[past & known], shape)
     now = ~past & known
-    relevant = _binary(user_rows[now], item_rows[now], shape)
+    relevant, days_until = _window(user_rows[now], item_rows[now], -age_us[now], shape)
     unknown = table.filter(pa.array(~past & ~known)).group_by([USER_ID, ITEM_ID]).aggregate([])
     return Split(
         user_ids=user_ids[users_kept],
@@ -93,6 +97,7 @@ def make_split(
         days_since=days_since,
         relevant=relevant,
         relevant_new=_minus(relevant, history),
+        days_until=days_until,
         cut=cut,
         window_days=window_days,
         num_unknown_window_pairs=unknown.num_rows,
@@ -210,9 +215,15 @@ def _history(
     return _csr(counts, at, shape), _csr(days, at, shape)
 
 
-def _binary(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], shape: tuple[int, int]) -> sp.csr_array:
-    pairs = np.unique(users * shape[1] + items)
-    return _csr(np.ones(len(pairs), dtype=bool), (pairs // shape[1], pairs % shape[1]), shape)
+def _window(
+    users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], after_us: npt.NDArray[np.int64], shape: tuple[int, int]
+) -> tuple[sp.csr_array, sp.csr_array]:
+    order = np.argsort(after_us, kind="stable")
+    # Of equal pairs the first one is returned, which is the earliest.
+    pairs, first = np.unique((users * shape[1] + items)[order], return_index=True)
+    days = (after_us[order[first]] // (1_000_000 * _SECONDS_PER_DAY)).astype(np.int16)
+    at = (pairs // shape[1], pairs % shape[1])
+    return _csr(np.ones(len(pairs), dtype=bool), at, shape), _csr(days, at, shape)
 
 
 def _minus(relevant: sp.csr_array, history: sp.csr_array) -> sp.csr_array:

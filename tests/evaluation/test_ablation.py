@@ -37,6 +37,7 @@ def window_of(user_ids: list[str], new: list[list[int]]) -> Window:
         days_since=history,
         relevant=sp.csr_array(relevant),
         relevant_new=sp.csr_array(relevant),
+        days_until=sp.csr_array(relevant).astype(np.int16),
         cut=dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
         window_days=7,
         num_unknown_window_pairs=0,

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 from evaluation import ease as ease_file
-from evaluation.baselines import cosine_neighbours, ease, item_knn, popularity, repeat_purchase
+from evaluation.baselines import als, cosine_neighbours, ease, item_knn, popularity, repeat_purchase
 from evaluation.ease import item_weights, scores_by_items
 from evaluation.split import Split
 
@@ -29,6 +29,7 @@ def split_of(counts: npt.ArrayLike, days_since: npt.ArrayLike | None = None) -> 
         days_since=days,
         relevant=nothing,
         relevant_new=nothing,
+        days_until=nothing.astype(np.int16),
         cut=dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
         window_days=7,
         num_unknown_window_pairs=0,
@@ -189,6 +190,7 @@ BASELINES: dict[str, Callable[[Split, int, bool], npt.NDArray[np.int32]]] = {
         split, k, neighbours=cosine_neighbours(split.history, num_neighbours=5, min_buyers=2), new_only=new
     ),
     "ease": lambda split, k, new: ease(split, k, new_only=new, min_buyers=2),
+    "als": lambda split, k, new: als(split, k, new_only=new, factors=4, seed=1),
 }
 
 

@@ -17,9 +17,11 @@ from evaluation.metrics import (
     index_recall_at_k,
     judge,
     ndcg_at_k,
+    precision_at_k,
     recall_at_k,
     recall_curve,
     reciprocal_rank,
+    value_weighted_recall_at_k,
 )
 
 # Four users, six items. The third has nothing relevant, the fourth got an empty list.
@@ -35,6 +37,33 @@ def test_recall_divides_by_all_that_is_relevant() -> None:
     np.testing.assert_allclose(recall_at_k(judged, 1), [0, 0, np.nan, 0])
     np.testing.assert_allclose(recall_at_k(judged, 2), [1 / 3, 1, np.nan, 0])
     np.testing.assert_allclose(recall_at_k(judged, 4), [2 / 3, 1, np.nan, 0])
+
+
+def test_precision_divides_by_k_however_short_the_list_is() -> None:
+    judged = judge(RANKED, RELEVANT)
+    np.testing.assert_allclose(precision_at_k(judged, 3), [2 / 3, 1 / 3, np.nan, 0])
+    np.testing.assert_allclose(precision_at_k(judged, 4), [2 / 4, 1 / 4, np.nan, 0])
+
+
+def test_value_weighted_recall_counts_what_items_are_worth() -> None:
+    judged = judge(RANKED, RELEVANT)
+    # User 0 finds item 0 (worth 1) in place 2 and item 5 (3) in place 3, and misses item 3 (4).
+    values = np.array([1.0, 0, 9, 4, 2, 3])
+    np.testing.assert_allclose(value_weighted_recall_at_k(judged, RANKED, RELEVANT, values, 2), [1 / 8, 1, np.nan, 0])
+    np.testing.assert_allclose(value_weighted_recall_at_k(judged, RANKED, RELEVANT, values, 3), [4 / 8, 1, np.nan, 0])
+    # Item 4, all that user 1 wants, is worth nothing now.
+    values[4] = 0
+    np.testing.assert_allclose(value_weighted_recall_at_k(judged, RANKED, RELEVANT, values, 3)[1], np.nan)
+
+
+def test_values_that_cannot_be_added_up_are_refused() -> None:
+    judged = judge(RANKED, RELEVANT)
+    with pytest.raises(ValueError, match=r"values have shape \(5,\), expected \(6,\)"):
+        value_weighted_recall_at_k(judged, RANKED, RELEVANT, np.ones(5), 2)
+    for bad in (-1.0, np.nan, np.inf):
+        values = np.array([1, 1, bad, 1, bad, 1])
+        with pytest.raises(ValueError, match=f"2 values are below 0 or not finite; row 2 has {bad}"):
+            value_weighted_recall_at_k(judged, RANKED, RELEVANT, values, 2)
 
 
 def test_ndcg_is_relative_to_a_list_of_at_most_k() -> None:
@@ -66,17 +95,20 @@ def test_index_recall_is_relative_to_the_exact_list() -> None:
 
 
 def slow_figures(ranked: npt.NDArray[np.int32], relevant: npt.NDArray[np.bool_], k: int) -> list[list[float]]:
-    """A loop over users and places: recall, ndcg, hit rate, reciprocal rank."""
+    """A loop over users and places: recall, ndcg, hit rate, reciprocal rank, precision, recall by value (row % 3)."""
     figures = []
     for places, wanted in zip(ranked, relevant, strict=True):
         if not wanted.any():
-            figures.append([math.nan] * 4)
+            figures.append([math.nan] * 6)
             continue
         hits = [row >= 0 and bool(wanted[row]) for row in places]
         gain = sum(1 / math.log2(place + 2) for place in range(k) if hits[place])
         best = sum(1 / math.log2(place + 2) for place in range(min(k, int(wanted.sum()))))
         first = 1 / (hits.index(True) + 1) if True in hits else 0.0
-        figures.append([sum(hits[:k]) / int(wanted.sum()), gain / best, float(any(hits[:k])), first])
+        figures.append([sum(hits[:k]) / int(wanted.sum()), gain / best, float(any(hits[:k])), first, sum(hits[:k]) / k])
+        worth = sum(int(row) % 3 for row in np.flatnonzero(wanted))
+        found = sum(int(row) % 3 for row, hit in zip(places[:k], hits, strict=False) if hit)
+        figures[-1].append(found / worth if worth else math.nan)
     return figures
 
 
@@ -95,8 +127,21 @@ def cases(draw: st.DrawFn) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]
 def test_metrics_equal_the_slow_twin(case: tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int]) -> None:
     ranked, relevant, k = case
     judged = judge(ranked, sp.csr_array(relevant))
-    found = [recall_at_k(judged, k), ndcg_at_k(judged, k), hit_rate_at_k(judged, k), reciprocal_rank(judged)]
+    values = np.arange(relevant.shape[1]) % 3.0
+    found = [metric(judged, k) for metric in (recall_at_k, ndcg_at_k, hit_rate_at_k)]
+    found += [reciprocal_rank(judged), precision_at_k(judged, k)]
+    found.append(value_weighted_recall_at_k(judged, ranked, sp.csr_array(relevant), values, k))
     np.testing.assert_allclose(np.column_stack(found), np.array(slow_figures(ranked, relevant, k)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_items_worth_the_same_make_the_recall(case: tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int]) -> None:
+    ranked, dense, k = case
+    relevant = sp.csr_array(dense)
+    judged = judge(ranked, relevant)
+    weighted = value_weighted_recall_at_k(judged, ranked, relevant, np.full(dense.shape[1], 2.5), k)
+    np.testing.assert_allclose(weighted, recall_at_k(judged, k))
 
 
 @settings(max_examples=40, deadline=None)
@@ -107,7 +152,8 @@ def test_metrics_lie_in_0_to_1_and_longer_lists_find_no_less(
     ranked, relevant, k = case
     judged = judge(ranked, sp.csr_array(relevant))
     users = judged.num_relevant > 0
-    for values in (recall_at_k(judged, k), ndcg_at_k(judged, k), hit_rate_at_k(judged, k), reciprocal_rank(judged)):
+    at_k = [metric(judged, k) for metric in (recall_at_k, ndcg_at_k, hit_rate_at_k, precision_at_k)]
+    for values in (*at_k, reciprocal_rank(judged)):
         np.testing.assert_array_equal(np.isnan(values), ~users)
         assert ((values[users] >= 0) & (values[users] <= 1 + 1e-12)).all()
     curve = recall_curve(judged)
@@ -136,7 +182,7 @@ def test_the_best_list_has_ndcg_1() -> None:
 
 def test_lists_shorter_than_k_are_refused() -> None:
     judged = judge(RANKED, RELEVANT)
-    for metric in (recall_at_k, ndcg_at_k, hit_rate_at_k):
+    for metric in (recall_at_k, ndcg_at_k, hit_rate_at_k, precision_at_k):
         with pytest.raises(ValueError, match="k is 5 and the lists have 4 places"):
             metric(judged, 5)
     with pytest.raises(ValueError, match="k is 0"):

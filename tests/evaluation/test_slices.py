@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from hypothesis import given
@@ -15,10 +18,13 @@ from evaluation.slices import (
     items_by_category,
     items_by_novelty,
     items_by_popularity,
+    recall_by_day,
     recall_by_item_group,
+    users_by_history_length,
     users_by_past,
+    users_new_and_returning,
 )
-from evaluation.split import Split
+from evaluation.split import Split, make_split
 
 
 def relevant_of(rows: list[list[int]], num_items: int) -> sp.csr_array:
@@ -91,6 +97,66 @@ def test_users_are_thirds_by_what_they_met_and_equal_ones_stay_together() -> Non
     assert groups.labels.tolist() == [0, 0, 1, 1, 2, 2, -1]
     assert users_by_past(split_with_past([3, 3, 3], [True] * 3)).labels.tolist() == [0, 0, 0]
     assert users_by_past(split_with_past([3], [False])).labels.tolist() == [-1]
+
+
+def test_users_without_an_event_before_the_cut_are_new() -> None:
+    groups = users_new_and_returning(split_with_past([0, 3, 1, 0], [True, True, False, False]))
+    assert [groups.names[label] for label in groups.labels] == [
+        "new users",
+        "returning users",
+        "returning users",
+        "new users",
+    ]
+
+
+def test_history_lengths_are_powers_of_ten() -> None:
+    groups = users_by_history_length(split_with_past([0, 1, 9, 10, 99, 100, 999, 1000, 1001], [True] * 9))
+    assert groups.names == ("0", "1 to 9", "10 to 99", "100 to 999", "1,000 and more")
+    assert groups.labels.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_recall_by_day_by_hand(split: Split) -> None:
+    # ann first buys b on day 0 and c on day 1, cat e on day 2; bob buys nothing in the window.
+    ranked = np.array([[1, 0, 2], [1, 2, 3], [0, 1, 4]], np.int32)
+    judged = judge(ranked, split.relevant)
+    nan = np.nan
+    found = recall_by_day(judged, ranked, split, split.relevant, k=2)
+    np.testing.assert_array_equal(found, [[1, 0, nan], [nan, nan, nan], [nan, nan, 0]])
+    found = recall_by_day(judged, ranked, split, split.relevant, k=3)
+    np.testing.assert_array_equal(found, [[1, 1, nan], [nan, nan, nan], [nan, nan, 1]])
+    # She knew b before: of what is new to her, nothing is left of day 0.
+    new = recall_by_day(judge(ranked, split.relevant_new), ranked, split, split.relevant_new, k=3)
+    np.testing.assert_array_equal(new[0], [nan, 1, nan])
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_recall_by_day_is_that_of_the_pairs_cut_down_to_each_day(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    cut = pd.Timestamp("2020-01-10", tz="UTC").as_unit("us")
+    events = pd.DataFrame({"user_id": rng.choice(list("uvwx"), 40), "item_id": rng.choice(list("abcdef"), 40)})
+    days = rng.integers(-2, 4, 40)
+    events["timestamp"] = cut + pd.to_timedelta(days, unit="D")
+    order = list("abcdef")
+    split = make_split(events, order, cut=dt.datetime(2020, 1, 10, tzinfo=dt.UTC), window_days=4)
+    ranked = np.array([rng.permutation(6)[:4] for _ in split.user_ids], np.int32)
+    ranked[0, 1:] = -1
+    first = events[days >= 0].assign(day=days[days >= 0]).groupby(["user_id", "item_id"])["day"].min()
+    found = recall_by_day(judge(ranked, split.relevant), ranked, split, split.relevant, k=k)
+    assert found.shape == (len(split.user_ids), 4)
+    for day in range(4):
+        only = np.zeros(split.relevant.shape, bool)
+        for user, item in first[first == day].index:
+            only[split.user_ids.tolist().index(user), order.index(item)] = True
+        np.testing.assert_allclose(found[:, day], recall_at_k(judge(ranked, sp.csr_array(only)), k))
+
+
+def test_pairs_from_outside_the_window_have_no_day(split: Split) -> None:
+    ranked = np.array([[0], [1], [4]], np.int32)
+    relevant = relevant_of([[0, 1], [3], [4]], 5)
+    with pytest.raises(ValueError, match="2 relevant pairs were not bought in the window, the first of user row 0 and"):
+        recall_by_day(judge(ranked, relevant), ranked, split, relevant, k=1)
+    with pytest.raises(ValueError, match="k is 2 and the lists have 1 places"):
+        recall_by_day(judge(ranked, relevant), ranked, split, relevant, k=2)
 
 
 def test_recall_within_a_group_counts_only_its_items() -> None:

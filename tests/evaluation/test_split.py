@@ -34,6 +34,14 @@ def test_days_since_is_that_of_the_latest_purchase(split: Split) -> None:
     np.testing.assert_array_equal(split.days_since.indices, split.history.indices)
 
 
+def test_days_until_is_that_of_the_first_purchase_and_day_0_is_stored(split: Split) -> None:
+    # ann buys b at the cut itself and c on the next day (and again); cat buys e in the last microsecond of three days.
+    np.testing.assert_array_equal(split.days_until.indices, split.relevant.indices)
+    np.testing.assert_array_equal(split.days_until.indptr, split.relevant.indptr)
+    assert split.days_until.data.tolist() == [0, 1, 2]
+    assert split.days_until.dtype == np.int16
+
+
 def test_items_outside_the_catalogue_are_counted(split: Split) -> None:
     assert split.num_unknown_window_pairs == 2  # cat's two purchases are one pair, dan's the other
     assert split.num_unknown_window_items == 1
@@ -59,6 +67,22 @@ def test_nothing_from_the_cut_on_changes_the_history(later: list[tuple[str, str,
     np.testing.assert_array_equal(histories[0], histories[1])
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("abc"), st.integers(-24, 100)), max_size=30))
+def test_days_until_equals_a_loop_over_events(rows: list[tuple[str, str, int]]) -> None:
+    rows = [("x", "a", 0), *rows]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "hour"])
+    frame["timestamp"] = pd.Timestamp(CUT).as_unit("us") + pd.to_timedelta(frame["hour"], unit="h")
+    split = make_split(frame, ITEMS, cut=CUT, window_days=4)
+    first: dict[tuple[str, str], int] = {}
+    for user, item, hour in rows:
+        if 0 <= hour < 96:
+            first[user, item] = min(hour, first.get((user, item), hour))
+    found = split.days_until.tocoo()
+    pairs = zip(split.user_ids[found.row], np.array(ITEMS)[found.col], found.data.tolist(), strict=True)
+    assert {(user, item): day for user, item, day in pairs} == {pair: hour // 24 for pair, hour in first.items()}
+
+
 def test_recent_counts_look_back_and_never_forward(events: pd.DataFrame) -> None:
     # In [2020-01-04, 2020-01-10): ann's second a, ann's first b, bob's b.
     assert recent_item_counts(events, ITEMS, cut=CUT, days=6).tolist() == [1, 2, 0, 0, 0]
@@ -73,6 +97,8 @@ def test_a_cut_without_time_zone_is_refused(events: pd.DataFrame) -> None:
 def test_an_empty_window_and_look_back_are_refused(events: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="window_days is 0"):
         make_split(events, ITEMS, cut=CUT, window_days=0)
+    with pytest.raises(ValueError, match="window_days is 32768; give at least 1 and at most 32767"):
+        make_split(events, ITEMS, cut=CUT, window_days=32_768)
     with pytest.raises(ValueError, match="days is 0"):
         recent_item_counts(events, ITEMS, cut=CUT, days=0)
 

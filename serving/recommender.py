@@ -44,6 +44,46 @@ class Unavailable:
     """In words."""
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """Lists of users, and how they came about.
+
+    Attributes:
+        retriever: Name of the one that answered.
+        users: What it was asked: B users.
+        rows: [B, k] int32 catalogue rows, best first, -1 behind the last one.
+        scores: [B, k] float32, -inf there.
+        fell_back: [B] whether popularity answered in its place.
+        filled: [B] whether popularity stands behind what it found.
+        is_known: [B] whether the bundle has heard of the user.
+        has_past: [B] whether there is anything to go by.
+        missing: Why all of them are not the plain ones.
+    """
+
+    retriever: str
+    users: UserQueries
+    rows: Rows
+    scores: Scores
+    fell_back: npt.NDArray[np.bool_]
+    filled: npt.NDArray[np.bool_]
+    is_known: npt.NDArray[np.bool_]
+    has_past: npt.NDArray[np.bool_]
+    missing: tuple[Reason, ...] = ()
+
+    def reasons(self, user: int) -> tuple[Reason, ...]:
+        """Why a user's list is not the plain one."""
+        reasons = list(self.missing)
+        if not self.is_known[user]:
+            reasons.append("unknown_user")
+        if not self.has_past[user]:
+            reasons.append("no_history")
+        elif self.fell_back[user]:
+            reasons.append("nothing_found")
+        if self.filled[user]:
+            reasons.append("filled")
+        return tuple(reasons)
+
+
 class Recommender:
     """A bundle and the place where the users' features are read.
 
@@ -97,11 +137,43 @@ class Recommender:
 
     def needs_features(self, question: Question) -> bool:
         """Whether features of users are read for a question."""
-        asked = self.retrievers.get(self._name_of(question))
+        asked = self.retrievers.get(self.retriever_of(question))
         return asked is not None and (asked.needs_embeddings or asked.needs_tokens)
 
     def answer(self, question: Question, features: pa.Table | Unavailable | None = None) -> Recommendations:
-        """Answers a question.
+        """Answers a question, as `rank` does, with items that have names.
+
+        Args:
+            question: What is asked.
+            features: As for `rank`.
+
+        Returns:
+            Answers in the order asked.
+
+        Raises:
+            QuestionError: Names the field that is wrong.
+        """
+        stages = _Stages()
+        found = self._rank(question, features, stages)
+        told: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
+        if question.explain:
+            told = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows)
+            stages.end("explanation")
+        answers = [
+            Answer(
+                user_id,
+                self._items(found.rows[user], found.scores[user], told[user]),
+                not bool(found.is_known[user]),
+                FALLBACK if found.fell_back[user] else None,
+                found.reasons(user),
+            )
+            for user, user_id in enumerate(question.user_ids)
+        ]
+        stages.end("answer")
+        return Recommendations(self.bundle.version, found.retriever, answers, stages.microseconds)
+
+    def rank(self, question: Question, features: pa.Table | Unavailable | None = None) -> Ranked:
+        """The lists that answer a question, as catalogue rows.
 
         Users without any past get what is popular, and so do those for whom the retriever finds nothing. A list that
         is shorter than what exists is filled by popularity. Without features, those stand in that the bundle can tell.
@@ -111,13 +183,20 @@ class Recommender:
             features: Of the users, if they were read before, or why they could not be; None reads them here.
 
         Returns:
-            Answers in the order asked.
+            Lists in the order asked.
 
         Raises:
             QuestionError: Names the field that is wrong.
         """
-        name, as_of_seconds = self._name_of(question), self._check(question)
-        stages = _Stages()
+        return self._rank(question, features, _Stages())
+
+    def retriever_of(self, question: Question) -> str:
+        """Name of the retriever that answers: where SparCode has no tables, the two towers do."""
+        name = question.retriever or self.default_retriever
+        return NO_TABLES if name == "sparcode" and name not in self.retrievers else name
+
+    def _rank(self, question: Question, features: pa.Table | Unavailable | None, stages: _Stages) -> Ranked:
+        name, as_of_seconds = self.retriever_of(question), self._check(question)
         offer = self._offer(question)
         stages.end("filters")
         user_ids = question.user_ids
@@ -149,27 +228,22 @@ class Recommender:
             has_past |= bool(question.context or question.recent_items)
         scale = self._scale(question)
         users = UserQueries(purchases, moments, embeddings, question.exclude_known, tokens, offer, scale)
-        found = self._retrieve(users, name, k=question.k, has_past=has_past)
-        stages.end("retrieval")
-        told: Sequence[Sequence[Explanation] | None] = [None] * len(users)
-        if question.explain:
-            told = explanations(self.bundle, self.retrievers, name, users, found.rows)
-            stages.end("explanation")
         missing: tuple[Reason, ...] = ("no_features",) if isinstance(features, Unavailable) else ()
         if question.retriever == "sparcode" != name:
             missing = (*missing, "no_tables")
-        answers = [
-            Answer(
-                user_id,
-                self._items(found.rows[user], found.scores[user], told[user]),
-                bool(known_rows[user] == 0),
-                FALLBACK if found.fell_back[user] else None,
-                missing + _reasons(found, user, is_known=bool(known_rows[user]), has_past=bool(has_past[user])),
-            )
-            for user, user_id in enumerate(user_ids)
-        ]
-        stages.end("answer")
-        return Recommendations(self.bundle.version, name, answers, stages.microseconds)
+        found = self._retrieve(users, name, k=question.k, has_past=has_past)
+        stages.end("retrieval")
+        return Ranked(
+            name,
+            users,
+            found.rows,
+            found.scores,
+            fell_back=found.fell_back,
+            filled=found.filled,
+            is_known=known_rows > 0,
+            has_past=has_past,
+            missing=missing,
+        )
 
     def embed_user(self, user_id: str, features: pa.Table | None = None) -> npt.NDArray[np.float32] | None:
         """The vector that the user tower gives a user now: [D]; None where nothing is known of the user."""
@@ -206,13 +280,8 @@ class Recommender:
         for name in self.retrievers:
             self.recommend([WARM_UP_USER], k=1, retriever=name)
 
-    def _name_of(self, question: Question) -> str:
-        """The retriever that answers: where SparCode has no tables, the two towers do."""
-        name = question.retriever or self.default_retriever
-        return NO_TABLES if name == "sparcode" and name not in self.retrievers else name
-
     def _check(self, question: Question) -> int:
-        name = self._name_of(question)
+        name = self.retriever_of(question)
         if not question.user_ids:
             raise QuestionError("user_ids", "is empty; ask for at least one user")
         if question.k < 1:
@@ -330,19 +399,6 @@ class _KeptOut:
         if last is None or last[0] is not rows:
             self._last = last = (rows, np.union1d(self.withdrawn, rows).astype(np.int32))
         return last[1]
-
-
-def _reasons(found: _Found, user: int, *, is_known: bool, has_past: bool) -> tuple[Reason, ...]:
-    reasons: list[Reason] = []
-    if not is_known:
-        reasons.append("unknown_user")
-    if not has_past:
-        reasons.append("no_history")
-    if found.fell_back[user] and has_past:
-        reasons.append("nothing_found")
-    if found.filled[user]:
-        reasons.append("filled")
-    return tuple(reasons)
 
 
 def _num_events(raw: pa.Table) -> npt.NDArray[Any]:

@@ -26,7 +26,7 @@ from twinspire.config import Config
 from twinspire.console import console, progress
 from twinspire.paths import RunPaths
 from twinspire.pipeline.evaluate import POPULARITY_DAYS
-from twinspire.pipeline.fit_arm import Fit, Run, kept_lists, retrieve
+from twinspire.pipeline.fit_arm import Fit, Run, kept_lists, retrieve, root_of
 from twinspire.steps import digest_of, finished, run_step
 
 LEVEL = 0.95
@@ -59,7 +59,7 @@ def ablate(ablation: Ablation, runs: Path, *, only: Sequence[str], num_seeds: in
     fits = plan_fits(ablation, runs)
     fits = {key: fit for key, fit in fits.items() if key[0] in names and key[1] in seeds}
     _make_features(ablation, names, fits, run)
-    base = RunPaths(_root(runs, ablation, ablation.base), ablation.base.as_of)
+    base = RunPaths(root_of(runs, ablation.base, ablation.base), ablation.base.as_of)
     _do_steps(ablation.base, base, run, ("ingest",))
     windows = _windows(ablation, base)
     k = max(ablation.base.evaluation.ks)
@@ -89,7 +89,7 @@ def plan_fits(ablation: Ablation, runs: Path) -> dict[Key, Fit]:
         for cut in settings.cuts:
             for name, arm in settings.arms.items():
                 config = ablation.arms[name].model_copy(update={"seed": seed, "as_of": cut})
-                root = _root(runs, ablation, ablation.arms[name])
+                root = root_of(runs, ablation.base, ablation.arms[name])
                 paths = RunPaths(root, cut, f"{folders[name]}-{seed}")
                 needs = fits[arm.needs, seed, cut] if arm.needs else None
                 fits[name, seed, cut] = Fit(config, paths, needs, arm.lists, keep=folders[name] in returned_to)
@@ -104,15 +104,6 @@ def _folder(ablation: Ablation, name: str) -> str:
         return config.dataset, config.features, config.towers, config.training, config.sparcode, needs
 
     return next(folder_of(other) for other in ablation.arms if fitted(other) == fitted(name))
-
-
-def _root(runs: Path, ablation: Ablation, config: Config) -> Path:
-    """Folder of the tables and features of an arm: those of the configuration, unless it overrides them."""
-    name, base = config.name, ablation.base
-    if (config.dataset, config.features) == (base.dataset, base.features):
-        return runs / name
-    other = {"dataset": config.dataset.model_dump(mode="json"), "features": config.features.model_dump(mode="json")}
-    return runs / f"{name}_{digest_of(other)[:6]}"
 
 
 def _make_features(ablation: Ablation, names: Sequence[str], fits: Mapping[Key, Fit], run: Run) -> None:

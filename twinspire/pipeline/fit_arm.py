@@ -92,6 +92,14 @@ class Fit:
         return action
 
 
+def root_of(runs: Path, base: Config, config: Config) -> Path:
+    """Folder of the tables and features of an arm: those of the comparison, unless it asks for others."""
+    if (config.dataset, config.features) == (base.dataset, base.features):
+        return runs / config.name
+    other = {"dataset": config.dataset.model_dump(mode="json"), "features": config.features.model_dump(mode="json")}
+    return runs / f"{config.name}_{digest_of(other)[:6]}"
+
+
 def kept_lists(name: str, paths: RunPaths, *, digest: str, shape: tuple[int, int], make: Callable[[], Rows]) -> Rows:
     """Ranked lists that are made once.
 

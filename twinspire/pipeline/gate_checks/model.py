@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from beam_jobs.embed import read_vectors
 from evaluation.paired import paired_difference
+from evaluation.verdict import decide
 from features.encoding import Encoder
 from serving import exact
 from training.diagnosis import Diagnosis, diagnose
@@ -28,7 +29,8 @@ Rows = npt.NDArray[np.int32]
 def held_out_recall(candidate: Candidate) -> Check:
     """Recall of users held out, of the new fit less that of the one before, with its paired bootstrap interval.
 
-    It fails only where the whole interval lies below the margin: where the new fit is worse beyond doubt.
+    It is the verdict of an offline comparison in which the new fit may be worse by the margin: it fails only where the
+    whole interval lies below. Undecided, the newer fit is published.
     """
     limits, path = candidate.limits, candidate.paths.model / HELD_OUT
     if candidate.parent is None or not path.exists():
@@ -46,13 +48,21 @@ def held_out_recall(candidate: Candidate) -> Check:
     )
     before = float(np.nanmean(parent))
     lowest = -(1.0 if limits.recall_margin is None else limits.recall_margin) * before
+    verdict = decide(found, metric=f"recall@{k}", lowest=lowest)
     return Check.judged(
         "held_out_recall",
-        found.high >= lowest,
+        verdict.decision != "do not ship",
         f"recall@{k} of {found.num_users:,} users held out is {np.nanmean(fit):.4f}, of the fit before {before:.4f}: "
-        f"{found.mean:+.4f}, with 95% between {found.low:+.4f} and {found.high:+.4f}; expected to reach {lowest:+.4f}",
+        f"{found.mean:+.4f}, with 95% between {found.low:+.4f} and {found.high:+.4f}; expected to reach {lowest:+.4f}: "
+        f"{verdict.decision}",
         "fit everything anew with `twinspire daily --full`; if that is no better, look at the data of the new days",
-        found={"difference": found.mean, "low": found.low, "high": found.high, "users": found.num_users},
+        found={
+            "difference": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "users": found.num_users,
+            "verdict": verdict.decision,
+        },
         expected={"lowest": lowest, "parent_recall": before},
     )
 

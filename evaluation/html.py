@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
+from evaluation.page import render
 from evaluation.plots import recall_bars, recall_curves
 from evaluation.report import Layer, Report
-from evaluation.table import difference_text, figure, interval_text
 
 _LAYERS: dict[Layer, str] = {
     "exact": "exact search over all items: what the model itself is worth",
@@ -25,17 +23,9 @@ def to_html(report: Report) -> str:
     Returns:
         HTML text; names in it are escaped.
     """
-    import jinja2
-
-    source = (resources.files("evaluation") / "templates" / "report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {
-        "figure": figure,
-        "interval": interval_text,
-        "difference": difference_text,
-    }
     used = {arm.layer for result in report.tasks for arm in result.arms}
-    return environment.from_string(source).render(
+    return render(
+        "report.html.j2",
         report=report,
         metric_names=list(report.tasks[0].arms[0].metrics),
         layers={name: meaning for name, meaning in _LAYERS.items() if name in used},

@@ -107,6 +107,46 @@ def intervals(values: npt.NDArray[np.float64], *, num_samples: int, seed: int, l
     return [Interval(float(mean), float(lower), float(upper), len(counted)) for mean, lower, upper in ends]
 
 
+def ratio_interval(
+    numerators: npt.NDArray[np.float64],
+    denominators: npt.NDArray[np.float64],
+    *,
+    num_samples: int,
+    seed: int,
+    level: float = 0.95,
+) -> Interval:
+    """A ratio of two sums over users, and the interval of the percentile bootstrap.
+
+        sum over users of numerator_u  /  sum over users of denominator_u
+
+    Args:
+        numerators: [U] float64.
+        denominators: [U] float64, not negative.
+        num_samples: As for `mean_interval`.
+        seed: As for `mean_interval`.
+        level: As for `mean_interval`.
+
+    Returns:
+        The ratio and its interval over the resamples whose denominators are not all 0; nan where there is none.
+
+    Raises:
+        ValueError: The two are not of the same length, or as `mean_interval`.
+    """
+    if numerators.shape != denominators.shape:
+        raise ValueError(f"numerators have shape {numerators.shape}, denominators {denominators.shape}; pair the users")
+    if num_samples < 1 or not 0 < level < 1:
+        raise ValueError(f"num_samples is {num_samples} and level {level}; expected at least 1, and between 0 and 1")
+    if not denominators.any():
+        return Interval(np.nan, np.nan, np.nan, len(numerators))
+    means = _resampled_means(np.column_stack([numerators, denominators]), num_samples, seed)
+    means = means[means[:, 1] > 0]
+    if not len(means):
+        return Interval(float(numerators.sum() / denominators.sum()), np.nan, np.nan, len(numerators))
+    tail = (1 - level) / 2
+    low, high = np.quantile(means[:, 0] / means[:, 1], [tail, 1 - tail])
+    return Interval(float(numerators.sum() / denominators.sum()), float(low), float(high), len(numerators))
+
+
 def _resampled_means(values: npt.NDArray[np.float64], num_samples: int, seed: int) -> npt.NDArray[np.float64]:
     rng = np.random.default_rng(seed)
     num_users = len(values)

@@ -102,12 +102,13 @@ class DataClass(Protocol):
 
 def to_json(report: DataClass) -> str:
     """A report as JSON text; a figure that does not exist (no user to average over) is null."""
-    return json.dumps(_without_nan(dataclasses.asdict(report)), indent=1, allow_nan=False)
+    return json.dumps(without_nan(dataclasses.asdict(report)), indent=1, allow_nan=False)
 
 
-def _without_nan(value: object) -> object:
+def without_nan(value: object) -> Any:
+    """The value with None in the place of every figure that does not exist, at any depth, as JSON has it."""
     if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire.ab_command import ab
 from twinspire.bundles import bundles
 from twinspire.command_line import (
     DEFAULT_CONFIG,
@@ -247,6 +248,7 @@ app.command()(backfill)
 app.command()(status)
 app.command()(deny)
 app.command()(forget)
+app.command()(ab)
 app.command()(ablate)
 app.add_typer(benchmarks, name="benchmark")
 app.add_typer(bundles, name="bundles")

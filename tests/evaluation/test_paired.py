@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import paired
-from evaluation.paired import intervals, mean_interval, paired_difference
+from evaluation.paired import intervals, mean_interval, paired_difference, ratio_interval
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
@@ -90,3 +90,26 @@ def test_faulty_arguments_are_refused() -> None:
         mean_interval(np.zeros(2), num_samples=0, seed=0)
     with pytest.raises(ValueError, match=r"num_samples is 5 and level 1\.5"):
         mean_interval(np.zeros(2), num_samples=5, seed=0, level=1.5)
+
+
+def test_a_ratio_resamples_numerator_and_denominator_together() -> None:
+    found = ratio_interval(np.array([2.0, 6.0]), np.array([1.0, 3.0]), num_samples=50, seed=1)
+    # 2 / 1 = 6 / 3 = (2 + 6) / (1 + 3): every resample has the same ratio.
+    assert (found.mean, found.low, found.high, found.num_users) == (2, 2, 2, 2)
+    one = {ratio_interval(np.array([1.0, 0.0]), np.array([3.0, 1.0]), num_samples=1, seed=s).low for s in range(30)}
+    # Twice the first, both, twice the second.
+    assert one == {1 / 3, 1 / 4, 0.0}
+
+
+def test_resamples_without_a_denominator_are_left_out() -> None:
+    found = ratio_interval(np.array([3.0, 0.0]), np.array([1.0, 0.0]), num_samples=100, seed=1)
+    assert (found.mean, found.low, found.high) == (3, 3, 3)
+    nothing = ratio_interval(np.zeros(2), np.zeros(2), num_samples=10, seed=1)
+    assert np.isnan([nothing.mean, nothing.low, nothing.high]).all()
+
+
+def test_faulty_arguments_of_a_ratio_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"numerators have shape \(2,\), denominators \(3,\)"):
+        ratio_interval(np.zeros(2), np.zeros(3), num_samples=10, seed=0)
+    with pytest.raises(ValueError, match=r"num_samples is 0 and level 0\.95"):
+        ratio_interval(np.zeros(2), np.zeros(2), num_samples=0, seed=0)

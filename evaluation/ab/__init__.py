@@ -1,0 +1,1 @@
+"""Offline A/B: from ranked lists of several arms to a verdict."""

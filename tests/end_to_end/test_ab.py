@@ -1,0 +1,126 @@
+"""Which arm to ship: a bundle beside a baseline, a file and another configuration, down to what a server answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The shop, and what a comparison left.
+
+    Attributes:
+        shop: With runs of its own.
+        ran: What the command printed.
+        report: `ab.json`.
+        verdict: `verdict.json`.
+        folder: Of both.
+    """
+
+    shop: Any
+    ran: Any
+    report: dict[str, Any]
+    verdict: dict[str, Any]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def shop(elsewhere: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The shop after its first day, in a folder that may be changed."""
+    runs = tmp_path_factory.mktemp("ab") / "runs"
+    return replace(elsewhere, runs=Path(shutil.copytree(elsewhere.runs, runs, symlinks=True)))
+
+
+@pytest.fixture(scope="module")
+def compared(shop: Any, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """Four arms beside each other."""
+    folder = tmp_path_factory.mktemp("lists")
+    lists = [(f"c{user:02}", f"a{item:03}", -place) for user in range(0, 60, 2) for place, item in enumerate((0, 2, 4))]
+    rows = [*lists, ("c00", "a999", 1), ("nobody", "a001", 1)]
+    pd.DataFrame(rows, columns=["user", "item", "score"]).to_csv(folder / "lists.csv", index=False)
+    arms = ["--a", "current", "--b", "popularity", "--c", f"theirs=file:{folder / 'lists.csv'}"]
+    arms += ["--d", "short=train,set=training.epochs=1"]
+    ran = shop.do("ab", *arms, "--task", "all", "--out", folder / "report")
+    assert ran.returncode == 0, ran.stderr
+    report, verdict = (json.loads((folder / "report" / name).read_text()) for name in ("ab.json", "verdict.json"))
+    return Compared(shop, ran, report, verdict, folder)
+
+
+def test_every_arm_is_judged_on_the_same_users(compared: Compared) -> None:
+    arms = compared.report["arms"]
+    assert [arm["letter"] for arm in arms] == ["A", "B", "C", "D"]
+    assert {arm["metrics"]["recall@20"]["num_users"] for arm in arms} == {compared.report["num_users"]}
+    # Tastes are plain in this shop: what is popular is right for half of it.
+    assert arms[0]["metrics"]["recall@20"]["mean"] > arms[1]["metrics"]["recall@20"]["mean"]
+
+
+def test_the_verdict_is_for_programs_and_its_headline_is_what_people_read_first(compared: Compared) -> None:
+    verdict = compared.verdict
+    assert [arm["decision"] for arm in verdict["challengers"]][:2] == ["do not ship", "do not ship"]
+    assert verdict["headline"] in " ".join(compared.ran.stdout.split())
+
+
+def test_three_layers_of_each_bundle_answer_alike(compared: Compared) -> None:
+    layers = compared.report["layers"]
+    assert [(layer["letter"], layer["upper"], layer["lower"]) for layer in layers] == [
+        ("A", "exact", "index"),
+        ("A", "index", "server"),
+        ("D", "exact", "index"),
+        ("D", "index", "server"),
+    ]
+    assert all(layer["same_lists"] == 1 and layer["finding"] is None for layer in layers if layer["lower"] == "server")
+
+
+def test_what_a_file_holds_that_cannot_be_used_is_counted(compared: Compared) -> None:
+    problems = {problem["kind"]: problem for problem in compared.report["arms"][2]["problems"]}
+    assert problems["unknown item"]["rows"] == [91]
+    assert problems["user who is not in this comparison"]["rows"] == [92]
+    assert problems["user without a list, who counts as nothing found"]["count"] > 0
+    assert "unknown item" in compared.ran.stdout
+
+
+def test_a_configuration_is_fitted_into_a_bundle_that_is_not_published(compared: Compared) -> None:
+    bundles = compared.shop.runs / "corner_shop" / "bundles"
+    source = compared.report["arms"][3]["source"]
+    version = source.partition(",")[0]
+    assert (bundles / version / "manifest.json").exists()
+    assert (bundles / "current").readlink().name != version
+
+
+def test_a_bundle_is_not_judged_on_days_that_it_has_seen(shop: Any) -> None:
+    ran = shop.do("ab", "--a", "popularity", "--b", "current", "--cut", "2024-02-01")
+    assert ran.returncode == 1
+    assert "was made of events up to 2024-02-04, cut is 2024-02-01: it has seen what it would be" in ran.stderr
+
+
+def test_rolls_over_days_and_asks_for_the_bundle_of_each_night(shop: Any, tmp_path: Path) -> None:
+    days = ["--protocol", "rolling", "--cut", "2024-02-04", "--last-cut", "2024-02-06", "--every", "2"]
+    ran = shop.do("ab", "--a", "popularity", "--b", "repeat", *days, "--task", "all", "--out", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads((tmp_path / "ab.json").read_text())
+    assert [cut[:10] for cut in report["cuts"]] == ["2024-02-04", "2024-02-06"]
+    assert set(report["arms"][0]["slices"]["day"]) == {"2024-02-04", "2024-02-06"}
+    ran = shop.do("ab", "--a", "popularity", "--b", "nightly", *days)
+    assert ran.returncode == 1
+    assert "has no bundle of 2024-02-06; make the nights with `twinspire backfill`" in ran.stderr
+
+
+def test_says_what_is_wrong_with_an_arm_or_a_cut(shop: Any) -> None:
+    ran = shop.do("ab", "--a", "current", "--b", "besst")
+    assert ran.returncode == 2
+    assert "'besst' is no arm" in ran.stderr
+    ran = shop.do("ab", "--a", "current", "--b", "ease", "--protocol", "rolling")
+    assert ran.returncode == 1
+    assert "--last-cut is left out" in ran.stderr
+    ran = shop.do("ab", "--a", "current", "--b", "ease", "--metric", "recall@7")
+    assert ran.returncode == 1
+    assert "metric is 'recall@7', expected one of: recall@5" in ran.stderr

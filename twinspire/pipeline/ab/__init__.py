@@ -1,0 +1,1 @@
+"""Offline A/B: a file for each part of the comparison."""

@@ -1,0 +1,88 @@
+"""What would another configuration answer? It is fitted into a bundle that nobody is served by."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.markup import escape
+
+from twinspire.ab_arms import ArmSpec
+from twinspire.config import Config
+from twinspire.console import console
+from twinspire.load_config import ConfigError, load
+from twinspire.paths import RunPaths
+from twinspire.pipeline.fit_arm import Run, root_of
+from twinspire.pipeline.main_job import plan
+from twinspire.pipeline.night import Night
+from twinspire.steps import digest_of, finished, run_step
+
+SHARED = ("ingest", "features")
+OWN = ("train", "embed", "index", "codes", "bundle")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted configuration.
+
+    Attributes:
+        config: Resolved, of the cut.
+        paths: Where its fit lies.
+        bundle: Folder of its bundle.
+    """
+
+    config: Config
+    paths: RunPaths
+    bundle: Path
+
+
+def resolve(spec: ArmSpec, config_path: Path, overrides: tuple[str, ...], cut: dt.date) -> Config:
+    """The configuration of an arm: its own file or the command's, then the command's overrides, then its own.
+
+    Raises:
+        ConfigError: It is not valid, or cannot be an arm.
+    """
+    path = Path(spec.what) if spec.what else config_path
+    try:
+        config = load(path, [*overrides, *spec.overrides, f"as_of={cut}"])
+    except ConfigError as error:
+        raise ConfigError(f"arm {spec.name!r}: {error}") from None
+    if config.training.negatives.easy_per_hard is not None:
+        raise ConfigError(
+            f"arm {spec.name!r}: training.negatives.easy_per_hard is {config.training.negatives.easy_per_hard}, and an "
+            "arm that is fitted here has no earlier fit to mine hard negatives from; run it with `twinspire run --runs "
+            "FOLDER`, and compare its bundle: current,runs=FOLDER"
+        )
+    return config
+
+
+def train_arm(config: Config, base: Config, runs: Path, run: Run) -> Trained:
+    """Fits what is not fitted yet.
+
+    Args:
+        config: Of the arm, at the cut.
+        base: Of the comparison, whose tables and features it shares where it asks for the same.
+        runs: Folder of all runs.
+        run: Moment and version.
+
+    Returns:
+        Its bundle, which is not published; `twinspire bundles promote` serves it.
+    """
+    root = root_of(runs, base, config)
+    shared = RunPaths(root, config.as_of)
+    own = replace(shared, arm=f"ab_{digest_of(config.model_dump(mode='json', exclude={'as_of'}))[:8]}")
+    _do(config, shared, run, SHARED)
+    _do(config, own, run, OWN)
+    return Trained(config, own, own.bundles / own.bundle_name.read_text())
+
+
+def _do(config: Config, paths: RunPaths, run: Run, names: tuple[str, ...]) -> None:
+    # As a night that goes on from nothing: its bundle is written and not published.
+    night = Night(None, False, "an arm of a comparison", None)
+    for step in plan(config, paths, now=run.now, code_version=run.code_version, night=night):
+        # Whichever day the online store holds, a fit does not read it.
+        step = replace(step, stands=lambda: True) if step.name == "features" else step
+        if step.name in names and finished(step) is None:
+            record = run_step(step)
+            console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")

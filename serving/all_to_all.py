@@ -12,8 +12,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from serving.codebook import Codebook
-from serving.exact import RunningTopK, excluded_by_block
+from serving.exact import excluded_by_block
 from serving.interactions import Interaction
+from serving.running_top_k import RunningTopK
 
 Floats = npt.NDArray[np.float32]
 USER_BLOCK = 256

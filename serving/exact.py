@@ -5,76 +5,27 @@ B rows of queries, C columns of a block, N items of the catalogue, D vector widt
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-ITEM_BLOCK = 8192
-"""Columns scored at a time; measured the fastest for catalogues of 40k to 1M items."""
-QUERY_BLOCK = 512
-"""Queries scored at a time: 16 MiB of scores."""
+from serving.running_top_k import RunningTopK
+
+QUERY_BLOCK = 256
+"""Queries scored at a time."""
+ITEM_BLOCK = 1024
+"""Items scored at a time; with the queries 1 MiB of scores, which a processor's second cache holds."""
+QUERY_GROUP = 4096
+"""Queries between two passes over the items."""
+WIDE = 8
+"""Blocks' width of the first of many, or of all where there are few queries, in `ITEM_BLOCK`."""
 
 # A gathered row costs three to four rows of one product over everything.
 GATHER_BELOW = 3
-
-_NO_RESULT = np.uint64(0)
-_SIGN = np.uint32(0x8000_0000)
-_ALL = np.uint32(0xFFFF_FFFF)
-
-
-class RunningTopK:
-    """The k best of everything added so far, for each of B queries; equal scores go to the lower row.
-
-    A candidate is one integer: its score in the upper half, in an order-preserving form, and its row, inverted, in the
-    lower half. So the larger integer is the better candidate, ties included, and any partition or sort will do.
-
-    Args:
-        num_queries: B.
-        k: Candidates kept for each query, at least 1.
-
-    Raises:
-        ValueError: `k` < 1.
-    """
-
-    def __init__(self, num_queries: int, k: int) -> None:
-        """Starts with no candidate."""
-        if k < 1:
-            raise ValueError(f"k is {k}; ask for at least 1")
-        self._k = k
-        self._keys = np.full((num_queries, k), _NO_RESULT)
-        self._threshold = np.full(num_queries, -np.inf, dtype=np.float32)
-
-    def add(self, scores: npt.NDArray[np.float32], first_row: int) -> None:
-        """Adds the block of items first_row .. first_row + C - 1. Blocks come in ascending order of rows.
-
-        Args:
-            scores: [B, C] float32; -inf means never returned.
-            first_row: Catalogue row of column 0.
-        """
-        if not scores.size:
-            return
-        # Strictly above: an equal score in a later block has the higher row and loses.
-        alive = scores > self._threshold[:, None]
-        if scores.shape[1] > self._k and np.isneginf(self._threshold).any():
-            alive &= scores >= _kth_largest(scores, self._k)[:, None]
-        num_alive = np.count_nonzero(alive, axis=1)
-        most = int(num_alive.max(initial=0))
-        if not most:
-            return
-        # Flat: NumPy walks a sparse one-dimensional mask many times faster than a two-dimensional one.
-        queries, columns = np.divmod(np.flatnonzero(alive), scores.shape[1])
-        starts = np.cumsum(num_alive) - num_alive
-        slots = np.arange(len(queries)) - starts[queries]
-        pool = np.full((len(scores), most + self._k), _NO_RESULT)
-        pool[:, most:] = self._keys
-        pool[queries, slots] = _encode(scores[queries, columns], columns + first_row)
-        pool.partition(most, axis=1)
-        self._keys = pool[:, most:]
-        self._threshold = _decode(self._keys[:, 0])[1]
-
-    def result(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Rows [B, k] int32 and scores [B, k] float32, best first; -1 and -inf behind the last one."""
-        return _decode(np.sort(self._keys, axis=1)[:, ::-1])
+# Far enough below the largest float32 for sums rounded upwards.
+_SAFE = 1e38
 
 
 def top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
@@ -111,7 +62,9 @@ def search(
 
         score_ij = scale_j <query_i, candidate_j>
 
-    Queries and candidates are taken in blocks, and of a block only what beats a query's running k-th score is kept.
+    Queries and candidates are taken in blocks, and of a block only what reaches a query's running k-th score is kept.
+    Many queries take candidates from all over the catalogue for each block, so that their order does not matter: were
+    the best ones last, every block would raise every query's k-th score.
 
     Args:
         query_embeddings: [B, D] float32.
@@ -129,21 +82,19 @@ def search(
     Raises:
         ValueError: Shapes do not fit, `k` < 1, or an embedding holds nan or infinity.
     """
-    _check(query_embeddings, candidate_embeddings, exclude)
+    _check(query_embeddings, candidate_embeddings, k, exclude)
     if offered is not None and GATHER_BELOW * np.count_nonzero(offered) <= len(offered):
         return _search_gathered(query_embeddings, candidate_embeddings, k, exclude, np.flatnonzero(offered), scale)
-    parts = [
-        _search_block(
-            query_embeddings[start : start + QUERY_BLOCK],
-            candidate_embeddings,
-            k,
-            None if exclude is None else exclude[start : start + QUERY_BLOCK],
-            offered,
-            scale,
+    # The largest numbers tell it for all scores at once; a few queries are asked for sooner than those are found.
+    are_bounded = len(query_embeddings) >= QUERY_BLOCK and _are_bounded(query_embeddings, candidate_embeddings)
+    num_queries = len(query_embeddings)
+    rows, scores = np.empty((num_queries, k), dtype=np.int32), np.empty((num_queries, k), dtype=np.float32)
+    for start in range(0, num_queries, QUERY_GROUP):
+        group = range(start, min(start + QUERY_GROUP, num_queries))
+        rows[group.start : group.stop], scores[group.start : group.stop] = _search_group(
+            group, query_embeddings, candidate_embeddings, k, exclude, offered, scale, are_bounded
         )
-        for start in range(0, max(len(query_embeddings), 1), QUERY_BLOCK)
-    ]
-    return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+    return rows, scores
 
 
 def _search_gathered(
@@ -166,28 +117,67 @@ def _search_gathered(
     return found[rows], scores
 
 
-def _search_block(
+def _search_group(
+    group: range,
     queries: npt.NDArray[np.float32],
     candidates: npt.NDArray[np.float32],
     k: int,
     exclude: sp.csr_array | None,
     offered: npt.NDArray[np.bool_] | None,
     scale: npt.NDArray[np.float32] | None,
+    are_bounded: bool,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    running = RunningTopK(len(queries), k)
-    edges = np.arange(0, len(candidates) + ITEM_BLOCK, ITEM_BLOCK)
-    excluded_rows, excluded_columns, bounds = excluded_by_block(exclude, edges)
-    for block, start in enumerate(edges[:-1]):
-        scores = queries @ candidates[start : start + ITEM_BLOCK].T
-        _check_finite(scores, int(start))
-        if scale is not None:
-            scores *= scale[start : start + ITEM_BLOCK]
-        if offered is not None:
-            scores[:, ~offered[start : start + ITEM_BLOCK]] = -np.inf
-        here = slice(bounds[block], bounds[block + 1])
-        scores[excluded_rows[here], excluded_columns[here] - start] = -np.inf
-        running.add(scores, int(start))
-    return running.result()
+    parts = [slice(start, min(start + QUERY_BLOCK, group.stop)) for start in group[::QUERY_BLOCK]]
+    blocks = _blocks(len(candidates), len(group))
+    edges = np.cumsum([0, *(len(range(block.start, block.stop, block.step)) for block in blocks)])
+    runnings = [RunningTopK(part.stop - part.start, k) for part in parts]
+    excluded = [excluded_by_block(part, edges) for part in _excluded(exclude, parts, blocks, edges)]
+    room = np.empty(min(QUERY_BLOCK, len(group)) * int(np.diff(edges).max(initial=0)), dtype=np.float32)
+    for number, block in enumerate(blocks):
+        items = np.ascontiguousarray(candidates[block])
+        for part, running, (rows, places, bounds) in zip(parts, runnings, excluded, strict=True):
+            asked = queries[part]
+            # Into the same memory each time, which is then near the processor.
+            scores = np.matmul(asked, items.T, out=room[: len(asked) * len(items)].reshape(len(asked), len(items)))
+            if not are_bounded:
+                _check_finite(scores, block, part.start)
+            if scale is not None:
+                scores *= scale[block]
+            if offered is not None:
+                scores[:, ~offered[block]] = -np.inf
+            here = slice(bounds[number], bounds[number + 1])
+            scores[rows[here], places[here] - edges[number]] = -np.inf
+            running.add(scores, block.start, block.step)
+    results = [running.result() for running in runnings]
+    return np.concatenate([rows for rows, _ in results]), np.concatenate([scores for _, scores in results])
+
+
+def _blocks(num_items: int, num_queries: int) -> list[slice]:
+    """Rows of each block: every item is in one."""
+    if num_queries < QUERY_BLOCK:
+        # As they lie, which spares a copy.
+        width = ITEM_BLOCK * min(max(QUERY_BLOCK // num_queries, 1), WIDE)
+        return [slice(start, min(start + width, num_items), 1) for start in range(0, num_items, width)]
+    apart = max(-(-num_items // (WIDE * ITEM_BLOCK)), 1)
+    num_blocks = WIDE * apart
+    # The first is wide: the k-th score of many leaves few of the others.
+    others = (slice(start, num_items, num_blocks) for start in range(min(num_blocks, num_items)) if start % apart)
+    return [slice(0, num_items, apart), *others]
+
+
+def _excluded(
+    exclude: sp.csr_array | None, parts: Sequence[slice], blocks: Sequence[slice], edges: npt.NDArray[np.int64]
+) -> Iterator[sp.csr_array | None]:
+    """What each part of the queries must not get, with items in the order in which blocks take them."""
+    if exclude is None:
+        yield from [None] * len(parts)
+        return
+    places = np.empty(exclude.shape[1], dtype=np.int32)
+    for number, block in enumerate(blocks):
+        places[block] = np.arange(edges[number], edges[number + 1])
+    for part in parts:
+        rows = exclude[part]
+        yield sp.csr_array((rows.data, places[rows.indices], rows.indptr), shape=rows.shape)
 
 
 def excluded_by_block(
@@ -200,39 +190,25 @@ def excluded_by_block(
         edges: [blocks + 1] first column of each block, and the end.
 
     Returns:
-        Rows [E] and columns [E] of the stored entries in the order of the columns, and bounds [blocks + 1] int64: those
+        Rows [E] and columns [E] of the stored entries in the order of the blocks, and bounds [blocks + 1] int64: those
         of block b lie at bounds[b] to bounds[b + 1].
     """
     if exclude is None:
         nothing = np.zeros(0, dtype=np.int64)
         return nothing, nothing, np.zeros(len(edges), dtype=np.int64)
     rows = np.repeat(np.arange(exclude.shape[0]), np.diff(exclude.indptr))
-    order = np.argsort(exclude.indices, kind="stable")
-    columns = exclude.indices[order].astype(np.int64)
-    return rows[order], columns, np.searchsorted(columns, edges)
+    # As narrow as they fit: such integers are sorted many times faster.
+    blocks = (np.searchsorted(edges, exclude.indices, side="right") - 1).astype(np.min_scalar_type(len(edges)))
+    order = np.argsort(blocks, kind="stable")
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(blocks, minlength=len(edges) - 1))])
+    return rows[order], exclude.indices[order].astype(np.int64), bounds
 
 
-def _kth_largest(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.float32]:
-    place = scores.shape[1] - k
-    return np.asarray(np.partition(scores, place, axis=1)[:, place])
-
-
-def _encode(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    # Adding zero turns -0.0 into 0.0: they are equal scores, but not equal bits.
-    bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)
-    ordered = np.where(bits & _SIGN, bits ^ _ALL, bits ^ _SIGN).astype(np.uint64)
-    return (ordered << np.uint64(32)) | (_ALL - rows.astype(np.uint32)).astype(np.uint64)
-
-
-def _decode(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    ordered = (keys >> np.uint64(32)).astype(np.uint32)
-    scores = np.where(ordered & _SIGN, ordered ^ _SIGN, ordered ^ _ALL).view(np.float32)
-    rows = (_ALL - keys.astype(np.uint32)).astype(np.int32)
-    empty = keys == _NO_RESULT
-    return np.where(empty, np.int32(-1), rows), np.where(empty, np.float32(-np.inf), scores)
-
-
-def _check(queries: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32], exclude: sp.csr_array | None) -> None:
+def _check(
+    queries: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32], k: int, exclude: sp.csr_array | None
+) -> None:
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least 1")
     if queries.ndim != 2 or candidates.ndim != 2 or queries.shape[1] != candidates.shape[1]:
         raise ValueError(
             f"query_embeddings are {queries.shape} and candidate_embeddings {candidates.shape}, "
@@ -243,11 +219,18 @@ def _check(queries: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32]
         raise ValueError(f"exclude is {exclude.shape}, expected {expected}: a row a query, a column a candidate")
 
 
-def _check_finite(scores: npt.NDArray[np.float32], first_row: int) -> None:
+def _check_finite(scores: npt.NDArray[np.float32], block: slice, first_query: int) -> None:
     # One nan or infinity makes the sum one too, at a fraction of the cost of looking at each number.
     if scores.size and not np.isfinite(scores.sum()):
         bad = np.argwhere(~np.isfinite(scores))
         raise ValueError(
-            f"{len(bad)} scores are not finite, the first of query {bad[0, 0]} and candidate {bad[0, 1] + first_row}; "
-            "look for nan or infinity in either embedding"
+            f"{len(bad)} scores are not finite, the first of query {bad[0, 0] + first_query} and candidate "
+            f"{block.start + bad[0, 1] * block.step}; look for nan or infinity in either embedding"
         )
+
+
+def _are_bounded(queries: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32]) -> bool:
+    """Whether no product can be other than finite: |score| <= D max|query| max|candidate|."""
+    # A nan is the largest and the smallest of all, and no comparison with it holds.
+    largest = [max(float(vectors.max(initial=0)), -float(vectors.min(initial=0))) for vectors in (queries, candidates)]
+    return bool(queries.shape[1] * largest[0] * largest[1] < _SAFE)

@@ -9,8 +9,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import exact
-from serving.exact import RunningTopK, search, top_k
+from serving import exact, running_top_k
+from serving.exact import search, top_k
+from serving.running_top_k import RunningTopK
 
 
 def slow_top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
@@ -28,6 +29,7 @@ def slow_top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.
 def item_block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(exact, "ITEM_BLOCK", request.param)
     monkeypatch.setattr(exact, "QUERY_BLOCK", 2)
+    monkeypatch.setattr(exact, "QUERY_GROUP", 4)
     return int(request.param)
 
 
@@ -108,6 +110,46 @@ def test_blocks_of_any_width_give_the_sorted_scores(scores: list[list[float]], k
     np.testing.assert_array_equal(running.result()[1], expected[1])
 
 
+@pytest.mark.parametrize("num_queries", [1, 40, 300])
+@pytest.mark.parametrize("width", [1, 3, 9])
+def test_search_in_its_own_blocks_equals_sorting_everything(num_queries: int, width: int) -> None:
+    # With 300 queries every block takes items from everywhere. A width of 1 has five scores for 9,000 items, among
+    # them users with zeros, for whom all are equal; the popular ones are last.
+    queries, candidates = integer_vectors(1, num_queries, width), np.sort(integer_vectors(2, 9_000, width), axis=0)
+    excluded = sp.random_array((num_queries, 9_000), density=0.01, format="csr", rng=np.random.default_rng(3))
+    scores = queries @ candidates.T
+    offered = np.random.default_rng(4).random(9_000) < 0.7
+    scale = np.where(np.arange(9_000) % 2, np.float32(2), np.float32(0.5))
+    filtered = np.where(offered, scores * scale, np.float32(-np.inf))
+    filtered[excluded.nonzero()] = -np.inf
+    for expected, found in (
+        (scores, search(queries, candidates, k=50)),
+        (filtered, search(queries, candidates, k=50, exclude=excluded, offered=offered, scale=scale)),
+    ):
+        order = np.argsort(-expected, axis=1, kind="stable")[:, :50]
+        np.testing.assert_array_equal(found[0], order)
+        np.testing.assert_array_equal(found[1], np.take_along_axis(expected, order, axis=1))
+
+
+def test_blocks_of_rows_from_everywhere_in_any_order_give_the_same() -> None:
+    scores = integer_vectors(5, 6, 60)
+    running = RunningTopK(6, 4)
+    for start in (2, 0, 1):
+        running.add(scores[:, start::3], start, 3)
+    expected = slow_top_k(scores, 4)
+    np.testing.assert_array_equal(running.result()[0], expected[0])
+    np.testing.assert_array_equal(running.result()[1], expected[1])
+
+
+def test_the_bound_of_a_wide_block_is_reached_by_k_and_few_more() -> None:
+    scores = np.random.default_rng(6).normal(size=(20, 8000)).astype(np.float32)
+    bound = running_top_k._below_kth_largest(scores, 100)
+    num_above = (scores >= bound[:, None]).sum(axis=1)
+    assert num_above.min() >= 100
+    # 100 fall into 800 groups of ten: some 6 share one with a better.
+    assert num_above.max() <= 130
+
+
 def test_shapes_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match=r"\(2, 3\) and candidate_embeddings \(5, 4\)"):
         search(np.zeros((2, 3), np.float32), np.zeros((5, 4), np.float32), k=1)
@@ -115,15 +157,35 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         search(np.zeros((2, 3), np.float32), np.zeros((5, 3), np.float32), k=1, exclude=sp.csr_array((5, 2)))
 
 
+def test_finite_vectors_whose_products_are_not_are_refused() -> None:
+    large = np.full((300, 2), 1e30, np.float32)
+    candidates = np.ones((9000, 2), np.float32)
+    assert search(large, candidates, k=1)[1][0, 0] == np.float32(2e30)
+    candidates[8999] = 1e30
+    # Every query of the first block, of 256.
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(ValueError, match="256 scores are not finite, the first of query 0 and candidate 8999"),
+    ):
+        search(large, candidates, k=1)
+
+
 def test_k_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="k is 0"):
+        search(np.zeros((0, 2), np.float32), np.zeros((3, 2), np.float32), k=0)
     with pytest.raises(ValueError, match="k is 0"):
         top_k(np.zeros((1, 2), np.float32), 0)
 
 
-def test_nan_is_refused_with_its_place() -> None:
+def test_nan_is_refused_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = np.ones((5, 2), np.float32)
     candidates[3, 1] = np.nan
     with pytest.raises(ValueError, match="2 scores are not finite, the first of query 0 and candidate 3"):
         search(np.ones((2, 2), np.float32), candidates, k=1)
+    many = np.ones((300, 2), np.float32)
+    many[299] = np.inf
+    monkeypatch.setattr(exact, "QUERY_GROUP", 280)
+    with pytest.raises(ValueError, match="5 scores are not finite, the first of query 299 and candidate 0"):
+        search(many, np.ones((5, 2), np.float32), k=1)
     with pytest.raises(ValueError, match="1 of 2 scores are nan"):
         top_k(np.array([[np.nan, 1.0]], np.float32), 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -31,17 +32,18 @@ class CrossFitted:
         found: Floats = self.item_rewards[self.folds, items]
         return found
 
-    def expected(self, probabilities: npt.NDArray[np.floating], contexts: Ints) -> Floats:
+    def expected(self, probabilities: npt.NDArray[np.floating] | sp.csr_array, contexts: Ints) -> Floats:
         """What a policy is expected to earn in each row's context.
 
         Args:
-            probabilities: [C, N] of each item in each of C contexts; for lists of K places, 1 / K where it is listed.
+            probabilities: [C, N] of each item in each of C contexts, dense or in rows; for lists of K places, 1 / K
+                where it is listed.
             contexts: [n] int64, 0 to C - 1, the context of each row.
 
         Returns:
             [n] float64.
         """
-        by_fold: Floats = np.asarray(probabilities, np.float64) @ self.item_rewards.T
+        by_fold: Floats = probabilities @ self.item_rewards.T
         found: Floats = by_fold[contexts, self.folds]
         return found
 

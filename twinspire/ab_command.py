@@ -47,6 +47,15 @@ def ab(
         float, typer.Option(min=0, max=0.99, help="Part of A's figure that an arm may have less and still ship.")
     ] = 0.0,
     alpha: Annotated[float, typer.Option(help="Rate of false alarms.")] = 0.05,
+    exposures: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="What was shown: a folder that servers log to, or user_id, item_id, reward, "
+            "propensity. Estimates what each arm would have earned.",
+        ),
+    ] = None,
+    reward_days: Annotated[int, typer.Option(min=1, help="Days after an exposure in which a purchase counts.")] = 7,
     layers: Annotated[bool, typer.Option(help="Tell exact search, index and a running server apart.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; beside the day's own if left out.")] = None,
     config: ConfigPath = DEFAULT_CONFIG,
@@ -90,6 +99,8 @@ def ab(
             judged,
             layers,
             relevant,
+            exposures,
+            reward_days,
             config,
             tuple(set_ or ()),
         )

@@ -23,6 +23,7 @@ from twinspire.pipeline.ab.baseline_arm import SOURCES, baseline_lists
 from twinspire.pipeline.ab.bundle_arm import Asked, BundleAtCut, ask, bundle_folder, measure
 from twinspire.pipeline.ab.file_arm import read_lists
 from twinspire.pipeline.ab.folds import Folds, catalogue_of, make_folds
+from twinspire.pipeline.ab.off_policy_rows import estimate, read_log
 from twinspire.pipeline.ab.three_layers import layers_of
 from twinspire.pipeline.fit_arm import Run
 
@@ -39,6 +40,8 @@ class Plan:
         settings: How arms are judged.
         layers: Whether exact search, index and server are told apart.
         relevant: File of pairs, for the protocol `given`.
+        exposures: Log of what was shown; None estimates nothing from one.
+        reward_days: Days after an exposure in which a purchase counts.
         config_path: File that the configuration was read from.
         overrides: Of the command.
     """
@@ -50,6 +53,8 @@ class Plan:
     settings: Settings
     layers: bool
     relevant: Path | None
+    exposures: Path | None
+    reward_days: int
     config_path: Path
     overrides: tuple[str, ...]
 
@@ -93,12 +98,19 @@ def compare(plan: Plan, config: Config, paths: RunPaths, run: Run) -> ABReport:
             arms.append(retrieval.arm())
             layers += retrieval.layers
             notes += retrieval.notes
-    return compare_arms(
+    report = compare_arms(
         folds.folds,
         arms,
         settings=plan.settings,
         catalogue=catalogue_of(config, paths, plan.cuts[0]),
         about=About(config.name, plan.protocol, tuple(layers), tuple(dict.fromkeys(notes))),
+    )
+    if plan.exposures is None:
+        return report
+    log = read_log(plan.exposures, config, paths, folds, reward_days=plan.reward_days)
+    found = estimate(log, [arm.ranked[-1] for arm in arms], [arm.name for arm in arms], plan.settings)
+    return replace(
+        report, off_policy=found.rows, off_policy_problems=found.problems, notes=(*report.notes, *found.notes)
     )
 
 

@@ -95,6 +95,13 @@ benchmark-training: $(DEVELOPMENT) ## measure training speed, into docs/training
 benchmark-serving: $(DEVELOPMENT) ## measure what a request costs, into docs/serving_speed.md (ARGS="--only built-in")
 	@$(BIN)/python benchmarks/serving $(ARGS)
 
+# How long `make benchmark-soak` lasts.
+MINUTES ?= 10
+
+.PHONY: benchmark-soak
+benchmark-soak: $(DEVELOPMENT) ## load the server while things go wrong, into docs/soak.md (MINUTES=10)
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
+
 .PHONY: lock
 lock: $(UV) ## resolve requirements.lock again, keeping what still fits (ARGS=--upgrade for the newest)
 	@$(UV) pip compile setup.py --all-extras --universal --python-version 3.11 --python $(BIN)/python \

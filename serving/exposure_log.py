@@ -23,6 +23,7 @@ from serving.exposures import DAY, Exposure, to_table, write_exposures
 QUEUE_ITEMS = 1_000_000
 # Less than what one of several processes may take to stop once it is drained, before it is killed.
 CLOSE_SECONDS = 4.0
+TRIED_ROWS = 100
 _log = logging.getLogger(__name__)
 
 
@@ -139,20 +140,32 @@ class ExposureLog:
         left: list[Exposure] = []
         problem = None
         for day, group in groupby(exposures, attrgetter("day")):
-            rows = list(group)
-            path = self._folder / f"{DAY}{day}" / f"{self._process}-{self._number:06}.parquet"
-            try:
-                self._count_written(self._write_known(rows, path))
-                self._number += 1
-            except (OSError, _ForgottenError) as error:
-                left += rows
-                problem = str(error)
-                with suppress(OSError):  # Written, and it cannot be told whether rightly: they come again.
-                    path.unlink(missing_ok=True)
-            except Exception as error:  # Rows that no file can hold would otherwise be tried for ever.
-                self._lose(len(rows))
-                problem = f"{type(error).__name__}: {error}"
+            waiting = list(group)
+            while waiting:
+                # After a failure a few are tried first: a file of all that waits would cost its time again and again.
+                part = waiting[:TRIED_ROWS] if self._fails else waiting
+                is_written, wrong = self._write_part(part, self._folder / f"{DAY}{day}")
+                problem = wrong or problem
+                if not is_written:
+                    left += waiting
+                    break
+                self._fails, waiting = False, waiting[len(part) :]
         return left, problem
+
+    def _write_part(self, rows: Sequence[Exposure], folder: Path) -> tuple[bool, str | None]:
+        """Writes a file; whether its rows are done with, and what was wrong."""
+        path = folder / f"{self._process}-{self._number:06}.parquet"
+        try:
+            self._count_written(self._write_known(rows, path))
+            self._number += 1
+        except (OSError, _ForgottenError) as error:
+            with suppress(OSError):  # Written, and it cannot be told whether rightly: they come again.
+                path.unlink(missing_ok=True)
+            return False, str(error)
+        except Exception as error:  # Rows that no file can hold would otherwise be tried for ever.
+            self._lose(len(rows))
+            return True, f"{type(error).__name__}: {error}"
+        return True, None
 
     def _write_known(self, rows: Sequence[Exposure], path: Path) -> int:
         """Writes the rows of those who are not forgotten; again where somebody was while it wrote."""

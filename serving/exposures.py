@@ -1,14 +1,16 @@
 """What was who shown, by which arm? Lists that users got, as Parquet files of a day.
 
     <folder>/day=YYYY-MM-DD/<process>-<number>.parquet     by the day of the list, UTC
+    <folder>/day=YYYY-MM-DD/merged-<number>.parquet        several of them, which it names (`serving.exposure_merge`)
 
-A file is there whole or not at all. Within the files of a process, lists come in the order in which they were answered
-with; between processes there is no order but by `moment`.
+A file is there whole or not at all; one that a merged file names is not read. Within the files of a process, lists come
+in the order in which they were answered with; between processes there is no order but by `moment`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -19,6 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 DAY = "day="
+MERGED = "merged-"
+# In the metadata of a merged file: names of the files whose lists it has.
+REPLACES = b"twinspire.replaces"
 ITEM_IDS = "item_ids"
 SCHEMA = pa.schema(
     [
@@ -98,9 +103,37 @@ def write_exposures(table: pa.Table, path: Path) -> None:
 
 
 def exposure_files(folder: Path, first_day: dt.date = dt.date.min, end_day: dt.date = dt.date.max) -> list[Path]:
-    """The files of the days from `first_day` to the one before `end_day`, by day and name; none without the folder."""
+    """The files of the days from `first_day` to the one before `end_day`, in order; none without the folder.
+
+    Raises:
+        ValueError: A merged file is damaged.
+    """
+    days = day_folders(folder, first_day, end_day)
+    return [file for day in days for files in files_of(day)[:2] for file in files]
+
+
+def day_folders(folder: Path, first_day: dt.date = dt.date.min, end_day: dt.date = dt.date.max) -> list[Path]:
+    """The folders of the days from `first_day` to the one before `end_day`, in order."""
     days = [(day, path) for path in folder.glob(f"{DAY}*") if (day := _day_of(path)) is not None]
-    return [file for day, path in sorted(days) if first_day <= day < end_day for file in sorted(path.glob("*.parquet"))]
+    return [path for day, path in sorted(days) if first_day <= day < end_day]
+
+
+def files_of(day: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The files of a day's folder: merged ones, others, and others that are not to be read, as a merged one has them.
+
+    Raises:
+        ValueError: A merged file is damaged.
+    """
+    files = sorted(day.glob("*.parquet"))
+    merged = [path for path in files if path.name.startswith(MERGED)]
+    parts = [path for path in files if not path.name.startswith(MERGED)]
+    # Of files alone there is nothing to ask, nor of merged ones alone.
+    replaced = {name for path in merged for name in _replaced_by(path)} if parts else set()
+    return (
+        merged,
+        [path for path in parts if path.name not in replaced],
+        [path for path in parts if path.name in replaced],
+    )
 
 
 def are_exposures(folder: Path) -> bool:
@@ -129,11 +162,24 @@ def read_exposures(
     if not folder.is_dir():
         raise ValueError(f"{folder}: does not exist; a server with serving.log_exposures makes it")
     for path in exposure_files(folder, first_day, end_day):
-        try:
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns))
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: cannot be read ({error}); remove it to go on without its lists") from None
+        yield from read_file(path, columns=columns)
+
+
+def read_file(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Streams the lists of one file.
+
+    Raises:
+        ValueError: It is damaged, or not there any more.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns))
+    except pa.ArrowInvalid as error:
+        raise _damaged(path, error) from None
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path}: is gone since it was listed, merged or removed by a nightly run; read again"
+        ) from None
 
 
 def _batch(exposures: Sequence[Exposure]) -> pa.RecordBatch:
@@ -142,6 +188,18 @@ def _batch(exposures: Sequence[Exposure]) -> pa.RecordBatch:
         pa.array([getattr(exposure, field.name) for exposure in exposures], field.type) for field in list(SCHEMA)[1:]
     ]
     return pa.RecordBatch.from_arrays([moments.cast(SCHEMA.field(0).type), *others], schema=SCHEMA)
+
+
+def _replaced_by(merged: Path) -> list[str]:
+    try:
+        found: list[str] = json.loads(pq.read_metadata(merged).metadata[REPLACES])
+    except pa.ArrowInvalid as error:
+        raise _damaged(merged, error) from None
+    return found
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: cannot be read ({error}); remove it to go on without its lists")
 
 
 def _day_of(path: Path) -> dt.date | None:

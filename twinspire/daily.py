@@ -119,18 +119,24 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
     from twinspire.nights import night_log, write_summary
     from twinspire.pipeline.main_job import plan
     from twinspire.pipeline.night import night_of
+    from twinspire.pipeline.retention import tidy_exposures
 
     begun = time.perf_counter()
     night = night_of(config, paths, full=full)
     console().print(f"{paths.as_of} {night.why}")
     for change in night.changes:
         console().print(f"[yellow]changed[/] {change}")
+    tidied = tidy_exposures(config, paths, now=now)
+    for line in tidied:
+        console().print(line, markup=False)
     steps = plan(config, paths, now=now, code_version=code_version(), night=night)
     save_config(config, paths)
     records: list[dict[str, Any]] = []
     outcome = "failed"
     with night_log(paths) as log:
         log.info("night begins", day=str(paths.as_of), why=night.why, changes=night.changes, process=os.getpid())
+        if tidied:
+            log.info("exposures", lines=tidied)
         # For whoever looks after a kill, which leaves no time to say anything.
         write_summary(config, paths, night, [], outcome="unfinished", seconds=0, now=now)
         try:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
@@ -70,6 +71,19 @@ class Protection:
     body_seconds: float = 10.0
 
 
+class _AnyText(Convertor[str]):
+    """A part of a path with slashes and line ends, as ids may have: starlette's own have one of the two at most."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any_text", _AnyText())
 Route = Callable[..., Awaitable[Response]]
 
 
@@ -139,13 +153,15 @@ def create_app(
         found = service.similar(limits.parse_similar(await body_of(request)))
         return _json(found)
 
-    @app.get("/v1/users/{user_id}/embedding", response_model=EmbeddingResponse, responses=OF_USER | NO_FEATURES)
+    @app.get(
+        "/v1/users/{user_id:any_text}/embedding", response_model=EmbeddingResponse, responses=OF_USER | NO_FEATURES
+    )
     @_errors
     async def embedding(user_id: str) -> Response:
         """The vector of a user, as the index is asked with it."""
         return _json(await service.embedding(user_id))
 
-    @app.get("/v1/users/{user_id}/history", response_model=HistoryResponse, responses=OF_USER)
+    @app.get("/v1/users/{user_id:any_text}/history", response_model=HistoryResponse, responses=OF_USER)
     @_errors
     async def history(user_id: str) -> Response:
         """What a user has bought, the latest first, as the bundle knows it."""

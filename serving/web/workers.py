@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import NoReturn
 
 from starlette.types import ASGIApp
@@ -38,6 +38,7 @@ from starlette.types import ASGIApp
 from serving.live import LOOK_SECONDS, Live, Refusal
 from serving.recommender import Recommender
 from serving.web import server
+from serving.web.counts_folder import counts_folder, memory
 from serving.web.metrics import Metrics, ended, share
 
 READY = b"ready"
@@ -48,7 +49,9 @@ STOP_SECONDS = server.KEEP_ALIVE_SECONDS + server.DRAIN_SECONDS + 5.0
 MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
 """Workers beyond as many deaths within as many seconds get no successor until fewer are that fresh."""
 PARENT = "parent"
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_STOP = {signal.SIGTERM, signal.SIGINT}
+_SIGNALS = {*_STOP, signal.SIGCHLD}
+_LOOK_AT_SIGNALS_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)
 
@@ -58,6 +61,10 @@ MakeApp = Callable[[Live, Metrics, Callable[[], object]], ASGIApp]
 
 class WorkerError(ValueError):
     """A worker never became ready; the message says why."""
+
+
+class _StopError(BaseException):
+    """Workers are no more waited for: the server is to stop. Nothing that catches errors is to take it for one."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,8 @@ def run(live: Callable[[], Live], make_app: MakeApp, host: str, port: int, *, nu
         OSError: The address is in use or not one of this machine.
         WorkerError: The published bundle cannot be answered from.
     """
-    # In memory, where no full disk stops a count, and a read-only one does not matter.
-    memory = Path("/dev/shm")
-    with (
-        TemporaryDirectory(prefix="twinspire-", dir=memory if os.access(memory, os.W_OK) else None) as folder,
-        server.bind(host, port) as listener,
-    ):
-        Workers(live(), make_app, listener, num_workers=num_workers, folder=Path(folder)).run()
+    with counts_folder(memory()) as folder, server.bind(host, port) as listener:
+        Workers(live(), make_app, listener, num_workers=num_workers, folder=folder).run()
 
 
 class Workers:
@@ -116,6 +118,7 @@ class Workers:
         self._leaving: dict[Worker, float] = {}
         self._deaths: deque[float] = deque()
         self._told: bytes = b""
+        self._is_told_to_stop = False
 
     def run(self) -> None:
         """Starts workers, and keeps them at work until SIGTERM or SIGINT; those under way are drained then.
@@ -125,19 +128,30 @@ class Workers:
         """
         # Waited for in one place, instead of interrupting whatever is under way.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        # A thread of a library that does not block them, as one that is older, may be given a signal while this one is
+        # busy: without a handler that would end the process at once.
+        handlers = {number: signal.signal(number, self._note) for number in _STOP}
         try:
             self._answering = self._start(self._num_workers)
             server.announce(self._listener)
             self._keep()
+        except _StopError:
+            pass
         finally:
             self._stop()
+            # In this order: a signal that was seen and not taken is ours still.
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self._is_told_to_stop = True
 
     def _keep(self) -> None:
         next_look = 0.0
         while True:
             received = signal.sigtimedwait(_SIGNALS, LOOK_SECONDS)
-            if received is not None and received.si_signo != signal.SIGCHLD:
+            if self._is_told_to_stop or (received is not None and received.si_signo in _STOP):
                 return
             self._reap()
             self._replace()
@@ -168,18 +182,31 @@ class Workers:
 
     def _start(self, number: int, new: Recommender | None = None) -> list[Worker]:
         started: list[Worker] = []
+        ready: list[Worker] = []
         try:
             with _frozen():
                 for _ in range(number):
                     started.append(self._fork(new, started))
             for worker in started:
-                _wait_for(worker)
+                self._wait_for(worker)
+                ready.append(worker)
         except BaseException:
             for worker in started:
-                os.kill(worker.pid, signal.SIGKILL)
-                self._leaving[worker] = time.monotonic() + STOP_SECONDS
+                # One that is ready answers already, so that it has to drain.
+                is_ready = worker in ready or _said(worker, 0.0) == READY
+                self._dismiss(worker, signal.SIGTERM if is_ready else signal.SIGKILL)
             raise
         return started
+
+    def _wait_for(self, worker: Worker) -> None:
+        deadline, said = time.monotonic() + START_SECONDS, None
+        while said is None and time.monotonic() < deadline:
+            if self._is_told_to_stop or signal.sigpending() & _STOP:
+                raise _StopError
+            said = _said(worker, _LOOK_AT_SIGNALS_SECONDS)
+        if said != READY:
+            late = f"it was not ready within {START_SECONDS:.0f} seconds"
+            raise WorkerError(f"a worker cannot answer: {late if said is None else said.decode() or 'it died'}")
 
     def _fork(self, new: Recommender | None, siblings: list[Worker]) -> Worker:
         taken = {worker.place for worker in (*self._answering, *self._leaving, *siblings)}
@@ -229,8 +256,8 @@ class Workers:
             # Not the parent's clean-up, which others still need.
             os._exit(code)
 
-    def _dismiss(self, worker: Worker) -> None:
-        os.kill(worker.pid, signal.SIGTERM)
+    def _dismiss(self, worker: Worker, how: signal.Signals = signal.SIGTERM) -> None:
+        os.kill(worker.pid, how)
         self._leaving[worker] = time.monotonic() + STOP_SECONDS
 
     def _reap(self) -> None:
@@ -287,12 +314,10 @@ class Workers:
             self._reap()
 
 
-def _wait_for(worker: Worker) -> None:
-    readable, _, _ = select.select([worker.channel], [], [], START_SECONDS)
-    said = worker.channel.recv(1 << 16).strip() if readable else b""
-    if said != READY:
-        why = said.decode() or ("it died" if readable else f"it was not ready within {START_SECONDS:.0f} seconds")
-        raise WorkerError(f"a worker cannot answer: {why}")
+def _said(worker: Worker, seconds: float) -> bytes | None:
+    """What a worker tells within some time; empty once it has died, None where it tells nothing."""
+    readable, _, _ = select.select([worker.channel], [], [], seconds)
+    return worker.channel.recv(1 << 16).strip() if readable else None
 
 
 def _listen(channel: socket.socket, live: Live) -> None:

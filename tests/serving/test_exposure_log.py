@@ -16,7 +16,7 @@ import pytest
 
 from features.forgotten import Forgotten
 from serving import exposure_log as module
-from serving.exposure_log import ExposureLog
+from serving.exposure_log import TRIED_ROWS, ExposureLog
 from serving.exposures import Exposure, exposure_files, read_exposures, write_exposures
 
 REPOSITORY = Path(__file__).parents[2]
@@ -244,6 +244,30 @@ def test_a_disk_that_takes_no_more_loses_only_what_finds_no_room(tmp_path: Path)
     assert "File too large" in found["texts"][0]
     assert found["texts"][1:] == ["exposures are written again; 1 were dropped"]
     assert list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_while_nothing_can_be_written_a_few_rows_are_tried_and_then_all_that_wait_in_order(
+    tmp_path: Path, counts: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def write(table: pa.Table, path: Path) -> None:
+        tried.append(table.num_rows)
+        if len(tried) <= 3:
+            raise OSError(28, "No space left on device")
+        write_exposures(table, path)
+
+    monkeypatch.setattr(module, "write_exposures", write)
+    log = opened(tmp_path, counts, flush_seconds=0.02)
+    shown_users = [f"u{number}" for number in range(TRIED_ROWS + 50)]
+    log.add([shown(user) for user in shown_users])
+    counts.wait(written=len(shown_users))
+    log.add([shown("last")])
+    log.close()
+    # All of them, a few twice and in vain, a few, and the rest; then as before.
+    assert tried == [TRIED_ROWS + 50, TRIED_ROWS, TRIED_ROWS, TRIED_ROWS, 50, 1]
+    assert users(tmp_path) == [*shown_users, "last"]
+    assert counts.dropped == 0
 
 
 def test_a_row_that_no_file_can_hold_is_dropped_and_the_next_are_written(

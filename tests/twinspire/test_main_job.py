@@ -237,6 +237,7 @@ def test_another_night_before_is_fitted_from_anew(change: dict[str, object]) -> 
 def test_how_nights_are_fitted_is_read_by_the_fit() -> None:
     night = Night(None, goes_on=False, why="the first", parent_bundle=None)
     assert first_changed(planned(night=night), planned("daily.epochs=2", night=night)) == "train"
+    assert first_changed(planned(night=night), planned("daily.keep_exposure_days=9", night=night)) == "bundle"
 
 
 def test_gates_are_asked_again_where_their_report_is_of_another_bundle() -> None:

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 from features import columns
 from features.forget_tables import forget_in_tables, without_users
 from features.forgotten import Forgotten, are_of, name_any
-from serving.exposures import exposure_files
+from serving.exposure_merge import remove_replaced
+from serving.exposures import day_folders, exposure_files
 from serving.retention import prune
 from twinspire.console import held_back
 from twinspire.paths import CUTTING, RunPaths
@@ -153,6 +154,9 @@ def _mined(paths: RunPaths, people: set[str]) -> Removed:
 
 
 def _exposures(paths: RunPaths, people: set[str]) -> Removed:
+    for day in day_folders(paths.exposures):
+        # Of a merge that was killed: nobody reads these files, and they name people all the same.
+        remove_replaced(day)
     num_rows = sum(without_users(path, people) for path in exposure_files(paths.exposures))
     return Removed("exposures", num_rows, "rewritten without them; a server logs none of theirs from now on")
 

@@ -54,7 +54,7 @@ def plan(
         "train": (
             (config.towers, config.training, config.evaluation.ks, config.sparcode and config.sparcode.of_fit()),
             _fingerprint(_impressions(negatives.impressions, config.as_of)),
-            () if night is None else (night.parent, night.goes_on, night.parent_bundle, config.daily),
+            () if night is None else (night.parent, night.goes_on, night.parent_bundle, config.daily.of_fit()),
         ),
         "embed": (),
         "index": (config.index,),

@@ -1,4 +1,7 @@
-"""A server with two arms that logs exposures when it stops: `python serve_exposures.py BUNDLE TABLE FOLDER WORKERS`."""
+"""A server with two arms that logs exposures: `python serve_exposures.py BUNDLE TABLE FOLDER WORKERS [SECONDS ITEMS]`.
+
+It writes them every so many SECONDS, or when it stops; so many ITEMS wait at most.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def main() -> None:
     from serving.arms import Arm, Arms
     from serving.build_retrievers import build_retrievers
     from serving.bundle import Bundle
-    from serving.exposure_log import ExposureLog
+    from serving.exposure_log import QUEUE_ITEMS, ExposureLog
     from serving.live import Live
     from serving.recommender import Recommender
     from serving.web import server, workers
@@ -29,6 +32,7 @@ def main() -> None:
     from serving.web.service import Service
 
     folder, num_workers = Path(sys.argv[3]), int(sys.argv[4])
+    flush_seconds, queue_items = (float(sys.argv[5]), int(sys.argv[6])) if len(sys.argv) > 5 else (3600.0, QUEUE_ITEMS)
     bundle = Bundle.open(Path(sys.argv[1]))
     retrievers = build_retrievers(
         bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
@@ -47,7 +51,14 @@ def main() -> None:
         )
 
     def app(live: Live, metrics: Metrics, watch: Callable[[], object]) -> Any:
-        log = ExposureLog(folder, flush_seconds=3600.0, max_rows=1000, count_written=metrics.exposures.inc)
+        log = ExposureLog(
+            folder,
+            flush_seconds=flush_seconds,
+            max_rows=1000,
+            count_written=metrics.exposures.inc,
+            count_dropped=metrics.exposures_dropped.inc,
+            queue_items=queue_items,
+        )
         return create_app(Service(live, FeatureReads(30.0), metrics, log), max_k=100, watch=watch)
 
     if num_workers == 1:

@@ -1,8 +1,9 @@
 """A server that follows what is published in a folder: `python serve_folder.py BUNDLES USERS WORKERS [GATE]`.
 
 USERS is a Parquet table, or the folder of a feature store. Reading the user `slow` waits until somebody has opened the
-named pipe GATE for writing and closed it. What is opened while BUNDLES holds a file `cold` cannot be asked. The server
-looks 20 times a second, gives a body half a second, a head a second, and lets a connection rest for half a minute.
+named pipe GATE for writing and closed it. What is opened while BUNDLES holds a file `cold` cannot be asked; while it
+holds a named pipe `held`, it waits as for GATE. The server looks 20 times a second, gives a body half a second, a head
+a second, and lets a connection rest for half a minute.
 """
 
 from __future__ import annotations
@@ -46,11 +47,15 @@ def main() -> None:
             pq.read_table(users)
         )
 
-        is_cold = (bundles / "cold").exists()
+        is_cold, held = (bundles / "cold").exists(), bundles / "held"
+        is_held = held.exists()
 
         def read_slowly(user_ids: list[str]) -> Any:
             if is_cold:
                 raise RuntimeError("the store is cold")
+            if is_held:
+                with held.open("rb") as pipe:
+                    pipe.read()
             if gate is not None and "slow" in user_ids:
                 with gate.open("rb") as pipe:
                     pipe.read()

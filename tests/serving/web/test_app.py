@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -200,6 +201,17 @@ def test_the_openapi_document_describes_request_answer_and_errors(client: httpx.
     answer = resolve(document, operation["responses"]["200"]["content"]["application/json"]["schema"])
     assert answer["properties"].keys() == {"results", "stage_microseconds"}
     assert {"400", "413", "422"} <= operation["responses"].keys()
+
+
+@pytest.mark.parametrize("what", ["history", "embedding"])
+def test_any_text_is_a_user_id_in_a_path_but_none(client: httpx.Client, what: str) -> None:
+    for user_id in ("a/b", "a/b\nc", "a/history", "/", "é %2F"):
+        answer = client.get(f"/v1/users/{quote(user_id, safe='')}/{what}")
+        assert answer.status_code == 404
+        assert answer.json()["errors"] == [{"field": "user_id", "message": f"{user_id!r} is not known"}]
+    (error,) = client.get(f"/v1/users//{what}").json()["errors"]
+    assert error["field"] == "path"
+    assert client.get(f"/v1/users/u1/{what}").json()["user_id"] == "u1"
 
 
 def test_connections_at_the_same_time_get_their_own_answers(client: httpx.Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ from serving.index import HnswIndex
 from serving.manifest import Facts
 from serving.publish import Parts, write
 from serving.web.api import MAX_BODY_BYTES
+from serving.web.counts_folder import PREFIX
 from serving.web.workers import MAX_DEATHS
 
 HERE = Path(__file__).parent
@@ -86,7 +88,7 @@ def running(bundles: Path, users: Path, num_workers: int, *more: Path) -> Iterat
         assert line.startswith("listening on http://127.0.0.1:"), line
         yield Server(process.pid, line.split()[-1], bundles, process)
     finally:
-        # Asked to first: killed, it leaves its counts in /dev/shm.
+        # Asked to first: killed, it leaves its counts in /dev/shm until the next one starts.
         process.terminate()
         try:
             process.wait(timeout=60)
@@ -262,6 +264,21 @@ def test_sigterm_answers_what_is_under_way_and_says_that_connections_end(
         idle.close()
 
 
+def test_sigterm_while_a_bundle_is_taken_over_drains_those_that_answer_and_waits_for_no_others(
+    bundles: Path, online_file: Path, letters: tuple[Path, dict[str, str]]
+) -> None:
+    with running(bundles, online_file, 2) as server, server.client() as idle:
+        (counts,) = counts_folders(server.pid)
+        assert idle.get("/healthz").headers.get("connection") != "close"
+        os.mkfifo(bundles / "held")
+        server.publish(max(letters[1]))
+        with (bundles / "held").open("wb"):  # opens when a new worker asks its retrievers
+            server.process.send_signal(signal.SIGTERM)
+            server.until(lambda: idle.get("/healthz").headers.get("connection") == "close")
+            assert server.process.wait(timeout=60) == 0
+    assert not Path(counts).exists()
+
+
 def accepts(server: Server) -> bool:
     host, port = server.address.removeprefix("http://").split(":")
     try:
@@ -318,15 +335,30 @@ def requests_counted(metrics: str) -> float:
     return sum(float(line.split()[-1]) for line in lines)
 
 
-def test_workers_whose_parent_is_killed_stop(bundles: Path, online_file: Path) -> None:
+def counts_folders(pid: int) -> set[str]:
+    """Folders of the files that a process counts in."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return set(re.findall(rf"\S+/{PREFIX}[^/]+(?=/)", maps))
+
+
+def test_workers_whose_parent_is_killed_stop_and_the_next_server_removes_what_it_counted_in(
+    bundles: Path, online_file: Path
+) -> None:
     with running(bundles, online_file, 2) as server:
         workers = server.workers()
+        (counts,) = counts_folders(server.pid)
         server.process.kill()
         server.process.wait()
         deadline = time.monotonic() + 60
         while any(Path(f"/proc/{pid}").exists() and not is_zombie(pid) for pid in workers):
             assert time.monotonic() < deadline
         assert not accepts(server)
+    assert Path(counts).exists()
+    with running(bundles, online_file, 2) as server:
+        assert not Path(counts).exists()
+        (own,) = counts_folders(server.pid)
+        assert Path(own).exists()
+    assert not Path(own).exists()
 
 
 def is_zombie(pid: int) -> bool:
@@ -358,10 +390,9 @@ def head(length: int) -> bytes:
 def test_a_body_that_never_ends_is_given_up(steady: Server) -> None:
     with connected(steady) as slow:
         slow.sendall(head(1000) + b'{"user_id": ')
-        answer = slow.recv(1 << 16)
+        answer = rest_of(slow)  # which ends when the connection is closed
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"did not arrive within 0.5 seconds"' in answer
-        assert rest_of(slow) == b"", "and the connection is closed"
 
 
 def rest_of(connection: socket.socket) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -12,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+
+import pytest
 
 from evaluation.ab.headline import headline
 from evaluation.ab.html import to_html
@@ -178,3 +182,25 @@ def test_importing_loads_no_plotting() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_browser_shows_the_page_without_a_network(full_report: ABReport, tmp_path: Path) -> None:
+    binary = shutil.which("chromium")
+    if binary is None:
+        pytest.skip("no chromium on this machine; on Debian: apt-get install chromium")
+    page = tmp_path / "ab.html"
+    page.write_text(to_html(full_report), encoding="utf-8")
+    command = [binary, "--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    command += [
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-sandbox",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    # No name can be looked up.
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert headline(full_report) in html.unescape(words(shown.stdout))
+    assert shown.stdout.count("<svg") == to_html(full_report).count("<svg")
+    # What its script or its markup did wrong stands in the console, which goes to standard error.
+    assert "CONSOLE" not in shown.stderr

@@ -136,8 +136,9 @@ class Encoder:
             texts = raw.column(name)
             inputs[name + TEXT_SUFFIX] = trigrams(texts, length=self.text_length, num_buckets=self.text_buckets)
         numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
-        scaled = [(values - self.scaling[name][0]) / self.scaling[name][1] for name, values in numbers.items()]
-        inputs[NUMERIC_INPUT[tower]] = np.nan_to_num(np.stack(scaled, axis=1)).astype(np.float32)
+        means, deviations = zip(*(self.scaling[name] for name in numbers), strict=True)
+        scaled = (np.stack(list(numbers.values()), axis=1) - means) / deviations
+        inputs[NUMERIC_INPUT[tower]] = np.where(np.isnan(scaled), 0.0, scaled).astype(np.float32)
         for field in self.schema.shares_of(tower):
             inputs[field.shares] = dense_shares(raw, field, self.vocabularies[field.column])
         return inputs

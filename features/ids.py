@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,8 @@ class IdMap:
     def rows(self, ids: Ids) -> Rows:
         """Catalogue rows of ids: [n] int32, 0 where an id is null or unknown."""
         if len(ids) <= FEW:
-            return np.fromiter((self._row_of.get(name, 0) for name in ids), np.int32, len(ids))
+            names = ids.tolist() if isinstance(ids, np.ndarray) else ids
+            return np.fromiter(map(self._row_of.get, names, repeat(0)), np.int32, len(ids))
         found = self._index.get_indexer(pd.Index(np.asarray(ids, dtype=object), dtype=object))
         return (found + 1).astype(np.int32)
 

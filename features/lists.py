@@ -19,6 +19,9 @@ def flat_list(
     """Values of a list column cut to `length` each, and the (row, place) that each belongs to."""
     column = raw.column(name)
     lists = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if len(lists) == 1:  # One user of a request: a quarter of the time.
+        values = lists.flatten().to_numpy(zero_copy_only=False)[:length]
+        return values, (np.zeros(len(values), np.int64), np.arange(len(values)))
     counts = np.diff(lists.offsets.to_numpy()).astype(np.int64)
     if lists.null_count:
         counts[lists.is_null().to_numpy(zero_copy_only=False)] = 0

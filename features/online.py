@@ -11,13 +11,12 @@ from contextlib import closing
 from pathlib import Path
 
 from features import columns
+from features.storage import VIEW_NAMES
 from features.store import Store
 
 
 def empty_online_store(store: Store) -> None:
     """Removes all users' values; readers find nobody until the store is filled."""
-    from features.feast_repo.definitions import VIEW_NAMES
-
     view = store.feast.get_feature_view(VIEW_NAMES["user"])
     provider = store.feast._get_provider()
     provider.teardown_infra(store.settings.project, [view], [])

@@ -1,4 +1,4 @@
-"""What does the online store know of some users now? One read, as near to the store as Feast lets its readers come.
+"""What does an online store know of some users now? One read, as near to the store as Feast lets its readers come.
 
 `FeatureStore.get_online_features` resolves services and views, builds a response and unpacks it again: .27 ms for one
 user with 15 fields, .06 ms of which are the store. Its lookup of the service takes four more. So the view is looked up
@@ -9,18 +9,21 @@ B users.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from features import columns
+from features.feast_values import plain
+from features.storage import VIEW_NAMES
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 
 class OnlineUsers:
-    """Reads rows of the user view.
+    """Reads rows of the user view through Feast.
 
     Args:
         feast: The store, whose definitions were applied.
@@ -33,12 +36,9 @@ class OnlineUsers:
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
 
-        from features.feast_repo.definitions import VIEW_NAMES
-
         self._view = feast.get_feature_view(VIEW_NAMES["user"])
         self._provider, self._config = feast._get_provider(), feast.config
-        self._fields = [(field.name, field.type) for field in schema]
-        self._names = [columns.USER_ID, *schema.names]
+        self._fields, self._rows = schema.names, row_type(schema)
         self._entity_key, self._value = EntityKey, Value
         if feast.config.online_store.type == "sqlite":
             # SQLite waits five seconds unless it is told otherwise.
@@ -52,17 +52,28 @@ class OnlineUsers:
             for user_id in user_ids
         ]
         rows = self._provider.online_read(
-            config=self._config, table=self._view, entity_keys=keys, requested_features=self._names[1:]
+            config=self._config, table=self._view, entity_keys=keys, requested_features=self._fields
         )
-        found = [values or {} for _, values in rows]
-        arrays = [pa.array([_plain(values.get(name)) for values in found], kind) for name, kind in self._fields]
-        return pa.Table.from_arrays([pa.array(user_ids, pa.string()), *arrays], names=self._names)
+        found = [{name: plain(value) for name, value in (values or {}).items()} for _, values in rows]
+        return table_of(user_ids, found, self._rows)
 
 
-def _plain(value: Any) -> Any:
-    """What a protobuf value of Feast's holds: a number, text, a list, or None."""
-    which = None if value is None else value.WhichOneof("val")
-    if which is None or which == "null_val":
-        return None
-    held = getattr(value, which)
-    return list(held.val) if which.endswith("_list_val") else held
+def row_type(schema: pa.Schema) -> pa.StructType:
+    """What a row of the view is: user_id and its fields."""
+    return pa.struct([pa.field(columns.USER_ID, pa.string()), *schema])
+
+
+def table_of(user_ids: Sequence[str], found: Sequence[Mapping[str, Any]], kind: pa.StructType) -> pa.Table:
+    """Rows that were read as a table.
+
+    Args:
+        user_ids: [B].
+        found: [B], field -> value, without what is not known; fields that the view does not have are left out.
+        kind: Of a row, as `row_type` gives it.
+
+    Returns:
+        [B] rows: user_id and the fields of the view, nulls where nothing is known.
+    """
+    rows = [{**values, columns.USER_ID: user_id} for user_id, values in zip(user_ids, found, strict=True)]
+    # All columns at once, in half the time that each by itself would take for one user.
+    return pa.Table.from_struct_array(pa.array(rows, kind))

@@ -1,4 +1,4 @@
-"""Which Arrow type does a feature have in snapshots, examples and stores?"""
+"""Which Arrow type does a feature have in snapshots, examples and stores, and what are its views called there?"""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ARROW_TYPES: dict[Storage, pa.DataType] = {
     Storage.FLOATS: pa.list_(pa.float32()),
 }
 MOMENT = pa.timestamp("us", tz="UTC")
+VIEW_NAMES: dict[Tower, str] = {"user": "user_daily", "item": "item_daily"}
 
 # Who has met which item until a given midnight: the repeat-purchase retriever, the already-bought filter and the mark
 # of first purchases all read it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,14 +18,16 @@ import pyarrow as pa
 import yaml
 
 from features import columns
+from features.online_sqlite import SqliteUsers, fits
 from features.online_users import OnlineUsers
 from features.schema import ENTITY_KEY, Schema, Tower
-from features.storage import view_schema
+from features.storage import VIEW_NAMES, view_schema
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 OnlineStore = Literal["sqlite", "redis"]
+ONLINE_FILE = "online.db"
 # What a first read of SQLite and those after it wait for a writer; a server sets its own deadline before.
 ONLINE_WAIT_SECONDS = 5.0
 
@@ -74,9 +76,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, settings: StoreSettings) -> None:
-        """Opens the store; nothing is written yet."""
-        from feast import FeatureStore
-
+        """Opens the store; nothing but its settings is written yet."""
         self.folder = folder.absolute()
         self.settings = settings
         self.online_wait_seconds = ONLINE_WAIT_SECONDS
@@ -86,7 +86,13 @@ class Store:
             self._repository / "feature_store.yaml", yaml.safe_dump(self._feast_config(), sort_keys=False)
         )
         _write_if_changed(self._repository / "settings.json", settings.to_json())
-        self.feast: FeatureStore = FeatureStore(repo_path=str(self._repository))
+
+    @cached_property
+    def feast(self) -> FeatureStore:
+        """Feast's store; loaded when it is needed, as a reader of SQLite does without."""
+        from feast import FeatureStore
+
+        return FeatureStore(repo_path=str(self._repository))
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -153,8 +159,6 @@ class Store:
 
     def materialize(self, since: dt.datetime, until: dt.datetime) -> None:
         """Writes the users' latest values between two moments to the online store."""
-        from features.feast_repo.definitions import VIEW_NAMES
-
         with _without_ibis_deprecations():
             self.feast.materialize(since, until, feature_views=[VIEW_NAMES["user"]], disable_event_timestamp=False)
 
@@ -163,12 +167,15 @@ class Store:
         return self._online_users(user_ids)
 
     @cached_property
-    def _online_users(self) -> OnlineUsers:
+    def _online_users(self) -> Callable[[list[str]], pa.Table]:
         schema = view_schema(self.settings.schema, "user")
+        path, table = self._repository / ONLINE_FILE, f"{self.settings.project}_{VIEW_NAMES['user']}"
+        if self.settings.online_store == "sqlite" and fits(path, table):
+            return SqliteUsers(path, table, schema, wait_seconds=self.online_wait_seconds)
         return OnlineUsers(self.feast, schema, wait_seconds=self.online_wait_seconds)
 
     def _feast_config(self) -> dict[str, Any]:
-        online: dict[str, Any] = {"type": "sqlite", "path": str(self._repository / "online.db")}
+        online: dict[str, Any] = {"type": "sqlite", "path": str(self._repository / ONLINE_FILE)}
         if self.settings.online_store == "redis":
             online = {"type": "redis", "connection_string": self.settings.redis_connection}
         return {

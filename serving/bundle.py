@@ -150,6 +150,10 @@ class Bundle:
             digest = catalogue_digest(item_ids)
             sparcode = _load(folder / SPARCODE, lambda path: SparCodeParts.open(path, catalogue=digest))
             _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
+        item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared_texts(items.column(CATEGORY))
+        del items
+        # What Parquet's readers took, Arrow would keep.
+        pa.default_memory_pool().release_unused()
         return cls(
             folder=folder,
             manifest=manifest,
@@ -158,8 +162,8 @@ class Bundle:
             item_vectors=vectors,
             ranked=ranked,
             index=index,
-            item_names=items.column(columns.ITEM_NAME).to_pylist(),
-            categories=_shared_texts(items.column(CATEGORY)),
+            item_names=item_names,
+            categories=categories,
             purchases=purchases,
             popularity=_load_array(folder / POPULARITY, (num_items,)),
             item_weights=weights,

@@ -75,11 +75,17 @@ class Purchases:
 
     def of(self, user_rows: npt.NDArray[np.integer]) -> Purchases:
         """The rows of some users, in the order asked; a row may be asked for more than once."""
+        if len(user_rows) == 1:  # Views, in a fifth of the time.
+            begin, end = self.indptr[user_rows[0]], self.indptr[user_rows[0] + 1]
+            return self._unchecked(np.array([0, end - begin]), slice(begin, end))
         starts = self.indptr[user_rows]
         lengths = self.indptr[np.asarray(user_rows) + 1] - starts
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         pairs = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
-        # Rows of what was checked need no check, which costs more than the rows.
+        return self._unchecked(indptr, pairs)
+
+    def _unchecked(self, indptr: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64] | slice) -> Purchases:
+        """Some pairs; rows of what was checked need no check, which costs more than the rows."""
         rows = object.__new__(Purchases)
         rows.__dict__.update(
             indptr=indptr,

@@ -82,6 +82,8 @@ def without(
             keys = np.arange(len(rows), dtype=np.int64)[:, None] * num_items + rows
             places = np.minimum(np.searchsorted(known_keys, keys), len(known_keys) - 1)
             gone |= known_keys[places] == keys
+        if not gone.any():
+            return fit(rows, scores, k=k)
         order = np.argsort(gone, axis=1, kind="stable")[:, :k]
         rows = np.take_along_axis(np.where(gone, NO_ROW, rows), order, axis=1)
         scores = np.take_along_axis(np.where(gone, np.float32(NO_SCORE), scores), order, axis=1)

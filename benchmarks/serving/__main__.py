@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-from bare import bare_search, read_cost  # noqa: E402
+from bare import bare_search, user_costs  # noqa: E402
 from report import Figures, write_report  # noqa: E402
 from server import Server  # noqa: E402
 from synthetic import write_synthetic  # noqa: E402
@@ -55,7 +55,7 @@ def measure(name: str, config: Path, runs: Path, seconds: float) -> Figures:
     flags = ["--config", str(config), "--runs", str(runs)]
     command = [sys.executable, "-m", "twinspire", "run", *flags, "--now", "2024-03-01"]
     subprocess.run(command, cwd=ROOT, check=True)
-    found = Figures(name, bare_search(config, runs, k=K), read_cost(config, runs))
+    found = Figures(name, bare_search(config, runs, k=K), user_costs(config, runs))
     for retriever in ("two_tower", "fused"):
         with Server(flags, retriever=retriever) as server:
             found.memory_bytes, found.start_seconds = server.rss_bytes(), server.start_seconds

@@ -1,4 +1,4 @@
-"""What do the index and the online store cost by themselves, in this process?"""
+"""What do the index, the online store and the encoder cost by themselves, in this process?"""
 
 from __future__ import annotations
 
@@ -47,13 +47,40 @@ def bare_search(config: Path, runs: Path, *, k: int) -> Bare:
     return Bare(len(bundle.item_vectors), ef, recall, cpu, size)
 
 
-def read_cost(config: Path, runs: Path) -> float:
-    """CPU of one user's read of the online store, microseconds."""
+def user_costs(config: Path, runs: Path) -> dict[str, tuple[float, float]]:
+    """Median time of one user's read of the online store and of encoding it, microseconds: hot, and after a search.
+
+    A search walks through more of the index than a core's cache holds, and what comes after it finds nothing there.
+    """
     settings = load(config)
     paths = RunPaths(runs / settings.name, settings.as_of)
     store, bundle = Store.open(paths.features), Bundle.open(paths.bundles / "current")
-    ids = bundle.encoder.user_ids.ids(np.arange(1, min(NUM_QUERIES + 1, len(bundle.encoder.user_ids))))
-    return _cpu(lambda number: store.read_online([ids[number % len(ids)]]))
+    encoder = bundle.encoder
+    ids = encoder.user_ids.ids(np.arange(1, min(NUM_QUERIES + 1, len(encoder.user_ids))))
+    rows, moments = [store.read_online([user_id]) for user_id in ids], np.zeros(1, np.int64)
+    calls: dict[str, Callable[[int], object]] = {
+        "reading": lambda number: store.read_online([ids[number % len(ids)]]),
+        "encoding": lambda number: encoder.encode_users(rows[number % len(rows)], as_of_seconds=moments),
+    }
+
+    def search(number: int) -> None:
+        query = bundle.ranked[number % len(bundle.ranked)][None]
+        bundle.index.search(np.ascontiguousarray(query), k=100, ef=settings.index.ef_search)
+
+    def nothing(number: int) -> None:
+        pass
+
+    return {name: (_median(call, nothing), _median(call, search)) for name, call in calls.items()}
+
+
+def _median(call: Callable[[int], object], before: Callable[[int], None]) -> float:
+    times = []
+    for number in range(NUM_QUERIES):
+        before(number)
+        begun = time.perf_counter()
+        call(number)
+        times.append(time.perf_counter() - begun)
+    return float(np.median(times)) * 1e6
 
 
 def _cpu(call: Callable[[int], object]) -> float:

@@ -20,7 +20,8 @@ class Figures:
 
     name: str
     bare: Bare
-    read_us: float
+    alone: dict[str, tuple[float, float]]
+    """Name -> microseconds of a part of a request: called again and again, and after a search."""
     memory_bytes: int = 0
     start_seconds: float = 0.0
     loads: dict[str, list[Load]] = field(default_factory=dict)
@@ -45,7 +46,7 @@ def tables(figures: list[Figures]) -> str:
         parts.append(
             f"### {one.name}: {bare.num_items:,} items\n\n"
             f"hnswlib alone, one query at a time: **{bare.cpu_us:,.0f} us** of CPU at ef {bare.ef}, recall@100 "
-            f"{bare.recall:.3f}. One user's read of the online store (SQLite): {one.read_us:,.0f} us. The process has "
+            f"{bare.recall:.3f}. {_alone(one.alone)}. The process has "
             f"{(one.memory_bytes - bare.index_bytes) / 1e6:,.0f} MB beside the graph's {bare.index_bytes / 1e6:,.0f}; "
             f"from start to ready {one.start_seconds:.1f} s.\n"
         )
@@ -67,3 +68,8 @@ def tables(figures: list[Figures]) -> str:
             parts.append(f"| {retriever} | {' | '.join(cells)} |")
         parts.append("\nStages are wall-clock means over all of these requests, microseconds.\n")
     return "\n".join(parts)
+
+
+def _alone(costs: dict[str, tuple[float, float]]) -> str:
+    told = [f"{name} one user takes {hot:,.0f} us, {cold:,.0f} after a search" for name, (hot, cold) in costs.items()]
+    return "In one process " + "; ".join(told)

@@ -18,6 +18,7 @@ from feast.types import Array, FeastType, Float32, Int64, String
 
 from features import columns
 from features.schema import ENTITY_KEY, Schema, Storage, Tower
+from features.storage import VIEW_NAMES
 
 FEAST_TYPES: dict[Storage, FeastType] = {
     Storage.STRING: String,
@@ -28,7 +29,6 @@ FEAST_TYPES: dict[Storage, FeastType] = {
     Storage.FLOATS: Array(Float32),
 }
 SERVICE_NAMES: dict[Tower, str] = {"user": "user_tower", "item": "item_tower"}
-VIEW_NAMES: dict[Tower, str] = {"user": "user_daily", "item": "item_daily"}
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,9 @@ async def within(seconds: float, reading: Any) -> Any:
         BadRequestError: It takes longer (408).
     """
     try:
-        return await asyncio.wait_for(reading, seconds)
+        # Without a task of its own, as `wait_for` would make before Python 3.12.
+        async with asyncio.timeout(seconds):
+            return await reading
     except TimeoutError:
         message = f"did not arrive within {seconds:g} seconds"
         raise BadRequestError(408, FieldError(field="body", message=message)) from None

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-HEAVY = ("tensorflow", "tf_keras", "keras", "apache_beam", "feast", "dask", "duckdb", "towers", "training", "beam_jobs")
+HEAVY = (
+    "tensorflow", "tf_keras", "keras", "apache_beam", "feast", "dask", "duckdb", "ibis", "sqlalchemy", "matplotlib",
+    "towers", "training", "beam_jobs",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "module",
     [
+        "features.store",
         "serving.web.app",
         "serving.web.server",
         "serving.arms",
@@ -22,9 +26,10 @@ HEAVY = ("tensorflow", "tf_keras", "keras", "apache_beam", "feast", "dask", "duc
         "serving.recommender",
         "serving.publish",
         "serving.retention",
+        "twinspire.pipeline.serve_http",
     ],
 )
-def test_serving_loads_neither_tensorflow_nor_beam(module: str) -> None:
+def test_serving_loads_neither_tensorflow_nor_beam_nor_feast(module: str) -> None:
     code = f"import sys, {module}; print(sorted(set({HEAVY}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"

@@ -37,6 +37,15 @@ def test_rows_come_in_the_order_asked_and_as_often() -> None:
     assert found.csr().toarray().tolist() == [[0, 0, 1, 0, 0], [0] * 5, [1, 0, 0, 0, 2], [0, 0, 1, 0, 0]]
 
 
+@pytest.mark.parametrize("row", [0, 1, 2, 3])
+def test_one_row_alone_is_the_same_row_among_others(row: int) -> None:
+    alone, both = three_pairs().of(np.array([row])), three_pairs().of(np.array([row, 0]))  # The unknown user has none.
+    assert alone.indptr.tolist() == both.indptr[:2].tolist()
+    assert [array.tolist() for array in (alone.indices, alone.counts, alone.last_seconds, alone.keys)] == [
+        array.tolist() for array in (both.indices, both.counts, both.last_seconds, both.keys)
+    ]
+
+
 def test_no_events_make_empty_rows() -> None:
     nothing = np.empty(0, np.int64)
     found = Purchases.from_events(nothing, nothing, seconds=nothing, num_users=3, num_items=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import re
 import runpy
 import shutil
 import socket
@@ -114,6 +115,12 @@ def test_while_redis_is_down_all_are_answered_without_it_and_with_it_again_after
     assert {len(result["items"]) for result in lists} == {5}, "nobody went away with less"
 
 
+def maps_of(pid: int) -> str:
+    """Libraries of a process and of its children, by their paths."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return "".join(Path(f"/proc/{one}/maps").read_text() for one in (pid, *children))
+
+
 def test_the_command_serves_with_several_processes_from_a_store_in_a_file(
     written: Path, encoder: Encoder, online: pa.Table, tmp_path: Path
 ) -> None:
@@ -131,6 +138,9 @@ def test_the_command_serves_with_several_processes_from_a_store_in_a_file(
             asked = {"user_id": "u1", "k": 5, "retriever": "two_tower"}
             (result,) = httpx.post(f"{address}/v1/recommend", json=asked, trust_env=False, timeout=30).json()["results"]
             assert (len(result["items"]), result["reasons"]) == (5, [])
+        libraries = set(re.findall(r"site-packages/_?(\w+)", maps_of(process.pid)))
+        assert "pyarrow" in libraries
+        assert not libraries & {"duckdb", "sqlalchemy"}, "Feast is loaded"
         process.terminate()
         assert process.wait(timeout=60) == 0
     finally:

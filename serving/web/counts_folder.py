@@ -1,6 +1,6 @@
 """Where do several processes count? In a folder in memory, which ends with them, or with the next server's start.
 
-A server that is killed cannot remove its folder. It holds the folder's lock while it or a worker of it lives, for a lock
+A server that is killed cannot remove its folder. It holds its lock while it or a worker of it lives, for a lock
 goes over to whom is forked: what nobody holds is of nobody.
 """
 

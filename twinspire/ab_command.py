@@ -72,7 +72,7 @@ def ab(
 
         settings, paths = settle(config, set_, None if cut is None else cut.date(), runs)
         cuts = _cuts(protocol, settings, last_cut, every)
-        from evaluation.ab.compare import Settings
+        from evaluation.ab.settings import Settings
         from evaluation.ab.table import print_comparison
         from evaluation.ab.write import write_comparison
         from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER

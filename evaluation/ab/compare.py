@@ -7,109 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.ab.differences import apart, differences_to_first, flat, nested, paired_intervals, whole
 from evaluation.ab.examples import most_different
-from evaluation.ab.figures import Catalogue, Floats, Fold, Rows, figures, over_users, slices
-from evaluation.ab.report import ABReport, ArmFigures, Comparison, Difference, Latency, LayerCheck, Problem, Protocol
+from evaluation.ab.figures import Catalogue, Floats, Fold, figures, over_users, slices
+from evaluation.ab.report import ABReport, ArmFigures, Comparison, Difference, LayerCheck
+from evaluation.ab.settings import LETTERS, About, Arm, Settings
 from evaluation.agreement import overlap_at_k, rank_biased_overlap
 from evaluation.diversity import gini_at_k
 from evaluation.metrics import coverage_at_k, judge, recall_curve
-from evaluation.multiplicity import holm
-from evaluation.paired import Interval, intervals
-from evaluation.permutation import permutation_p_values
+from evaluation.paired import Interval
 from evaluation.power import smallest_detectable_effect, users_needed
-from evaluation.report import Task
 from evaluation.verdict import Verdict, decide
-
-LETTERS = "ABCDEFGH"
-SAME = 1e-12
-"""Differences of a user below it are none."""
-_SLICE = "\0"
-T = TypeVar("T", Interval, Difference)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What one arm retrieved.
-
-    Attributes:
-        name: What tables call it; distinct.
-        source: What it is, in words.
-        ranked: [U, K] int32 of each fold: catalogue rows in the order of the split's users, -1 behind the last one.
-        latency: Of one user's list; None where it was not measured.
-        problems: In its input.
-    """
-
-    name: str
-    source: str
-    ranked: Sequence[Rows]
-    latency: Latency | None = None
-    problems: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How arms are judged.
-
-    Attributes:
-        task: What counts as relevant.
-        ks: List lengths.
-        metric: What decides, named before anything is looked at, such as `recall@100`.
-        alpha: Rate of false alarms.
-        margin: Part of A's figure that an arm may have less and still ship.
-        num_samples: Resamples and permutations.
-        seed: Of both.
-
-    Raises:
-        ValueError: The metric is of no k, or a number is out of its range.
-    """
-
-    task: Task
-    ks: tuple[int, ...]
-    metric: str
-    alpha: float = 0.05
-    margin: float = 0.0
-    num_samples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks what a report could not be made with."""
-        known = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate", "precision") for k in self.ks] + ["mrr"]
-        if self.metric not in known:
-            raise ValueError(f"metric is {self.metric!r}, expected one of: {', '.join(known)}")
-        if not 0 < self.alpha < 1 or not 0 <= self.margin < 1 or self.num_samples < 1:
-            raise ValueError(
-                f"alpha is {self.alpha}, margin {self.margin} and num_samples {self.num_samples}; expected between 0 "
-                "and 1, from 0 to below 1, and at least 1"
-            )
-
-    @property
-    def k(self) -> int:
-        """Places that slices and lists are judged by: those of the metric, or the most."""
-        _, _, k = self.metric.partition("@")
-        return int(k) if k else max(self.ks)
-
-
-@dataclass(frozen=True)
-class About:
-    """What stands in the report besides figures.
-
-    Attributes:
-        dataset: Name of the dataset.
-        protocol: How past and future were divided.
-        layers: What was checked of the layers; some findings keep an arm from being shipped.
-        notes: A sentence each.
-    """
-
-    dataset: str
-    protocol: Protocol
-    layers: tuple[LayerCheck, ...] = ()
-    notes: tuple[str, ...] = field(default=())
 
 
 def compare_arms(
@@ -132,57 +45,63 @@ def compare_arms(
             relevant, or a list is malformed (see `judge`).
     """
     _check(folds, arms)
-    task, ks = settings.task, settings.ks
-    by_arm = [
-        over_users(
-            [
-                figures(fold, lists, task=task, ks=ks, catalogue=catalogue)
-                | _flat(slices(fold, lists, task=task, k=settings.k))
-                for fold, lists in zip(folds, arm.ranked, strict=True)
-            ],
-            folds,
-        )
-        for arm in arms
-    ]
-    means, differences = _intervals(by_arm, settings)
-    compared = _differences(by_arm, differences, settings)
-    shown = tuple(_arm_figures(LETTERS[place], arm, folds, means[place], settings) for place, arm in enumerate(arms))
-    comparisons = tuple(
+    by_arm = [_by_user(arm, folds, settings, catalogue) for arm in arms]
+    means, differences = paired_intervals(by_arm, settings)
+    found = differences_to_first(by_arm, differences, settings)
+    first = _First(arms[0], by_arm[0][settings.metric], means[0][settings.metric].mean)
+    comparisons = [
         _comparison(
             LETTERS[place],
             arms[place],
-            arms[0],
+            first,
+            found=found[place - 1],
+            per_user=by_arm[place][settings.metric],
             folds=folds,
-            found=compared[place - 1],
-            of_a=means[0][settings.metric].mean,
-            per_user=_apart(by_arm[place][settings.metric], by_arm[0][settings.metric]),
             settings=settings,
             catalogue=catalogue,
-            findings=[check for check in about.layers if check.letter == LETTERS[place] and check.finding],
+            layers=about.layers,
         )
         for place in range(1, len(arms))
-    )
+    ]
     return ABReport(
         dataset=about.dataset,
         protocol=about.protocol,
-        task=task,
+        task=settings.task,
         cuts=tuple(fold.split.cut.isoformat() for fold in folds),
         window_days=folds[0].split.window_days,
         num_users=means[0][settings.metric].num_users,
-        num_relevant=sum(fold.relevant(task).nnz for fold in folds),
+        num_relevant=sum(fold.relevant(settings.task).nnz for fold in folds),
         num_items=len(catalogue.names),
         num_unknown_relevant=sum(fold.split.num_unknown_window_pairs for fold in folds),
-        ks=ks,
+        ks=settings.ks,
         metric=settings.metric,
         alpha=settings.alpha,
         margin=settings.margin,
         num_samples=settings.num_samples,
         seed=settings.seed,
-        arms=shown,
-        comparisons=comparisons,
+        arms=tuple(_arm_figures(*parts, folds, settings) for parts in zip(LETTERS, arms, means, strict=False)),
+        comparisons=tuple(comparisons),
         layers=about.layers,
         notes=about.notes,
     )
+
+
+@dataclass(frozen=True)
+class _First:
+    """The arm that is there: what it retrieved, its figure of the deciding metric by user [V], and the mean."""
+
+    arm: Arm
+    per_user: Floats
+    mean: float
+
+
+def _by_user(arm: Arm, folds: Sequence[Fold], settings: Settings, catalogue: Catalogue) -> dict[str, Floats]:
+    """Every figure and every slice of an arm: name -> [V]."""
+    parts = []
+    for fold, lists in zip(folds, arm.ranked, strict=True):
+        found = figures(fold, lists, task=settings.task, ks=settings.ks, catalogue=catalogue)
+        parts.append(found | flat(slices(fold, lists, task=settings.task, k=settings.k)))
+    return over_users(parts, folds)
 
 
 def _check(folds: Sequence[Fold], arms: Sequence[Arm]) -> None:
@@ -197,68 +116,8 @@ def _check(folds: Sequence[Fold], arms: Sequence[Arm]) -> None:
             raise ValueError(f"arm {arm.name!r} has lists of {len(arm.ranked)} folds, expected {len(folds)}")
 
 
-def _flat(parts: Mapping[str, Mapping[str, Floats]]) -> dict[str, Floats]:
-    """Slices among the other figures, by a name that no metric has."""
-    return {f"{about}{_SLICE}{name}": values for about, groups in parts.items() for name, values in groups.items()}
-
-
-def _intervals(
-    by_arm: Sequence[Mapping[str, Floats]], settings: Settings
-) -> tuple[list[dict[str, Interval]], list[dict[str, Interval]]]:
-    """Intervals of each arm, and of its differences to the first: all arms by the same users and resamples."""
-    means: list[dict[str, Interval]] = [{} for _ in by_arm]
-    differences: list[dict[str, Interval]] = [{} for _ in by_arm]
-    for name in by_arm[0]:
-        values = np.column_stack([of_arm[name] for of_arm in by_arm])
-        both = intervals(
-            np.hstack([values, _apart(values, values[:, :1])]),
-            num_samples=settings.num_samples,
-            seed=settings.seed,
-            level=1 - settings.alpha,
-        )
-        for place in range(len(by_arm)):
-            means[place][name], differences[place][name] = both[place], both[len(by_arm) + place]
-    return means, differences
-
-
-def _differences(
-    by_arm: Sequence[Mapping[str, Floats]], differences: Sequence[Mapping[str, Interval]], settings: Settings
-) -> list[dict[str, Difference]]:
-    """Of every arm but the first: name -> difference with its p value."""
-    names, others = list(by_arm[0]), range(1, len(by_arm))
-    columns = np.column_stack([_apart(by_arm[place][name], by_arm[0][name]) for place in others for name in names])
-    kinds = np.array([_family(name, settings.metric) for _ in others for name in names])
-    # The smallest p is one over the permutations: corrected over its family, it still has to be below alpha.
-    needed = math.ceil(2 * int(np.bincount(kinds).max()) / settings.alpha)
-    p_values = permutation_p_values(columns, num_samples=max(settings.num_samples, needed), seed=settings.seed)
-    adjusted = np.full(len(p_values), np.nan)
-    for kind in range(3):
-        adjusted[kinds == kind] = holm(p_values[kinds == kind])
-    found: list[dict[str, Difference]] = []
-    for number, place in enumerate(others):
-        at = number * len(names)
-        found.append(
-            {
-                name: Difference(differences[place][name], float(p_values[at + n]), float(adjusted[at + n]))
-                for n, name in enumerate(names)
-            }
-        )
-    return found
-
-
-def _apart(values: Floats, of_a: Floats) -> Floats:
-    """Differences of users, without those that only the order of a sum makes."""
-    apart = values - of_a
-    return np.where(np.abs(apart) < SAME, 0.0, apart)
-
-
-def _family(name: str, metric: str) -> int:
-    """What a p value is corrected together with: the deciding metric, the other metrics, or the slices."""
-    return 0 if name == metric else 2 if _SLICE in name else 1
-
-
 def _arm_figures(
-    letter: str, arm: Arm, folds: Sequence[Fold], means: Mapping[str, Interval], settings: Settings
+    letter: str, arm: Arm, means: Mapping[str, Interval], folds: Sequence[Fold], settings: Settings
 ) -> ArmFigures:
     last, num_items = max(settings.ks), folds[0].split.history.shape[1]
     curves = [
@@ -269,64 +128,56 @@ def _arm_figures(
         letter=letter,
         name=arm.name,
         source=arm.source,
-        metrics={name: at for name, at in means.items() if _SLICE not in name},
+        metrics=whole(means),
         lists={
             f"coverage@{last}": coverage_at_k(everybody, num_items, k=last),
             f"gini@{last}": gini_at_k(everybody, num_items, last),
         },
         recall_curve=tuple(np.mean(curves, axis=0).tolist()),
-        slices=_nested(means),
+        slices=nested(means),
         latency=arm.latency,
         problems=arm.problems,
     )
 
 
-def _nested(flat: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    nested: dict[str, dict[str, T]] = {}
-    for key, value in flat.items():
-        about, divides, name = key.partition(_SLICE)
-        if divides:
-            nested.setdefault(about, {})[name] = value
-    return nested
-
-
 def _comparison(
     letter: str,
     arm: Arm,
-    first: Arm,
+    first: _First,
     *,
-    folds: Sequence[Fold],
     found: Mapping[str, Difference],
-    of_a: float,
     per_user: Floats,
+    folds: Sequence[Fold],
     settings: Settings,
     catalogue: Catalogue,
-    findings: Sequence[LayerCheck],
+    layers: Sequence[LayerCheck],
 ) -> Comparison:
-    main, in_slices = found[settings.metric], _nested(found)
+    main, in_slices = found[settings.metric], nested(found)
+    gained = apart(per_user, first.per_user)
     lost = tuple(
         f"{about}: {name}"
         for about, groups in in_slices.items()
         for name, at in groups.items()
         if at.interval.high < 0 and at.adjusted_p < settings.alpha
     )
-    smallest = smallest_detectable_effect(per_user, alpha=settings.alpha)
-    overlaps, likeness = _alike(arm, first, folds, settings)
+    findings = [check for check in layers if check.letter == letter and check.finding]
+    smallest = smallest_detectable_effect(gained, alpha=settings.alpha)
+    overlaps, likeness = _alike(arm, first.arm, folds, settings)
     return Comparison(
         letter=letter,
         name=arm.name,
-        metrics={name: at for name, at in found.items() if _SLICE not in name},
+        metrics=whole(found),
         slices=in_slices,
         lost_slices=lost,
         overlap=overlaps,
         rank_biased_overlap=likeness,
         smallest_detectable=smallest,
-        users_needed=_users(per_user, main.interval.mean, settings),
-        users_for_one_percent=_users(per_user, 0.01 * of_a, settings),
+        users_needed=_users(gained, main.interval.mean, settings),
+        users_for_one_percent=_users(gained, 0.01 * first.mean, settings),
         differing=most_different(
-            arm.ranked, first.ranked, folds, task=settings.task, k=settings.k, catalogue=catalogue
+            arm.ranked, first.arm.ranked, folds, task=settings.task, k=settings.k, catalogue=catalogue
         ),
-        verdict=_verdict(main, of_a, lost, smallest, findings, arm, settings),
+        verdict=_verdict(main, first.mean, lost, smallest, findings, arm, settings),
     )
 
 

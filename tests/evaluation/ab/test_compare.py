@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pytest
 import scipy.sparse as sp
 
-from evaluation.ab.compare import About, Arm, Settings, compare_arms
+from evaluation.ab.compare import compare_arms
 from evaluation.ab.figures import Catalogue, Fold
 from evaluation.ab.report import ABReport, Problem
+from evaluation.ab.settings import About, Arm, Settings
 from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER
 from evaluation.slices import Groups
 from evaluation.split import Split

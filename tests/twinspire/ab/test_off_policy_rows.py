@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.ab.compare import Settings
 from evaluation.ab.report import Problem
+from evaluation.ab.settings import Settings
 from evaluation.report import NEW_TO_THE_USER
 from serving.exposures import Exposure, to_table, write_exposures
 from serving.ranking import Rows

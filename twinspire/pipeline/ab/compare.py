@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.ab.compare import LETTERS, About, Arm, Settings, compare_arms
+from evaluation.ab.compare import compare_arms
 from evaluation.ab.report import ABReport, Latency, LayerCheck, Problem, Protocol
+from evaluation.ab.settings import LETTERS, About, Arm, Settings
 from evaluation.report import NEW_TO_THE_USER
 from serving.ranking import Rows
 from twinspire.ab_arms import ArmSpec

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from evaluation.ab.compare import LETTERS, Settings
 from evaluation.ab.report import OffPolicyRow, Problem
+from evaluation.ab.settings import LETTERS, Settings
 from evaluation.exposure_rewards import CrossFitted, cross_fitted_rewards
 from evaluation.off_policy import LoggedFeedback, doubly_robust, ips, snips, target_in_list
 from serving.arms import DEFAULT_ARM

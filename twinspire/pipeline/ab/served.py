@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -33,7 +34,7 @@ from twinspire.serving_config import ArmConfig
 NUM_USERS = 300
 """Users of whom a server is asked."""
 ANSWER_SECONDS = 30.0
-STOP_SECONDS = 30.0
+START_SECONDS, STOP_SECONDS = 300.0, 30.0
 
 
 @contextmanager
@@ -64,11 +65,14 @@ def server_of(config: Config, paths: RunPaths, version: str) -> Iterator[str]:
         ):
             try:
                 assert process.stdout is not None
+                late = threading.Timer(START_SECONDS, process.kill)
+                late.start()
                 line = process.stdout.readline()
+                late.cancel()
                 if not line.startswith("listening on "):
                     process.wait(STOP_SECONDS)
-                    told = said.read_text(encoding="utf-8").strip()[-500:]
-                    raise ValueError(f"the server of {version} did not start: {told or line!r}")
+                    told = f"{line}{said.read_text(encoding='utf-8')}".strip()[-500:]
+                    raise ValueError(f"the server of {version} did not start: {told}")
                 yield line.split()[-1]
             finally:
                 process.terminate()

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evaluation.ab.compare import Settings
 from evaluation.ab.layers import check_layers
 from evaluation.ab.report import Latency, Layer, LayerCheck
+from evaluation.ab.settings import Settings
 from serving.ranking import Rows
 from twinspire.config import Config
 from twinspire.console import console

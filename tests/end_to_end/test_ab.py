@@ -124,3 +124,6 @@ def test_says_what_is_wrong_with_an_arm_or_a_cut(shop: Any) -> None:
     ran = shop.do("ab", "--a", "current", "--b", "ease", "--metric", "recall@7")
     assert ran.returncode == 1
     assert "metric is 'recall@7', expected one of: recall@5" in ran.stderr
+    ran = shop.do("ab", "--a", "current", "--b", "current,retriever=sparcode")
+    assert ran.returncode == 1
+    assert "has nothing for retriever 'sparcode', and 'two_tower' would answer" in ran.stderr

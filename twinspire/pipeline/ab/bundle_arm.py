@@ -175,7 +175,7 @@ def ask(
             block = [str(user_id) for user_id in user_ids[begin : begin + USER_BLOCK]]
             parts.append(row_of[recommender.rank(asked.question(block)).rows])
     except QuestionError as error:
-        raise ValueError(f"{recommender.bundle.version}: {error.field} {error}") from None
+        raise ValueError(f"{recommender.bundle.version}: {error}") from None
     return without_holes(np.concatenate(parts))
 
 

@@ -162,9 +162,15 @@ class _Retrieval:
         settings, split = self.plan.settings, folds.folds[place].split
         asked = Asked(max(settings.ks), self.plan.new_only, self.spec.retriever, self.spec.weight_exponent)
         recommender = bundle.recommender(exact=False)
+        retriever = recommender.retriever_of(asked.question([]))
+        if asked.retriever not in (None, retriever):
+            raise ValueError(
+                f"arm {self.spec.name!r}: {bundle.bundle.version} has nothing for retriever {asked.retriever!r}, and "
+                f"{retriever!r} would answer; make a bundle that has it, or choose another retriever"
+            )
         self.ranked.append(ask(recommender, asked, split.user_ids, folds.item_ids))
         exponent = "" if asked.weight_exponent is None else f", weights^{asked.weight_exponent:g}"
-        self.sources.append(f"{bundle.bundle.version}, {recommender.retriever_of(asked.question([]))}{exponent}")
+        self.sources.append(f"{bundle.bundle.version}, {retriever}{exponent}")
         if place + 1 < len(folds.cuts):
             return
         some = _with_relevant(folds, place, settings)

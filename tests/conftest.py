@@ -13,6 +13,7 @@ import random
 import sys
 
 import numpy as np
+import prometheus_client  # noqa: F401  Before Feast, whose import has all that is counted later shared among processes.
 import pytest
 from hypothesis import settings
 

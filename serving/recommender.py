@@ -325,11 +325,13 @@ class Recommender:
         return raw
 
     def _scale(self, question: Question) -> Scores | None:
-        """[N] business weights to the power that is asked for, where that is not the one of the index."""
+        """[N] business weights to the power that is asked for; those of the index themselves where it is theirs."""
         about, weights = self.bundle.manifest.facts.business_weight, self.bundle.item_weights
         asked = question.weight_exponent
-        if asked is None or about is None or weights is None or asked == about.power:
+        if asked is None or about is None or weights is None:
             return None
+        if asked == about.power:
+            return weights
         return np.asarray(weights ** (asked / about.power), np.float32)
 
     def _retrieve(self, users: UserQueries, name: str, *, k: int, has_past: npt.NDArray[np.bool_]) -> _Found:

@@ -133,11 +133,10 @@ class TwoTower:
         queries = users.query_embeddings
         if queries is None:
             raise ValueError("query_embeddings is None; this retriever needs the user vectors")
-        kept_out = users.kept_out
+        kept_out, scale = users.kept_out, self.factors(users)
         # The graph knows one order of items, that of the vectors as they are.
-        if self.index is None or k > self.max_fetch or users.scale is not None:
+        if self.index is None or k > self.max_fetch or scale is not None:
             exclude = None if kept_out is None else kept_out.csr()
-            scale = users.scale if users.scale is None or self.weights is None else users.scale / self.weights
             return exact.search(queries, self.vectors, k=k, exclude=exclude, offered=users.offered, scale=scale)
         if kept_out is None and users.offer is None:
             return self.index.search(queries, k=k, ef=self.ef)
@@ -152,6 +151,12 @@ class TwoTower:
             max_fetch=self.max_fetch,
             beam_cost=self.beam_cost,
         )
+
+    def factors(self, users: UserQueries) -> Scores | None:
+        """[N] what scores of the vectors are to be multiplied by; None where the vectors have the weights asked for."""
+        if users.scale is None or users.scale is self.weights:
+            return None
+        return users.scale if self.weights is None else users.scale / self.weights
 
 
 @dataclass(frozen=True)
@@ -195,10 +200,12 @@ class Cascade:
         first = queries.copy()
         first[:, self.first_width :] = 0
         rows, _ = self.first.retrieve(replace(users, query_embeddings=first), max(k, self.depth))
-        scores = np.full(rows.shape, NO_SCORE, np.float32)
+        scores, factors = np.full(rows.shape, NO_SCORE, np.float32), self.first.factors(users)
         for user, found in enumerate(rows):
             own = found[found >= 0]
             scores[user, : len(own)] = self.first.vectors[own, self.first_width :] @ queries[user, self.first_width :]
+            if factors is not None:
+                scores[user, : len(own)] *= factors[own]
         order = np.lexsort((rows, -scores))[:, :k]
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -103,3 +104,23 @@ def test_a_cascade_cuts_its_list_after_the_second_model_has_ordered_it() -> None
 def test_a_cascade_of_one_part_is_refused(width: int) -> None:
     with pytest.raises(ValueError, match=f"first_width is {width}, expected between 1 and 7"):
         Cascade(TwoTower(ITEM_VECTORS, None, ef=0, max_fetch=0), first_width=width, depth=5)
+
+
+def test_a_cascade_orders_by_the_weights_that_are_asked_for() -> None:
+    weights = np.linspace(0.5, 2.0, len(ITEM_VECTORS)).astype(np.float32)
+    first = TwoTower(ITEM_VECTORS * weights[:, None], None, ef=0, max_fetch=0, weights=weights)
+    # Not the weights of the vectors but their squares.
+    asked = replace(strangers(USER_VECTORS), scale=weights**2)
+    rows, scores = Cascade(first, first_width=5, depth=200).retrieve(asked, 20)
+    expected = (USER_VECTORS[:, 5:] @ ITEM_VECTORS[:, 5:].T) * weights**2
+    assert np.array_equal(rows, np.argsort(-expected, axis=1, kind="stable")[:, :20])
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, axis=1), rtol=1e-5)
+
+
+def test_the_weights_of_the_vectors_are_asked_for_by_the_index() -> None:
+    weights = np.linspace(0.5, 2.0, len(ITEM_VECTORS)).astype(np.float32)
+    towers = TwoTower(ITEM_VECTORS * weights[:, None], None, ef=0, max_fetch=0, weights=weights)
+    plain = strangers(USER_VECTORS)
+    assert towers.factors(plain) is None
+    assert towers.factors(replace(plain, scale=weights)) is None
+    np.testing.assert_allclose(towers.factors(replace(plain, scale=weights**2)), weights, rtol=1e-6)

@@ -80,6 +80,12 @@ def compare(plan: Plan, config: Config, paths: RunPaths, run: Run) -> ABReport:
     Raises:
         ValueError: An arm cannot be asked at a cut, or knows something of after it.
     """
+    for spec in plan.specs:
+        if spec.kind == "file" and not Path(spec.what).is_file():
+            # Before other arms are asked or fitted, which takes its time.
+            raise ValueError(f"arm {spec.name!r}: {spec.what}: no such file; expected Parquet or CSV of lists")
+        if spec.kind == "train":
+            trained_arm.resolve(spec, plan.config_path, plan.overrides, plan.cuts[0])
     folds = make_folds(
         config,
         paths,

@@ -96,6 +96,12 @@ def test_a_configuration_is_fitted_into_a_bundle_that_is_not_published(compared:
     assert (bundles / "current").readlink().name != version
 
 
+def test_an_arm_does_not_put_another_day_into_the_online_store_that_serves(shop: Any) -> None:
+    ran = shop.do("ab", "--a", "popularity", "--b", "train", "--cut", "2024-02-01", "--now", "2024-03-01")
+    assert ran.returncode == 1
+    assert "features of 2024-02-01 would be made for an arm, and the online store that serves would then" in ran.stderr
+
+
 def test_a_bundle_is_not_judged_on_days_that_it_has_seen(shop: Any) -> None:
     ran = shop.do("ab", "--a", "popularity", "--b", "current", "--cut", "2024-02-01")
     assert ran.returncode == 1

@@ -86,6 +86,7 @@ def compare(plan: Plan, config: Config, paths: RunPaths, run: Run) -> ABReport:
             raise ValueError(f"arm {spec.name!r}: {spec.what}: no such file; expected Parquet or CSV of lists")
         if spec.kind == "train":
             trained_arm.resolve(spec, plan.config_path, plan.overrides, plan.cuts[0])
+            trained_arm.make_tables(config, paths, run)
     folds = make_folds(
         config,
         paths,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.markup import escape
 
+from serving.bundle_folder import published
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
 from twinspire.console import console
@@ -16,7 +18,7 @@ from twinspire.paths import RunPaths
 from twinspire.pipeline.fit_arm import Run, root_of
 from twinspire.pipeline.main_job import plan
 from twinspire.pipeline.night import Night
-from twinspire.steps import digest_of, finished, run_step
+from twinspire.steps import Step, digest_of, finished, run_step
 
 SHARED = ("ingest", "features")
 OWN = ("train", "embed", "index", "codes", "bundle")
@@ -57,6 +59,12 @@ def resolve(spec: ArmSpec, config_path: Path, overrides: tuple[str, ...], cut: d
     return config
 
 
+def make_tables(config: Config, paths: RunPaths, run: Run) -> None:
+    """Reads the events where no run has yet, as in a folder of runs for comparisons alone."""
+    if not (paths.tables / "manifest.json").exists():
+        _do(_steps(config, paths, run, ("ingest",)))
+
+
 def train_arm(config: Config, base: Config, runs: Path, run: Run) -> Trained:
     """Fits what is not fitted yet.
 
@@ -68,21 +76,37 @@ def train_arm(config: Config, base: Config, runs: Path, run: Run) -> Trained:
 
     Returns:
         Its bundle, which is not published; `twinspire bundles promote` serves it.
+
+    Raises:
+        ValueError: There are no features of the cut yet where a bundle is published: making them would put those of
+            another day into the online store that its server reads.
     """
     root = root_of(runs, base, config)
     shared = RunPaths(root, config.as_of)
     own = replace(shared, arm=f"ab_{digest_of(config.model_dump(mode='json', exclude={'as_of'}))[:8]}")
-    _do(config, shared, run, SHARED)
-    _do(config, own, run, OWN)
+    missing = [step.name for step in _steps(config, shared, run, SHARED) if finished(step) is None]
+    if missing and published(shared.bundles) is not None:
+        raise ValueError(
+            f"{root}: {' and '.join(missing)} of {config.as_of} would be made for an arm, and the online store that "
+            f"serves would then hold that day; train in a folder of its own: --runs {runs / 'ab'}"
+        )
+    _do(_steps(config, shared, run, SHARED))
+    _do(_steps(config, own, run, OWN))
     return Trained(config, own, own.bundles / own.bundle_name.read_text())
 
 
-def _do(config: Config, paths: RunPaths, run: Run, names: tuple[str, ...]) -> None:
+def _steps(config: Config, paths: RunPaths, run: Run, names: tuple[str, ...]) -> list[Step]:
     # As a night that goes on from nothing: its bundle is written and not published.
     night = Night(None, False, "an arm of a comparison", None)
-    for step in plan(config, paths, now=run.now, code_version=run.code_version, night=night):
-        # Whichever day the online store holds, a fit does not read it.
-        step = replace(step, stands=lambda: True) if step.name == "features" else step
-        if step.name in names and finished(step) is None:
+    steps = plan(config, paths, now=run.now, code_version=run.code_version, night=night)
+    # Whichever day the online store holds, a fit does not read it.
+    return [
+        replace(step, stands=lambda: True) if step.name == "features" else step for step in steps if step.name in names
+    ]
+
+
+def _do(steps: Sequence[Step]) -> None:
+    for step in steps:
+        if finished(step) is None:
             record = run_step(step)
             console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.forgotten import NOBODY, Forgotten, are_of
-from serving.exposures import MERGED, REPLACES, SCHEMA, day_folders, files_of, read_file
+from serving.exposures import COMPRESSION, MERGED, REPLACES, SCHEMA, day_folders, files_of, read_file, whole_file
 from serving.publish import sync_folder
 
 # Of the files that become one: taking a person out of it reads it whole.
@@ -122,19 +120,10 @@ def _groups(parts: Sequence[Path], max_bytes: int) -> Iterator[list[Path]]:
 
 
 def _merge(parts: Sequence[Path], path: Path, forgotten: Forgotten) -> None:
-    temporary = path.with_name(f".{path.stem}.tmp")
     schema = SCHEMA.with_metadata({REPLACES: json.dumps([part.name for part in parts])})
-    try:
-        with temporary.open("wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for table in _tables(parts, forgotten):
-                    writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
+        for table in _tables(parts, forgotten):
+            writer.write_table(table)
     # Else a power failure could keep the removals and lose the name.
     sync_folder(path.parent)
     for part in parts:

@@ -13,9 +13,10 @@ import datetime as dt
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,6 +39,7 @@ SCHEMA = pa.schema(
     ]
 )
 BATCH_ROWS = 10_000
+COMPRESSION = "zstd"
 # Strings that are turned into Arrow's in one call, which lets no other thread run meanwhile: half a millisecond.
 CALL_ITEMS = 10_000
 
@@ -89,11 +91,18 @@ def write_exposures(table: pa.Table, path: Path) -> None:
         OSError: There is no room, or the folder cannot be written to; what the file held stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        pq.write_table(table, file, compression=COMPRESSION)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes its name once it is on disk; if anything is raised, nothing has changed."""
     # Not the temporary name of whoever takes a person out of the same file.
     temporary = path.with_name(f".{path.stem}.tmp")
     try:
         with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

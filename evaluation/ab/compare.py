@@ -99,8 +99,9 @@ def _by_user(arm: Arm, folds: Sequence[Fold], settings: Settings, catalogue: Cat
     """Every figure and every slice of an arm: name -> [V]."""
     parts = []
     for fold, lists in zip(folds, arm.ranked, strict=True):
-        found = figures(fold, lists, task=settings.task, ks=settings.ks, catalogue=catalogue)
-        parts.append(found | flat(slices(fold, lists, task=settings.task, k=settings.k)))
+        judged = judge(lists, fold.relevant(settings.task))
+        found = figures(fold, lists, judged, task=settings.task, ks=settings.ks, catalogue=catalogue)
+        parts.append(found | flat(slices(fold, lists, judged, task=settings.task, k=settings.k)))
     return over_users(parts, folds)
 
 
@@ -219,7 +220,7 @@ def _users(per_user: Floats, effect: float, settings: Settings) -> int | None:
 def _alike(arm: Arm, first: Arm, folds: Sequence[Fold], settings: Settings) -> tuple[float, float]:
     overlaps, likeness = [], []
     for mine, other, fold in zip(arm.ranked, first.ranked, folds, strict=True):
-        judged = np.diff(fold.relevant(settings.task).indptr) > 0
+        judged = fold.are_judged(settings.task)
         overlaps.append(overlap_at_k(mine[judged], other[judged], settings.k))
         likeness.append(rank_biased_overlap(mine[judged, : settings.k], other[judged, : settings.k]))
     return _mean(overlaps), _mean(likeness)

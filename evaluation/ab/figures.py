@@ -17,7 +17,6 @@ from evaluation.diversity import head_share_at_k, intra_list_diversity_at_k, nov
 from evaluation.metrics import (
     Judged,
     hit_rate_at_k,
-    judge,
     ndcg_at_k,
     precision_at_k,
     recall_at_k,
@@ -56,6 +55,10 @@ class Fold:
         """[U, N] what an arm has to find."""
         return self.split.relevant_new if task == NEW_TO_THE_USER else self.split.relevant
 
+    def are_judged(self, task: Task) -> npt.NDArray[np.bool_]:
+        """[U] who has something relevant."""
+        return np.asarray(np.diff(self.relevant(task).indptr) > 0)
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -72,12 +75,15 @@ class Catalogue:
     values: Floats | None = None
 
 
-def figures(fold: Fold, ranked: Rows, *, task: Task, ks: Sequence[int], catalogue: Catalogue) -> dict[str, Floats]:
+def figures(
+    fold: Fold, ranked: Rows, judged: Judged, *, task: Task, ks: Sequence[int], catalogue: Catalogue
+) -> dict[str, Floats]:
     """Every figure of each user, of those with something relevant.
 
     Args:
         fold: Users and what is relevant to them.
         ranked: [U, K] int32, catalogue rows, -1 behind the last one; K is at least the largest k.
+        judged: These lists, judged by what is relevant.
         task: What counts as relevant.
         ks: List lengths.
         catalogue: Of the items.
@@ -86,7 +92,6 @@ def figures(fold: Fold, ranked: Rows, *, task: Task, ks: Sequence[int], catalogu
         Name -> [U] float64, nan where the user has nothing relevant.
     """
     relevant, last = fold.relevant(task), max(ks)
-    judged = judge(ranked, relevant)
     found = {f"{name}@{k}": metric(judged, k) for name, metric in _AT_K.items() for k in ks}
     found["mrr"] = reciprocal_rank(judged)
     if catalogue.values is not None:
@@ -99,14 +104,13 @@ def figures(fold: Fold, ranked: Rows, *, task: Task, ks: Sequence[int], catalogu
     return found | {name: np.where(judged.num_relevant > 0, values, np.nan) for name, values in beside.items()}
 
 
-def slices(fold: Fold, ranked: Rows, *, task: Task, k: int) -> dict[str, dict[str, Floats]]:
+def slices(fold: Fold, ranked: Rows, judged: Judged, *, task: Task, k: int) -> dict[str, dict[str, Floats]]:
     """Recall@k of each user in every group.
 
     Returns:
         What divides -> group -> [U] float64, nan where the user has nothing relevant in it.
     """
     relevant = fold.relevant(task)
-    judged = judge(ranked, relevant)
     recall = recall_at_k(judged, k)
     found = {groups.about: _columns(groups.names, by_user_group(recall, groups)) for groups in fold.user_groups}
     for groups in fold.item_groups:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -198,8 +198,3 @@ def measure(answer: Callable[[str], object], user_ids: npt.NDArray[np.object_], 
             taken.append(time.perf_counter() - begun)
     median, p99 = np.quantile(np.array(taken) * 1000, [0.5, 0.99])
     return Latency(float(median), float(p99), len(taken), "this process")
-
-
-def with_k(asked: Asked, k: int) -> Asked:
-    """The same with lists of another length."""
-    return replace(asked, k=k)

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from evaluation.ab.compare import compare_arms
 from evaluation.ab.report import ABReport, Latency, LayerCheck, Problem, Protocol
 from evaluation.ab.settings import LETTERS, About, Arm, Settings
@@ -166,7 +163,7 @@ class _Retrieval:
     def _ask_bundle(self, place: int, folds: Folds) -> None:
         config, paths, folder = self._bundle(folds.cuts[place])
         bundle = BundleAtCut(folder, config, paths, folds.events)
-        settings, split = self.plan.settings, folds.folds[place].split
+        settings, fold = self.plan.settings, folds.folds[place]
         asked = Asked(max(settings.ks), self.plan.new_only, self.spec.retriever, self.spec.weight_exponent)
         recommender = bundle.recommender(exact=False)
         retriever = recommender.retriever_of(asked.question([]))
@@ -175,12 +172,12 @@ class _Retrieval:
                 f"arm {self.spec.name!r}: {bundle.bundle.version} has nothing for retriever {asked.retriever!r}, and "
                 f"{retriever!r} would answer; make a bundle that has it, or choose another retriever"
             )
-        self.ranked.append(ask(recommender, asked, split.user_ids, folds.item_ids))
+        self.ranked.append(ask(recommender, asked, fold.split.user_ids, folds.item_ids))
         exponent = "" if asked.weight_exponent is None else f", weights^{asked.weight_exponent:g}"
         self.sources.append(f"{bundle.bundle.version}, {retriever}{exponent}")
         if place + 1 < len(folds.cuts):
             return
-        some = _with_relevant(folds, place, settings)
+        some = fold.split.user_ids[fold.are_judged(settings.task)]
         self.latency = measure(lambda user: recommender.answer(asked.question([user])), some, seed=settings.seed)
         if self.plan.layers:
             found = layers_of(self.letter, bundle, asked, self.ranked[-1], config, paths, folds, settings)
@@ -198,10 +195,3 @@ class _Retrieval:
         root = self.paths.root if self.spec.runs is None else self.spec.runs / self.config.name
         paths = RunPaths(root, cut)
         return self.config, paths, bundle_folder(self.spec, paths, cut)
-
-
-def _with_relevant(folds: Folds, place: int, settings: Settings) -> npt.NDArray[np.object_]:
-    """Users with something to find."""
-    fold = folds.folds[place]
-    found: npt.NDArray[np.object_] = fold.split.user_ids[np.diff(fold.relevant(settings.task).indptr) > 0]
-    return found

@@ -89,7 +89,7 @@ def layers_of(
         found.notes.append(f"arm {letter}: no server was asked, {why}")
         return found
     rng = np.random.default_rng(settings.seed)
-    some = np.sort(rng.permutation(np.flatnonzero(np.diff(relevant.indptr) > 0))[: served.NUM_USERS])
+    some = np.sort(rng.permutation(np.flatnonzero(fold.are_judged(settings.task)))[: served.NUM_USERS])
     version = bundle.bundle.version
     console().print(f"[dim]asking a server of {version} for {len(some)} users[/]")
     with served.server_of(config, paths, version) as address:

@@ -1,11 +1,16 @@
-"""What does a recommender answer?"""
+"""What does a recommender answer? Lists of B users as rows, and the same as items with names."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict
 
+import numpy as np
+import numpy.typing as npt
+
 from serving.explain import Explanation
+from serving.ranking import Rows, Scores
+from serving.retrievers import UserQueries
 
 Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "no_tables"]
 """Why an answer is not the plain one: nobody of that id, or without a past; the online store did not answer, and what
@@ -50,3 +55,43 @@ class Recommendations:
     """One for each user id, in the order asked."""
     stage_microseconds: dict[str, float]
     """Wall-clock time of each stage, for all users together."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Lists of users, and how they came about.
+
+    Attributes:
+        retriever: Name of the one that answered.
+        users: What it was asked: B users.
+        rows: [B, k] int32 catalogue rows, best first, -1 behind the last one.
+        scores: [B, k] float32, -inf there.
+        fell_back: [B] whether popularity answered in its place.
+        filled: [B] whether popularity stands behind what it found.
+        is_known: [B] whether the bundle has heard of the user.
+        has_past: [B] whether there is anything to go by.
+        missing: Why all of them are not the plain ones.
+    """
+
+    retriever: str
+    users: UserQueries
+    rows: Rows
+    scores: Scores
+    fell_back: npt.NDArray[np.bool_]
+    filled: npt.NDArray[np.bool_]
+    is_known: npt.NDArray[np.bool_]
+    has_past: npt.NDArray[np.bool_]
+    missing: tuple[Reason, ...] = ()
+
+    def reasons(self, user: int) -> tuple[Reason, ...]:
+        """Why a user's list is not the plain one."""
+        reasons = list(self.missing)
+        if not self.is_known[user]:
+            reasons.append("unknown_user")
+        if not self.has_past[user]:
+            reasons.append("no_history")
+        elif self.fell_back[user]:
+            reasons.append("nothing_found")
+        if self.filled[user]:
+            reasons.append("filled")
+        return tuple(reasons)

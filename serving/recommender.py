@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from serving.answers import Answer, Reason, Recommendations, RecommendedItem
+from serving.answers import Answer, Ranked, Reason, Recommendations, RecommendedItem
 from serving.bundle import Bundle
 from serving.context import features_without_store, with_context, with_recent
 from serving.denied import NO_ITEMS, DeniedItems, Items
@@ -42,46 +42,6 @@ class Unavailable:
 
     why: str
     """In words."""
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """Lists of users, and how they came about.
-
-    Attributes:
-        retriever: Name of the one that answered.
-        users: What it was asked: B users.
-        rows: [B, k] int32 catalogue rows, best first, -1 behind the last one.
-        scores: [B, k] float32, -inf there.
-        fell_back: [B] whether popularity answered in its place.
-        filled: [B] whether popularity stands behind what it found.
-        is_known: [B] whether the bundle has heard of the user.
-        has_past: [B] whether there is anything to go by.
-        missing: Why all of them are not the plain ones.
-    """
-
-    retriever: str
-    users: UserQueries
-    rows: Rows
-    scores: Scores
-    fell_back: npt.NDArray[np.bool_]
-    filled: npt.NDArray[np.bool_]
-    is_known: npt.NDArray[np.bool_]
-    has_past: npt.NDArray[np.bool_]
-    missing: tuple[Reason, ...] = ()
-
-    def reasons(self, user: int) -> tuple[Reason, ...]:
-        """Why a user's list is not the plain one."""
-        reasons = list(self.missing)
-        if not self.is_known[user]:
-            reasons.append("unknown_user")
-        if not self.has_past[user]:
-            reasons.append("no_history")
-        elif self.fell_back[user]:
-            reasons.append("nothing_found")
-        if self.filled[user]:
-            reasons.append("filled")
-        return tuple(reasons)
 
 
 class Recommender:

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.paths import RunPaths
 from twinspire.config import Config
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 
 START = dt.date(2020, 1, 1)
 NOW = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from scipy import sparse
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import read_vectors
 from evaluation.metrics import judge, recall_at_k
 from evaluation.paired import Interval, mean_interval, paired_difference
@@ -36,7 +37,6 @@ from features.tables import read_events
 from serving import exact
 from serving.exported_tower import ExportedTower
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "complete_journey.yaml"

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.locks import locked
 from features.encoding import Encoder
 from serving import bundle as layout
 from serving import bundle_history as history
 from serving.bundle_folder import no_folder, published
 from serving.denied import NO_ITEMS, Items
-from serving.folder_lock import locked
 from serving.index import HnswIndex
 from serving.manifest import (
     FILE_NAME,

@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from artefacts.locks import locked
 from serving import bundle_history as history
 from serving.bundle_folder import Entry, list_bundles, no_folder, published, size_of
-from serving.folder_lock import locked
 from serving.publish import sync_folder
 
 _LEFT_OVER = (".writing-", ".publishing-", ".removing-")

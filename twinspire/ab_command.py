@@ -72,11 +72,11 @@ def ab(
 
         settings, paths = settle(config, set_, None if cut is None else cut.date(), runs)
         cuts = _cuts(protocol, settings, last_cut, every)
+        from artefacts.console import console
         from evaluation.ab.settings import Settings
         from evaluation.ab.table import print_comparison
         from evaluation.ab.write import write_comparison
         from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER
-        from twinspire.console import console
         from twinspire.job import code_version
         from twinspire.pipeline.ab.compare import Plan, compare
         from twinspire.pipeline.fit_arm import Run

@@ -170,18 +170,18 @@ def prune(
 
 def _open(config: Path, overrides: list[str] | None, runs: Path) -> tuple[Config, Path]:
     """The configuration and the folder of its bundles."""
+    from artefacts.paths import RunPaths
     from twinspire.load_config import load
-    from twinspire.paths import RunPaths
 
     settings = load(config, overrides or [])
     return settings, RunPaths(runs / settings.name, settings.as_of).bundles
 
 
 def _verify_and_publish(settings: Config, folder: Path, version: str, now: dt.datetime, reason: Reason) -> None:
+    from artefacts.console import console
     from serving.bundle import Bundle
     from serving.bundle_folder import published
     from serving.publish import publish
-    from twinspire.console import console
     from twinspire.pipeline.serve import retrievers_of
 
     # A server that is started next must be able to answer from it as configured.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from artefacts.locks import only_run
 from twinspire.ab_command import ab
 from twinspire.bundles import bundles
 from twinspire.command_line import (
@@ -37,13 +38,12 @@ from twinspire.daily import backfill, daily, status
 from twinspire.deny import deny
 from twinspire.forget import forget
 from twinspire.job import do, need, only_takes_part, prepare, print_plan, save_config, take_part
-from twinspire.lock import only_run
 from twinspire.serving_config import RetrieverName
 
 if TYPE_CHECKING:
+    from artefacts.paths import RunPaths
+    from artefacts.steps import Step
     from twinspire.config import Config
-    from twinspire.paths import RunPaths
-    from twinspire.steps import Step
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,7 +60,7 @@ def before(
     ] = False,
 ) -> None:
     """Runs before every command, while nothing heavy has been imported."""
-    from twinspire.console import VERBOSE, quiet_libraries
+    from artefacts.console import VERBOSE, quiet_libraries
 
     # Read by TensorFlow before its first import.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -275,7 +275,7 @@ def _use_one_thread() -> None:
 
 def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
     """What a newcomer wants to see at the end."""
-    from twinspire.console import console
+    from artefacts.console import console
     from twinspire.pipeline.evaluate import TABLE_FILE
     from twinspire.pipeline.serve import open_recommender
     from twinspire.show import print_answers, some_users

@@ -41,9 +41,9 @@ def moment(now: dt.datetime | None) -> dt.datetime:
 @contextmanager
 def errors() -> Iterator[None]:
     """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
-    from twinspire.exhausted import exhausted
+    from artefacts.console import exhausted
+    from artefacts.locks import BusyError
     from twinspire.load_config import ConfigError
-    from twinspire.lock import BusyError
 
     try:
         yield
@@ -63,7 +63,7 @@ def errors() -> Iterator[None]:
 
 
 def _fail(error: Exception) -> NoReturn:
-    from twinspire.exhausted import ExhaustedError, exhausted
+    from artefacts.console import ExhaustedError, exhausted
 
     said = None if isinstance(error, ExhaustedError) else exhausted(error)
     typer.secho(f"error: {f'{said}, and run again' if said else error}", err=True, fg="red")

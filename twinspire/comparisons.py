@@ -39,9 +39,9 @@ def ablate(
         ablation.chosen(names)
         from importlib.metadata import version
 
+        from artefacts.console import console
         from evaluation.ablation_table import print_ablation, write_markdown
         from evaluation.report import to_json
-        from twinspire.console import console
         from twinspire.pipeline.ablate import ablate as compare_arms
         from twinspire.pipeline.fit_arm import Run
 

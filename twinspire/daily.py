@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from artefacts.locks import only_run
 from twinspire.command_line import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Force, Now, Overrides, Runs, errors, moment
 from twinspire.job import code_version, do, save_config, settle
-from twinspire.lock import only_run
 
 if TYPE_CHECKING:
+    from artefacts.paths import RunPaths
     from twinspire.config import Config
-    from twinspire.paths import RunPaths
 
 REFUSED = 3
 
@@ -62,8 +62,8 @@ def backfill(
     with errors():
         if first > last:
             raise ValueError(f"--from is {first.date()}, after --to, {last.date()}; exchange them")
+        from artefacts.console import console
         from features.days import day_range
-        from twinspire.console import console
 
         days = day_range(first.date(), last.date() + dt.timedelta(days=1))
         refused = []
@@ -106,7 +106,7 @@ def _exit_if(code: int) -> None:
 
 def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
     """Does a night under the lock; returns its exit code."""
-    from twinspire.steps import remove_left_over
+    from artefacts.steps import remove_left_over
 
     with only_run(paths.root, command=f"twinspire daily --date {paths.as_of}", now=now):
         remove_left_over(paths.root)
@@ -114,7 +114,7 @@ def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now:
 
 
 def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
-    from twinspire.console import console
+    from artefacts.console import console
     from twinspire.gate_report import GateError
     from twinspire.nights import night_log, write_summary
     from twinspire.pipeline.main_job import plan

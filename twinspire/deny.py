@@ -13,7 +13,7 @@ from twinspire.command_line import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Ove
 from twinspire.job import settle
 
 if TYPE_CHECKING:
-    from twinspire.paths import RunPaths
+    from artefacts.paths import RunPaths
 
 HEAD = "# Items that are never answered with, an id a line; kept by `twinspire deny`.\n"
 
@@ -46,9 +46,9 @@ def deny(
 
 def _change(paths: RunPaths, items: Sequence[str], *, undo: bool) -> None:
     """Adds items to the file, or takes them out; comments and the order of the others stay."""
+    from artefacts.files import replace_text
+    from artefacts.locks import locked
     from features.id_lines import check_line, ids_in
-    from serving.folder_lock import locked
-    from twinspire.whole_files import replace_text
 
     for name in items:
         check_line(name)
@@ -80,7 +80,7 @@ def _items_of_bundle(paths: RunPaths) -> set[str] | None:
 
 
 def _print(rows: Sequence[dict[str, object]]) -> None:
-    from twinspire.console import console
+    from artefacts.console import console
 
     if not rows:
         console().print("nothing is denied")
@@ -90,7 +90,7 @@ def _print(rows: Sequence[dict[str, object]]) -> None:
 
 
 def _tell(items: Sequence[str], rows: Sequence[dict[str, object]], *, undo: bool) -> None:
-    from twinspire.console import console
+    from artefacts.console import console
 
     unknown = {row["item_id"] for row in rows if not row["in_bundle"]}
     for name in dict.fromkeys(items):

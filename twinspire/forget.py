@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from artefacts.locks import only_run
 from twinspire.command_line import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Now, Overrides, Runs, errors, moment
 from twinspire.job import settle
-from twinspire.lock import only_run
 
 if TYPE_CHECKING:
-    from twinspire.paths import RunPaths
+    from artefacts.paths import RunPaths
     from twinspire.pipeline.forget import Removed
 
 # What a comparison adds to the name of a dataset whose features it changes.
@@ -85,7 +85,7 @@ def _forget_everywhere(
     paths: RunPaths, people: Sequence[str], now: dt.datetime
 ) -> tuple[list[str], dict[str, list[Removed]]]:
     """Forgets in the runs of a dataset and of those comparisons that have features of their own."""
-    from twinspire.console import progress
+    from artefacts.console import progress
     from twinspire.pipeline.forget import forget, known, remember
 
     seen: set[str] = set()
@@ -100,7 +100,7 @@ def _forget_everywhere(
 
 
 def _with_other_features(paths: RunPaths) -> list[RunPaths]:
-    from twinspire.paths import RunPaths
+    from artefacts.paths import RunPaths
 
     own = paths.root.name
     beside = sorted(paths.root.parent.glob(f"{own}_*"))
@@ -146,7 +146,7 @@ def _told(
 def _print(told: Told, people: Sequence[str]) -> None:
     from rich.table import Table
 
-    from twinspire.console import console
+    from artefacts.console import console
 
     for user_id in told.unknown:
         console().print(f"{user_id}: not known here, nothing to do; remembered, should a source bring it", markup=False)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from twinspire.command_line import moment
 
 if TYPE_CHECKING:
+    from artefacts.paths import RunPaths
+    from artefacts.steps import Step, StepRecord
     from twinspire.config import Config
-    from twinspire.paths import RunPaths
-    from twinspire.steps import Step, StepRecord
 
 
 def prepare(
@@ -28,8 +28,8 @@ def prepare(
 
 def settle(config: Path, overrides: list[str] | None, as_of: dt.date | None, runs: Path) -> tuple[Config, RunPaths]:
     """The resolved configuration of a day, and where its things go."""
+    from artefacts.paths import RunPaths
     from twinspire.load_config import load
-    from twinspire.paths import RunPaths
 
     settings = load(config, [*(overrides or []), *([f"as_of={as_of}"] if as_of else [])])
     return settings, RunPaths(runs / settings.name, settings.as_of)
@@ -44,8 +44,8 @@ def code_version() -> str:
 
 def save_config(config: Config, paths: RunPaths) -> None:
     """Puts the resolved configuration beside the records of the steps, before the first of them starts."""
+    from artefacts.files import replace_text
     from twinspire.load_config import dump
-    from twinspire.whole_files import replace_text
 
     replace_text(paths.steps / "config.yaml", dump(config))
 
@@ -54,9 +54,8 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
     """Does a step if it is not done, and says so; returns its record, and whether it was done now."""
     from rich.markup import escape
 
-    from twinspire.console import VERBOSE, console, quiet_libraries
-    from twinspire.exhausted import ExhaustedError, exhausted
-    from twinspire.steps import finished, run_step
+    from artefacts.console import VERBOSE, ExhaustedError, console, exhausted, quiet_libraries
+    from artefacts.steps import finished, run_step
 
     done = None if force else finished(step)
     if done is not None:
@@ -87,8 +86,8 @@ def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> No
     """Fits beside the chief, unless the step is done; says so, and writes nothing that stays."""
     from rich.markup import escape
 
-    from twinspire.console import console, held_back
-    from twinspire.steps import finished
+    from artefacts.console import console, held_back
+    from artefacts.steps import finished
 
     done = None if force else finished(step)
     if done is not None:
@@ -102,7 +101,7 @@ def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> No
 
 def need(step: Step) -> None:
     """Refuses to go on where the step before is not done."""
-    from twinspire.steps import finished
+    from artefacts.steps import finished
 
     if finished(step) is None:
         raise ValueError(
@@ -113,9 +112,9 @@ def need(step: Step) -> None:
 
 def print_plan(config: Config, steps: Sequence[Step]) -> None:
     """What would be done, with the resolved configuration."""
-    from twinspire.console import console
+    from artefacts.console import console
+    from artefacts.steps import finished
     from twinspire.load_config import dump
-    from twinspire.steps import finished
 
     for step in steps:
         state = "unchanged, would be skipped" if finished(step) else "would run"

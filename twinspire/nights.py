@@ -14,11 +14,11 @@ from typing import Any
 
 import structlog
 
+from artefacts.files import replace_text
+from artefacts.locks import holder_of
+from artefacts.paths import RunPaths
 from twinspire.config import Config
-from twinspire.lock import holder_of
-from twinspire.paths import RunPaths
 from twinspire.pipeline.night import HELD_OUT_SUMMARY, Night
-from twinspire.whole_files import replace_text
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def print_status(found: dict[str, Any]) -> None:
     """The same, for people."""
     from rich.table import Table
 
-    from twinspire.console import console
+    from artefacts.console import console
 
     at_work = found["at_work"]
     console().print(f"served            {found['served'] or 'nothing yet'}")

@@ -10,10 +10,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from artefacts.console import console
 from serving.answers import Recommendations
 from serving.recommender import Recommender
 from serving.sparcode_parts import SparCodeReport
-from twinspire.console import console
 
 NUM_HISTORY = 5
 NAME_WIDTH, CATEGORY_WIDTH = 44, 20

@@ -12,11 +12,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from artefacts.console import console
 from serving.bundle_diff import BundleDiff, Changes, Exchange, leaves
 from serving.bundle_folder import Entry
 from serving.manifest import Facts, Manifest
 from serving.retention import Removal
-from twinspire.console import console
 from twinspire.show import shown_name
 
 MEGABYTE = 1e6

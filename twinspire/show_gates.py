@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from twinspire.console import console
+from artefacts.console import console
 from twinspire.gate_report import GateReport, Outcome
 
 ORDER: tuple[Outcome, ...] = ("failed", "warned", "passed", "skipped", "not applicable")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import read_vectors
 from features.store import Store
 from serving.bundle import Bundle
 from serving.index import measure_recall
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 
 NUM_QUERIES = 500
 

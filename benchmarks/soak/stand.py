@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from artefacts.paths import RunPaths
 from benchmarks.serving.synthetic import write_synthetic
 from serving.bundle_folder import list_bundles, published
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 
 ROOT = Path(__file__).parents[2]
 NUM_ITEMS, NUM_WORKERS = 2_000, 2

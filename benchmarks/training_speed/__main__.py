@@ -19,9 +19,9 @@ from ours import fit_ours, our_plan, step_with_tables_of
 from tutorial import BATCH_SIZE, EPOCHS, WIDTH, fit_tutorial
 from world import K, World, load_world
 
+from artefacts.paths import RunPaths
 from twinspire.config import Config
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 
 REPORT, BEGIN, END = Path("docs/training_speed.md"), "<!-- figures -->", "<!-- end of figures -->"
 TABLE_ROWS = (10_000, 100_000, 1_000_000)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from artefacts.paths import RunPaths
 from evaluation.metrics import judge, recall_at_k
 from features.days import day_range
 from features.encoding import Encoder, Inputs
@@ -16,7 +17,6 @@ from serving import exact
 from training.dataset import Span
 from training.negatives import KnownPositives
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.material import (
     catalogue_inputs,
     first_meetings,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from serving.folder_lock import locked
+from artefacts.locks import locked
 
 PREFIX = "twinspire-counts-"
 

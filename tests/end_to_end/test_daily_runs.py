@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import read_vectors
 from features.days import midnight, seconds_of
 from features.encoding import moments_of
@@ -26,7 +27,6 @@ from serving.bundle import Bundle
 from serving.ranking import Rows, Scores, padding
 from serving.retrievers import UserQueries
 from twinspire.load_config import dump, load
-from twinspire.paths import RunPaths
 from twinspire.pipeline.features import open_store
 from twinspire.pipeline.serve import open_recommender
 

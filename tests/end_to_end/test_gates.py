@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.paths import RunPaths
 from features.days import midnight
 from features.store import Store
 from serving.answers import Answer, Recommendations
@@ -23,7 +24,6 @@ from serving.manifest import FILE_NAME, describe_files, read_manifest, version_o
 from serving.purchases import Purchases
 from twinspire.gate_report import CHECK_NAMES, Check, GateError, GateReport
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 from twinspire.pipeline import gates
 from twinspire.pipeline.gate_checks import size
 from twinspire.pipeline.gate_checks.candidate import Candidate

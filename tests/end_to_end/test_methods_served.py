@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import read_vectors
 from features.days import seconds_of
 from serving.bundle import Bundle
@@ -22,7 +23,6 @@ from serving.ranking import Scores
 from serving.recommender import Recommender
 from twinspire.config import Config
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 from twinspire.pipeline.serve import open_recommender, retrievers_of
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]

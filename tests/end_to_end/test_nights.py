@@ -253,7 +253,7 @@ def test_a_full_fit_says_why_and_is_judged_beside_the_night_before(
 HOLDS = """
 import datetime as dt, sys
 from pathlib import Path
-from twinspire.lock import only_run
+from artefacts.locks import only_run
 
 with only_run(Path(sys.argv[1]), command="twinspire daily --date 2024-02-07", now=dt.datetime(2024, 3, 1)):
     print("held", flush=True)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import read_vectors
 from serving import all_to_all
 from serving.bundle import Bundle, BundleError
@@ -22,7 +23,6 @@ from serving.interactions import load_interaction
 from serving.postings import read_postings
 from serving.recommender import Recommender
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 from twinspire.pipeline.codes import make_codes
 from twinspire.pipeline.serve import open_recommender
 

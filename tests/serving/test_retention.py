@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artefacts.locks import locked
 from serving.bundle_folder import list_bundles, published, rollback_target
-from serving.folder_lock import locked
 from serving.manifest import BundleError, Facts, read_manifest
 from serving.publish import Parts, current, publish, write
 from serving.retention import expired, prune, remove

@@ -18,6 +18,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from artefacts.paths import RunPaths
 from features.encoding import Encoder
 from features.ids import IdMap
 from serving.bundle import Bundle
@@ -27,7 +28,6 @@ from serving.manifest import Facts
 from serving.publish import Parts, publish, write
 from twinspire.bundles import bundles as commands
 from twinspire.load_config import dump, load
-from twinspire.paths import RunPaths
 from twinspire.pipeline.retention import prune_bundles
 
 # The small bundle of the tests of serving.

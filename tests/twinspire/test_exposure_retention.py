@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from artefacts.paths import RunPaths
 from features.forgotten import Forgotten
 from serving.exposures import Exposure, exposure_files, read_exposures, to_table, write_exposures
 from twinspire.cli import app
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 from twinspire.pipeline.forget import forget, known, remember
 from twinspire.pipeline.retention import tidy_exposures
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from artefacts.paths import RunPaths
 from twinspire.ablation_config import Ablation, load_ablation
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ablate import plan_fits
 from twinspire.pipeline.fit_arm import Fit, Run, kept_lists
 

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from artefacts.locks import only_run
+from artefacts.paths import CUTTING, RunPaths
 from beam_jobs.embed import read_vectors, vector_schema
 from features.forgotten import Forgotten
 from features.ids import IdMap
@@ -21,8 +23,6 @@ from serving.exposures import Exposure, read_exposures
 from serving.web.metrics import Metrics
 from twinspire.cli import app
 from twinspire.load_config import load
-from twinspire.lock import only_run
-from twinspire.paths import CUTTING, RunPaths
 from twinspire.pipeline.features import make_features, open_store
 from twinspire.pipeline.forget import bundles_naming, forget, known, remember
 from twinspire.pipeline.forget_fits import forget_in_fit

@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.paths import RunPaths
 from features.days import seconds_of
 from features.examples import PARTS
 from twinspire.config import Config
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 from twinspire.pipeline import features as feature_runs
 from twinspire.pipeline import snapshots as snapshot_runs
 from twinspire.pipeline.features import make_features, open_store

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from artefacts.paths import RunPaths
 from serving.exposures import Exposure, read_exposures
 from serving.web.metrics import Metrics
 from serving.web.service import Service
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 from twinspire.pipeline.serve import service_of
 
 JOURNEY = Path(__file__).parents[2] / "configs" / "complete_journey.yaml"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from artefacts.paths import RunPaths
+from artefacts.steps import Step, finished, run_step
 from serving.exposures import Exposure, to_table, write_exposures
 from twinspire.load_config import load
-from twinspire.paths import RunPaths
 from twinspire.pipeline.main_job import NIGHT_STEP_NAMES, STEP_NAMES, plan
 from twinspire.pipeline.night import Night
-from twinspire.steps import Step, finished, run_step
 
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
 NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)

@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from artefacts.paths import RunPaths
 from features.encoding import Encoder
 from serving.exported_tower import ExportedTower
 from training.frequency import StreamingFrequency
 from training.warm_start import load_state
 from twinspire.load_config import load
 from twinspire.method_config import StreamingConfig
-from twinspire.paths import RunPaths
 from twinspire.pipeline.embed import PARTS_FILE, embed_catalogue, index_catalogue
 from twinspire.pipeline.features import make_features
 from twinspire.pipeline.ingest import make_tables

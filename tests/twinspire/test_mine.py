@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import vector_schema
 from beam_jobs.mine_negatives import NEGATIVES_SCHEMA
 from features.ids import IdMap
 from serving.index import INDEXES, read_shape
 from serving.weights import load_weights, weighted
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.embed import index_catalogue
 from twinspire.pipeline.mine import mine, previous_fit
 

@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.markup import escape
 
+from artefacts.console import console, progress
+from artefacts.paths import RunPaths
+from artefacts.steps import digest_of, finished, run_step
 from evaluation.ablation import AblationReport, Arm, Cost, Window, compare
 from evaluation.baselines import ease, popularity
 from evaluation.metrics import judge, recall_at_k
@@ -23,11 +26,8 @@ from features.tables import read_events
 from serving.ranking import Rows
 from twinspire.ablation_config import BASELINES, Ablation, folder_of
 from twinspire.config import Config
-from twinspire.console import console, progress
-from twinspire.paths import RunPaths
 from twinspire.pipeline.evaluate import POPULARITY_DAYS
 from twinspire.pipeline.fit_arm import Fit, Run, kept_lists, retrieve, root_of
-from twinspire.steps import digest_of, finished, run_step
 
 LEVEL = 0.95
 NUM_CATEGORIES = 5

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from artefacts.paths import RunPaths
+from artefacts.steps import Step, finished, run_step
 from beam_jobs.build_index import INDEX_FILE, REPORT_FILE
 from evaluation.ablation import Cost
 from evaluation.split import Split
@@ -17,10 +19,8 @@ from serving.retrievers import UserQueries
 from serving.sparcode_parts import POSTINGS
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.arm_lists import WITH_INDEX, WITH_TABLES, queries_of, retriever_of
 from twinspire.pipeline.codes import SERVED, read_report
-from twinspire.steps import Step, finished, run_step
 
 NUM_ASKED, NUM_WARM_UP = 500, 20
 

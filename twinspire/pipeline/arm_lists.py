@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from artefacts.paths import RunPaths
 from beam_jobs.build_index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 from beam_jobs.embed import read_vectors
 from evaluation.split import Split
@@ -30,7 +31,6 @@ from serving.sparcode_parts import CODEBOOK, POSTINGS
 from serving.withdrawn import withdrawn_in
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.codes import SERVED
 from twinspire.pipeline.embed import read_parts
 from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, read_shape

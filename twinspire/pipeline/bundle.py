@@ -13,6 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.console import progress
+from artefacts.files import replace_text
+from artefacts.paths import RunPaths
 from beam_jobs.build_index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 from features import columns
 from features.encoding import Encoder
@@ -27,14 +30,11 @@ from serving.purchases import Purchases
 from serving.weights import WEIGHTS_FILE, Form, load_weights, weighted
 from twinspire.commit import code_commit
 from twinspire.config import Config
-from twinspire.console import progress
 from twinspire.load_config import dump
-from twinspire.paths import RunPaths
 from twinspire.pipeline.codes import SERVED, read_report
 from twinspire.pipeline.retention import prune_bundles
 from twinspire.pipeline.serve import retrievers_of
 from twinspire.pipeline.withdrawn import withdrawn_rows
-from twinspire.whole_files import replace_text
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
 

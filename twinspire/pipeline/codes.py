@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from artefacts.console import progress
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
 from beam_jobs import embed, score_codes, sweep_codes
 from evaluation.metrics import index_recall_at_k
 from features.encoding import Encoder
@@ -29,13 +32,10 @@ from serving.sparcode import SparCode
 from serving.sparcode_parts import CODEBOOK, POSTINGS, TOKENIZER, CurvePoint, SparCodeReport
 from serving.withdrawn import offered_rows
 from twinspire.config import Config
-from twinspire.console import progress
-from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
 from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, ITEM_TOKENIZER, Shape, read_shape
 from twinspire.pipeline.withdrawn import withdrawn_rows
 from twinspire.sparcode_config import SparCodeConfig
-from twinspire.steps import fresh_folder
 
 SERVED, REPORT = "served", "report.json"
 CODE_BLOCK = 512

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from artefacts.console import progress
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
 from beam_jobs import build_index, embed
 from features.schema import TOWERS
 from serving.weights import WEIGHTS_FILE, item_weights, positive
 from twinspire.config import Config
-from twinspire.console import progress
-from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
 from twinspire.pipeline.withdrawn import write_withdrawn
-from twinspire.steps import fresh_folder
 
 # Beside the exported towers of an ensemble: the width of each member's part of the vectors.
 PARTS_FILE = "parts.json"

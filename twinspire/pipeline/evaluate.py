@@ -10,6 +10,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from artefacts.console import progress
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
 from beam_jobs.embed import read_vectors
 from evaluation.baselines import cosine_neighbours, ease, item_knn, popularity, repeat_purchase
 from evaluation.compare import Arm, make_report
@@ -26,10 +29,7 @@ from serving.offer import everything_but
 from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Retriever, TwoTower, UserQueries
 from twinspire.config import Config
-from twinspire.console import progress
-from twinspire.paths import RunPaths
 from twinspire.pipeline.serve import retrievers_of
-from twinspire.steps import fresh_folder
 
 TABLE_FILE = "table.txt"
 TABLE_WIDTH = 100

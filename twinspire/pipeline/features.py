@@ -13,6 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from artefacts.console import progress, without_chatter
+from artefacts.files import replace_text
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
 from features import columns
 from features.days import day_range, midnight, seconds_of
 from features.examples import batches_of, join_days, missing_days
@@ -22,11 +26,7 @@ from features.storage import MOMENT, PAIRS_SCHEMA
 from features.store import Store, StoreSettings
 from features.tables import event_days, read_events
 from twinspire.config import Config
-from twinspire.console import progress, without_chatter
-from twinspire.paths import RunPaths
 from twinspire.pipeline.snapshots import beam_options, write_snapshots
-from twinspire.steps import fresh_folder
-from twinspire.whole_files import replace_text
 
 __all__ = ["beam_options", "keep_catalogue", "make_features", "open_store"]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from artefacts.console import progress
 from features.encoding import Encoder
 from towers.co_purchase import with_factors
 from towers.dual_augmented import refresh_fallbacks
@@ -24,7 +25,6 @@ from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, mak
 from training.warm_start import carry_over, save_state
 from training.warm_start import state_of as state_of_fit
 from twinspire.config import Config
-from twinspire.console import progress
 from twinspire.pipeline.material import Material
 from twinspire.pipeline.methods import additions, state_of, terms
 from twinspire.pipeline.parent import TRAINED, Bools, WarmStart, state_file

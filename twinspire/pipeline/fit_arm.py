@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
+from artefacts.console import VERBOSE, held_back, quiet_libraries, without_chatter
+from artefacts.paths import RunPaths
+from artefacts.steps import Step, digest_of, finished, run_step
 from evaluation.ablation import Cost
 from evaluation.split import Split
 from serving.ranking import Rows
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
-from twinspire.console import VERBOSE, held_back, quiet_libraries, without_chatter
-from twinspire.paths import RunPaths
 from twinspire.pipeline.arm_costs import kept_cost
 from twinspire.pipeline.arm_lists import WITH_INDEX, WITH_TABLES, search
 from twinspire.pipeline.main_job import plan
-from twinspire.steps import Step, digest_of, finished, run_step
 
 
 @dataclass(frozen=True)

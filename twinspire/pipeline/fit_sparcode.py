@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from artefacts.console import console, progress
 from features.encoding import Encoder, Inputs
 from serving import interactions as serving_interactions
 from serving.codebook import Codebook
@@ -29,7 +30,6 @@ from training.sparcode import SparCodeModel, adam
 from training.trainer import EpochMetrics, EpochReport, embed, fit, make_deterministic
 from training.warm_start import carry_over, save_state, state_of
 from twinspire.config import Config
-from twinspire.console import console, progress
 from twinspire.pipeline.fit import Fitted
 from twinspire.pipeline.material import Material
 from twinspire.pipeline.parent import WarmStart, state_file

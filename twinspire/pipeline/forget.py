@@ -25,16 +25,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from artefacts.console import held_back
+from artefacts.files import replace_text
+from artefacts.paths import CUTTING, RunPaths
 from features import columns
 from features.forget_tables import forget_in_tables, without_users
 from features.forgotten import Forgotten, are_of, name_any
 from serving.exposure_merge import remove_replaced
 from serving.exposures import day_folders, exposure_files
 from serving.retention import prune
-from twinspire.console import held_back
-from twinspire.paths import CUTTING, RunPaths
 from twinspire.pipeline.night import PUBLISH
-from twinspire.whole_files import replace_text
 
 # Files below `features` that name users, by a column.
 OF_FEATURES = (
@@ -181,9 +181,9 @@ def _features(paths: RunPaths, people: set[str]) -> Removed:
 def _online(paths: RunPaths, people: Sequence[str]) -> Removed:
     num_users = 0
     if (paths.features / "feast" / "settings.json").exists():
+        from artefacts.console import without_chatter
         from features.online import forget_online
         from features.store import Store
-        from twinspire.console import without_chatter
 
         with without_chatter():
             num_users = forget_online(Store.open(paths.features), people)

@@ -23,15 +23,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import replace_text
+from artefacts.paths import CUTTING, RunPaths
 from beam_jobs.embed import ROW, VECTOR
 from features import columns
 from features.ids import IdMap
 from features.schema import ENTITY_KEY
 from training.warm_start import OWNERS, SLOT
-from twinspire.paths import CUTTING, RunPaths
 from twinspire.pipeline.parent import HELD_OUT, STATE, TRAINED
 from twinspire.pipeline.sparcode_files import FOLDER
-from twinspire.whole_files import replace_text
 
 # Where one file holds what several did.
 ONE_FILE = "vectors-00000-of-00001.parquet"

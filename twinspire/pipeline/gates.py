@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from artefacts.console import progress
+from artefacts.files import replace_text
+from artefacts.paths import RunPaths
 from twinspire.config import Config
-from twinspire.console import progress
 from twinspire.gate_report import CHECK_NAMES, Check, GateError, GateReport
-from twinspire.paths import RunPaths
 from twinspire.pipeline.gate_checks import data, drift, features, index, model, size, smoke
 from twinspire.pipeline.gate_checks.candidate import Candidate, Look
-from twinspire.whole_files import replace_text
 
 LOOKS: Mapping[str, Look] = {
     **data.CHECKS,

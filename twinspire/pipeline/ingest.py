@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 
+from artefacts.console import progress
+from artefacts.paths import RunPaths
 from features.forgotten import Forgotten
 from features.ingest import ingest, open_source
 from features.schema_changes import SchemaChange, SchemaFacts, schema_changes
 from twinspire.config import Config
-from twinspire.console import progress
-from twinspire.paths import RunPaths
 
 
 def find_schema_changes(config: Config, paths: RunPaths) -> list[SchemaChange]:

@@ -17,11 +17,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from artefacts.console import held_back
+from artefacts.paths import RunPaths
+from artefacts.steps import Step, digest_of
 from twinspire.config import Config
-from twinspire.console import held_back
-from twinspire.paths import RunPaths
 from twinspire.pipeline.night import PUBLISH, Night
-from twinspire.steps import Step, digest_of
 
 STEP_NAMES = ("ingest", "features", "mine", "train", "embed", "index", "codes", "bundle", "evaluate")
 NIGHT_STEP_NAMES = (*STEP_NAMES[:-1], "gates", PUBLISH)

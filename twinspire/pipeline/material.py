@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy import sparse
 
+from artefacts.paths import RunPaths
 from beam_jobs.mine_negatives import read_negatives
 from features import columns
 from features.days import seconds_of
@@ -24,7 +25,6 @@ from training.dataset import Keep, Span, count_items, load_span, spans
 from training.negatives import KnownPositives
 from training.private_negatives import UserNegatives
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.impressions import read_impressions
 
 

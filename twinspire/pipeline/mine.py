@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from artefacts.console import progress
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
 from beam_jobs.build_index import INDEX_FILE, VECTORS_FILE
 from beam_jobs.embed import read_vectors
 from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
@@ -15,10 +18,7 @@ from features.schema import TOWERS
 from serving.weights import WEIGHTS_FILE
 from serving.withdrawn import WITHDRAWN_FILE
 from twinspire.config import Config
-from twinspire.console import progress
-from twinspire.paths import RunPaths
 from twinspire.pipeline.features import beam_options
-from twinspire.steps import fresh_folder
 
 USER_BLOCK = 256
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artefacts.paths import RunPaths
 from serving.version_names import day_of
 from twinspire.config import Config
 from twinspire.load_config import ConfigError, load
-from twinspire.paths import RunPaths
 
 if TYPE_CHECKING:
     from features.schema_changes import SchemaChange

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from scipy import sparse
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import read_vectors
 from evaluation.metrics import judge, recall_at_k
 from features import columns
@@ -25,7 +26,6 @@ from serving import exact
 from towers.two_tower import TwoTower
 from training.trainer import embed
 from training.warm_start import Arrays, Growth, load_state
-from twinspire.paths import RunPaths
 from twinspire.pipeline.material import catalogue_inputs
 from twinspire.pipeline.night import HELD_OUT_SUMMARY
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from artefacts.console import console, progress
 from evaluation.published import Score, hold_out, score
 from features.sources.lightgcn import Pairs, PublishedSplit, read_published_split
 from training.id_towers import IdTowerSettings, fit_id_towers, num_batches
 from training.seed_items import SeedSettings, with_seed_items
-from twinspire.console import console, progress
 from twinspire.pipeline.published_sparcode import benchmark_sparcode
 from twinspire.pipeline.sparcode_over_ids import IdTowers
 

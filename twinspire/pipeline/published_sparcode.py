@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from artefacts.console import console
 from evaluation.metrics import judge, ndcg_at_k, recall_at_k
 from features.sources.lightgcn import Pairs
 from serving.ranking import Rows
 from towers.sparcode import SparCode
 from training.trainer import EpochMetrics
-from twinspire.console import console
 from twinspire.pipeline.sparcode_over_ids import Choice, IdTowers, fit_over, search_sparcode, search_towers
 
 Figures = dict[str, float]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 
+from artefacts.paths import RunPaths
 from features.forgotten import Forgotten
 from serving.exposure_merge import tidy
 from serving.retention import prune
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 
 
 def prune_bundles(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+from artefacts.paths import RunPaths
 from features.store import Store
 from serving import bundle as layout
 from serving.arms import Arms, one_arm
@@ -20,7 +21,6 @@ from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
 from serving.web.service import Exposures, Service
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 
 
 def retrievers_of(bundle: Bundle, config: Config) -> dict[str, Retriever]:

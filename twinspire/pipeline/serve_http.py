@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
+from artefacts.paths import RunPaths
 from serving.live import Live
 from serving.web import server, workers
 from serving.web.app import Protection, create_app
 from serving.web.metrics import Metrics
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.serve import open_live, service_of
 
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from artefacts.paths import RunPaths
 from training.cluster import read_cluster
 from training.distribution import workers
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.fit import fit_phase
 from twinspire.pipeline.material import fit_encoder_on, known_positives, read_material
 from twinspire.pipeline.train import days_with_examples, first_day, validation_days

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from artefacts.files import replace_text
 from features.sources.summary import DayFacts
-from twinspire.whole_files import replace_text
 
 
 @dataclass(frozen=True)

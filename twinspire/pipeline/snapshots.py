@@ -20,6 +20,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from artefacts.console import progress
+from artefacts.paths import RunPaths
 from beam_jobs import snapshots
 from beam_jobs.snapshot_state import SavedState
 from features.day_changes import day_changes
@@ -28,8 +30,6 @@ from features.schema import TOWERS
 from features.sources.summary import DayFacts
 from features.tables import day_facts
 from twinspire.config import BeamConfig, Config
-from twinspire.console import progress
-from twinspire.paths import RunPaths
 from twinspire.pipeline.snapshot_record import Written
 
 # Events that a run takes in at once at most, unless one day has more.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from scipy import sparse
 
+from artefacts.console import console, progress
 from features.sources.lightgcn import Pairs
 from serving import all_to_all, exact, interactions
 from serving.codebook import Codebook
@@ -23,7 +24,6 @@ from towers.tokenizer import tokenizers
 from training.id_sparcode import frozen_towers, history_vectors, item_inputs, pair_batches, unit_vectors, user_inputs
 from training.sparcode import SparCodeModel, adam
 from training.trainer import EpochMetrics, embed, fit, make_deterministic
-from twinspire.console import console, progress
 from twinspire.sparcode_config import SparCodeConfig
 
 Floats = npt.NDArray[np.float32]

@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from artefacts.console import console
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
 from evaluation.metrics import judge, recall_at_k
 from features.days import day_range
 from features.encoding import Encoder, Inputs
@@ -26,9 +29,7 @@ from training.negatives import KnownPositives
 from training.trainer import EpochMetrics, EpochReport, embed
 from training.warm_start import Growth
 from twinspire.config import Config
-from twinspire.console import console
 from twinspire.load_config import dump
-from twinspire.paths import RunPaths
 from twinspire.pipeline.embed import PARTS_FILE
 from twinspire.pipeline.fit import Fitted, fit_phase, with_factors_of
 from twinspire.pipeline.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
@@ -44,7 +45,6 @@ from twinspire.pipeline.material import (
 from twinspire.pipeline.night import COLUMNS_FILE, LINEAGE_FILE, read_lineage
 from twinspire.pipeline.parent import HeldOut, Parent, WarmStart, compare
 from twinspire.pipeline.sparcode_files import FOLDER
-from twinspire.steps import fresh_folder
 
 TOP = 10
 SPARCODE_USERS = 1000

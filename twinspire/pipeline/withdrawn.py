@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from artefacts.paths import RunPaths
 from features.ids import IdMap
 from features.tables import withdrawn_items
 from serving.denied import NO_ITEMS, Items
 from serving.withdrawn import WITHDRAWN_FILE
-from twinspire.paths import RunPaths
 
 
 def withdrawn_rows(paths: RunPaths) -> Items:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.folder_lock import locked
+from artefacts.locks import locked
 from serving.web import counts_folder as module
 from serving.web.counts_folder import PREFIX, counts_folder, remove_left_over
 

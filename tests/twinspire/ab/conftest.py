@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.paths import RunPaths
 from features.sources.events import EVENTS_SCHEMA
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 
 CUT = dt.date(2024, 1, 8)
 ITEMS = ["apple", "bread", "cheese", "drill", "nails"]

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.paths import RunPaths
 from evaluation.ab.report import Problem
 from serving.ranking import Rows
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab.file_arm import read_lists
 from twinspire.pipeline.ab.folds import Folds, make_folds
 from twinspire.pipeline.ab.leakage import LeakageError

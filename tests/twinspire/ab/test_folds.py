@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from artefacts.paths import RunPaths
 from evaluation.split import Split
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab.folds import Folds, catalogue_of, make_folds
 
 CUT = dt.date(2024, 1, 8)

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.paths import RunPaths
 from evaluation.split import Split
 from features.tables import read_events
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab.baseline_arm import SOURCES, baseline_lists
 from twinspire.pipeline.ab.folds import make_folds
 from twinspire.pipeline.ab.leakage import LeakageError, check_features, check_popularity

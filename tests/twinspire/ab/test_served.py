@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from artefacts.paths import RunPaths
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab.bundle_arm import Asked, without_holes
 from twinspire.pipeline.ab.served import ask_server, server_of
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import vector_schema
 from features.days import day_range, midnight, seconds_of
 from features.encoding import fit_encoder
@@ -23,7 +24,6 @@ from features.sources.events import EVENTS_SCHEMA
 from features.storage import MOMENT, view_schema
 from twinspire.config import Config
 from twinspire.gate_report import GateReport
-from twinspire.paths import RunPaths
 from twinspire.pipeline.gate_checks.candidate import Candidate
 from twinspire.pipeline.gates import check
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import threadpoolctl
 
+from artefacts.paths import RunPaths
 from evaluation.ab.report import Latency
 from features import columns
 from features.schema import Schema
@@ -29,7 +30,6 @@ from serving.recommender import Recommender
 from serving.retrievers import Retriever
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab.leakage import check_bundle, check_features
 from twinspire.pipeline.ab.tables import rows_of
 from twinspire.pipeline.serve import retrievers_of

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from artefacts.console import progress
+from artefacts.paths import RunPaths
 from evaluation.ab.compare import compare_arms
 from evaluation.ab.report import ABReport, Latency, LayerCheck, Problem, Protocol
 from evaluation.ab.settings import LETTERS, About, Arm, Settings
@@ -14,8 +16,6 @@ from evaluation.report import NEW_TO_THE_USER
 from serving.ranking import Rows
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
-from twinspire.console import progress
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab import trained_arm
 from twinspire.pipeline.ab.baseline_arm import SOURCES, baseline_lists
 from twinspire.pipeline.ab.bundle_arm import Asked, BundleAtCut, ask, bundle_folder, measure

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from artefacts.paths import RunPaths
 from evaluation.ab.figures import Catalogue, Fold
 from evaluation.ab.report import Problem, Protocol
 from evaluation.slices import (
@@ -31,7 +32,6 @@ from features.days import midnight
 from features.tables import event_days, read_events, read_items
 from serving.weights import positive
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab.tables import read_table, rows_of
 
 NUM_CATEGORIES = 10

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from artefacts.paths import RunPaths
 from evaluation.ab.report import OffPolicyRow, Problem
 from evaluation.ab.settings import LETTERS, Settings
 from evaluation.exposure_rewards import CrossFitted, cross_fitted_rewards
@@ -25,7 +26,6 @@ from serving.arms import DEFAULT_ARM
 from serving.exposures import are_exposures
 from serving.ranking import Rows
 from twinspire.config import Config
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab.exposure_feedback import read_exposure_feedback
 from twinspire.pipeline.ab.folds import Folds
 from twinspire.pipeline.ab.logged_feedback import read_logged_feedback

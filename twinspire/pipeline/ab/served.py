@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from artefacts.paths import RunPaths
 from evaluation.ab.report import Latency
 from serving.ranking import Rows
 from twinspire.config import Config
 from twinspire.load_config import dump
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab.bundle_arm import Asked
 from twinspire.pipeline.ab.tables import rows_of
 from twinspire.serving_config import ArmConfig

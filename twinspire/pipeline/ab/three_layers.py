@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from artefacts.console import console
+from artefacts.paths import RunPaths
 from evaluation.ab.layers import check_layers
 from evaluation.ab.report import Latency, Layer, LayerCheck
 from evaluation.ab.settings import Settings
 from serving.ranking import Rows
 from twinspire.config import Config
-from twinspire.console import console
-from twinspire.paths import RunPaths
 from twinspire.pipeline.ab import served
 from twinspire.pipeline.ab.bundle_arm import Asked, BundleAtCut, ask
 from twinspire.pipeline.ab.folds import Folds

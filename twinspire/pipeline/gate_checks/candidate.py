@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from artefacts.paths import RunPaths
 from features.days import day_range
 from features.encoding import Encoder
 from features.tables import event_days
@@ -15,7 +16,6 @@ from serving.manifest import BundleError, Manifest, read_manifest
 from twinspire.config import Config
 from twinspire.gate_report import Check, GateReport
 from twinspire.gates_config import GatesConfig
-from twinspire.paths import RunPaths
 
 NO_PARENT = "there is no bundle of a night before"
 

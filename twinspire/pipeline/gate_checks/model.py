@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from artefacts.paths import RunPaths
 from beam_jobs.embed import read_vectors
 from evaluation.paired import paired_difference
 from evaluation.verdict import decide
@@ -17,7 +18,6 @@ from features.encoding import Encoder
 from serving import exact
 from training.diagnosis import Diagnosis, diagnose
 from twinspire.gate_report import Check, Number
-from twinspire.paths import RunPaths
 from twinspire.pipeline.gate_checks.candidate import NO_PARENT, Candidate, Look
 
 HELD_OUT = "held_out.npz"

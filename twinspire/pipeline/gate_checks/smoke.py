@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from artefacts.paths import RunPaths
 from features import columns
 from features.store import Store
 from serving.answers import Answer, Recommendations
@@ -14,7 +15,6 @@ from serving.manifest import BundleError
 from serving.recommender import Recommender
 from twinspire.config import Config
 from twinspire.gate_report import Check
-from twinspire.paths import RunPaths
 from twinspire.pipeline.gate_checks.candidate import Candidate, Look
 from twinspire.pipeline.serve import retrievers_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twinspire.whole_files import replace_text
+from artefacts.files import replace_text
 
 
 def test_a_file_is_replaced_and_its_folder_is_made(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from twinspire.steps import Step, digest_of, finished, fresh_folder, remove_left_over, run_step
+from artefacts.steps import Step, digest_of, finished, fresh_folder, remove_left_over, run_step
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_block_that_raises_leaves_the_old_folder_and_the_next_one_starts_empty
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from twinspire.steps import Step, fresh_folder, run_step
+from artefacts.steps import Step, fresh_folder, run_step
 
 root = Path(sys.argv[1])
 def action():

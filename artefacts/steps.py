@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from twinspire.whole_files import replace_text
+from artefacts.files import replace_text
 
 
 @dataclass(frozen=True)

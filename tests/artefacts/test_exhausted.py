@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from twinspire.exhausted import exhausted
+from artefacts.console import exhausted
 
 NO_ROOM, NO_MEMORY = "there is no room to write", "memory ran out"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from twinspire.lock import LOCK_FILE, BusyError, holder_of, only_run
+from artefacts.locks import LOCK_FILE, BusyError, holder_of, only_run
 
 NOW = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
 

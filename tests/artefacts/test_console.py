@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from twinspire.console import progress
+from artefacts.console import progress
 
 HELD = """
 import os
-from twinspire.console import held_back
+from artefacts.console import held_back
 with held_back():
     os.write(2, b"chatter")
     {}
@@ -20,7 +20,7 @@ os.write(2, b"after")
 """
 QUIET = """
 import logging, warnings
-from twinspire.console import quiet_libraries
+from artefacts.console import quiet_libraries
 quiet_libraries()
 logging.warning("root chatter")
 logging.getLogger("apache_beam.io").warning("beam chatter")

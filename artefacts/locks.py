@@ -86,3 +86,26 @@ def _read(file: Any) -> dict[str, Any] | None:
         # Taken a moment ago, and not yet signed.
         return None
     return found
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of a folder during the block; it leaves no file behind. Not to be taken twice by one thread.
+
+    Args:
+        folder: Its file system must know `flock`, as local ones do.
+        wait: Whether to wait for whoever holds it.
+
+    Raises:
+        BlockingIOError: Somebody holds it, and `wait` is false.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            yield
+        finally:
+            # Closing alone would leave it to a process that was forked meanwhile.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

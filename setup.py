@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 # Top-level packages, named one by one: what else lies in the repository is never installed.
-PACKAGES = ("features", "towers", "training", "beam_jobs", "serving", "evaluation", "twinspire")
+PACKAGES = ("artefacts", "features", "towers", "training", "beam_jobs", "serving", "evaluation", "twinspire")
 
 with open("README.md", encoding="utf-8") as file:
     readme = file.read()

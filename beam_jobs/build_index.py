@@ -24,14 +24,13 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs.embed import read_vectors
+from serving.vectors import read_vectors
 
 if TYPE_CHECKING:
-    from serving.denied import Items
+    from serving.eligible import Items
     from serving.index import HnswIndex
     from serving.weights import Form
-
-INDEX_FILE, VECTORS_FILE, REPORT_FILE = "index.hnsw", "item_vectors.npy", "index_report.json"
+from serving.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 
 
 class IndexRefusedError(ValueError):
@@ -112,10 +111,9 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
             IndexRefusedError: Its recall is too low.
             ValueError: The vectors, weights and rows do not fit each other, or no item is offered.
         """
-        from serving.denied import NO_ITEMS
+        from serving.eligible import NO_ITEMS, WITHDRAWN_FILE, load_withdrawn
         from serving.index import IndexReport
         from serving.weights import WEIGHTS_FILE, load_weights, log_weight_spread, weighted
-        from serving.withdrawn import WITHDRAWN_FILE, load_withdrawn
 
         items, users, out = (Path(path) for path in element[:3])
         settings = self._settings

@@ -12,24 +12,41 @@ from typing import TYPE_CHECKING
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs.numbered_files import WriteNumbered
 from features.encoding import Encoder, moments_of
 from features.schema import Tower
 
 if TYPE_CHECKING:
     from serving.exported_tower import ExportedTower
+import os
+import uuid
 
-ROW, VECTOR = "row", "vector"
+from serving.vectors import vector_schema
 
 
-def vector_schema(dimension: int) -> pa.Schema:
-    """Arrow schema of the vectors: `row` in the features file, `vector` [D]."""
-    return pa.schema([(ROW, pa.int64()), (VECTOR, pa.list_(pa.float32(), dimension))])
+class WriteNumbered(beam.DoFn):  # type: ignore[misc]
+    """(number, Arrow table) -> path of `<prefix>-<number>-of-<total>.parquet`, one row group.
+
+    Args:
+        prefix: Folder, which exists, and beginning of the names.
+        total: Number of tables of the whole job: names promise them, so that a reader notices what is missing.
+    """
+
+    def __init__(self, prefix: Path, *, total: int) -> None:
+        """Takes what the names are made of."""
+        self._prefix, self._total = str(prefix), total
+
+    def process(self, element: tuple[int, pa.Table]) -> Iterator[str]:
+        """Writes one table; a name appears only with the whole file behind it."""
+        number, table = element
+        path = f"{self._prefix}-{number:05d}-of-{self._total:05d}.parquet"
+        unfinished = f"{path}.{uuid.uuid4().hex}"
+        pq.write_table(table, unfinished, compression="zstd", row_group_size=max(table.num_rows, 1))
+        os.replace(unfinished, path)
+        yield path
 
 
 class EmbedBlock(beam.DoFn):  # type: ignore[misc]
@@ -85,36 +102,3 @@ def run(transform: Embed, features: Path, *, out: Path, options: PipelineOptions
     with beam.Pipeline(options=options) as pipeline:
         tables = pipeline | "row groups" >> beam.Create(groups) | transform
         _ = tables | "write" >> beam.ParDo(WriteNumbered(out / "vectors", total=len(groups)))
-
-
-def all_files(folder: Path, *, advice: str) -> list[Path]:
-    """The Parquet files of a finished job, by name.
-
-    Args:
-        folder: What the job has written.
-        advice: What to do where a file is missing.
-
-    Raises:
-        ValueError: There are none, or fewer than their names promise.
-    """
-    files = sorted(folder.glob("*.parquet"))
-    # Beam ends names with -00003-of-00008: without the last files, the rows that are there would have no gap.
-    promised = {int(file.stem.rpartition("-of-")[2]) for file in files if "-of-" in file.stem}
-    if not files or promised != {len(files)}:
-        raise ValueError(f"{folder}: has {len(files)} of {max(promised, default=1)} files; {advice}")
-    return files
-
-
-def read_vectors(folder: Path) -> npt.NDArray[np.float32]:
-    """Vectors in the order of the features file: [N, D] float32.
-
-    Raises:
-        ValueError: A file is missing, or a row is missing or occurs twice.
-    """
-    table = pq.read_table(all_files(folder, advice="run the embedding job again"))
-    rows = table.column(ROW).to_numpy()
-    order = np.argsort(rows, kind="stable")
-    if not np.array_equal(rows[order], np.arange(len(rows))):
-        raise ValueError(f"{folder}: rows are not 0 to {len(rows) - 1}, each once; run the embedding job again")
-    flat = table.column(VECTOR).combine_chunks().flatten().to_numpy()
-    return np.ascontiguousarray(flat.reshape(len(rows), -1)[order])

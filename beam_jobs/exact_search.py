@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs.embed import ROW, VECTOR, all_files
-from beam_jobs.numbered_files import WriteNumbered
+from beam_jobs.embed import WriteNumbered
+from serving.vectors import ROW, VECTOR, all_files
 
 if TYPE_CHECKING:
     from serving.purchases import Purchases

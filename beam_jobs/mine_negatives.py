@@ -24,20 +24,15 @@ import pyarrow.parquet as pq
 from apache_beam.io.parquetio import WriteToParquetBatched
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs.embed import all_files, read_vectors
 from features import columns
-from features.encoding import Encoder
 from features.ids import IdMap
+from serving.vectors import read_vectors
 
 if TYPE_CHECKING:
     from serving.purchases import Purchases
+from features.negatives_file import NEGATIVES_SCHEMA, Ints
 
-Ints = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-RANK, SCORE = "rank", "score"
-NEGATIVES_SCHEMA = pa.schema(
-    [(columns.USER_ID, pa.string()), (columns.ITEM_ID, pa.string()), (RANK, pa.int32()), (SCORE, pa.float32())]
-)
 
 
 @dataclass(frozen=True)
@@ -105,10 +100,8 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Loads vectors, index, ids and known items, once a worker."""
-        from serving.denied import NO_ITEMS
+        from serving.eligible import NO_ITEMS, everything_but, load_withdrawn
         from serving.index import HnswIndex
-        from serving.offer import everything_but
-        from serving.withdrawn import load_withdrawn
 
         files = self._files
         self._queries = read_vectors(files.user_vectors)
@@ -210,28 +203,6 @@ def run(transform: MineNegatives, *, num_users: int, block_size: int, out: Path,
         tables | "write" >> WriteToParquetBatched(
             str(out / "negatives"), schema=NEGATIVES_SCHEMA, codec="zstd", file_name_suffix=".parquet"
         )
-
-
-def read_negatives(path: Path, encoder: Encoder) -> tuple[Ints, Ints]:
-    """Mined negatives as rows of an encoder's id maps, by user, then rank.
-
-    Args:
-        path: Folder that the job has written.
-        encoder: Its ids may be others than those mined with; pairs of which it does not know both are left out.
-
-    Returns:
-        user_rows [P] and item_rows [P] int64, from 1 on.
-
-    Raises:
-        ValueError: A file is missing.
-    """
-    files = all_files(path, advice="mine the negatives again")
-    table = pq.read_table(files, columns=[columns.USER_ID, columns.ITEM_ID, RANK])
-    users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy()).astype(np.int64)
-    items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy()).astype(np.int64)
-    order = np.lexsort((table.column(RANK).to_numpy(), users))
-    order = order[(users[order] > 0) & (items[order] > 0)]
-    return users[order], items[order]
 
 
 def _ids(path: Path, name: str) -> npt.NDArray[np.object_]:

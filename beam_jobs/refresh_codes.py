@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_jobs.score_codes import ScoreCodes, ScoringFiles, ScoringSettings, collect, run
 
 if TYPE_CHECKING:
-    from serving.postings import Postings
+    from serving.sparcode.postings import Postings
 
 Ints = npt.NDArray[np.int64]
 NO_ROWS: Ints = np.empty(0, np.int64)
@@ -127,7 +127,7 @@ def refresh(
     Raises:
         ValueError: The old table was made with another codebook or net, or the change is of another catalogue.
     """
-    from serving.postings import PostingsWriter
+    from serving.sparcode.postings import PostingsWriter
 
     _check(files, postings, change)
 
@@ -144,7 +144,7 @@ def refresh(
         )
 
     def score(name: str, keys: Ints, rows: Ints) -> Postings:
-        from serving.postings import read_postings
+        from serving.sparcode.postings import read_postings
 
         if len(keys) and len(rows):
             np.save(work / f"{name}.npy", rows)
@@ -220,8 +220,8 @@ class _Merge:
 
 
 def _check(files: ScoringFiles, postings: Postings, change: CatalogueChange) -> None:
-    from serving.codebook import Codebook
-    from serving.interactions import load_interaction
+    from serving.sparcode.codebook import Codebook
+    from serving.sparcode.interactions import load_interaction
 
     about = postings.about
     for path, found, made_with in (

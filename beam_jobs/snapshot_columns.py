@@ -14,10 +14,156 @@ import pandas as pd
 import pyarrow as pa
 
 from beam_jobs.item_snapshots import ItemRows
-from beam_jobs.snapshot_pairs import Pairs
-from beam_jobs.user_snapshots import DAY_SECONDS, Ints, UserRows
-from beam_jobs.value_shares import Meetings, shares_before
-from features.storage import PAIRS_SCHEMA
+from beam_jobs.user_snapshots import DAY_SECONDS, Events, Floats, Ints, UserRows, begins_group, place_within_group
+from features.schema import MAX_SHARES, PAIRS_SCHEMA
+
+
+@dataclass(frozen=True)
+class Meetings:
+    """First meetings of one shard, by owner, value and day, so that those before a day are found by bisection.
+
+    Attributes:
+        owner, value: [P] int64, the distinct pairs, ascending.
+        start: [P] int64, where the meetings of each pair begin.
+        key: [M] int64, ascending: pair * span + (day - first_day).
+        total: [M + 1] int64, how many meetings the first ones of the rows stand for.
+        first_day: Day number of the earliest meeting.
+        span: Days from there to the one after the latest meeting.
+    """
+
+    owner: Ints
+    value: Ints
+    start: Ints
+    key: Ints
+    total: Ints
+    first_day: int
+    span: int
+
+    @classmethod
+    def of(cls, owner: Ints, value: Ints, day: Ints, count: Ints | None = None) -> Meetings:
+        """Sorts the first meetings.
+
+        Args:
+            owner: [M] int64, position of the user or item that has the statistic.
+            value: [M] int64, code of the value of the other one; -1 where that is not known, which counts nowhere.
+            day: [M] int64, day number.
+            count: [M] int64, how many meetings each stands for; None for one each.
+        """
+        chosen = np.flatnonzero(value >= 0)
+        order = chosen[np.lexsort((day[chosen], value[chosen], owner[chosen]))]
+        owner, value, day = owner[order], value[order], day[order]
+        new_pair = begins_group(owner, value)
+        first_day, end_day = (int(day.min()), int(day.max()) + 1) if len(day) else (0, 1)
+        span = end_day - first_day
+        key = (np.cumsum(new_pair) - 1) * span + day - first_day
+        start = np.flatnonzero(new_pair)
+        total = np.arange(len(order) + 1) if count is None else np.concatenate([[0], np.cumsum(count[order])])
+        return cls(owner[start], value[start], start, key, total, first_day, span)
+
+
+@dataclass(frozen=True)
+class ShareRows:
+    """Shares of some owners at one midnight.
+
+    Attributes:
+        offsets: [R + 1] int64, where the values of each row begin; the last one is S.
+        value: [S] int64, at most `MAX_SHARES` a row, largest share first, smallest code first among equals.
+        share: [S] float64, among all values, also those left out.
+    """
+
+    offsets: Ints
+    value: Ints
+    share: Floats
+
+
+def shares_before(meetings: Meetings, day: int, *, owners: Ints) -> ShareRows:
+    """Shares of the values met before the start of a day.
+
+    Args:
+        meetings: Of the shard.
+        day: Day number of the midnight.
+        owners: [R] int64, whose rows are wanted.
+
+    Returns:
+        A row for each owner, empty where nothing was met.
+    """
+    begin, end = np.searchsorted(meetings.owner, owners), np.searchsorted(meetings.owner, owners, side="right")
+    row = np.repeat(np.arange(len(owners)), end - begin)
+    pair = np.repeat(begin, end - begin) + place_within_group(row)
+    days = min(max(day - meetings.first_day, 0), meetings.span)
+    before = np.searchsorted(meetings.key, pair * meetings.span + days)
+    count = meetings.total[before] - meetings.total[meetings.start[pair]]
+    all_values = np.bincount(row, weights=count, minlength=len(owners))
+    # Pairs are sorted by value, and sorting is stable.
+    order = np.lexsort((-count, row))
+    order = order[count[order] > 0]
+    order = order[place_within_group(row[order]) < MAX_SHARES]
+    row, pair = row[order], pair[order]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(owners)))])
+    return ShareRows(offsets, meetings.value[pair], count[order] / all_values[row])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The users and items that have met, by user, then item.
+
+    Attributes:
+        user, item: [P] int64.
+        num_events: [P] int64.
+        first_event: [P] int64, which of the events at hand is their first meeting; -1 where they met before those.
+        first_seconds, last_seconds: [P] int64, their first and latest event, Unix seconds.
+    """
+
+    user: Ints
+    item: Ints
+    num_events: Ints
+    first_event: Ints
+    first_seconds: Ints
+    last_seconds: Ints
+
+    def first_meeting(self, num_events: int) -> Ints:
+        """[E] int64, 1 where a user meets an item for the first time, else 0; takes the number of events at hand."""
+        mark = np.zeros(num_events, np.int64)
+        mark[self.first_event[self.first_event >= 0]] = 1
+        return mark
+
+
+def pairs(events: Events, known: Pairs | None = None) -> Pairs:
+    """Every pair of a user and an item.
+
+    Args:
+        events: In time order.
+        known: The pairs that met before all of the events; None where nobody had met.
+
+    Returns:
+        The pairs of both.
+    """
+    order = np.lexsort((np.arange(len(events.user)), events.item, events.user))
+    user, item, seconds = events.user[order], events.item[order], events.seconds[order]
+    first = np.flatnonzero(begins_group(user, item))
+    last = np.append(first[1:], len(order))[: len(first)] - 1
+    met = Pairs(user[first], item[first], last - first + 1, order[first], seconds[first], seconds[last])
+    return met if known is None else _joined(known, met)
+
+
+def _joined(known: Pairs, met: Pairs) -> Pairs:
+    """Pairs of both; of one that is in both the first meeting is that of `known`, the latest that of `met`."""
+    user, item = np.concatenate([known.user, met.user]), np.concatenate([known.item, met.item])
+    # Two sorted runs in a row: a stable sort only merges them.
+    order = np.argsort(user * (item.max(initial=0) + 1) + item, kind="stable")
+    user, item = user[order], item[order]
+    first = np.flatnonzero(begins_group(user, item))
+    last = np.append(first[1:], len(order))[: len(first)] - 1
+    num_events = np.cumsum(np.concatenate([known.num_events, met.num_events])[order])
+    return Pairs(
+        user[first],
+        item[first],
+        np.diff(num_events[last], prepend=0),
+        np.concatenate([np.full(len(known.user), -1), met.first_event])[order[first]],
+        np.concatenate([known.first_seconds, met.first_seconds])[order[first]],
+        np.concatenate([known.last_seconds, met.last_seconds])[order[last]],
+    )
+
 
 Names = npt.NDArray[np.object_]
 

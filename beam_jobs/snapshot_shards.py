@@ -15,8 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_jobs import item_snapshots, user_snapshots
-from beam_jobs.snapshot_columns import ValueMeetings, item_columns, pairs_table, share_columns, user_columns
-from beam_jobs.snapshot_pairs import Pairs, pairs
+from beam_jobs.snapshot_columns import (
+    Pairs,
+    ValueMeetings,
+    item_columns,
+    pairs,
+    pairs_table,
+    share_columns,
+    user_columns,
+)
 from beam_jobs.snapshot_state import (
     ITEM_STATE,
     USER_STATE,
@@ -32,8 +39,7 @@ from beam_jobs.snapshot_state import (
 from beam_jobs.user_snapshots import Events, Ints
 from features import columns
 from features.ids import stable_number
-from features.schema import ENTITY_KEY, Schema, Tower
-from features.storage import MOMENT, PAIRS_SCHEMA, snapshot_schema
+from features.schema import ENTITY_KEY, MOMENT, PAIRS_SCHEMA, Schema, Tower, snapshot_schema
 
 STATE_SCHEMAS = {"user": USER_STATE, "item": ITEM_STATE, "pairs": PAIRS_SCHEMA}
 NUM_BEFORE = "num_before"

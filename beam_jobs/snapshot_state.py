@@ -20,12 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_jobs.item_snapshots import ItemState
-from beam_jobs.snapshot_columns import lists_of
-from beam_jobs.snapshot_pairs import Pairs
+from beam_jobs.snapshot_columns import Pairs, lists_of
 from beam_jobs.user_snapshots import Ints, UserState, place_within_group
 from features import columns
 from features.ids import stable_number
-from features.storage import PAIRS_SCHEMA
+from features.schema import PAIRS_SCHEMA
 
 Names = npt.NDArray[np.object_]
 USER_STATE = pa.schema(

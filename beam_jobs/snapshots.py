@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs.numbered_files import WriteNumbered
+from beam_jobs.embed import WriteNumbered
 from beam_jobs.snapshot_shards import ItemShard, UserShard, split_by_shard
 from beam_jobs.snapshot_state import ITEM_STATE, USER_STATE, SavedState, gather_shards
 from features import columns
-from features.days import number_of
-from features.schema import Schema
-from features.storage import PAIRS_SCHEMA, snapshot_schema
+from features.columns import number_of
+from features.schema import PAIRS_SCHEMA, Schema, snapshot_schema
 
 PARTS = ("user", "item", "pairs", "user_state", "item_state")
 

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs.embed import VECTOR, all_files
-from beam_jobs.numbered_files import WriteNumbered
+from beam_jobs.embed import WriteNumbered
+from serving.vectors import VECTOR, all_files
 
 if TYPE_CHECKING:
-    from serving.codebook import Codebook
+    from serving.sparcode.codebook import Codebook
 
 Ints = npt.NDArray[np.int64]
 # Codes, ascending and each once, and how many tokens fall on each.
@@ -61,7 +61,7 @@ class SweepBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Loads the codebook, once a worker."""
-        from serving.codebook import Codebook
+        from serving.sparcode.codebook import Codebook
 
         self._codebook: Codebook = Codebook.load(Path(self._codebook_path))
 

@@ -19,8 +19,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import score_codes
 from beam_jobs.score_codes import ScoreCodes, ScoringFiles, ScoringSettings
-from serving.codebook import Codebook
-from serving.interactions import save_interaction
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.interactions import save_interaction
 
 WIDTH, NUM_ITEM_TOKENS, HIDDEN, NUM_PARTS, NUM_ROWS = 32, 2, 16, 2, 64
 # The fastest of a dozen for these sizes.

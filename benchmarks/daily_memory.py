@@ -129,9 +129,8 @@ def actions(folder: Path) -> dict[str, Callable[[], object]]:
     """What a step does; what it needs is imported before the clock starts."""
     import feast  # noqa: F401  # takes seconds, and is otherwise imported when it is first needed
 
-    from twinspire.pipeline.features import make_features
-    from twinspire.pipeline.ingest import make_tables
-    from twinspire.pipeline.snapshots import write_snapshots
+    from beam_jobs.snapshot_days import write_snapshots
+    from features.steps import make_features, make_tables
 
     config, paths = opened(folder)
 
@@ -143,7 +142,7 @@ def actions(folder: Path) -> dict[str, Callable[[], object]]:
 
     def fit() -> None:
         # Not beside Feast: TensorFlow would be in the peak of the other steps.
-        from twinspire.pipeline.train import train
+        from training.steps import train
 
         train(config, paths)
 

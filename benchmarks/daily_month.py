@@ -27,15 +27,15 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from artefacts.paths import RunPaths
-from beam_jobs.embed import read_vectors
 from evaluation.metrics import judge, recall_at_k
 from evaluation.paired import Interval, mean_interval, paired_difference
 from features import columns
-from features.days import day_range
+from features.columns import day_range
 from features.encoding import Encoder, moments_of
 from features.tables import read_events
 from serving import exact
 from serving.exported_tower import ExportedTower
+from serving.vectors import read_vectors
 from twinspire.load_config import load
 
 ROOT = Path(__file__).parent.parent

@@ -30,11 +30,10 @@ def make_bundle(folder: Path, num_items: int, num_users: int) -> Path:
     """Writes a bundle of random vectors and purchases, 20 for each user, and an online store of 1,000 users."""
     from features.encoding import Encoder, numeric_names
     from features.ids import IdMap
-    from features.schema import Schema
-    from features.storage import view_schema
+    from features.schema import Schema, view_schema
+    from serving.bundles.manifest import DataWindow, Facts
+    from serving.bundles.publish import Parts, write
     from serving.index import HnswIndex, IndexReport
-    from serving.manifest import DataWindow, Facts
-    from serving.publish import Parts, write
     from serving.purchases import Purchases
 
     schema = Schema(user_columns={"age": "categorical"}, item_columns={"aisle": "categorical"}, item_category="aisle")

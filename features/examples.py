@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import columns
-from features.days import midnight, number_of
+from features.columns import midnight, number_of
 from features.schema import ENTITY_KEY, TOWERS
 from features.store import JoinError, Store
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
@@ -148,3 +149,26 @@ def _fields(text: str) -> set[str]:
     if isinstance(row, dict) and row.keys() == {"line"}:
         values += [field.strip(" \"'\r\n") for delimiter in DELIMITERS for field in values[0].split(delimiter)]
     return {name for value in values for name in (value, value.removesuffix(".0"))}
+
+
+COMMENT = re.compile(r"(^|\s)#.*$")
+
+
+def ids_in(text: str) -> list[str]:
+    """The ids of a text, in order; blank lines and comments name none."""
+    lines = (COMMENT.sub("", line).strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def check_line(name: str) -> str:
+    """An id that stands alone on a line.
+
+    Raises:
+        ValueError: It is empty, begins or ends with a space, has a line break, or would be read as a comment.
+    """
+    if ids_in(name) != [name]:
+        raise ValueError(
+            f"{name!r} cannot stand on a line by itself; expected an id without line breaks, spaces at its ends and "
+            "a # that begins a comment"
+        )
+    return name

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,14 +24,54 @@ from features.forgotten import NOBODY, Forgotten
 from features.quarantine import Quarantine, QuarantineError
 from features.schema import Schema
 from features.schema_changes import SchemaFacts
+from features.sources.changed_files import Before, EventReader, EventsRead, Ledger
+from features.sources.complete_journey import open_complete_journey
 from features.sources.entities import entity_schema, read_entities, with_ids
-from features.sources.opening import open_source
-from features.sources.part_facts import Ledger
-from features.sources.raw import RawTable, Source, SourceError
-from features.sources.read_events import Before, EventReader, EventsRead
+from features.sources.movielens import open_movielens
+from features.sources.raw import RawTable, Source, SourceError, nearest
 from features.sources.summary import DayFacts, IngestSummary
+from features.sources.tables import open_tables
 from features.sources.write_events import digest_of_file, span_of
 from features.tables import WITHDRAWN_FILE
+
+OPENERS: dict[str, Callable[..., Source]] = {
+    "complete_journey": open_complete_journey,
+    "movielens": open_movielens,
+    "tables": open_tables,
+}
+
+
+class SourceSettings(Protocol):
+    """What the configuration says of a source: its kind, and pairs of the adapter's arguments and their values."""
+
+    @property
+    def kind(self) -> str:
+        """One of `OPENERS`."""
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Pairs of name and value, the kind among them."""
+
+
+def open_source(settings: SourceSettings, *, schema: Schema) -> Source:
+    """Opens a source, checks its files and columns, and reads nothing more.
+
+    Args:
+        settings: Its kind and the keyword arguments of the adapter.
+        schema: The declared columns.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        SourceError: The kind is unknown, or a file or a column is missing.
+    """
+    if settings.kind not in OPENERS:
+        raise SourceError(
+            f"ingest.source.kind is {settings.kind!r}; did you mean {nearest(settings.kind, OPENERS)}? "
+            f"Expected one of: {', '.join(OPENERS)}"
+        )
+    return OPENERS[settings.kind](schema=schema, **{name: value for name, value in settings if name != "kind"})
+
 
 __all__ = ["IngestSummary", "QuarantineError", "SourceError", "ingest", "open_source"]
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 
 from features import columns
 from features.ids import IdMap
-from features.schema import Kind, Schema
-from features.storage import view_schema
+from features.schema import Kind, Schema, view_schema
+from serving.answers import QuestionError
 from serving.purchases import Purchases
-from serving.question import QuestionError
 
 LATEST = 50
 """Items of the history that stand in where the online store does not answer."""

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from serving.bundle import Bundle
+from serving.bundles.bundle import Bundle
 from serving.ranking import Rows, Scores
 from serving.retrievers import Fused, Retriever, UserQueries
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving import exact
+from serving.eligible import Offer, everything_but
 from serving.index import AnnIndex
-from serving.offer import Offer, everything_but
 from serving.purchases import Purchases
 from serving.ranking import Rows, Scores, padding, without
 

@@ -10,17 +10,22 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import hnswlib
 import numpy as np
 
 from serving import exact
-from serving.denied import NO_ITEMS, Items
-from serving.offer import everything_but
+from serving.eligible import NO_ITEMS, Items, everything_but, offered_rows
 from serving.ranking import Rows, Scores, fit
 from serving.weights import Form, augmented, augmented_queries
-from serving.withdrawn import offered_rows
+
+if TYPE_CHECKING:
+    from serving.eligible import Items
+    from serving.weights import Form
+
+INDEX_FILE, VECTORS_FILE, REPORT_FILE = "index.hnsw", "item_vectors.npy", "index_report.json"
+
 
 # hnswlib's file begins with six 8-byte fields, among them the number of elements and two offsets around the vector.
 _HEADER = struct.Struct("<6Q")

@@ -15,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from serving.answers import Answer, Ranked, Reason, Recommendations, RecommendedItem
-from serving.bundle import Bundle
+from serving.answers import Answer, Question, QuestionError, Ranked, Reason, Recommendations, RecommendedItem
+from serving.bundles.bundle import Bundle
 from serving.context import features_without_store, with_context, with_recent
-from serving.denied import NO_ITEMS, DeniedItems, Items
+from serving.eligible import NO_ITEMS, DeniedItems, Items, Offer, Offers, UnknownCategoryError, less
 from serving.explain import Explanation, explanations
-from serving.offer import Offer, Offers, UnknownCategoryError, less
-from serving.question import Question, QuestionError
 from serving.ranking import Rows, Scores
 from serving.retrievers import Retriever, UserQueries
 

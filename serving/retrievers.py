@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from serving import exact
+from serving.eligible import Offer
 from serving.filters import BEAM_COST, search_offered
-from serving.fusion import reciprocal_rank_fusion
 from serving.index import AnnIndex
-from serving.offer import Offer
 from serving.purchases import Purchases
-from serving.ranking import NO_SCORE, Rows, Scores, best_of_each, padding, without
+from serving.ranking import NO_SCORE, Rows, Scores, best_of_each, padding, reciprocal_rank_fusion, without
 
 SECONDS_PER_DAY = 86_400
 

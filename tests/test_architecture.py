@@ -34,7 +34,7 @@ RULES = {
             "features.examples",
             "features.feast_repo",
             "features.sources",
-            "features.storage",
+            "features.schema",
             "features.store",
         ),
     ),
@@ -119,7 +119,7 @@ def test_imports_follow_the_direction(module: str) -> None:
         ("towers/inputs.py", "import pandas as pd"),
         ("towers/inputs.py", "from training.losses import in_batch_softmax"),
         ("beam_jobs/embed.py", "from towers import two_tower"),
-        ("beam_jobs/embed.py", "from training.export import load"),
+        ("beam_jobs/embed.py", "from training.trainer import load"),
         ("evaluation/report.py", "from towers import two_tower"),
         ("training/trainer.py", "from beam_jobs.embed import run"),
         ("training/trainer.py", "from twinspire.config import Config"),
@@ -143,8 +143,8 @@ def test_a_planted_import_against_the_direction_is_found(tmp_path: Path, module:
         ("serving/parts/deep.py", "from ..index import HnswIndex"),
         ("towers/inputs.py", "from features.encoding import InputSpec"),
         ("towers/inputs.py", "import tensorflow as tf"),
-        ("training/export.py", "from serving import manifest"),
-        ("twinspire/daily.py", "import beam_jobs.embed"),
+        ("training/trainer.py", "from serving import manifest"),
+        ("twinspire/nightly.py", "import beam_jobs.embed"),
     ],
 )
 def test_an_import_along_the_direction_is_allowed(tmp_path: Path, module: str, line: str) -> None:

@@ -13,8 +13,8 @@ import typer
 
 from serving.web.workers import STOP_SECONDS
 from twinspire.cli import app
-from twinspire.command_line import BUSY
-from twinspire.daily import REFUSED
+from twinspire.job import BUSY
+from twinspire.nightly import REFUSED
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

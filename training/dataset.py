@@ -18,14 +18,11 @@ import numpy.typing as npt
 from features import columns
 from features.encoding import Encoder, Inputs, moments_of
 from features.examples import FIRST_MEETING, ITEM_ROW, USER_ROW, Day
-from training.business import REWARDS, Reward
-from training.even_draws import rounds
+from training.example_weights import REWARDS, Reward, balanced
 from training.frequency import StreamingFrequency
-from training.negatives import KnownPositives, false_negatives
+from training.negatives import KnownPositives, RecentItems, false_negatives, rounds
 from training.private_negatives import PrivateNegatives, PrivateSampler, UserNegatives, mask_private
-from training.recent_items import RecentItems
 from training.sampling_bias import log_of, presence
-from training.user_balance import balanced
 
 Ints = npt.NDArray[np.int64]
 USER_PREFIX, ITEM_PREFIX = "user/", "item/"
@@ -76,8 +73,8 @@ def load_span(
         days: In time order.
         encoder: The dataset's encoder.
         only_first: Keep only the events with which a user meets an item for the first time.
-        user_balance: The power of `training.user_balance.balanced`, over the examples of these days.
-        reward: What an example counts, one of `training.business.REWARDS`.
+        user_balance: The power of `training.example_weights.balanced`, over the examples of these days.
+        reward: What an example counts, one of `training.example_weights.REWARDS`.
         reward_power: Exponent that tempers it.
         keep: Which examples of a day are taken, by the rows of their users; None takes all.
     """

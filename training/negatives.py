@@ -154,3 +154,43 @@ def _places(values: Ints, *, size: int) -> Ints:
     places = np.full(size, -1, np.int64)
     places[values] = np.arange(len(values))
     return places
+
+
+class RecentItems:
+    """The last Q own items of an epoch, oldest first; places not yet filled come before them.
+
+    Args:
+        size: Q.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Starts empty."""
+        self._items: Ints = np.full(size, NO_ITEM, np.int64)
+        self._num_pushed = 0
+
+    def read(self) -> Ints:
+        """[Q] int64 item rows, `NO_ITEM` where nothing is yet."""
+        return self._items.copy()
+
+    @property
+    def num_filled(self) -> int:
+        """Places that hold a row's item, known to the tables or not."""
+        return min(self._num_pushed, len(self._items))
+
+    def push(self, item_rows: Ints) -> None:
+        """Takes [B] items in, dropping the oldest."""
+        self._items = np.concatenate([self._items, item_rows])[len(item_rows) :]
+        self._num_pushed += len(item_rows)
+
+
+def rounds(item_rows: Ints, *, rng: np.random.Generator) -> Ints:
+    """Random order in which no item comes a second time before all have come once, and so on.
+
+    Even draws of several days repeat items. In this order a batch's share of them holds none twice.
+    """
+    order = rng.permutation(len(item_rows))
+    by_item = np.argsort(item_rows[order], kind="stable")
+    rising = item_rows[order][by_item]
+    turn = np.empty(len(order), np.int64)
+    turn[by_item] = np.arange(len(order)) - np.searchsorted(rising, rising)
+    return order[np.argsort(turn, kind="stable")]

@@ -15,7 +15,7 @@ import tensorflow as tf
 class VectorQueue(tf.Module):  # type: ignore[misc]
     """The last Q vectors, oldest first; places not yet filled hold zeros and come before them.
 
-    The vectors are as old as the queue is long: the towers have moved on since. `training.recent_items.RecentItems`
+    The vectors are as old as the queue is long: the towers have moved on since. `training.negatives.RecentItems`
     keeps the items of the same places.
 
     Args:

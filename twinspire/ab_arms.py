@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from serving.version_names import VERSION_PATTERN
+from serving.bundles.manifest import VERSION_PATTERN
+from serving.config import RetrieverName
 from twinspire.load_config import ConfigError
-from twinspire.serving_config import RetrieverName
 
 Kind = Literal["bundle", "baseline", "file", "train"]
 Baseline = Literal["popularity", "repeat", "item-knn", "ease", "als"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from twinspire.command_line import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Now, Overrides, Runs, errors, moment
+from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Now, Overrides, Runs, errors, moment
 
 if TYPE_CHECKING:
     from twinspire.config import Config

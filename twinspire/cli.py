@@ -18,9 +18,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from artefacts.locks import only_run
+from serving.config import RetrieverName
 from twinspire.ab_command import ab
 from twinspire.bundles import bundles
-from twinspire.command_line import (
+from twinspire.comparisons import ablate, benchmarks
+from twinspire.deny import deny
+from twinspire.forget_command import forget
+from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
     AsOf,
@@ -30,15 +34,17 @@ from twinspire.command_line import (
     Now,
     Overrides,
     Runs,
+    do,
     errors,
     moment,
+    need,
+    only_takes_part,
+    prepare,
+    print_plan,
+    save_config,
+    take_part,
 )
-from twinspire.comparisons import ablate, benchmarks
-from twinspire.daily import backfill, daily, status
-from twinspire.deny import deny
-from twinspire.forget import forget
-from twinspire.job import do, need, only_takes_part, prepare, print_plan, save_config, take_part
-from twinspire.serving_config import RetrieverName
+from twinspire.nightly import backfill, daily, status
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
@@ -179,7 +185,7 @@ def codes(
         prepared = prepare(config, [*(set_ or []), *chosen], as_of, runs, now)
         _do_one("codes", prepared, force=force, dry_run=dry_run, now=now)
         if not dry_run:
-            from twinspire.pipeline.codes import read_report
+            from serving.sparcode.files import read_report
             from twinspire.show import print_curve
 
             print_curve(read_report(prepared[1].codes))
@@ -205,7 +211,7 @@ def recommend(
     _use_one_thread()
     with errors():
         settings, paths, _ = prepare(config, set_, None, runs, None)
-        from twinspire.pipeline.serve import open_recommender
+        from serving.open import open_recommender
         from twinspire.show import print_answers
 
         recommender = open_recommender(settings, paths)
@@ -235,7 +241,7 @@ def serve(
     _use_one_thread()
     with errors():
         settings, paths, _ = prepare(config, set_, None, runs, None)
-        from twinspire.pipeline.serve_http import serve
+        from serving.open import serve
 
         asked = {"host": host, "port": port, "workers": workers}
         told = {name: value for name, value in asked.items() if value is not None}
@@ -276,8 +282,8 @@ def _use_one_thread() -> None:
 def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
     """What a newcomer wants to see at the end."""
     from artefacts.console import console
+    from serving.open import open_recommender
     from twinspire.pipeline.evaluate import TABLE_FILE
-    from twinspire.pipeline.serve import open_recommender
     from twinspire.show import print_answers, some_users
 
     recommender = open_recommender(config, paths)

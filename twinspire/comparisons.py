@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from twinspire.command_line import Now, Overrides, errors, moment
+from twinspire.job import Now, Overrides, errors, moment
 
 # Apart from the daily runs: an earlier cut would have their features made anew.
 DEFAULT_ABLATION_RUNS = Path("runs/ablations")
@@ -69,7 +69,7 @@ def lightgcn(
 ) -> None:
     """Fit towers of ids on a published split: a line a user, its id, then its items."""
     with errors():
-        from twinspire.pipeline.published import benchmark
+        from training.published.lightgcn import benchmark
 
         found = benchmark(data, embedding_dim=dim, seed=seed, model=model)
         if json_ is not None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.command_line import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Overrides, Runs, errors
-from twinspire.job import settle
+from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Overrides, Runs, errors, settle
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
@@ -48,7 +47,7 @@ def _change(paths: RunPaths, items: Sequence[str], *, undo: bool) -> None:
     """Adds items to the file, or takes them out; comments and the order of the others stay."""
     from artefacts.files import replace_text
     from artefacts.locks import locked
-    from features.id_lines import check_line, ids_in
+    from features.forgotten import check_line, ids_in
 
     for name in items:
         check_line(name)
@@ -66,7 +65,7 @@ def _change(paths: RunPaths, items: Sequence[str], *, undo: bool) -> None:
 
 
 def _read(path: Path) -> list[str]:
-    from features.id_lines import ids_in
+    from features.forgotten import ids_in
 
     return ids_in(path.read_text(encoding="utf-8")) if path.exists() else []
 

@@ -8,19 +8,77 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twinspire.command_line import moment
-
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
     from artefacts.steps import Step, StepRecord
     from twinspire.config import Config
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
+
+import typer
+
+ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a dataset.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key, such as training.epochs=3; may be repeated.")
+]
+AsOf = Annotated[
+    dt.datetime | None,
+    typer.Option(formats=["%Y-%m-%d"], help="Everything before this day is known (overrides the file)."),
+]
+Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing has changed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+Now = Annotated[
+    dt.datetime | None, typer.Option(help="Moment of the run, UTC; events after it are set aside. Default: the clock.")
+]
+DEFAULT_CONFIG = Path("configs/complete_journey.yaml")
+DEFAULT_RUNS = Path("runs")
+BUSY = 4
+
+
+def moment(now: dt.datetime | None) -> dt.datetime:
+    """The moment of a run, UTC: as told, or the clock's."""
+    return now.replace(tzinfo=dt.UTC) if now else dt.datetime.now(dt.UTC)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
+    from artefacts.console import exhausted
+    from artefacts.locks import BusyError
+    from twinspire.load_config import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(2) from None
+    except BusyError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(BUSY) from None
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+        _fail(error)
+    except Exception as error:
+        # What stores raise has no common ancestor with the others: an unreachable or broken one is not a defect.
+        if type(error).__module__.partition(".")[0] not in ("feast", "redis", "sqlite3") and exhausted(error) is None:
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    from artefacts.console import ExhaustedError, exhausted
+
+    said = None if isinstance(error, ExhaustedError) else exhausted(error)
+    typer.secho(f"error: {f'{said}, and run again' if said else error}", err=True, fg="red")
+    raise typer.Exit(1) from None
 
 
 def prepare(
     config: Path, overrides: list[str] | None, as_of: dt.datetime | None, runs: Path, now: dt.datetime | None
 ) -> tuple[Config, RunPaths, list[Step]]:
     """Reads what a command was told: the configuration, where things go, and the steps."""
-    from twinspire.pipeline.main_job import plan
+    from twinspire.main_job import plan
 
     settings, paths = settle(config, overrides, None if as_of is None else as_of.date(), runs)
     return settings, paths, plan(settings, paths, now=moment(now), code_version=code_version())
@@ -76,7 +134,7 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
 
 def only_takes_part(config: Config) -> bool:
     """Whether this process fits beside a chief, which is another one, holds the lock and writes what is made."""
-    from training.cluster import read_cluster
+    from training.distribution import read_cluster
 
     cluster = read_cluster() if config.training.distribute != "none" else None
     return cluster is not None and not cluster.is_chief
@@ -95,7 +153,7 @@ def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> No
         return
     # TensorFlow writes about the machine when it is imported, at any log level.
     with held_back():
-        from twinspire.pipeline.several import take_part
+        from training.multi_worker import take_part
     console().print(f"[bold]{step.name:<9}[/] {take_part(config, paths)}")
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from twinspire.config import CompleteJourneySource, Config, MovieLensSource, TablesSource
+from features.config import CompleteJourneySource, MovieLensSource, TablesSource
+from twinspire.config import Config
 
 SOURCES: dict[str, type[BaseModel]] = {
     "complete_journey": CompleteJourneySource,

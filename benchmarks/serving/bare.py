@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from artefacts.paths import RunPaths
-from beam_jobs.embed import read_vectors
 from features.store import Store
-from serving.bundle import Bundle
+from serving.bundles.bundle import Bundle
 from serving.index import measure_recall
+from serving.vectors import read_vectors
 from twinspire.load_config import load
 
 NUM_QUERIES = 500

@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.soak.phases import PHASES, Others
 from benchmarks.soak.report import Row, Soak, read_load, write_report
 from benchmarks.soak.stand import ROOT, SoakError, Stand, environment, made
-from serving.exposures import read_exposures
+from serving.exposures.files import read_exposures
 
 CONNECTIONS = 8
 # Of one address; the load stays well below it, and a burst does not.

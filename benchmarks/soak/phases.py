@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.soak import clients
 from benchmarks.soak.stand import NUM_WORKERS, SoakError, Stand, until
-from serving.publish import publish
+from serving.bundles.publish import publish
 
 MOMENT = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
 NUM_BURST = 3_000

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from artefacts.paths import RunPaths
 from benchmarks.serving.synthetic import write_synthetic
-from serving.bundle_folder import list_bundles, published
+from serving.bundles.folder import list_bundles, published
 from twinspire.load_config import load
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from features.encoding import HISTORY, Inputs, InputSpec
 from towers.two_tower import build_two_tower
 from training.dataset import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches, count_items
 from training.fused_softmax import fused_softmax
-from training.sampled_softmax import softmax_term
+from training.softmax_terms import softmax_term
 from training.trainer import RetrievalModel, embed, fit, row_adagrad
 from twinspire.config import Config
 

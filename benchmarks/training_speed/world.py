@@ -11,13 +11,12 @@ from scipy import sparse
 
 from artefacts.paths import RunPaths
 from evaluation.metrics import judge, recall_at_k
-from features.days import day_range
+from features.columns import day_range
 from features.encoding import Encoder, Inputs
 from serving import exact
 from training.dataset import Span
 from training.negatives import KnownPositives
-from twinspire.config import Config
-from twinspire.pipeline.material import (
+from training.training_data import (
     catalogue_inputs,
     first_meetings,
     fit_encoder_on,
@@ -25,6 +24,7 @@ from twinspire.pipeline.material import (
     read_days,
     seen_items,
 )
+from twinspire.config import Config
 
 Floats = npt.NDArray[np.float32]
 K = 100

@@ -17,8 +17,7 @@ from feast.data_format import ParquetFormat
 from feast.types import Array, FeastType, Float32, Int64, String
 
 from features import columns
-from features.schema import ENTITY_KEY, Schema, Storage, Tower
-from features.storage import VIEW_NAMES
+from features.schema import ENTITY_KEY, VIEW_NAMES, Schema, Storage, Tower
 
 FEAST_TYPES: dict[Storage, FeastType] = {
     Storage.STRING: String,

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.schema import Schema
-from features.sources.delimited import Dialect
-from features.sources.files import file_kinds, read_file
+from features.sources.files import Dialect, file_kinds, read_file
 from features.sources.raw import Chunk, RawTable, Source, SourceError, choose_columns, unused_columns
 from features.sources.values import join_known
 

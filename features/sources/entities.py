@@ -9,9 +9,8 @@ from features import columns
 from features.forgotten import NOBODY, Forgotten, without
 from features.quarantine import Quarantine, Reason
 from features.schema import ENTITY_KEY, Kind, Schema, Tower
-from features.sources.events import first_fault
+from features.sources.events import SOURCE, SOURCE_ROW, first_fault, split_repeats
 from features.sources.raw import Chunk, RawTable
-from features.sources.repeats import SOURCE, SOURCE_ROW, split_repeats
 from features.sources.values import to_numbers, to_text
 
 

@@ -5,15 +5,195 @@ All ratings are one file in no order of time, so all of it is read whenever it c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from features import columns
 from features.schema import ENTITY_KEY, Schema, Tower
-from features.sources.delimited import column_names, read_delimited
-from features.sources.movielens_formats import RATING, Layout, Part, find_layout
-from features.sources.raw import Chunk, RawTable, Source, choose_columns, refuse_columns, unused_columns
+from features.sources.files import Dialect, column_names, read_delimited
+from features.sources.raw import Chunk, RawTable, Source, SourceError, choose_columns, refuse_columns, unused_columns
+from features.sources.values import join_known
+
+TITLE, YEAR, GENRES = "title", "year", "genres"
+MOVIE_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, TITLE, YEAR, GENRES)
+# In the order of the flags of u.item; the flag `unknown` before them says nothing.
+GENRE_FLAGS = (
+    "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+
+
+def describe(rows: pa.Table, genres: Callable[[pa.Table], pa.ChunkedArray]) -> pa.Table:
+    """Adds title without year, year, genres as one text, and the name 'title (year)'.
+
+    Args:
+        rows: Movies with item_id, movie_title ('Toy Story (1995)', or without year) and perhaps release_year.
+        genres: Rows -> [n] string, genres separated by blanks.
+
+    Returns:
+        The rows with these columns; where a raw column has the name of one, it is replaced.
+    """
+    whole = rows.column("movie_title")
+    parts = pc.extract_regex(whole, r"^(?P<title>.*?)\s*\((?P<year>\d{4})\)\s*$")
+    title = pc.coalesce(pc.struct_field(parts, "title"), whole)
+    year = rows.column("release_year") if "release_year" in rows.column_names else pc.struct_field(parts, "year")
+    # RecBole's layout has 'V' for the year of a film that came out on video.
+    year = pc.if_else(pc.match_substring_regex(year, r"^\d{4}$"), year, None)
+    name = pc.coalesce(pc.binary_join_element_wise(title, " (", year, ")", ""), title)
+    added = {columns.ITEM_NAME: name, TITLE: title, YEAR: year, GENRES: genres(rows)}
+    kept = {column: rows.column(column) for column in rows.column_names if column not in added}
+    return pa.table({**kept, **added})
+
+
+def genres_of_flags(rows: pa.Table) -> pa.Array:
+    """Genres of a movie as one text, from a column of 0 or 1 for each."""
+    flags = [pc.if_else(pc.equal(rows.column(genre), "1"), genre, None) for genre in GENRE_FLAGS]
+    return join_known(flags, " ")
+
+
+def genres_of_bars(rows: pa.Table) -> pa.ChunkedArray:
+    """Genres of a movie as one text, from `Action|Comedy` in the column genre_list."""
+    text = pc.replace_substring(rows.column("genre_list"), "|", " ")
+    return pc.if_else(pc.equal(text, "(no genres listed)"), None, text)
+
+
+RATING = "rating"
+RATING_NAMES = (columns.USER_ID, columns.ITEM_ID, RATING, columns.TIMESTAMP)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a layout.
+
+    Attributes:
+        path: The file.
+        dialect: How it is delimited.
+        columns: Our name -> raw column, or column that `derive` adds.
+        derive: Raw columns -> the same and the derived ones.
+    """
+
+    path: Path
+    dialect: Dialect
+    columns: Mapping[str, str]
+    derive: Callable[[pa.Table], pa.Table] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a folder; a part that the layout does not have is None."""
+
+    name: str
+    ratings: Part
+    users: Part | None
+    movies: Part | None
+
+
+def find_layout(folder: Path) -> Layout:
+    """Recognises a MovieLens folder by its files.
+
+    Raises:
+        SourceError: The folder is missing, or holds none of the layouts or several.
+    """
+    if not folder.is_dir():
+        raise SourceError(
+            f"{folder}: no such folder; MovieLens may not be redistributed: download it from "
+            "https://grouplens.org/datasets/movielens/, unpack it and set ingest.source.path to the folder"
+        )
+    found = [layout for name, layout in LAYOUTS.items() if list(folder.glob(name))]
+    if len(found) != 1:
+        present = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+        raise SourceError(
+            f"{folder}: expected exactly one of {', '.join(LAYOUTS)}; found {len(found)} of them among: {present}"
+        )
+    return found[0](folder)
+
+
+def _layout_100k(folder: Path) -> Layout:
+    bars = {"delimiter": "|", "quoted": False, "encoding": "latin-1"}
+    users = ("user_id", "age", "gender", "occupation", "zip_code")
+    movies = ("item_id", "movie_title", "release_date", "video_date", "url", "unknown", *GENRE_FLAGS)
+    return Layout(
+        "MovieLens 100k",
+        Part(folder / "u.data", Dialect("\t", quoted=False, names=RATING_NAMES), _same(RATING_NAMES)),
+        _if_there(Part(folder / "u.user", Dialect(names=users, **bars), _same(users))),  # type: ignore[arg-type]
+        _if_there(_movies(folder / "u.item", Dialect(names=movies, **bars), genres_of_flags)),  # type: ignore[arg-type]
+    )
+
+
+def _layout_1m(folder: Path) -> Layout:
+    def colons(*names: str) -> Dialect:
+        return Dialect("::", quoted=False, encoding="latin-1", names=names)
+
+    users = ("user_id", "gender", "age", "occupation", "zip_code")
+    return Layout(
+        "MovieLens 1M",
+        Part(folder / "ratings.dat", colons(*RATING_NAMES), _same(RATING_NAMES)),
+        _if_there(Part(folder / "users.dat", colons(*users), _same(users))),
+        _if_there(_movies(folder / "movies.dat", colons("item_id", "movie_title", "genre_list"), genres_of_bars)),
+    )
+
+
+def _layout_25m(folder: Path) -> Layout:
+    ratings = {"user_id": "userId", "item_id": "movieId", RATING: RATING, "timestamp": "timestamp"}
+    raw = {"item_id": "movieId", "movie_title": "title", "genre_list": "genres"}
+
+    def derive(rows: pa.Table) -> pa.Table:
+        return describe(rows.rename_columns(list(raw)), genres_of_bars)
+
+    movies = Part(folder / "movies.csv", Dialect(), _same(MOVIE_COLUMNS), derive)
+    return Layout("MovieLens 25M", Part(folder / "ratings.csv", Dialect(), ratings), None, _if_there(movies))
+
+
+def _layout_recbole(folder: Path) -> Layout:
+    [ratings] = folder.glob("*.inter")
+    tabs = Dialect("\t", quoted=False)
+    users, movies = ratings.with_suffix(".user"), ratings.with_suffix(".item")
+
+    def plain(path: Path) -> dict[str, str]:
+        """Column names without the type that follows them in the header, as in `user_id:token`."""
+        return {name.partition(":")[0]: name for name in column_names(path, tabs)}
+
+    return Layout(
+        "MovieLens in RecBole's layout",
+        Part(ratings, tabs, plain(ratings)),
+        Part(users, tabs, plain(users)) if users.exists() else None,
+        _recbole_movies(movies, tabs, plain(movies)) if movies.exists() else None,
+    )
+
+
+def _recbole_movies(path: Path, dialect: Dialect, names: Mapping[str, str]) -> Part:
+    genres = names.get("genre", names.get("class"))
+
+    def derive(rows: pa.Table) -> pa.Table:
+        plain = rows.rename_columns([name.partition(":")[0] for name in rows.column_names])
+        text = rows.column(genres) if genres else pa.nulls(rows.num_rows, pa.string())
+        return describe(plain, lambda _: text)
+
+    return Part(path, dialect, _same(MOVIE_COLUMNS), derive)
+
+
+def _movies(path: Path, dialect: Dialect, genres: Callable[[pa.Table], pa.ChunkedArray]) -> Part:
+    return Part(path, dialect, _same(MOVIE_COLUMNS), lambda rows: describe(rows, genres))
+
+
+def _same(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def _if_there(part: Part) -> Part | None:
+    return part if part.path.exists() else None
+
+
+LAYOUTS: dict[str, Callable[[Path], Layout]] = {
+    "u.data": _layout_100k,
+    "ratings.dat": _layout_1m,
+    "ratings.csv": _layout_25m,
+    "*.inter": _layout_recbole,
+}
 
 
 def open_movielens(*, schema: Schema, path: Path, min_rating: float = 0.0) -> Source:

@@ -11,8 +11,7 @@ from typing import Protocol
 
 from features import columns
 from features.schema import ENTITY_KEY, Schema, Tower
-from features.sources.delimited import Dialect
-from features.sources.files import file_columns, file_kinds, read_files, table_files
+from features.sources.files import Dialect, file_columns, file_kinds, read_files, table_files
 from features.sources.raw import (
     Chunk,
     RawTable,

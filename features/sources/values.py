@@ -4,12 +4,97 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from features.sources.raw import SourceError
-from features.sources.timestamps import NUMBER
+from features.sources.raw import SourceError, TimestampUnit
+
+PER_SECOND: dict[TimestampUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+FIRST = -62_135_596_800_000_000  # 0001-01-01, the first day that has a date
+LARGEST = 2**63 - 1
+
+WHOLE_NUMBER = r"^-?\d{1,18}$"
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+# Pandas would read 'now' and 'today' from the clock; only text that begins with a date is given to it.
+DATE = r"^\d{4}-\d{2}-\d{2}"
+
+
+def to_microseconds(column: pa.Array | pa.ChunkedArray, unit: TimestampUnit) -> pa.Array:
+    """Raw timestamps as microseconds.
+
+    Args:
+        column: [n] timestamps, dates, numbers, or text that holds a number or an ISO 8601 date. A timestamp without a
+            zone is read as UTC; parts smaller than a microsecond are cut off, those of floats rounded.
+        unit: Of numbers; typed timestamps know theirs.
+
+    Returns:
+        [n] int64, null where the value is null or means no moment from year 1 on. What lies beyond the range of int64
+        becomes its largest value, so that a wrong unit shows as a time in the future.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    kind = array.type
+    if pt.is_dictionary(kind):
+        return to_microseconds(array.cast(kind.value_type), unit)
+    if pt.is_timestamp(kind):
+        return _from_integers(array.cast(pa.int64()), kind.unit)
+    if pt.is_date(kind):
+        return _from_integers(array.cast(pa.timestamp("ms")).cast(pa.int64()), "ms")
+    if pt.is_signed_integer(kind):
+        return _from_integers(array.cast(pa.int64()), unit)
+    if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind):
+        return _from_floats(array.cast(pa.float64(), safe=False), unit)
+    if pt.is_string(kind) or pt.is_large_string(kind):
+        return _from_text(array.cast(pa.string()), unit)
+    return pa.nulls(len(array), pa.int64())
+
+
+def _from_integers(array: pa.Array, unit: TimestampUnit) -> pa.Array:
+    values = array.fill_null(0).to_numpy(zero_copy_only=False)
+    if unit == "ns":
+        return _checked(values // 1_000, array)
+    factor = 1_000_000 // PER_SECOND[unit]
+    largest = LARGEST // factor
+    inside = np.clip(values, -largest, largest) * factor
+    return _checked(np.where(values > largest, LARGEST, inside), array)
+
+
+def _from_floats(array: pa.Array, unit: TimestampUnit) -> pa.Array:
+    values = array.fill_null(np.nan).to_numpy(zero_copy_only=False)
+    finite = np.isfinite(values)
+    scaled = np.where(finite, values, 0.0) * (1_000_000 / PER_SECOND[unit])
+    # The largest float below 2**63; 2**63 - 1 itself would round up and overflow.
+    rounded = np.clip(np.round(scaled), -(2.0**63), np.nextafter(2.0**63, 0)).astype(np.int64)
+    return _checked(rounded, pc.if_else(pa.array(finite), array, None))
+
+
+def _from_text(array: pa.Array, unit: TimestampUnit) -> pa.Array:
+    text = pc.utf8_trim_whitespace(array)
+    whole = pc.match_substring_regex(text, WHOLE_NUMBER)
+    number = pc.and_not(pc.match_substring_regex(text, NUMBER), whole)
+    parts = [
+        _from_integers(pc.if_else(whole, text, None).cast(pa.int64()), unit),
+        _from_floats(pc.if_else(number, text, None).cast(pa.float64()), unit),
+    ]
+    date = pc.match_substring_regex(text, DATE)
+    if pc.any(date).as_py():
+        parts.append(_from_dates(pc.if_else(date, text, None)))
+    return pc.coalesce(*parts)
+
+
+def _from_dates(array: pa.Array) -> pa.Array:
+    moments = pd.to_datetime(array.to_pandas(), format="ISO8601", utc=True, errors="coerce")
+    return _from_integers(pa.Array.from_pandas(moments.astype("datetime64[us, UTC]")).cast(pa.int64()), "us")
+
+
+def _checked(microseconds: npt.NDArray[np.int64], array: pa.Array) -> pa.Array:
+    """The values, null where `array` is null or the moment lies before the first date."""
+    absent = array.is_null().to_numpy(zero_copy_only=False) | (microseconds < FIRST)
+    return pa.array(microseconds, pa.int64(), mask=absent)
+
 
 SPECIAL_NUMBER = r"(?i)^[+-]?(nan|inf|infinity)$"
 

@@ -7,10 +7,11 @@ import hashlib
 import heapq
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +21,96 @@ import pyarrow.parquet as pq
 from features import columns
 from features.forgotten import NOBODY, Forgotten, without
 from features.quarantine import REASONS, Quarantine, Reason
-from features.sources.day_files import DAY_MICROSECONDS, DaySpill
-from features.sources.events import EVENTS_SCHEMA, judge_events
-from features.sources.id_days import IdDays
+from features.sources.events import EVENTS_SCHEMA, TRACED_SCHEMA, judge_events, split_repeats
 from features.sources.raw import Chunk, RawTable
-from features.sources.repeats import split_repeats
 from features.sources.summary import DayFacts
+
+COMPACT_AT = 1_000_000
+SCHEMA = pa.schema([("id", pa.string()), ("num_days", pa.int64())])
+
+
+class IdDays:
+    """Counts days for each id; all distinct ids are held in memory.
+
+    Args:
+        known: Counts to begin with, as `table` gives them; None for no day.
+    """
+
+    def __init__(self, known: pa.Table | None = None) -> None:
+        """Begins with what is known."""
+        self._parts: list[pa.Table] = [SCHEMA.empty_table() if known is None else known]
+        self._num_pending = 0
+
+    def add(self, ids: pa.ChunkedArray, num_days: int = 1) -> None:
+        """Counts a day with these ids, or takes one away with `num_days` -1."""
+        distinct = ids.unique()
+        self._parts.append(pa.table([distinct, pa.repeat(num_days, len(distinct))], schema=SCHEMA))
+        self._num_pending += len(distinct)
+        if self._num_pending > max(COMPACT_AT, self._parts[0].num_rows):
+            self._parts, self._num_pending = [self._sums()], 0
+
+    def table(self) -> pa.Table:
+        """Ids that occur on some day, by id, and on how many."""
+        found = self._sums()
+        return found.filter(pc.greater(found.column("num_days"), 0)).sort_by("id").combine_chunks()
+
+    def _sums(self) -> pa.Table:
+        # Without threads: the same order each time.
+        summed = pa.concat_tables(self._parts).group_by("id", use_threads=False).aggregate([("num_days", "sum")])
+        return summed.rename_columns(SCHEMA.names).cast(SCHEMA)
+
+
+DAY_MICROSECONDS = 86_400_000_000
+
+
+class DaySpill:
+    """Events on their way to their days; writing ends with the `with` block, after it `days` can be read.
+
+    Args:
+        path: The scratch file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Creates the file."""
+        self._path = path
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, TRACED_SCHEMA)
+        self._num_batches = 0
+        self._slices: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+
+    def __enter__(self) -> DaySpill:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Ends writing."""
+        self._writer.close()
+        self._file.close()
+
+    def add(self, events: pa.Table) -> None:
+        """Appends events, `TRACED_SCHEMA`, in the order of the source."""
+        if not events.num_rows:
+            return
+        moments = events.column(columns.TIMESTAMP).cast(pa.int64()).to_numpy()
+        day = moments // DAY_MICROSECONDS
+        order = np.argsort(day, kind="stable")
+        [batch] = events.take(pa.array(order)).combine_chunks().to_batches()
+        self._writer.write_batch(batch)
+        days, starts, counts = np.unique(day[order], return_index=True, return_counts=True)
+        for number, start, count in zip(days.tolist(), starts.tolist(), counts.tolist(), strict=True):
+            self._slices[number].append((self._num_batches, start, count))
+        self._num_batches += 1
+
+    def days(self) -> Iterator[tuple[dt.date, pa.Table]]:
+        """Each day with its events, day by day; within a day in the order of the source."""
+        with pa.memory_map(str(self._path)) as mapped:
+            reader = pa.ipc.open_file(mapped)
+            for number in sorted(self._slices):
+                parts = [reader.get_batch(index).slice(start, count) for index, start, count in self._slices[number]]
+                yield dt.date(1970, 1, 1) + dt.timedelta(days=number), pa.Table.from_batches(parts)
+
 
 EVENT_KEY = (columns.TIMESTAMP, columns.USER_ID, columns.ITEM_ID)
 Days = Mapping[dt.date, DayFacts]

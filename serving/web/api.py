@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
-from serving.question import Question
+from serving.answers import Question
 
 MAX_USERS = 256
 MAX_BODY_BYTES = 1 << 17

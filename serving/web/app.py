@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
+from importlib.resources import files
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from serving.manifest import Manifest
+from serving.bundles.manifest import Manifest
 from serving.web.api import (
     MAX_BODY_BYTES,
     ArmsResponse,
@@ -34,8 +35,41 @@ from serving.web.api import (
 )
 from serving.web.guard import Guard, Rate
 from serving.web.metrics import CONTENT_TYPE
-from serving.web.page import add_page
 from serving.web.service import Service, within
+
+_FILES = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page/address.js": ("address.js", "text/javascript; charset=utf-8"),
+    "/page/server.js": ("server.js", "text/javascript; charset=utf-8"),
+    "/page/categories.js": ("categories.js", "text/javascript; charset=utf-8"),
+    "/page/view.js": ("view.js", "text/javascript; charset=utf-8"),
+    "/favicon.ico": ("icon.svg", "image/svg+xml"),
+}
+"""Path -> file and type."""
+_HEADERS = {
+    # The last three do not fall back on default-src.
+    "content-security-policy": ("default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    # Files of two versions of the product would not fit each other.
+    "cache-control": "no-cache",
+}
+
+
+def add_page(app: FastAPI) -> None:
+    """Adds the page and what it loads."""
+    folder = files("serving.web") / "page"
+    for path, (name, media_type) in _FILES.items():
+        _add(app, path, (folder / name).read_bytes(), media_type)
+
+
+def _add(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
+    @app.get(path, include_in_schema=False)
+    async def file() -> Response:
+        return Response(content, headers=_HEADERS, media_type=media_type)
+
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "the body is not JSON"},

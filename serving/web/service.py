@@ -11,11 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
-from serving.answers import Recommendations
+from serving.answers import Question, QuestionError, Recommendations
 from serving.arms import Arm
-from serving.exposures import Exposure
+from serving.exposures.files import Exposure
 from serving.live import Live
-from serving.question import Question, QuestionError
 from serving.recommender import Recommender, Unavailable
 from serving.web.api import BadRequestError, FieldError, SimilarItemsRequest, bad
 from serving.web.feature_reads import FeatureReads

@@ -20,8 +20,8 @@ from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.build_index import BuildIndexes, IndexJob, IndexRefusedError, IndexSettings, run
-from beam_jobs.embed import vector_schema
 from serving.index import INDEXES, AugmentedIndex, read_shape
+from serving.vectors import vector_schema
 from serving.weights import item_weights, weighted
 
 NUM_ITEMS, NUM_USERS, DIMENSION = 600, 40, 16

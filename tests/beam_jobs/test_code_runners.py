@@ -13,12 +13,12 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import score_codes, sweep_codes
-from beam_jobs.embed import vector_schema
 from beam_jobs.score_codes import ScoreCodes, ScoringFiles, ScoringSettings
 from beam_jobs.sweep_codes import SweepCodes, read_codes
-from serving.codebook import Codebook
-from serving.interactions import load_interaction, save_interaction
-from serving.postings import PostingsWriter
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.interactions import load_interaction, save_interaction
+from serving.sparcode.postings import PostingsWriter
+from serving.vectors import vector_schema
 
 NUM_USERS, NUM_ITEMS, NUM_TOKENS, NUM_ITEM_TOKENS, WIDTH, HIDDEN = 300, 1500, 2, 2, 8, 4
 RUNNERS = {

@@ -18,12 +18,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import BeamAssertException, assert_that
 
-from beam_jobs.embed import Embed, read_vectors, run, vector_schema
+from beam_jobs.embed import Embed, run
 from features.encoding import Encoder, Inputs, numeric_names
 from features.ids import IdMap
-from features.schema import ENTITY_KEY, TOWERS, Schema, Tower
-from features.storage import view_schema
-from training.export import export_tower
+from features.schema import ENTITY_KEY, TOWERS, Schema, Tower, view_schema
+from serving.vectors import read_vectors, vector_schema
+from training.trainer import export_tower
 
 NOW = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
 NUM_ROWS, DIMENSION, DAY = 23, 6, 86_400

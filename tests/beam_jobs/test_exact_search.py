@@ -15,10 +15,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import BeamAssertException, assert_that
 
-from beam_jobs.embed import vector_schema
 from beam_jobs.exact_search import ExactSearch, SearchFiles, list_schema, read_lists, run
 from serving import exact
 from serving.purchases import Purchases
+from serving.vectors import vector_schema
 
 NUM_USERS, NUM_ITEMS, WIDTH, K = 23, 60, 4, 7
 # Small integers: products are exact in float32, so that ties are ties whatever else is in the block.

@@ -16,12 +16,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import BeamAssertException, assert_that
 
-from beam_jobs.embed import vector_schema
-from beam_jobs.mine_negatives import MineBlock, MineNegatives, MiningFiles, MiningSettings, read_negatives, run
+from beam_jobs.mine_negatives import MineBlock, MineNegatives, MiningFiles, MiningSettings, run
 from features.encoding import Encoder
 from features.ids import IdMap
+from features.negatives_file import read_negatives
 from features.schema import Schema
 from serving.index import HnswIndex
+from serving.vectors import vector_schema
 
 NUM_USERS, NUM_ITEMS, DIMENSION = 9, 60, 6
 SETTINGS = MiningSettings(band=(4, 23), per_user=5, near_duplicate=1.0, ef=NUM_ITEMS, max_fetch=1000, seed=3)

@@ -18,9 +18,9 @@ from apache_beam.testing.util import BeamAssertException, assert_that
 
 from beam_jobs import score_codes
 from beam_jobs.refresh_codes import CatalogueChange, refresh
-from beam_jobs.running_lists import RunningLists
 from beam_jobs.score_codes import (
     POSTINGS_SCHEMA,
+    RunningLists,
     ScoreBlock,
     ScoreCodes,
     ScoringFiles,
@@ -29,9 +29,9 @@ from beam_jobs.score_codes import (
     read_blocks,
     run,
 )
-from serving.codebook import Codebook
-from serving.interactions import load_interaction, save_interaction
-from serving.postings import Postings, PostingsWriter, read_postings
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.interactions import load_interaction, save_interaction
+from serving.sparcode.postings import Postings, PostingsWriter, read_postings
 
 NUM_ITEMS, NUM_ITEM_TOKENS, WIDTH, HIDDEN = 150, 2, 4, 3
 CATALOGUE = "0" * 64

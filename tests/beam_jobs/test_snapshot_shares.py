@@ -17,8 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.snapshot_state import SavedState
 from beam_jobs.snapshots import DailySnapshots, run
-from features.schema import ENTITY_KEY, Schema, Tower
-from features.storage import snapshot_schema
+from features.schema import ENTITY_KEY, Schema, Tower, snapshot_schema
 
 START = dt.date(2017, 1, 1)
 NUM_DAYS = 6

@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.codebook import Codebook
-from serving.denied import NO_ITEMS, Items
+from serving.eligible import NO_ITEMS, Items, everything_but
 from serving.index import AugmentedIndex, HnswIndex
-from serving.offer import everything_but
-from serving.postings import Postings
-from serving.postings_writer import PostingsWriter
 from serving.purchases import Purchases
 from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
-from serving.sparcode import SparCode
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.postings import Postings
+from serving.sparcode.postings_writer import PostingsWriter
+from serving.sparcode.retriever import SparCode
 from serving.weights import weighted
 
 NUM_ITEMS, DIMENSION = 40, 8

@@ -18,10 +18,9 @@ from features.encoding import InputSpec
 from towers.two_tower import TwoTower, build_two_tower
 from training.counterpart import counterpart_term
 from training.dual_augmented import category_alignment_term, mimic_term
-from training.hard_in_batch import hard_in_batch_term
 from training.mobius import ThreeClassLoss
 from training.objective import Outputs, Term
-from training.sampled_softmax import softmax_term
+from training.softmax_terms import hard_in_batch_term, softmax_term
 
 NUM_ROWS, NUM_SHARED, NUM_PRIVATE, NUM_QUEUED, WIDTH = 5, 8, 2, 4, 6
 

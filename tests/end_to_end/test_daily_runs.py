@@ -20,15 +20,15 @@ import pytest
 import yaml
 
 from artefacts.paths import RunPaths
-from beam_jobs.embed import read_vectors
-from features.days import midnight, seconds_of
+from features.columns import midnight, seconds_of
 from features.encoding import moments_of
-from serving.bundle import Bundle
+from features.steps import open_store
+from serving.bundles.bundle import Bundle
+from serving.open import open_recommender
 from serving.ranking import Rows, Scores, padding
 from serving.retrievers import UserQueries
+from serving.vectors import read_vectors
 from twinspire.load_config import dump, load
-from twinspire.pipeline.features import open_store
-from twinspire.pipeline.serve import open_recommender
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.ids import IdMap
-from serving.bundle import Bundle
+from serving.bundles.bundle import Bundle
 from serving.index import read_shape
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]

@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from artefacts.paths import RunPaths
-from features.days import midnight
+from evaluation.gates import gates
+from evaluation.gates import index as size
+from evaluation.gates.candidate import Candidate
+from evaluation.gates.gates import check_gates
+from evaluation.gates.report import CHECK_NAMES, Check, GateError, GateReport
+from evaluation.gates.smoke import wrong
+from features.columns import midnight
 from features.store import Store
 from serving.answers import Answer, Recommendations
-from serving.bundle import Bundle
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import FILE_NAME, describe_files, read_manifest, version_of
 from serving.index import HnswIndex
-from serving.manifest import FILE_NAME, describe_files, read_manifest, version_of
 from serving.purchases import Purchases
-from twinspire.gate_report import CHECK_NAMES, Check, GateError, GateReport
 from twinspire.load_config import load
-from twinspire.pipeline import gates
-from twinspire.pipeline.gate_checks import size
-from twinspire.pipeline.gate_checks.candidate import Candidate
-from twinspire.pipeline.gate_checks.smoke import wrong
-from twinspire.pipeline.gates import check_gates
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 

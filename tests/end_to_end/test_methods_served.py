@@ -16,14 +16,14 @@ import pandas as pd
 import pytest
 
 from artefacts.paths import RunPaths
-from beam_jobs.embed import read_vectors
-from features.days import seconds_of
-from serving.bundle import Bundle
+from features.columns import seconds_of
+from serving.bundles.bundle import Bundle
+from serving.open import open_recommender, retrievers_of
 from serving.ranking import Scores
 from serving.recommender import Recommender
+from serving.vectors import read_vectors
 from twinspire.config import Config
 from twinspire.load_config import load
-from twinspire.pipeline.serve import open_recommender, retrievers_of
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 

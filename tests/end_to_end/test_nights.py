@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.encoding import Encoder
-from serving.bundle import Bundle
-from serving.manifest import read_manifest
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import read_manifest
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
 

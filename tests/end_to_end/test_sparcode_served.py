@@ -15,16 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from artefacts.paths import RunPaths
-from beam_jobs.embed import read_vectors
-from serving import all_to_all
-from serving.bundle import Bundle, BundleError
-from serving.codebook import Codebook
-from serving.interactions import load_interaction
-from serving.postings import read_postings
+from beam_jobs.code_tables import make_codes
+from serving.bundles.bundle import Bundle, BundleError
+from serving.open import open_recommender
 from serving.recommender import Recommender
+from serving.sparcode import all_to_all
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.interactions import load_interaction
+from serving.sparcode.postings import read_postings
+from serving.vectors import read_vectors
 from twinspire.load_config import load
-from twinspire.pipeline.codes import make_codes
-from twinspire.pipeline.serve import open_recommender
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.schema import ENTITY_KEY, TOWERS, Schema, Storage, Tower
-from features.storage import snapshot_schema
+from features.schema import ENTITY_KEY, TOWERS, Schema, Storage, Tower, snapshot_schema
 from features.store import OnlineStore, Store, StoreSettings
 
 Row = dict[str, Any]

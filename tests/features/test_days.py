@@ -7,7 +7,7 @@ import datetime as dt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.days import day_range, midnight, number_of, seconds_of
+from features.columns import day_range, midnight, number_of, seconds_of
 
 DAYS = st.dates(dt.date(1971, 1, 1), dt.date(2100, 1, 1))
 

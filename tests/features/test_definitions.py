@@ -12,8 +12,7 @@ from feast.cli.cli import cli
 from feast.types import Array, Float32, Int64, String
 
 from features.feast_repo.definitions import FEAST_TYPES, definitions
-from features.schema import STATISTICS, TOWERS, Schema, Storage, Tower
-from features.storage import ARROW_TYPES
+from features.schema import ARROW_TYPES, STATISTICS, TOWERS, Schema, Storage, Tower
 from features.store import Store
 
 TYPES = {

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from features.encoding import Encoder, Inputs, fit_encoder, moments_of, numeric_names, numeric_values
 from features.ids import IdMap, stable_number
-from features.schema import TOWERS, Schema, Tower
-from features.storage import view_schema
+from features.schema import TOWERS, Schema, Tower, view_schema
 from features.text import trigrams
 
 DAY = 86_400

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.encoding import dense_shares, flat_list
 from features.ids import IdMap
-from features.lists import dense_shares, flat_list
 from features.schema import MAX_SHARES, Shares
 
 FIELD = Shares("age", "item_age_values", "item_age_shares")

@@ -21,12 +21,9 @@ from feast.protos.feast.types.Value_pb2 import Null, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.feast_values import plain, user_key, value_message
-from features.online import empty_online_store
-from features.online_sqlite import SqliteUsers, fits
-from features.online_users import OnlineUsers
-from features.storage import view_schema
-from features.store import Store
+from features.online_store import OnlineUsers, SqliteUsers, fits, plain, user_key, value_message
+from features.schema import view_schema
+from features.store import Store, empty_online_store
 
 REPOSITORY = Path(__file__).parents[2]
 TABLE = "small_user_daily"

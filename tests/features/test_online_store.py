@@ -19,8 +19,7 @@ import pyarrow as pa
 import pytest
 
 from features.feast_repo.definitions import SERVICE_NAMES
-from features.online import empty_online_store, forget_online
-from features.store import Store
+from features.store import Store, empty_online_store, forget_online
 
 START = dt.datetime(2017, 1, 1, tzinfo=dt.UTC)
 LOOK_BACK = dt.timedelta(days=6)  # the refresh days and one more

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from features.schema import STATISTICS, TOWERS, Kind, Schema, Storage
-from features.storage import snapshot_schema, view_schema
+from features.schema import STATISTICS, TOWERS, Kind, Schema, Storage, snapshot_schema, view_schema
 
 
 @pytest.mark.parametrize("side", ["user_columns", "item_columns"])

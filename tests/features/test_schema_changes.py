@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.config import TableFile
 from features.schema import Schema
 from features.schema_changes import SchemaFacts, schema_changes
 from features.sources.raw import SourceError
 from features.sources.tables import open_tables
-from twinspire.config import TableFile
 
 ITEMS = {"item_id": ["i1"], "brand": ["acme"], "price": [1.5], "colour": ["red"]}
 EVENTS = {"user_id": ["u1"], "item_id": ["i1"], "timestamp": [5], "value": [2.0]}

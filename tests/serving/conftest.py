@@ -22,12 +22,9 @@ import pytest
 
 from features.encoding import Encoder, numeric_names
 from features.ids import IdMap
-from features.schema import Schema
-from features.storage import view_schema
-from serving.build_retrievers import build_retrievers
-from serving.bundle import Bundle
-from serving.index import AugmentedIndex, HnswIndex, IndexReport
-from serving.manifest import (
+from features.schema import Schema, view_schema
+from serving.bundles.bundle import Bundle
+from serving.bundles.manifest import (
     FILE_NAME,
     FORMAT_VERSION,
     BusinessWeight,
@@ -38,7 +35,9 @@ from serving.manifest import (
     read_manifest,
     version_of,
 )
-from serving.publish import Parts, write
+from serving.bundles.publish import Parts, write
+from serving.index import AugmentedIndex, HnswIndex, IndexReport
+from serving.open import build_retrievers
 from serving.purchases import Purchases
 from serving.recommender import Recommender
 from serving.weights import log_weight_spread, weighted

@@ -31,10 +31,10 @@ def main() -> None:
     import datetime as dt
 
     from serving.arms import one_arm
-    from serving.build_retrievers import build_retrievers
-    from serving.bundle import Bundle
-    from serving.denied import DeniedItems
+    from serving.bundles.bundle import Bundle
+    from serving.eligible import DeniedItems
     from serving.live import Live
+    from serving.open import build_retrievers
     from serving.recommender import Recommender
     from serving.web.app import create_app
     from serving.web.feature_reads import FeatureReads

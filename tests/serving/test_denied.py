@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from features.id_lines import check_line, ids_in
+from features.forgotten import check_line, ids_in
 from features.ids import IdMap
-from serving.bundle import Bundle
-from serving.denied import LOOK_SECONDS, DeniedItems
+from serving.bundles.bundle import Bundle
+from serving.eligible import LOOK_SECONDS, DeniedItems
 from serving.recommender import Recommender
 
 ITEMS = IdMap(["a", "b", "c", "d"])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from serving import exact
+from serving.eligible import Offer
 from serving.filters import search_offered
 from serving.index import HnswIndex
-from serving.offer import Offer
 from serving.purchases import Purchases
 from serving.ranking import without
 

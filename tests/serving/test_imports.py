@@ -22,11 +22,11 @@ HEAVY = (
         "serving.web.app",
         "serving.web.server",
         "serving.arms",
-        "serving.exposure_log",
+        "serving.exposures.log",
         "serving.recommender",
-        "serving.publish",
-        "serving.retention",
-        "twinspire.pipeline.serve_http",
+        "serving.bundles.publish",
+        "serving.bundles.retention",
+        "serving.open",
     ],
 )
 def test_serving_loads_neither_tensorflow_nor_beam_nor_feast(module: str) -> None:

@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.answers import Answer
-from serving.build_retrievers import build_retrievers
-from serving.bundle import Bundle
-from serving.question import Question, QuestionError
+from serving.answers import Answer, Question, QuestionError
+from serving.bundles.bundle import Bundle
+from serving.open import build_retrievers
 from serving.recommender import Recommender, Unavailable
 
 FISH = [f"i{number}" for number in range(0, 40, 2)]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from serving import exact
-from serving.build_retrievers import build_retrievers
-from serving.bundle import Bundle
+from serving.bundles.bundle import Bundle
+from serving.open import build_retrievers
 from serving.ranking import Scores
 from serving.recommender import Recommender
 

@@ -13,8 +13,8 @@ import pytest
 
 from features.encoding import Encoder
 from features.ids import IdMap
-from serving.build_retrievers import build_retrievers
-from serving.bundle import Bundle
+from serving.bundles.bundle import Bundle
+from serving.open import build_retrievers
 from serving.recommender import Recommender
 
 NUM_BUCKETS = 5

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.build_retrievers import build_retrievers
-from serving.bundle import WITHDRAWN, Bundle
-from serving.denied import DeniedItems
+from serving.bundles.bundle import WITHDRAWN, Bundle
+from serving.bundles.manifest import BundleError, Facts
+from serving.bundles.publish import Parts, write
+from serving.eligible import DeniedItems
 from serving.index import HnswIndex
-from serving.manifest import BundleError, Facts
-from serving.publish import Parts, write
+from serving.open import build_retrievers
 from serving.recommender import Recommender
 
 Sign = Callable[..., Path]

@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.days import midnight, seconds_of
+from features.columns import midnight, seconds_of
 from features.encoding import Encoder, fit_encoder
 from features.examples import Day
-from features.schema import Schema
-from features.storage import snapshot_schema
+from features.schema import Schema, snapshot_schema
 from training.dataset import Span, load_span
 
 FIRST_DAY = dt.date(2020, 1, 1)

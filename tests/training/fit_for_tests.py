@@ -19,7 +19,7 @@ from towers.two_tower import TwoTower, build_two_tower
 from training.dataset import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
 from training.distribution import Alone, Processes
 from training.negatives import KnownPositives
-from training.sampled_softmax import softmax_term
+from training.softmax_terms import softmax_term
 from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
 
 PLAIN_NEGATIVES: dict[str, Any] = {

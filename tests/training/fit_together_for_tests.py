@@ -20,7 +20,7 @@ from training.distribution import PROCESSES, Distribute, workers
 from training.dual_augmented import category_alignment_term, mimic_term
 from training.fused_softmax import fused_softmax
 from training.objective import DecayingWeight
-from training.sampled_softmax import softmax_term
+from training.softmax_terms import softmax_term
 from training.trainer import RetrievalModel
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("fit_for_tests.py")))

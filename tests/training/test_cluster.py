@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from training.cluster import EXAMPLE, Cluster, read_cluster
+from training.distribution import EXAMPLE, Cluster, read_cluster
 
 TWO = ["10.0.0.1:2222", "10.0.0.2:2222"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.even_draws import rounds
+from training.negatives import rounds
 
 
 @settings(max_examples=50)

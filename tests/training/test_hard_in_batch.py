@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.hard_in_batch import hard_in_batch_term, margin_of_hardest
+from training.softmax_terms import hard_in_batch_term, margin_of_hardest
 
 outputs_of = runpy.run_path(str(Path(__file__).parent / "outputs_for_tests.py"))["outputs_of"]
 COSINES = np.array([[0.9, 0.7, 0.85, 0.2], [0.1, 0.0, 0.3, 0.05], [0.5, 0.5, 0.5, 0.5], [0.0, 0.1, 0.2, 0.9]])

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from training.losses import in_batch_softmax, two_tower_softmax
 from training.objective import DecayingWeight, inputs_with_prefix, total_of
-from training.sampled_softmax import softmax_term
+from training.softmax_terms import softmax_term
 
 outputs_of = runpy.run_path(str(Path(__file__).parent / "outputs_for_tests.py"))["outputs_of"]
 RNG = np.random.default_rng(4)

@@ -10,8 +10,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.negatives import RecentItems
 from training.queue import VectorQueue
-from training.recent_items import RecentItems
 
 
 @settings(max_examples=25, deadline=None)

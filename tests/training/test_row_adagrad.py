@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from training.row_adagrad import RowAdagrad
+from training.trainer import RowAdagrad
 
 LEGACY = tf_keras.optimizers.legacy.Adagrad
 

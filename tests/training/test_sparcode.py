@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from features.encoding import Encoder
-from serving import all_to_all
-from serving.codebook import Codebook
-from serving.interactions import INTERACTIONS
+from serving.sparcode import all_to_all
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.interactions import INTERACTIONS
 from towers.quantizer import ProductQuantizer
 from towers.scorer import MlpInteraction
 from towers.sparcode import SparCode

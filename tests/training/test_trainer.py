@@ -25,11 +25,10 @@ from towers.two_tower import TwoTower, build_two_tower
 from training.counterpart import counterpart_term
 from training.dataset import Batch, Span
 from training.dual_augmented import category_alignment_term, mimic_term
-from training.hard_in_batch import hard_in_batch_term
 from training.mobius import ThreeClassLoss
 from training.objective import DecayingWeight
 from training.queue import VectorQueue
-from training.sampled_softmax import softmax_term
+from training.softmax_terms import hard_in_batch_term, softmax_term
 from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic, row_adagrad
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.user_balance import balanced
+from training.example_weights import balanced
 
 
 def test_balanced_users_count_alike() -> None:

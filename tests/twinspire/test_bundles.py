@@ -21,14 +21,13 @@ from typer.testing import CliRunner
 from artefacts.paths import RunPaths
 from features.encoding import Encoder
 from features.ids import IdMap
-from serving.bundle import Bundle
-from serving.bundle_folder import list_bundles, published
-from serving.bundle_history import read
-from serving.manifest import Facts
-from serving.publish import Parts, publish, write
+from serving.bundles.bundle import Bundle
+from serving.bundles.folder import list_bundles, published, read
+from serving.bundles.manifest import Facts
+from serving.bundles.publish import Parts, publish, write
+from serving.bundles.retention import prune_bundles
 from twinspire.bundles import bundles as commands
 from twinspire.load_config import dump, load
-from twinspire.pipeline.retention import prune_bundles
 
 # The small bundle of the tests of serving.
 SERVING = runpy.run_path(str(Path(__file__).parents[1] / "serving" / "conftest.py"))

@@ -188,7 +188,7 @@ def test_the_doctor_tells_what_is_there(tmp_path: Path) -> None:
 
 STORE_GONE = """
 import redis
-from twinspire.command_line import errors
+from twinspire.job import errors
 
 with errors():
     raise {}

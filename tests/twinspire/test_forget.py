@@ -16,18 +16,17 @@ from typer.testing import CliRunner
 
 from artefacts.locks import only_run
 from artefacts.paths import CUTTING, RunPaths
-from beam_jobs.embed import read_vectors, vector_schema
 from features.forgotten import Forgotten
 from features.ids import IdMap
-from serving.exposures import Exposure, read_exposures
+from features.steps import make_features, make_tables, open_store
+from serving.exposures.files import Exposure, read_exposures
+from serving.open import exposure_log
+from serving.vectors import read_vectors, vector_schema
 from serving.web.metrics import Metrics
+from training.forget_fits import forget_in_fit
 from twinspire.cli import app
+from twinspire.forget_everywhere import bundles_naming, forget, known, remember
 from twinspire.load_config import load
-from twinspire.pipeline.features import make_features, open_store
-from twinspire.pipeline.forget import bundles_naming, forget, known, remember
-from twinspire.pipeline.forget_fits import forget_in_fit
-from twinspire.pipeline.ingest import make_tables
-from twinspire.pipeline.serve import exposure_log
 
 FIRST, DAY, NEXT = dt.date(2024, 1, 1), dt.date(2024, 1, 9), dt.date(2024, 1, 10)
 FIRST_SECONDS = 1_704_067_200  # 2024-01-01 00:00 UTC

@@ -12,14 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from artefacts.paths import RunPaths
-from features.days import seconds_of
+from beam_jobs import snapshot_days as snapshot_runs
+from features import steps as feature_runs
+from features.columns import seconds_of
 from features.examples import PARTS
+from features.steps import find_schema_changes, make_features, make_tables, open_store
 from twinspire.config import Config
 from twinspire.load_config import load
-from twinspire.pipeline import features as feature_runs
-from twinspire.pipeline import snapshots as snapshot_runs
-from twinspire.pipeline.features import make_features, open_store
-from twinspire.pipeline.ingest import find_schema_changes, make_tables
 
 FIRST, DAY, NEXT = dt.date(2024, 1, 1), dt.date(2024, 1, 9), dt.date(2024, 1, 10)
 NOW = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)

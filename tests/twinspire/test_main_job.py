@@ -11,10 +11,10 @@ import pytest
 
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, finished, run_step
-from serving.exposures import Exposure, to_table, write_exposures
+from serving.exposures.files import Exposure, to_table, write_exposures
+from training.lineage import Night
 from twinspire.load_config import load
-from twinspire.pipeline.main_job import NIGHT_STEP_NAMES, STEP_NAMES, plan
-from twinspire.pipeline.night import Night
+from twinspire.main_job import NIGHT_STEP_NAMES, STEP_NAMES, plan
 
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
 NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
@@ -142,7 +142,7 @@ def test_negatives_that_are_mined_again_undo_the_records_of_what_was_fitted_with
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As after `twinspire mine --force`: the digests are the same, and the negatives come from another fit.
-    monkeypatch.setattr("twinspire.pipeline.mine.mine", lambda config, paths: "mined")
+    monkeypatch.setattr("beam_jobs.steps.mine", lambda config, paths: "mined")
     steps = {step.name: step for step in planned(MINED)}
     for step in steps.values():
         step.records.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from evaluation.metrics import judge, recall_at_k
 from evaluation.slices import items_by_category, items_by_novelty, items_by_popularity, users_by_past
 from evaluation.split import make_split, recent_item_counts
 from features import columns
-from features.days import midnight
+from features.columns import midnight
 from features.tables import read_events
 from serving.ranking import Rows
 from twinspire.ablation_config import BASELINES, Ablation, folder_of

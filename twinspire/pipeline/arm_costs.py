@@ -11,16 +11,15 @@ import numpy as np
 
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, finished, run_step
-from beam_jobs.build_index import INDEX_FILE, REPORT_FILE
 from evaluation.ablation import Cost
 from evaluation.split import Split
-from serving.bundle_folder import size_of
+from serving.bundles.folder import size_of
+from serving.index import INDEX_FILE, REPORT_FILE
 from serving.retrievers import UserQueries
-from serving.sparcode_parts import POSTINGS
+from serving.sparcode.files import POSTINGS, SERVED, read_report
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
 from twinspire.pipeline.arm_lists import WITH_INDEX, WITH_TABLES, queries_of, retriever_of
-from twinspire.pipeline.codes import SERVED, read_report
 
 NUM_ASKED, NUM_WARM_UP = 500, 20
 

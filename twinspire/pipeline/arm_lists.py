@@ -12,29 +12,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from artefacts.paths import RunPaths
-from beam_jobs.build_index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
-from beam_jobs.embed import read_vectors
 from evaluation.split import Split
-from features.days import seconds_of
+from features.columns import seconds_of
 from features.encoding import Encoder
-from serving import all_to_all
-from serving.codebook import Codebook
-from serving.index import INDEXES, IndexReport, measure_recall
-from serving.interactions import Interaction, load_interaction
-from serving.offer import everything_but
-from serving.postings import read_postings
+from serving.eligible import everything_but, withdrawn_in, withdrawn_rows
+from serving.index import INDEX_FILE, INDEXES, REPORT_FILE, VECTORS_FILE, IndexReport, measure_recall
 from serving.purchases import Purchases
 from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Fused, Retriever, TwoTower, UserQueries
-from serving.sparcode import SparCode
-from serving.sparcode_parts import CODEBOOK, POSTINGS
-from serving.withdrawn import withdrawn_in
+from serving.sparcode import all_to_all
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.files import CODEBOOK, FOLDER, INTERACTION, POSTINGS, SERVED, read_shape
+from serving.sparcode.interactions import Interaction, load_interaction
+from serving.sparcode.postings import read_postings
+from serving.sparcode.retriever import SparCode
+from serving.vectors import read_parts, read_vectors
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
-from twinspire.pipeline.codes import SERVED
-from twinspire.pipeline.embed import read_parts
-from twinspire.pipeline.sparcode_files import FOLDER, INTERACTION, read_shape
-from twinspire.pipeline.withdrawn import withdrawn_rows
 
 # In a fused list two models count alike.
 FUSED_WEIGHT = 1.0

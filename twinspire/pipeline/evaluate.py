@@ -13,7 +13,6 @@ from rich.console import Console
 from artefacts.console import progress
 from artefacts.paths import RunPaths
 from artefacts.steps import fresh_folder
-from beam_jobs.embed import read_vectors
 from evaluation.baselines import cosine_neighbours, ease, item_knn, popularity, repeat_purchase
 from evaluation.compare import Arm, make_report
 from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER, Layer, Report, Task
@@ -21,15 +20,16 @@ from evaluation.split import Split, make_split, recent_item_counts
 from evaluation.table import print_report
 from evaluation.write import write_report
 from features import columns
-from features.days import midnight, seconds_of
+from features.columns import midnight, seconds_of
 from features.tables import read_events
-from serving import bundle as layout
-from serving.bundle import Bundle
-from serving.offer import everything_but
+from serving.bundles import bundle as layout
+from serving.bundles.bundle import Bundle
+from serving.eligible import everything_but
+from serving.open import retrievers_of
 from serving.ranking import Rows, Scores
 from serving.retrievers import Cascade, Retriever, TwoTower, UserQueries
+from serving.vectors import read_vectors
 from twinspire.config import Config
-from twinspire.pipeline.serve import retrievers_of
 
 TABLE_FILE = "table.txt"
 TABLE_WIDTH = 100

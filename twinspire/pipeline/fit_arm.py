@@ -22,9 +22,9 @@ from evaluation.split import Split
 from serving.ranking import Rows
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
+from twinspire.main_job import plan
 from twinspire.pipeline.arm_costs import kept_cost
 from twinspire.pipeline.arm_lists import WITH_INDEX, WITH_TABLES, search
-from twinspire.pipeline.main_job import plan
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Fit:
 
     def _mine_from(self, needed: Fit) -> Callable[[], str]:
         def action() -> str:
-            from twinspire.pipeline.mine import mine
+            from beam_jobs.steps import mine
 
             outcome = mine(self.config, needed.paths)
             # Found beside the fit that was searched; another arm may mine it with settings of its own.

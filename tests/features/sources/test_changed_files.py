@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features import ingest as ingest_module
+from features.config import TableFile
 from features.ingest import IngestSummary, ingest
 from features.schema import Schema
 from features.sources.tables import open_tables
-from twinspire.config import TableFile
 
 NOW = dt.datetime(1970, 1, 5, tzinfo=dt.UTC)
 HEADER = "user_id,item_id,timestamp,value\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-import features.sources.delimited as delimited
+import features.sources.files as delimited
 from features.ingest import SourceError
-from features.sources.delimited import Dialect, read_delimited
+from features.sources.files import Dialect, read_delimited
 
 
 @pytest.mark.parametrize("block_bytes", [16, 64, 1 << 20])

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.config import TableFile
 from features.ingest import IngestSummary, SourceError, ingest
 from features.schema import Schema
 from features.sources.tables import open_tables
 from features.tables import event_days, read_events, read_items, read_users
-from twinspire.config import TableFile
 
 NOW = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
 # Two days in disorder; 86_400 is 1970-01-02.

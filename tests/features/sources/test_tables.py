@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.config import TableFile, TablesSource
 from features.ingest import SourceError, open_source
 from features.schema import Schema
 from features.sources.tables import open_tables
 from features.tables import read_events, read_items
-from twinspire.config import TableFile, TablesSource
 from twinspire.load_config import load
 
 ROOT = Path(__file__).resolve().parents[3]

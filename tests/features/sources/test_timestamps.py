@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.sources.timestamps import LARGEST, to_microseconds
+from features.sources.values import LARGEST, to_microseconds
 
 SECOND = 1_000_000
 

@@ -20,10 +20,10 @@ HERE = Path(__file__).parent
 def main() -> None:
     """Serves until it is stopped."""
     from serving.arms import Arm, Arms
-    from serving.build_retrievers import build_retrievers
-    from serving.bundle import Bundle
-    from serving.exposure_log import QUEUE_ITEMS, ExposureLog
+    from serving.bundles.bundle import Bundle
+    from serving.exposures.log import QUEUE_ITEMS, ExposureLog
     from serving.live import Live
+    from serving.open import build_retrievers
     from serving.recommender import Recommender
     from serving.web import server, workers
     from serving.web.app import create_app

@@ -26,9 +26,9 @@ def main() -> None:
     """Serves until it is stopped."""
     from features.store import Store
     from serving.arms import one_arm
-    from serving.build_retrievers import build_retrievers
-    from serving.bundle import Bundle
+    from serving.bundles.bundle import Bundle
     from serving.live import Live
+    from serving.open import build_retrievers
     from serving.recommender import Recommender
     from serving.web import server, workers
     from serving.web.app import Protection, create_app

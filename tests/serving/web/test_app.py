@@ -18,7 +18,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from serving.bundle import Bundle
+from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
 from serving.web.api import MAX_BODY_BYTES
 

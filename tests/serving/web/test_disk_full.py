@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.exposures import exposure_files, read_exposures
+from serving.exposures.files import exposure_files, read_exposures
 
 HERE = Path(__file__).parent
 # Four lists of three items find room in a queue of 18.

@@ -16,7 +16,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from serving.exposures import exposure_files, read_exposures
+from serving.exposures.files import exposure_files, read_exposures
 
 HERE = Path(__file__).parent
 ONE_USER = 20

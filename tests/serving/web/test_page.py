@@ -18,12 +18,12 @@ import pytest
 import uvicorn
 
 from serving.arms import Arm, Arms
-from serving.build_retrievers import build_retrievers
-from serving.bundle import Bundle
-from serving.exposures import Exposure
+from serving.bundles.bundle import Bundle
+from serving.exposures.files import Exposure
 from serving.live import Live
+from serving.open import build_retrievers
 from serving.recommender import Recommender
-from serving.web import page as page_module
+from serving.web import app as page_module
 from serving.web import service as service_module
 from serving.web.app import Protection, create_app
 from serving.web.feature_reads import FeatureReads

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.encoding import Encoder
-from features.storage import snapshot_schema
+from features.schema import snapshot_schema
 from features.store import OnlineStore, Store, StoreSettings
 
 HELD = runpy.run_path(str(Path(__file__).with_name("test_workers.py")))

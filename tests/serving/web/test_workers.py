@@ -24,9 +24,9 @@ import pytest
 
 from features.encoding import Encoder
 from features.ids import IdMap
+from serving.bundles.manifest import Facts
+from serving.bundles.publish import Parts, write
 from serving.index import HnswIndex
-from serving.manifest import Facts
-from serving.publish import Parts, write
 from serving.web.api import MAX_BODY_BYTES
 from serving.web.counts_folder import PREFIX
 from serving.web.workers import MAX_DEATHS

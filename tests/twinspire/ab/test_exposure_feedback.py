@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.sources.events import EVENTS_SCHEMA
-from serving.exposures import Exposure, to_table, write_exposures
+from serving.exposures.files import Exposure, to_table, write_exposures
 from twinspire.pipeline.ab.exposure_feedback import ExposureFeedback, read_exposure_feedback
 
 USERS, ITEMS = ["ann", "bob"], ["apple", "bread", "cheese"]

@@ -20,11 +20,11 @@ import threadpoolctl
 from artefacts.paths import RunPaths
 from evaluation.ab.report import Latency
 from features import columns
-from features.schema import Schema
-from features.storage import view_schema
-from serving.bundle import CURRENT, Bundle
-from serving.bundle_folder import list_bundles, published, rollback_target
-from serving.question import Question, QuestionError
+from features.schema import Schema, view_schema
+from serving.answers import Question, QuestionError
+from serving.bundles.bundle import CURRENT, Bundle
+from serving.bundles.folder import list_bundles, published, rollback_target
+from serving.open import retrievers_of
 from serving.ranking import NO_ROW, Rows
 from serving.recommender import Recommender
 from serving.retrievers import Retriever
@@ -32,7 +32,6 @@ from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
 from twinspire.pipeline.ab.leakage import check_bundle, check_features
 from twinspire.pipeline.ab.tables import rows_of
-from twinspire.pipeline.serve import retrievers_of
 
 USER_BLOCK = 256
 TIMED_USERS = 200

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from features import columns
 from features.tables import read_events
-from serving.exposures import ITEM_IDS, read_exposures
+from serving.exposures.files import ITEM_IDS, read_exposures
 from twinspire.pipeline.ab.tables import rows_of
 
 Ints = npt.NDArray[np.int64]

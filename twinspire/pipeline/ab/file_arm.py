@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from evaluation.ab.report import Problem
 from evaluation.split import Split
 from features import columns
-from features.days import midnight
+from features.columns import midnight
 from serving.ranking import Rows, best_of_each
 from twinspire.pipeline.ab.leakage import LeakageError
 from twinspire.pipeline.ab.tables import read_table, rows_of

@@ -28,7 +28,7 @@ from evaluation.slices import (
 )
 from evaluation.split import make_split
 from features import columns
-from features.days import midnight
+from features.columns import midnight
 from features.tables import event_days, read_events, read_items
 from serving.weights import positive
 from twinspire.config import Config

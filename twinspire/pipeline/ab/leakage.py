@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import columns
-from features.days import midnight, seconds_of
-from serving.bundle import Bundle
+from features.columns import midnight, seconds_of
+from serving.bundles.bundle import Bundle
 from twinspire.pipeline.ab.tables import rows_of
 
 # Of each file, what is a moment and what counts events.

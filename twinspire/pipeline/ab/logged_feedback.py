@@ -15,8 +15,7 @@ import pyarrow as pa
 
 from evaluation.ab.report import Problem
 from features import columns
-from features.sources.timestamps import to_microseconds
-from features.sources.values import to_numbers
+from features.sources.values import to_microseconds, to_numbers
 from twinspire.pipeline.ab.tables import read_table, rows_of
 
 PROPENSITY = "propensity"

@@ -23,7 +23,7 @@ from evaluation.ab.settings import LETTERS, Settings
 from evaluation.exposure_rewards import CrossFitted, cross_fitted_rewards
 from evaluation.off_policy import LoggedFeedback, doubly_robust, ips, snips, target_in_list
 from serving.arms import DEFAULT_ARM
-from serving.exposures import are_exposures
+from serving.exposures.files import are_exposures
 from serving.ranking import Rows
 from twinspire.config import Config
 from twinspire.pipeline.ab.exposure_feedback import read_exposure_feedback

@@ -24,12 +24,12 @@ import pyarrow as pa
 
 from artefacts.paths import RunPaths
 from evaluation.ab.report import Latency
+from serving.config import ArmConfig
 from serving.ranking import Rows
 from twinspire.config import Config
 from twinspire.load_config import dump
 from twinspire.pipeline.ab.bundle_arm import Asked
 from twinspire.pipeline.ab.tables import rows_of
-from twinspire.serving_config import ArmConfig
 
 NUM_USERS = 300
 """Users of whom a server is asked."""

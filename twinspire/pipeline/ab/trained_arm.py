@@ -12,13 +12,13 @@ from rich.markup import escape
 from artefacts.console import console
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, digest_of, finished, run_step
-from serving.bundle_folder import published
+from serving.bundles.folder import published
+from training.lineage import Night
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
 from twinspire.load_config import ConfigError, load
+from twinspire.main_job import plan
 from twinspire.pipeline.fit_arm import Run, root_of
-from twinspire.pipeline.main_job import plan
-from twinspire.pipeline.night import Night
 
 SHARED = ("ingest", "features")
 OWN = ("train", "embed", "index", "codes", "bundle")

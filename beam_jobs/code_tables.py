@@ -1,0 +1,270 @@
+"""Codes: SparCode's tables. Tokens of everybody, the codes they fall into, all items scored for each, a bias."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from artefacts.console import progress
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
+from beam_jobs import embed, score_codes, sweep_codes
+from evaluation.metrics import index_recall_at_k
+from features.encoding import Encoder
+from features.schema import Tower
+from features.steps import beam_options
+from serving.eligible import Items, everything_but, offered_rows, withdrawn_rows
+from serving.purchases import Purchases
+from serving.retrievers import UserQueries
+from serving.sparcode import all_to_all
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.files import (
+    CODEBOOK,
+    FOLDER,
+    INTERACTION,
+    ITEM_TOKENIZER,
+    POSTINGS,
+    REPORT,
+    SERVED,
+    TOKENIZER,
+    CurvePoint,
+    Shape,
+    SparCodeReport,
+    read_shape,
+)
+from serving.sparcode.interactions import Interaction, load_interaction
+from serving.sparcode.postings import catalogue_digest, read_postings, truncated
+from serving.sparcode.postings_writer import PostingsWriter
+from serving.sparcode.retriever import SparCode
+from training.config import SparCodeConfig
+from twinspire.config import Config
+
+CODE_BLOCK = 512
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What all scores of the codes with what is offered say of some users, the measure of every table."""
+
+    tokens: Floats
+    """[B, K_u D]."""
+    rows: Rows
+    """[B, k], the best items."""
+    num_items: int
+    """N."""
+
+    def recall(self, retriever: SparCode) -> float:
+        """Share of the best k that a table finds, mean over users; 0 for one who has none."""
+        empty, moments = np.zeros(0, np.int32), np.zeros(len(self.tokens), np.int64)
+        nothing_known = Purchases(np.append(moments, 0), empty, empty, empty.astype(np.int64), self.num_items)
+        k = self.rows.shape[1]
+        found, _ = retriever.retrieve(UserQueries(nothing_known, moments, user_tokens=self.tokens), k)
+        return float(np.nan_to_num(index_recall_at_k(found, self.rows, k=k)).mean())
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit left for the tables, loaded once."""
+
+    folder: Path
+    """Its files."""
+    codebook: Codebook
+    """Tokens -> codes."""
+    interaction: Interaction
+    """Scores codes against items."""
+    shape: Shape
+    """Its numbers."""
+
+    @classmethod
+    def load(cls, model: Path) -> Fitted:
+        """Reads the SparCode in a model's folder."""
+        folder = model / FOLDER
+        codebook, interaction = Codebook.load(folder / CODEBOOK), load_interaction(folder / INTERACTION)
+        return cls(folder, codebook, interaction, read_shape(model))
+
+
+def make_codes(config: Config, paths: RunPaths) -> str:
+    """Sweeps the users, scores their codes, measures the tables over the bias and keeps the chosen ones.
+
+    Raises:
+        ValueError: No bias that was tried reaches what is asked for.
+    """
+    settings = config.sparcode
+    assert settings is not None  # the step is planned only where there is one
+    fitted = Fitted.load(paths.model)
+    model = fitted.folder
+    with fresh_folder(paths.codes) as folder, progress("SparCode tables"):
+        tokenizers: dict[Tower, str] = {"user": TOKENIZER, "item": ITEM_TOKENIZER}
+        for tower, name in tokenizers.items():
+            _embed(config, paths, model / name, folder / f"{tower}_tokens", tower=tower)
+        items = folder / "item_tokens.npy"
+        np.save(items, embed.read_vectors(folder / "item_tokens"), allow_pickle=False)
+        shutil.rmtree(folder / "item_tokens")
+        withdrawn = withdrawn_rows(paths)
+        options = beam_options(config.beam)
+        sweep = sweep_codes.SweepCodes(model / CODEBOOK)
+        sweep_codes.run(sweep, folder / "user_tokens", out=folder / "sweep", options=options)
+        keys, counts = sweep_codes.read_codes(folder / "sweep")
+        # The widest table that is asked about: others are cut from it.
+        bias = fitted.shape.bias if settings.controlled_bias is None else settings.controlled_bias
+        rows = _write_offered(withdrawn, folder / "offered.npy", items) if len(withdrawn) else None
+        files = score_codes.ScoringFiles(model / CODEBOOK, model / INTERACTION, items, rows)
+        transform = score_codes.ScoreCodes(files, score_codes.ScoringSettings(bias, settings.posting_cap))
+        began = time.perf_counter()
+        score_codes.run(transform, keys, block_size=CODE_BLOCK, out=folder / "scored", options=options)
+        seconds = time.perf_counter() - began
+        encoder = Encoder.load(paths.model / "encoder")
+        item_ids = encoder.item_ids.ids(np.arange(1, len(encoder.item_ids)))
+        writer = PostingsWriter(
+            folder / "widest",
+            num_items=len(item_ids),
+            bias=bias,
+            cap=settings.posting_cap,
+            codebook=fitted.codebook.digest,
+            catalogue=catalogue_digest(item_ids),
+            interaction=fitted.interaction.digest,
+        )
+        score_codes.collect(folder / "scored", keys, writer)
+        shutil.rmtree(folder / "scored")
+        rng = np.random.default_rng(config.seed)
+        k = max(config.evaluation.ks)
+        exact = _exact(
+            fitted, folder / "user_tokens", items, withdrawn, bias, num_queries=settings.num_queries, k=k, rng=rng
+        )
+        report = _choose(settings, fitted, folder, exact, num_tokens=int(counts.sum()), seconds=seconds)
+        (folder / REPORT).write_text(json.dumps(asdict(report), indent=2))
+    return (
+        f"{report.num_codes:,} codes of {report.num_tokens:,} tokens, {report.num_postings:,} postings, "
+        f"{report.size_bytes / 1e6:.1f} MB at bias {report.bias:.2f}; recall@{report.k} {report.recall:.3f} of all "
+        f"scores; scored in {report.build_seconds:.0f} s"
+    )
+
+
+def biases(scores: Floats, highest: float, num_points: int) -> list[float]:
+    """Biases to try, from the highest down: each leaves a smaller share of the postings, at even steps.
+
+    Args:
+        scores: [P] scores of all postings at the highest bias, above 0.
+        highest: That bias.
+        num_points: How many.
+    """
+    shares = np.arange(num_points) / num_points
+    cuts = np.quantile(scores, shares[1:]) if len(scores) else np.zeros(0)
+    return [highest, *(float(highest - cut) for cut in np.unique(cuts))]
+
+
+def _embed(config: Config, paths: RunPaths, tower_file: Path, out: Path, *, tower: Tower) -> None:
+    features = paths.catalogue(config.as_of) / f"{tower}s.parquet"
+    transform = embed.Embed(features, paths.model / "encoder", tower_file, tower=tower)
+    embed.run(transform, features, out=out, options=beam_options(config.beam))
+
+
+def _write_offered(withdrawn: Items, target: Path, items: Path) -> Path:
+    """Writes the rows of the items that are scored: [N - W] int64."""
+    num_items = len(np.load(items, mmap_mode="r", allow_pickle=False))
+    np.save(target, offered_rows(withdrawn, num_items=num_items), allow_pickle=False)
+    return target
+
+
+def _exact(
+    fitted: Fitted,
+    user_tokens: Path,
+    items: Path,
+    withdrawn: Items,
+    bias: float,
+    *,
+    num_queries: int,
+    k: int,
+    rng: np.random.Generator,
+) -> Exact:
+    tokens = embed.read_vectors(user_tokens)
+    some = np.sort(rng.permutation(len(tokens))[:num_queries])
+    item_tokens = np.load(items, mmap_mode="r", allow_pickle=False)
+    offer = everything_but(withdrawn, num_items=len(item_tokens))
+    rows, _ = all_to_all.search(
+        tokens[some],
+        item_tokens,
+        interaction=fitted.interaction,
+        bias=bias,
+        codebook=fitted.codebook,
+        k=k,
+        offered=None if offer is None else offer.mask,
+    )
+    return Exact(tokens[some], rows, len(item_tokens))
+
+
+def _choose(
+    settings: SparCodeConfig, fitted: Fitted, folder: Path, exact: Exact, *, num_tokens: int, seconds: float
+) -> SparCodeReport:
+    """Measures the curve, cuts the chosen tables, and puts what is served into one folder."""
+    widest = folder / "widest"
+    full = read_postings(widest)
+    _, _, scores = full.lists(np.arange(len(full.keys)))
+    curve: list[CurvePoint] = []
+    made: dict[float, Path] = {}
+    for number, bias in enumerate(biases(scores, full.bias, settings.curve_points)):
+        path = widest if bias == full.bias else folder / f"cut-{number}"
+        if path != widest:
+            truncated(widest, path, bias)
+        postings = read_postings(path)
+        recall = exact.recall(SparCode(fitted.codebook, postings, num_tokens=fitted.shape.num_user_tokens))
+        curve.append(CurvePoint(bias, postings.size_bytes, recall))
+        made[bias] = path
+    chosen = choose(curve, settings)
+    served = folder / SERVED
+    served.mkdir()
+    for name in (TOKENIZER, CODEBOOK):
+        shutil.copyfile(fitted.folder / name, served / name)
+    made[chosen.bias].rename(served / POSTINGS)
+    for path in made.values():
+        shutil.rmtree(path, ignore_errors=True)
+    postings = read_postings(served / POSTINGS)
+    return SparCodeReport(
+        num_codes=len(postings.keys),
+        num_tokens=num_tokens,
+        num_postings=int(postings.counts().sum()),
+        size_bytes=chosen.size_bytes,
+        bias=chosen.bias,
+        cap=settings.posting_cap,
+        recall=chosen.recall,
+        k=exact.rows.shape[1],
+        num_queries=len(exact.tokens),
+        build_seconds=seconds,
+        curve=tuple(sorted(curve, key=lambda point: point.size_bytes)),
+    )
+
+
+def choose(curve: Sequence[CurvePoint], settings: SparCodeConfig) -> CurvePoint:
+    """The point of a curve that the targets ask for; the largest tables where there is no target.
+
+    Raises:
+        ValueError: None reaches it.
+    """
+    largest = max(curve, key=lambda point: point.size_bytes)
+    if settings.target_size_bytes is not None:
+        fitting = [point for point in curve if point.size_bytes <= settings.target_size_bytes]
+        if not fitting:
+            smallest = min(point.size_bytes for point in curve)
+            raise ValueError(
+                f"sparcode.target_size_bytes is {settings.target_size_bytes:,}, and the smallest tables tried have "
+                f"{smallest:,}; allow more, lower sparcode.posting_cap, or raise sparcode.curve_points"
+            )
+        return max(fitting, key=lambda point: point.size_bytes)
+    if settings.target_recall is not None:
+        reaching = [point for point in curve if point.recall >= settings.target_recall]
+        if not reaching:
+            raise ValueError(
+                f"sparcode.target_recall is {settings.target_recall}, and the largest tables have "
+                f"{largest.recall:.3f}; raise sparcode.posting_cap ({settings.posting_cap}), or lower the target"
+            )
+        return min(reaching, key=lambda point: point.size_bytes)
+    return largest

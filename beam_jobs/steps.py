@@ -1,0 +1,205 @@
+"""Embed and index: vectors of every user and item at the cut, the HNSW graph over the items, its recall."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from artefacts.console import progress
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
+from beam_jobs import build_index, embed
+from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
+from features.schema import TOWERS
+from features.steps import beam_options
+from serving.eligible import WITHDRAWN_FILE, write_withdrawn
+from serving.index import INDEX_FILE, VECTORS_FILE
+from serving.vectors import read_parts, read_vectors
+from serving.weights import WEIGHTS_FILE, item_weights, positive
+from twinspire.config import Config
+
+MARGIN = "margin"
+
+
+def embed_catalogue(config: Config, paths: RunPaths) -> str:
+    """Runs both towers over the catalogue; returns one line of outcome."""
+    counts = {}
+    with fresh_folder(paths.vectors) as folder, progress("vectors"):
+        for tower in TOWERS:
+            features = paths.catalogue(config.as_of) / f"{tower}s.parquet"
+            exported = paths.model / f"{tower}_tower.tflite"
+            transform = embed.Embed(features, paths.model / "encoder", exported, tower=tower)
+            out = folder / f"{tower}s"
+            embed.run(transform, features, out=out, options=beam_options(config.beam))
+            counts[tower] = embed.read_vectors(out).shape
+    (num_items, dimension), (num_users, _) = counts["item"], counts["user"]
+    return f"{num_items:,} item vectors and {num_users:,} user vectors of width {dimension}"
+
+
+def index_catalogue(config: Config, paths: RunPaths) -> str:
+    """Builds and measures the HNSW graph; returns one line of outcome."""
+    settings = build_index.IndexSettings(
+        m=config.index.m,
+        ef_construction=config.index.ef_construction,
+        ef_search=config.index.ef_search,
+        k=max(config.evaluation.ks),
+        num_queries=config.index.num_queries,
+        seed=config.seed,
+        min_recall=config.index.min_recall,
+        parts=read_parts(paths.model),
+    )
+    with fresh_folder(paths.index) as folder, progress("HNSW index"):
+        withdrawn = write_withdrawn(paths, folder)
+        weighed = "" if config.index.weight == "none" else _write_weights(config, paths, folder / WEIGHTS_FILE)
+        build_index.run(
+            settings,
+            items=paths.vectors / "items",
+            users=paths.vectors / "users",
+            weights=folder / WEIGHTS_FILE if weighed else None,
+            withdrawn=withdrawn,
+            out=folder,
+            options=beam_options(config.beam),
+        )
+        report = json.loads((folder / build_index.REPORT_FILE).read_text())
+    return (
+        f"recall@{report['k']} {report['recall']:.3f} of exact search at ef {report['ef']}, "
+        f"{report['size_bytes'] / 1e6:.1f} MB, built in {report['build_seconds']:.1f} s{weighed}"
+    )
+
+
+def _write_weights(config: Config, paths: RunPaths, target: Path) -> str:
+    """Writes the items' business weights by row of the catalogue; returns what there is to say about them."""
+    power = config.index.weight_power
+    found = positive(_item_values(config, paths.catalogue(config.as_of) / "items.parquet"))
+    np.save(target, item_weights(found.values, power=power), allow_pickle=False)
+    return (
+        f"; weighted by {config.index.weight}^{power:g}, {found.num_missing:,} of {len(found.values):,} missing and "
+        f"counted as the median, {found.num_raised:,} raised to the lowest percentile"
+    )
+
+
+def _item_values(config: Config, items: Path) -> npt.NDArray[np.float64]:
+    """Business value of each item by row of the catalogue, nan where it is not known: [N] float64."""
+    file = pq.ParquetFile(items)
+    if config.index.weight == "value":
+        table = file.read(["item_price", "item_num_events"])
+        # An item without events has a mean of 0, which says nothing about what it is worth.
+        priced = pc.if_else(pc.greater(table.column("item_num_events"), 0), table.column("item_price"), None)
+    elif MARGIN in file.schema_arrow.names and pa.types.is_floating(file.schema_arrow.field(MARGIN).type):
+        priced = file.read([MARGIN]).column(MARGIN)
+    else:
+        raise ValueError(
+            f"{items}: has no numeric column {MARGIN!r}, which index.weight names; declare it as one under "
+            "dataset.item_columns, or choose another weight"
+        )
+    return priced.cast("float64").to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+USER_BLOCK = 256
+
+
+def mine(config: Config, paths: RunPaths) -> str:
+    """Searches with the vectors of an earlier fit for what its users have not met; returns one line of outcome.
+
+    The fit is that of the same day, or the latest one before it. What users have met is taken as of today: an item that
+    somebody met since that fit is no negative.
+
+    Raises:
+        ValueError: There is no earlier fit, or the catalogue has nothing at these ranks.
+    """
+    previous = previous_fit(paths)
+    settings = config.training.negatives
+    mining = MiningSettings(
+        band=settings.mined_band,
+        per_user=settings.mined_per_user,
+        near_duplicate=settings.near_duplicate,
+        ef=config.index.ef_search,
+        max_fetch=config.serving.max_fetch,
+        seed=config.seed,
+    )
+    users, items = _named_by(previous)
+    # An index over weighted vectors ranks by value; what is hard for the towers is told by the cosine alone.
+    is_weighted = (previous.index / WEIGHTS_FILE).exists()
+    withdrawn = previous.index / WITHDRAWN_FILE
+    files = MiningFiles(
+        user_vectors=previous.vectors / "users",
+        item_vectors=previous.index / VECTORS_FILE,
+        index=None if is_weighted else previous.index / INDEX_FILE,
+        users=users,
+        items=items,
+        pairs=paths.pairs,
+        withdrawn=withdrawn if withdrawn.exists() else None,
+    )
+    num_users = pq.ParquetFile(files.users).metadata.num_rows
+    with fresh_folder(paths.mined) as folder, progress("hard negatives"):
+        options = beam_options(config.beam)
+        run(MineNegatives(files, mining), num_users=num_users, block_size=USER_BLOCK, out=folder, options=options)
+        num_pairs = sum(pq.ParquetFile(file).metadata.num_rows for file in folder.glob("*.parquet"))
+        if not num_pairs:
+            num_items = pq.ParquetFile(files.items).metadata.num_rows
+            raise ValueError(
+                f"training.negatives.mined_band is {settings.mined_band}, and none of {num_users:,} users has an item "
+                f"there among {num_items:,}; choose lower ranks, or a higher near_duplicate"
+            )
+    first, last = settings.mined_band
+    return (
+        f"{num_pairs:,} hard negatives of {num_users:,} users from ranks {first} to {last} of the fit of "
+        f"{previous.as_of}"
+    )
+
+
+def previous_fit(paths: RunPaths) -> RunPaths:
+    """The day's own finished fit, or the latest before it, among those whose vectors, index and ids are there.
+
+    Of an index over other vectors than those beside it, nothing is taken: it is of another fit.
+
+    Raises:
+        ValueError: There is none.
+    """
+    days = sorted((day for day in _days(paths.vectors.parent) if day <= paths.as_of), reverse=True)
+    for day in days:
+        fit = RunPaths(paths.root, day, paths.arm)
+        needed = [fit.index / VECTORS_FILE, fit.index / INDEX_FILE]
+        needed += [fit.vectors / f"{tower}s" for tower in TOWERS]
+        needed += _named_by(fit)
+        if all(path.exists() for path in needed) and _is_of_one_fit(fit):
+            return fit
+    raise ValueError(
+        f"{paths.vectors.parent}: no fit of {paths.as_of} or before with vectors and an index, expected one to mine "
+        "hard negatives with; run once with training.negatives.easy_per_hard: null (and training.hard_model_weight: "
+        "null, if it is set), then again with mined ones"
+    )
+
+
+def _named_by(fit: RunPaths) -> list[Path]:
+    """Files that tell whose the rows of a fit's user and item vectors are.
+
+    Those of its encoder, which stay; features of a past that has changed are made anew, for whoever is there now.
+    """
+    encoder, catalogue = fit.model / "encoder", fit.catalogue(fit.as_of)
+    of_encoder = [encoder / f"{tower}_ids.parquet" for tower in TOWERS]
+    return of_encoder if encoder.is_dir() else [catalogue / f"{tower}s.parquet" for tower in TOWERS]
+
+
+def _is_of_one_fit(fit: RunPaths) -> bool:
+    """Whether the index is over the vectors that lie there: a run may have been broken off between the two steps."""
+    indexed = np.load(fit.index / VECTORS_FILE, mmap_mode="r", allow_pickle=False)
+    return np.array_equal(indexed, read_vectors(fit.vectors / "items"))
+
+
+def _days(folder: Path) -> list[dt.date]:
+    """Days that a folder of days holds, in no order; what is half-written has another name."""
+    found = []
+    for path in folder.glob("????-??-??"):
+        try:
+            found.append(dt.date.fromisoformat(path.name))
+        except ValueError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Gates: what a bundle must pass before it is published."""

@@ -1,0 +1,178 @@
+"""Are the features whole, of today, and the same for the towers as for the server?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from evaluation.gates.candidate import Candidate, Look
+from evaluation.gates.report import Check
+from features import columns
+from features.columns import seconds_of
+from features.examples import Day
+from features.schema import ENTITY_KEY, TOWERS, Tower
+from features.store import JoinError, Store, check_not_younger
+
+AS_OF: dict[Tower, str] = {"user": columns.USER_AS_OF, "item": columns.ITEM_AS_OF}
+SECONDS_PER_DAY = 86_400
+# Floats pass through text or 32 bits on their way into an online store.
+TOLERANCE = 1e-6
+
+
+def examples(candidate: Candidate) -> Check:
+    """As many examples as events on every day that is trained on; on the new days none with a younger feature."""
+    paths, config = candidate.paths, candidate.config
+    first = paths.as_of - dt.timedelta(days=config.features.example_days)
+    counts = {day: _counts(candidate, day) for day in candidate.event_days if day >= first}
+    short = {day: pair for day, pair in counts.items() if pair[0] != pair[1]}
+    if short:
+        day, (joined, events) = next(iter(short.items()))
+        return _examples(
+            f"{len(short)} days have another number of examples than of events, such as {day}: {joined:,} examples of "
+            f"{events:,} events; expected one each",
+            len(short),
+        )
+    for folder in (paths.examples / str(day) for day in candidate.new_days if day in counts):
+        try:
+            _check_day(Day.load(folder))
+        except JoinError as error:
+            return _examples(f"{folder}: {error}", 1)
+    total = sum(joined for joined, _ in counts.values())
+    return _examples(f"{total:,} examples of {len(counts)} days, one for each event; none with a younger feature", 0)
+
+
+def catalogue(candidate: Candidate) -> Check:
+    """Everybody and everything once, in the order of the tables, with numbers that are numbers."""
+    said = []
+    for tower in TOWERS:
+        path = candidate.paths.catalogue(candidate.paths.as_of) / f"{tower}s.parquet"
+        table, key = pq.read_table(path), ENTITY_KEY[tower]
+        ids = table.column(key).to_pylist()
+        wanted = pq.read_table(candidate.paths.tables / f"{tower}s.parquet", columns=[key]).column(0).to_pylist()
+        problems = [f"{len(ids) - len(set(ids)):,} ids occur twice"] if len(set(ids)) < len(ids) else []
+        if ids != wanted:
+            problems.append(f"it has {len(ids):,} ids, and the tables have {len(wanted):,} or others in another order")
+        problems += [f"{count:,} values of {name} are not finite" for name, count in _not_finite(table)]
+        if problems:
+            return Check.judged(
+                "catalogue", False, f"{path}: {problems[0]}; expected every id once and finite numbers",
+                "run the features step again with --force; then look for the value in the source",
+            )  # fmt: skip
+        said.append(f"{len(ids):,} {tower}s")
+    return Check.judged("catalogue", True, f"{' and '.join(said)}, each once, all numbers finite", "")
+
+
+def freshness(candidate: Candidate) -> Check:
+    """Age of the newest features in the catalogue, and the day that the online store holds."""
+    paths, limit = candidate.paths, candidate.limits.max_feature_age_days
+    moment = seconds_of(paths.as_of)
+    ages: dict[str, float] = {}
+    for tower in TOWERS:
+        seconds = pq.read_table(paths.catalogue(paths.as_of) / f"{tower}s.parquet", columns=[AS_OF[tower]]).column(0)
+        newest = pc.max(seconds).as_py()
+        ages[f"{tower}s"] = float("inf") if newest is None else (moment - newest) / SECONDS_PER_DAY
+    online = paths.online_day.read_text() if paths.online_day.exists() else None
+    allowed = float("inf") if limit is None else limit
+    shown = ", ".join(f"the newest features of {name} are {age:g} days old" for name, age in ages.items())
+    return Check.judged(
+        "freshness",
+        max(ages.values()) <= allowed and online == str(paths.as_of),
+        f"{shown}, and the online store holds {online or 'no day'}; expected at most {allowed:g} days, and "
+        f"{paths.as_of}",
+        "run the features step again; another day's run may have filled the online store since",
+        found={**ages, "online_day": online},
+        expected={"max_age_days": limit, "online_day": str(paths.as_of)},
+    )
+
+
+def parity(candidate: Candidate) -> Check:
+    """Features of a sample of users in the catalogue, which the towers saw, against the online store's."""
+    paths, count = candidate.paths, candidate.limits.parity_users or 0
+    offline = pq.read_table(paths.catalogue(paths.as_of) / "users.parquet")
+    rng = np.random.default_rng(candidate.config.seed)
+    some = np.sort(rng.permutation(offline.num_rows)[:count])
+    offline = offline.take(pa.array(some))
+    online = Store.open(paths.features).read_online(offline.column(columns.USER_ID).to_pylist())
+    differ = differences(offline, online)
+    worst = max(differ, key=lambda name: differ[name])
+    return Check.judged(
+        "parity",
+        not differ[worst],
+        f"{differ[worst]:,} of {len(some):,} users have another {worst} in the online store than the towers were "
+        "asked with; expected none",
+        "run the features step again, which fills the online store; look whether another run writes into it",
+        found={name: value for name, value in differ.items() if value} | {"users": len(some)},
+        expected={"users_that_differ": 0},
+    )
+
+
+def differences(offline: pa.Table, online: pa.Table) -> dict[str, int]:
+    """Rows in which two tables of the same users differ, by field.
+
+    Args:
+        offline: Features of some users, with their moments.
+        online: The same users in the same order; has the fields that are compared.
+    """
+    found = {}
+    for name in online.column_names:
+        pairs = zip(offline.column(name).to_pylist(), online.column(name).to_pylist(), strict=True)
+        found[name] = sum(not _same(one, other) for one, other in pairs)
+    return found
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return bool(np.isclose(one, other, rtol=TOLERANCE, atol=0.0, equal_nan=True))
+    return one == other
+
+
+def _examples(sentence: str, num_days: int) -> Check:
+    return Check.judged(
+        "examples",
+        not num_days,
+        sentence,
+        "remove those folders, which the features step then joins again; events may have come late",
+        found={"days_that_differ": num_days},
+        expected={"days_that_differ": 0},
+    )
+
+
+def _counts(candidate: Candidate, day: dt.date) -> tuple[int, int]:
+    """Examples and events of a day, from the heads of the files."""
+    joined = candidate.paths.examples / str(day) / "events.parquet"
+    events = candidate.paths.tables / "events" / f"{day}.parquet"
+    rows = pq.ParquetFile(joined).metadata.num_rows if joined.exists() else 0
+    return int(rows), int(pq.ParquetFile(events).metadata.num_rows)
+
+
+def _check_day(day: Day) -> None:
+    """Raises `JoinError` where a feature is younger than its example, or no number."""
+    for tower, table in (("user", day.users), ("item", day.items), ("item", day.uniform)):
+        side: Tower = "user" if tower == "user" else "item"
+        check_not_younger(table, key=ENTITY_KEY[side], as_of=AS_OF[side])
+        for name, count in _not_finite(table):
+            raise JoinError(f"{count:,} values of {name} are not finite; expected finite numbers or nulls")
+
+
+def _not_finite(table: pa.Table) -> Iterator[tuple[str, int]]:
+    """Columns with numbers that are none, and how many; nulls are no numbers and are allowed."""
+    for field in table.schema:
+        if pa.types.is_floating(field.type):
+            count = pc.sum(pc.invert(pc.is_finite(table.column(field.name)))).as_py()
+            if count:
+                yield field.name, count
+
+
+CHECKS: dict[str, Look] = {
+    "examples": examples,
+    "catalogue": catalogue,
+    "freshness": freshness,
+    "parity": parity,
+}

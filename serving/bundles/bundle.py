@@ -1,0 +1,257 @@
+"""Is this the bundle that its manifest describes? A bundle is everything that serving needs, in one folder.
+
+    bundles/
+      current -> 2017-12-01-0f3c9a71   the published one
+      published.jsonl                  which one was published when; see `serving.bundles.folder`
+      2017-12-01-0f3c9a71/
+        manifest.json                  what it is, with a checksum of every other file
+        config.yaml  schema.json       resolved configuration; columns and feature services
+        encoder/                       raw values -> model inputs, with the user and item ids
+        user_tower.tflite  item_tower.tflite
+        item_vectors.npy               [N, D] float32
+        item_weights.npy               [N] float32 business weights; only where the index ranks by them
+        index.hnsw                     over these vectors, times the weights, without withdrawn items
+        items.parquet                  item_id, item_name, category of the catalogue rows
+        sparcode/                      tokenizer, codebook and posting lists; only where SparCode is configured
+        purchases/*.npy                who bought what: [U, N] in compressed rows
+        popularity.npy                 [N] float32, recent events of each item
+        withdrawn.npy                  [W] int32 catalogue rows that are never answered with; only where there are any
+        metrics.json  MODEL_CARD.md    how good it is, for programs and for people
+
+N items, D vector width, U user rows. Two numberings of items meet here: catalogue rows run from 0 to N - 1 and are what
+vectors, index, purchases and retrievers speak of; the encoder's item rows run from 1 to N because row 0 is its unknown
+item. Item row = catalogue row + 1. Users have the encoder's rows, 0 to U - 1, with the unknown user first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features import columns
+from features.encoding import Encoder
+from serving.bundles.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
+from serving.eligible import NO_ITEMS, WITHDRAWN_FILE, Items, withdrawn_in
+from serving.exported_tower import ExportedTower
+from serving.index import INDEXES, HnswIndex
+from serving.purchases import Purchases
+from serving.ranking import Scores
+from serving.sparcode.files import SparCodeParts
+from serving.sparcode.postings import catalogue_digest
+from serving.weights import WEIGHTS_FILE, load_weights, weighted
+
+CURRENT = "current"
+CATEGORY = "category"
+CONFIG, SCHEMA, ENCODER = "config.yaml", "schema.json", "encoder"
+USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
+ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
+ITEM_WEIGHTS = WEIGHTS_FILE
+SPARCODE = "sparcode"
+PURCHASES, POPULARITY, WITHDRAWN = "purchases", "popularity.npy", WITHDRAWN_FILE
+METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
+ITEM_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, CATEGORY)
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle, loaded."""
+
+    folder: Path
+    """Where it was read from, the pointer resolved."""
+    manifest: Manifest
+    """What it says about itself."""
+    encoder: Encoder
+    """Raw values -> inputs of the user tower; also the ids of users and items."""
+    user_tower: ExportedTower
+    """Inputs -> [B, D]."""
+    item_vectors: npt.NDArray[np.float32]
+    """[N, D], read-only and mapped from the file, so that processes share it."""
+    ranked: Scores
+    """[N, D], read-only: the item vectors times the items' business weights, or the item vectors where there are none.
+    What the index is over and exact search scores."""
+    index: HnswIndex
+    """Over the ranked vectors of what is not withdrawn."""
+    item_names: list[str | None]
+    """[N] by catalogue row."""
+    categories: list[str | None]
+    """[N] by catalogue row."""
+    purchases: Purchases
+    """[U, N]."""
+    popularity: npt.NDArray[np.float32]
+    """[N] recent events of each item."""
+    item_weights: Scores | None
+    """[N] float32 business weights; None where the index ranks by the vectors alone."""
+    sparcode: SparCodeParts | None
+    """The second retriever; None where the bundle has none."""
+    withdrawn: Items = field(default_factory=NO_ITEMS.copy)
+    """Catalogue rows, ascending, of what left the catalogue: part of histories, and never answered with."""
+
+    @property
+    def version(self) -> str:
+        """Name of the bundle."""
+        return self.manifest.bundle_version
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Reads a bundle after checking everything that can be checked.
+
+        Args:
+            folder: A bundle, or the pointer to one.
+
+        Returns:
+            The loaded bundle.
+
+        Raises:
+            BundleError: A file is missing, left over or changed, or two parts do not fit each other.
+        """
+        folder = folder.resolve()
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        _check_schema(folder, manifest)
+        num_items, num_users, dimension = manifest.num_items, manifest.num_users, manifest.dimension
+        report = manifest.facts.index_report
+
+        encoder = _load(folder / ENCODER, Encoder.load)
+        _expect(folder / ENCODER, "dataset schema", encoder.schema, manifest.dataset_schema)
+        _expect(folder / ENCODER, "number of items", len(encoder.item_ids) - 1, num_items)
+        _expect(folder / ENCODER, "number of users", len(encoder.user_ids), num_users)
+        user_tower = _load(folder / USER_TOWER, ExportedTower)
+        _expect(folder / USER_TOWER, "dimension", user_tower.dimension, dimension)
+        inputs = sorted(spec.name for spec in encoder.input_specs("user"))
+        _expect(folder / USER_TOWER, "inputs", sorted(user_tower.input_names), inputs)
+        vectors = _load_array(folder / ITEM_VECTORS, (num_items, dimension))
+        _expect(folder / ITEM_VECTORS, "width", dimension, sum(report.parts))
+        weights = _item_weights(folder, num_items, has_weights=manifest.facts.business_weight is not None)
+        ranked = vectors if weights is None else _ranked(folder, vectors, weights)
+        withdrawn = _load(folder / WITHDRAWN, lambda path: withdrawn_in(path.parent, num_items=num_items))
+        index = _load(folder / INDEX, lambda path: INDEXES[report.form].load(path, ranked, withdrawn))
+        items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)))
+        item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
+        _expect(folder / ITEMS, "number of items", items.num_rows, num_items)
+        if not items.column(columns.ITEM_ID).combine_chunks().equals(pa.array(item_ids, pa.string())):
+            raise BundleError(
+                f"{folder / ITEMS}: items are not those of the encoder in its order; make the bundle again from one run"
+            )
+        purchases = _load(folder / PURCHASES, lambda path: Purchases.load(path, num_items=num_items))
+        _expect(folder / PURCHASES, "number of users", purchases.num_users, num_users)
+        sparcode = None
+        if manifest.facts.sparcode_report is not None:
+            digest = catalogue_digest(item_ids)
+            sparcode = _load(folder / SPARCODE, lambda path: SparCodeParts.open(path, catalogue=digest))
+            _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
+        item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared_texts(items.column(CATEGORY))
+        del items
+        # What Parquet's readers took, Arrow would keep.
+        pa.default_memory_pool().release_unused()
+        return cls(
+            folder=folder,
+            manifest=manifest,
+            encoder=encoder,
+            user_tower=user_tower,
+            item_vectors=vectors,
+            ranked=ranked,
+            index=index,
+            item_names=item_names,
+            categories=categories,
+            purchases=purchases,
+            popularity=_load_array(folder / POPULARITY, (num_items,)),
+            item_weights=weights,
+            sparcode=sparcode,
+            withdrawn=withdrawn,
+        )
+
+
+def schema_document(manifest: Manifest) -> dict[str, Any]:
+    """Content of `schema.json`: what a feature store must offer to serve this bundle."""
+    return {
+        "dataset_schema": manifest.dataset_schema.model_dump(mode="json"),
+        "feature_services": manifest.facts.feature_services,
+    }
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compares every file with its checksum in the manifest, and the version with both.
+
+    Raises:
+        BundleError: A file is missing, left over or changed, or the folder has another name than its version.
+    """
+    found = describe_files(folder)
+    if missing := sorted(manifest.files.keys() - found.keys()):
+        raise BundleError(f"{folder / missing[0]}: missing, expected by the manifest; copy the bundle again")
+    if extra := sorted(found.keys() - manifest.files.keys()):
+        raise BundleError(
+            f"{folder / extra[0]}: not in the manifest; a bundle is never changed after it was written, remove the file"
+        )
+    for name, expected in manifest.files.items():
+        _check_file(folder / name, found[name], expected)
+    _expect(folder, "contents of version", version_of(manifest.facts, found), manifest.bundle_version)
+    _expect(folder, "folder name", folder.name, manifest.bundle_version)
+
+
+def _check_file(path: Path, found: FileEntry, expected: FileEntry) -> None:
+    if found.size_bytes != expected.size_bytes:
+        raise BundleError(
+            f"{path}: has {found.size_bytes} bytes, expected {expected.size_bytes}; copy the bundle again"
+        )
+    if found.sha256 != expected.sha256:
+        raise BundleError(
+            f"{path}: SHA-256 is {found.sha256[:12]}..., expected {expected.sha256[:12]}...; copy the bundle again"
+        )
+
+
+def _check_schema(folder: Path, manifest: Manifest) -> None:
+    found = _load(folder / SCHEMA, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    for key, expected in schema_document(manifest).items():
+        _expect(folder / SCHEMA, key, found.get(key), expected)
+
+
+def _expect(path: Path, what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise BundleError(
+            f"{path}: {what} is {found}, expected {expected} as in the manifest; make the bundle again from one run"
+        )
+
+
+def _shared_texts(column: pa.ChunkedArray) -> list[str | None]:
+    """Texts of a column; equal ones are one object, as items are many and categories are few."""
+    encoded = column.combine_chunks().dictionary_encode()
+    texts = [*encoded.dictionary.to_pylist(), None]
+    return [texts[number] for number in encoded.indices.fill_null(len(texts) - 1).to_pylist()]
+
+
+def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    array: npt.NDArray[np.float32] = _load(path, lambda file: np.load(file, mmap_mode="r", allow_pickle=False))
+    _expect(path, "shape", list(array.shape), list(shape))
+    _expect(path, "dtype", str(array.dtype), "float32")
+    return array
+
+
+def _item_weights(folder: Path, num_items: int, *, has_weights: bool) -> Scores | None:
+    path = folder / ITEM_WEIGHTS
+    _expect(path, "presence", path.exists(), has_weights)
+    return _load(path, lambda file: load_weights(file, num_items=num_items)) if has_weights else None
+
+
+def _ranked(folder: Path, vectors: Scores, weights: Scores) -> Scores:
+    ranked = _load(folder / ITEM_WEIGHTS, lambda _: weighted(vectors, weights))
+    ranked.flags.writeable = False
+    return ranked
+
+
+def _load(path: Path, reader: Callable[[Path], Loaded]) -> Loaded:
+    try:
+        return reader(path)
+    except BundleError:
+        raise
+    except (ValueError, OSError, KeyError) as error:
+        raise BundleError(f"{path}: cannot be read: {error}; make the bundle again") from error

@@ -1,0 +1,200 @@
+"""What does a bundle say about itself? One JSON document, read before anything else of the bundle."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from features.schema import Schema
+from serving.index import IndexReport
+from serving.sparcode.files import SparCodeReport
+
+VERSION_PATTERN = r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$"
+
+
+def day_of(version: str) -> dt.date:
+    """The day that a bundle's name begins with: everything before it is known to the bundle."""
+    return dt.date.fromisoformat(version[:10])
+
+
+FORMAT_VERSION = 5
+FILE_NAME = "manifest.json"
+# Written about the bundle, not part of what it answers: they may speak of times and machines.
+REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
+
+_BLOCK_BYTES = 1 << 20
+
+
+class BundleError(ValueError):
+    """A bundle cannot be written, published or opened; the message names file, found, expected and what to do."""
+
+
+class Declaration(BaseModel):
+    """A frozen part of the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FileEntry(Declaration):
+    """One file of the bundle."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Checksum of its bytes."""
+    size_bytes: int = Field(ge=0)
+    """Number of its bytes."""
+
+
+class DataWindow(Declaration):
+    """Which events the bundle was made from: `first` up to but not including `end`."""
+
+    first: dt.date
+    """Day of the earliest event."""
+    end: dt.date
+    """Day before which all events lie."""
+    num_events: int = Field(ge=0)
+    """Events in it."""
+
+
+class BusinessWeight(Declaration):
+    """What the cosine of an item is multiplied by: its business value, tempered."""
+
+    name: str
+    """What the value is, such as `margin`."""
+    power: float = Field(ge=0, le=1)
+    """Exponent of the value (kappa)."""
+
+
+class Facts(Declaration):
+    """What the maker of a bundle knows and its files do not tell."""
+
+    dataset: str
+    """Name of the dataset."""
+    as_of: dt.date
+    """Everything before this day (00:00 UTC) is known."""
+    created: dt.datetime
+    """When the bundle was written."""
+    data_window: DataWindow
+    """Events it was made from."""
+    feature_services: dict[str, str]
+    """Tower -> name of the Feast feature service whose values it takes."""
+    vocabulary_sizes: dict[str, int]
+    """Input -> rows of its table, the unknown row included."""
+    index_report: IndexReport
+    """Quality and cost of the index."""
+    business_weight: BusinessWeight | None
+    """By what the index ranks beside the cosine; None if by nothing, and then the bundle holds no weights."""
+    sparcode_report: SparCodeReport | None
+    """Quality and cost of SparCode's tables; None where the bundle has none."""
+    configuration_digest: str
+    """Hash of the resolved configuration."""
+    code_version: str
+    """Version of the code that made it."""
+    commit: str | None
+    """Git commit of that code, with `-dirty` after it where files differed from it; None outside a work tree."""
+    parent: str | None
+    """Version of the bundle whose fit this one went on from, or was judged beside; None where there was none."""
+    seed: int
+    """Seed of the run."""
+    package_versions: dict[str, str]
+    """Package -> version it was made with."""
+
+
+class Manifest(Declaration):
+    """The whole document."""
+
+    format_version: int
+    """Version of the layout that this document describes."""
+    bundle_version: str = Field(pattern=VERSION_PATTERN)
+    """`as_of` and the first 8 hex digits of a hash over the contents."""
+    facts: Facts
+    """What its maker knew."""
+    dataset_schema: Schema
+    """Columns and how they enter the towers."""
+    num_items: int = Field(ge=1)
+    """Items in the catalogue (N)."""
+    num_users: int = Field(ge=1)
+    """Rows of the user table, the unknown user included (U)."""
+    dimension: int = Field(ge=1)
+    """Width of the vectors (D)."""
+    metrics: dict[str, Any]
+    """Quality figures, as in `metrics.json`."""
+    files: dict[str, FileEntry]
+    """Path inside the bundle -> entry, for every file but this document."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads the manifest of a bundle.
+
+    Raises:
+        BundleError: It is missing, not valid, or of another format version.
+    """
+    path = folder / FILE_NAME
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: missing; expected a bundle made by `twinspire bundle`") from None
+    except ValueError as error:
+        raise BundleError(f"{path}: not valid JSON ({error}); make the bundle again") from None
+    found = raw.get("format_version") if isinstance(raw, dict) else None
+    if found != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: format version {found!r}, expected {FORMAT_VERSION}; serve it with the code that made it, or "
+            "make the bundle again"
+        )
+    try:
+        return Manifest.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        issue = error.errors()[0]
+        where = ".".join(str(part) for part in issue["loc"])
+        raise BundleError(
+            f"{path}: {where}: {issue['msg']} (found {issue['input']!r}); make the bundle again"
+        ) from None
+
+
+def describe_files(folder: Path) -> dict[str, FileEntry]:
+    """Checksum and size of every file under a folder but the manifest, by path inside it.
+
+    Raises:
+        BundleError: Something in it is neither a plain file nor a folder.
+    """
+    entries = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise BundleError(f"{path}: not a plain file; a bundle holds plain files only, remove it")
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != FILE_NAME:
+            entries[name] = _describe(path)
+    return entries
+
+
+def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
+    """Name of a bundle: the same for the same contents, whenever and wherever they were made.
+
+    Args:
+        facts: Of it, only what says what the contents mean: dataset, day, feature services, seed and configuration.
+        files: All files; the reports are left out.
+
+    Returns:
+        Such as `2017-12-01-0f3c9a71`.
+    """
+    meaning = facts.model_dump(
+        mode="json", include={"dataset", "as_of", "feature_services", "seed", "configuration_digest"}
+    )
+    sums = {name: entry.sha256 for name, entry in files.items() if name not in REPORTS}
+    text = json.dumps([FORMAT_VERSION, meaning, sums], sort_keys=True)
+    return f"{facts.as_of.isoformat()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _describe(path: Path) -> FileEntry:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+        size_bytes = file.tell()
+    return FileEntry(sha256=digest.hexdigest(), size_bytes=size_bytes)

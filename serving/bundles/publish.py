@@ -1,0 +1,229 @@
+"""How does a bundle come into being, and how does it become the one that is served?"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from artefacts.locks import locked
+from features.encoding import Encoder
+from serving.bundles import bundle as layout
+from serving.bundles import folder as history
+from serving.bundles.folder import no_folder, published
+from serving.bundles.manifest import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    BundleError,
+    Facts,
+    Manifest,
+    describe_files,
+    read_manifest,
+    version_of,
+)
+from serving.bundles.model_card import model_card
+from serving.eligible import NO_ITEMS, Items
+from serving.index import HnswIndex
+from serving.purchases import Purchases
+
+
+class BundleExistsError(BundleError):
+    """The same bundle was written before; `version` is its name."""
+
+    def __init__(self, message: str, version: str) -> None:
+        """Takes the message and the name."""
+        super().__init__(message)
+        self.version = version
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What goes into a bundle. N items, D vector width, U user rows."""
+
+    config_yaml: str
+    """The resolved configuration."""
+    encoder: Encoder
+    """Its schema becomes the bundle's."""
+    user_tower: Path
+    """The exported `.tflite` file."""
+    item_tower: Path
+    """The exported `.tflite` file."""
+    item_vectors: npt.NDArray[np.float32]
+    """[N, D] by catalogue row."""
+    item_weights: npt.NDArray[np.float32] | None
+    """[N] business weights; None where the index ranks by the vectors alone."""
+    index: HnswIndex
+    """Over the item vectors times the weights, without what is withdrawn."""
+    sparcode: Path | None
+    """Folder with the files of `serving.sparcode.files`; None where there is no such retriever."""
+    items: pa.Table
+    """[N] item_id, item_name, category by catalogue row; names and categories may be null."""
+    purchases: Purchases
+    """[U, N]."""
+    popularity: npt.NDArray[np.float32]
+    """[N] recent events of each item."""
+    metrics: Mapping[str, Any]
+    """Quality figures, as JSON takes them."""
+    withdrawn: Items = field(default_factory=NO_ITEMS.copy)
+    """Catalogue rows, ascending, that are never answered with."""
+
+
+def write(bundles: Path, parts: Parts, facts: Facts) -> str:
+    """Writes a bundle: beside its place first, to disk, then moved there at once.
+
+    Args:
+        bundles: Folder of all bundles, made if it is not there.
+        parts: Its contents.
+        facts: What the contents do not tell.
+
+    Returns:
+        The version, which is the name of the new folder.
+
+    Raises:
+        BundleExistsError: The same bundle is there already.
+    """
+    bundles.mkdir(parents=True, exist_ok=True)
+    with _folder_to_fill(bundles) as folder:
+        manifest = _fill(folder, parts, facts)
+        _sync(folder)
+        target = bundles / manifest.bundle_version
+        if target.exists():
+            raise BundleExistsError(
+                f"{target}: exists already with the same contents; publish it, or remove it to write it again",
+                manifest.bundle_version,
+            )
+        folder.chmod(0o755)
+        folder.rename(target)
+        sync_folder(bundles)
+    return manifest.bundle_version
+
+
+def publish(bundles: Path, version: str, *, moment: dt.datetime, reason: history.Reason) -> None:
+    """Makes a bundle the current one; a reader sees the old or the new pointer, never none.
+
+    Args:
+        bundles: Folder of all bundles.
+        version: Name of the one to serve.
+        moment: When, for the history.
+        reason: Why, for the history; what is current already gets no line in it.
+
+    Raises:
+        BundleError: There is no such bundle, or the pointer is no pointer.
+    """
+    if not bundles.is_dir():
+        raise no_folder(bundles)
+    # Against a retention that would remove this very bundle meanwhile.
+    with locked(bundles):
+        _move_pointer(bundles, version, moment, reason)
+
+
+def current(bundles: Path) -> Path:
+    """Folder of the published bundle.
+
+    Raises:
+        BundleError: None was published, or the published one is gone.
+    """
+    pointer = bundles / layout.CURRENT
+    if not pointer.is_dir():
+        raise BundleError(f"{pointer}: points to no bundle; make one with `twinspire bundle`")
+    return pointer.resolve()
+
+
+def sync_folder(path: Path) -> None:
+    """Has a file, or the names in a folder, on disk before this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: history.Reason) -> None:
+    found = read_manifest(bundles / version).bundle_version
+    if found != version:
+        raise BundleError(f"{bundles / version}: manifest names version {found}, expected {version}; use its real name")
+    pointer = bundles / layout.CURRENT
+    if pointer.exists() and not pointer.is_symlink():
+        raise BundleError(f"{pointer}: is not a symbolic link, expected one to a bundle; remove it")
+    before = published(bundles)
+    if before != version:
+        history.append(bundles, history.Publication(version=version, before=before, moment=moment, reason=reason))
+    new = Path(tempfile.mkdtemp(prefix=".publishing-", dir=bundles))
+    try:
+        (new / layout.CURRENT).symlink_to(version)
+        (new / layout.CURRENT).replace(pointer)
+        sync_folder(bundles)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def _folder_to_fill(bundles: Path) -> Iterator[Path]:
+    """A folder whose lock says that its writer lives, so that no retention takes it for what a killed one left."""
+    with ExitStack() as held:
+        with locked(bundles):
+            folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=bundles))
+            held.enter_context(locked(folder))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        bundle_version=f"{facts.as_of}-00000000",
+        facts=facts,
+        dataset_schema=parts.encoder.schema,
+        num_items=parts.item_vectors.shape[0],
+        num_users=len(parts.encoder.user_ids),
+        dimension=parts.item_vectors.shape[1],
+        metrics=dict(parts.metrics),
+        files={},
+    )
+    (folder / layout.CONFIG).write_text(parts.config_yaml, encoding="utf-8")
+    _write_json(folder / layout.SCHEMA, layout.schema_document(manifest))
+    parts.encoder.save(folder / layout.ENCODER)
+    shutil.copyfile(parts.user_tower, folder / layout.USER_TOWER)
+    shutil.copyfile(parts.item_tower, folder / layout.ITEM_TOWER)
+    np.save(folder / layout.ITEM_VECTORS, np.ascontiguousarray(parts.item_vectors), allow_pickle=False)
+    if parts.item_weights is not None:
+        np.save(folder / layout.ITEM_WEIGHTS, parts.item_weights, allow_pickle=False)
+    parts.index.save(folder / layout.INDEX)
+    if parts.sparcode is not None:
+        shutil.copytree(parts.sparcode, folder / layout.SPARCODE)
+    pq.write_table(parts.items.select(list(layout.ITEM_COLUMNS)), folder / layout.ITEMS)
+    parts.purchases.save(folder / layout.PURCHASES)
+    np.save(folder / layout.POPULARITY, parts.popularity, allow_pickle=False)
+    if len(parts.withdrawn):
+        np.save(folder / layout.WITHDRAWN, parts.withdrawn, allow_pickle=False)
+    _write_json(folder / layout.METRICS, dict(parts.metrics))
+    # The card names the version, so that it is written after the hash; as a report it is not part of it.
+    version = version_of(facts, describe_files(folder))
+    manifest = manifest.model_copy(update={"bundle_version": version})
+    (folder / layout.MODEL_CARD).write_text(model_card(manifest), encoding="utf-8")
+    manifest = manifest.model_copy(update={"files": describe_files(folder)})
+    (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    return manifest
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        sync_folder(path)

@@ -1,0 +1,205 @@
+"""Which bundles may go, and how do they go without a reader ever seeing half a one?
+
+A bundle is first renamed to `.removing-<version>`, which nobody reads, then deleted. So a killed removal leaves a whole
+bundle or a hidden folder, which the next one removes together with what killed writers left.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from artefacts.locks import locked
+from artefacts.paths import RunPaths
+from features.forgotten import Forgotten
+from serving.bundles import folder as history
+from serving.bundles.folder import Entry, list_bundles, no_folder, published, size_of
+from serving.bundles.publish import sync_folder
+from serving.exposures.merge import tidy
+from twinspire.config import Config
+
+_LEFT_OVER = (".writing-", ".publishing-", ".removing-")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One folder that goes."""
+
+    name: str
+    """A version, or the folder of a killed process."""
+    size_bytes: int
+    """Of all its files."""
+    reason: str
+    """Why it goes."""
+
+
+def prune(
+    bundles: Path, *, keep: int | None, max_age_days: int | None, now: dt.datetime, dry_run: bool = False
+) -> list[Removal]:
+    """Removes bundles beyond a number or an age, and what killed processes left.
+
+    The published bundle stays, and so does the one that a rollback would serve.
+
+    Args:
+        bundles: Folder of all bundles.
+        keep: How many stay, the latest written; None for any number.
+        max_age_days: How old they may be; None for any age. What either limit excludes goes.
+        now: The moment that ages are counted to.
+        dry_run: Whether to remove nothing.
+
+    Returns:
+        What went, or would.
+
+    Raises:
+        BundleError: There is no such folder.
+        ValueError: A limit is out of range.
+    """
+    if not bundles.is_dir():
+        raise no_folder(bundles)
+    # Nobody publishes a bundle between the decision that it goes and its going.
+    with locked(bundles):
+        entries = list_bundles(bundles)
+        created = {entry.version: entry.created for entry in entries}
+        going = expired(created, keep=keep, max_age_days=max_age_days, now=now, never=_needed(bundles, entries))
+        removals = _left_over(bundles)
+        removals += [
+            Removal(entry.version, entry.size_bytes, going[entry.version])
+            for entry in entries
+            if entry.version in going
+        ]
+        if not dry_run:
+            for removal in removals:
+                _remove(bundles / removal.name)
+    return removals
+
+
+def remove(bundles: Path, versions: Collection[str], *, reason: str) -> list[Removal]:
+    """Removes some bundles, whatever a retention would keep; the published one stays.
+
+    Args:
+        bundles: Folder of all bundles.
+        versions: Which; those that are not there are left out.
+        reason: Why they go.
+
+    Returns:
+        What went.
+
+    Raises:
+        BundleError: There is no such folder.
+    """
+    if not bundles.is_dir():
+        raise no_folder(bundles)
+    with locked(bundles):
+        served = published(bundles)
+        going = [entry for entry in list_bundles(bundles) if entry.version in versions and entry.version != served]
+        for entry in going:
+            _remove(bundles / entry.version)
+    return [Removal(entry.version, entry.size_bytes, reason) for entry in going]
+
+
+def expired(
+    created: Mapping[str, dt.datetime],
+    *,
+    keep: int | None,
+    max_age_days: int | None,
+    now: dt.datetime,
+    never: Collection[str],
+) -> dict[str, str]:
+    """Versions that go, each with the reason.
+
+    Args:
+        created: Version -> when it was written.
+        keep: How many stay, the latest written; those of `never` count where they are among them.
+        max_age_days: How old they may be.
+        now: The moment that ages are counted to.
+        never: What stays anyway.
+
+    Raises:
+        ValueError: A limit is out of range.
+    """
+    if keep is not None and keep < 1:
+        raise ValueError(f"keep is {keep}, expected at least 1 bundle")
+    if max_age_days is not None and max_age_days < 0:
+        raise ValueError(f"max_age_days is {max_age_days}, expected 0 or more days")
+    latest_first = sorted(created, key=lambda version: (created[version], version), reverse=True)
+    going = {}
+    for place, version in enumerate(latest_first):
+        if version in never:
+            continue
+        if keep is not None and place >= keep:
+            going[version] = f"beyond the {keep} latest"
+        elif max_age_days is not None and now - created[version] > dt.timedelta(days=max_age_days):
+            going[version] = f"older than {max_age_days} days"
+    return going
+
+
+def _needed(bundles: Path, entries: list[Entry]) -> set[str]:
+    served = published(bundles)
+    if served is None:
+        # Without a pointer the latest is the one to promote.
+        return {entry.version for entry in entries[:1]}
+    before = history.version_before(history.read(bundles), served)
+    return {served} if before is None else {served, before}
+
+
+def _left_over(bundles: Path) -> list[Removal]:
+    """Folders of processes that are no more. Publishing and removing hold the lock of all bundles, as we do now."""
+    found = []
+    for folder in sorted(bundles.iterdir()):
+        if folder.name.startswith(_LEFT_OVER) and folder.is_dir() and not _is_being_filled(folder):
+            found.append(Removal(folder.name, size_of(folder), "left by a killed run"))
+    return found
+
+
+def _is_being_filled(folder: Path) -> bool:
+    try:
+        with locked(folder, wait=False):
+            return False
+    except (BlockingIOError, FileNotFoundError):
+        # Not there any more: its writer has just given it its name, or given up.
+        return True
+
+
+def _remove(folder: Path) -> None:
+    if not folder.name.startswith(_LEFT_OVER):
+        folder = folder.rename(folder.with_name(f".removing-{folder.name}"))
+        # Else a power failure could keep the deletions and lose the name.
+        sync_folder(folder.parent)
+    shutil.rmtree(folder)
+
+
+def prune_bundles(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
+    """Removes what `bundles.keep` and `bundles.max_age_days` exclude; returns one line of outcome."""
+    removals = prune(paths.bundles, keep=config.bundles.keep, max_age_days=config.bundles.max_age_days, now=now)
+    if not removals:
+        return "no bundle removed"
+    size = sum(removal.size_bytes for removal in removals)
+    return f"{len(removals)} removed, {size / 1e6:.1f} MB: {', '.join(removal.name for removal in removals)}"
+
+
+def tidy_exposures(config: Config, paths: RunPaths, *, now: dt.datetime) -> list[str]:
+    """Removes what `daily.keep_exposure_days` excludes, and merges the files of days before yesterday.
+
+    To be called before the night's steps are planned, as a fit may read what is merged: called once more for the same
+    night, it changes nothing that one of them depends on.
+
+    Returns:
+        A line for people on what was done, and on each thing that could not be; none where there was nothing to do.
+    """
+    # A night of a past day leaves alone what came later; one of a day to come does not touch what is being written.
+    today = min(paths.as_of, now.date())
+    try:
+        forgotten = Forgotten.load(paths.forgotten)
+    except ValueError as error:
+        return [f"exposures are left as they are: {error}"]
+    keep_days = config.daily.keep_exposure_days
+    tidied = tidy(paths.exposures, today=today, keep_days=keep_days, forgotten=forgotten)
+    lines = [f"exposures are left as they are: {problem}" for problem in tidied.problems]
+    if tidied.num_removed:
+        lines.append(f"exposures: {tidied.num_removed} days removed, older than {keep_days} days")
+    if tidied.num_replaced:
+        lines.append(f"exposures: {tidied.num_replaced:,} files of finished days merged")
+    return lines

@@ -1,0 +1,95 @@
+"""How is the server configured? What answers, how fast, to whom, and what it is protected from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from artefacts.config import Section
+from serving.arms import Arm, Arms
+from serving.bundles.manifest import VERSION_PATTERN
+
+
+class BundlesConfig(Section):
+    """Which bundles stay after the daily run; the published one and the one before it always do."""
+
+    keep: int | None = Field(14, ge=1)
+    """Bundles that stay, the latest written; null keeps any number."""
+    max_age_days: int | None = Field(None, ge=0)
+    """Days after which a bundle goes; null keeps them at any age. What either limit excludes goes."""
+
+
+RetrieverName = Literal["two_tower", "hnsw", "exact", "cascade", "sparcode", "repeat", "popularity", "fused"]
+FusedRetriever = Literal["two_tower", "sparcode", "repeat", "popularity"]
+
+
+def _default_fusion_weights() -> dict[FusedRetriever, float]:
+    return {"repeat": 1.0, "two_tower": 0.3}
+
+
+class ArmConfig(Section):
+    """One way of answering."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    """What answers, exposures and reports call it."""
+    share: float = Field(gt=0, le=1)
+    """Of the users."""
+    bundle: str | None = Field(None, pattern=VERSION_PATTERN)
+    """Version that it answers from; null takes the one that is published."""
+    retriever: RetrieverName | None = None
+    """What answers where a request names none; null takes `serving.retriever`."""
+    weight_exponent: float | None = Field(None, ge=0)
+    """Power of the business values where a request names none; null takes the index's."""
+
+    def arm(self) -> Arm:
+        """The same for the server."""
+        return Arm(self.name, self.share, self.bundle, self.retriever, self.weight_exponent)
+
+
+class ServingConfig(Section):
+    """The server."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; loopback unless told otherwise."""
+    port: int = Field(8100, ge=0, le=65535)
+    """Port to listen on; 0 picks a free one."""
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that answer; several share one copy of the bundle."""
+    retriever: RetrieverName = "fused"
+    """What answers when the request names none."""
+    max_fetch: int = Field(2000, ge=1)
+    """Most items that the index is asked for; beyond it exact search is cheaper."""
+    fusion_weights: dict[FusedRetriever, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=_default_fusion_weights, min_length=1
+    )
+    """Weight of each retriever in the fused list."""
+    fusion_rank_constant: float = Field(60.0, gt=0)
+    """The larger, the less the first places of a list stand out."""
+    fusion_depth: int = Field(200, ge=1)
+    """Length of the lists that are fused; at least the longest list that is evaluated."""
+    max_k: int = Field(1000, ge=1)
+    """Largest k that a request may ask for."""
+    arms: tuple[ArmConfig, ...] = ()
+    """Ways of answering that share out the users; none listed, all users get the published bundle."""
+    arm_salt: str = "twinspire"
+    """Another one shares users out anew."""
+    log_exposures: bool = False
+    """Whether the lists that users get by their arms are written to `runs/<name>/exposures`."""
+    exposure_flush_seconds: float = Field(60.0, gt=0)
+    """How often they are written; a server that is killed loses those of so many seconds."""
+    exposure_rows: int = Field(10_000, ge=1)
+    """So many that wait are written at once."""
+    feature_deadline_ms: float = Field(200.0, gt=0)
+    """What a read of the online store may take, in milliseconds; after it users are answered without it."""
+    requests_per_second: float | None = Field(None, gt=0)
+    """Most requests that one address may make; null sets no limit."""
+    body_seconds: float = Field(10.0, gt=0)
+    """What the body of a request may take to arrive."""
+
+    @model_validator(mode="after")
+    def _arms_share_out_everybody(self) -> ServingConfig:
+        """Refuses arms that do not."""
+        if self.arms:
+            Arms([arm.arm() for arm in self.arms], salt=self.arm_salt)
+        return self

@@ -1,0 +1,275 @@
+"""Which items may be answered with? A mask over the catalogue, the same for all users of a request.
+
+N items of the catalogue.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from artefacts.paths import RunPaths
+from features.forgotten import ids_in
+from features.ids import IdMap
+from features.tables import withdrawn_items
+
+WITHDRAWN_FILE = "withdrawn.npy"
+
+
+def withdrawn_in(folder: Path, *, num_items: int) -> Items:
+    """Reads the rows of a folder, which has the file only where something was withdrawn: [W] int32.
+
+    Raises:
+        ValueError: See `load_withdrawn`.
+    """
+    path = folder / WITHDRAWN_FILE
+    return load_withdrawn(path, num_items=num_items) if path.exists() else NO_ITEMS
+
+
+def load_withdrawn(path: Path, *, num_items: int) -> Items:
+    """Reads the rows of a file: [W] int32.
+
+    Raises:
+        ValueError: It holds anything else than int32 rows that ascend within the catalogue.
+    """
+    rows: Items = np.load(path, allow_pickle=False)
+    if rows.dtype != np.int32 or rows.ndim != 1 or not _ascend(rows, num_items):
+        raise ValueError(
+            f"{path}: holds {rows.dtype} {_shown(rows)}, expected int32 rows that ascend from 0 to {num_items - 1} at "
+            "most; run the index step again"
+        )
+    return rows
+
+
+def offered_rows(withdrawn: npt.NDArray[np.integer], *, num_items: int) -> npt.NDArray[np.int64]:
+    """The other rows: [N - W] int64, ascending.
+
+    Args:
+        withdrawn: [W] rows, ascending.
+        num_items: N.
+
+    Raises:
+        ValueError: The rows do not ascend within the catalogue, or nothing is left.
+    """
+    if not _ascend(withdrawn, num_items):
+        raise ValueError(
+            f"rows that are left out are {_shown(withdrawn)}, expected them to ascend within 0 to {num_items - 1}"
+        )
+    if len(withdrawn) == num_items:
+        raise ValueError(
+            f"all {num_items:,} items of the catalogue are withdrawn, expected at least one that is offered; look at "
+            "the source's table of items, which has none of those that events know"
+        )
+    return np.delete(np.arange(num_items), withdrawn)
+
+
+def _ascend(rows: npt.NDArray[np.integer], num_items: int) -> bool:
+    return bool((np.diff(rows, prepend=-1) > 0).all()) and int(rows.max(initial=-1)) < num_items
+
+
+def _shown(rows: npt.NDArray[np.generic]) -> str:
+    return np.array2string(rows, threshold=6, edgeitems=2)
+
+
+LOOK_SECONDS = 1.0
+Items = npt.NDArray[np.int32]
+NO_ITEMS: Items = np.empty(0, np.int32)
+
+_Signature = tuple[int, int, int]
+_log = logging.getLogger(__name__)
+# The libraries' silence is not ours: people must see that an id was misspelled.
+_log.setLevel(logging.INFO)
+
+
+class DeniedItems:
+    """The denied items of a catalogue. Several threads may ask at the same time.
+
+    Args:
+        path: The file; where there is none, nothing is denied.
+        item_ids: Of the catalogue.
+        clock: Seconds that never go back; told only for tests.
+    """
+
+    def __init__(self, path: Path, item_ids: IdMap, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Reads nothing yet."""
+        self._path, self._item_ids, self._clock = path, item_ids, clock
+        self._next_look = -np.inf
+        self._signature: _Signature | None = None
+        self._rows = NO_ITEMS
+
+    def rows(self) -> Items:
+        """Catalogue rows of the denied items, ascending and distinct.
+
+        A file that cannot be read changes nothing: what was denied before stays denied, and a line of log says so.
+        """
+        now = self._clock()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            try:
+                self._look()
+            except (OSError, ValueError) as error:
+                _log.error("%s: cannot be read (%s); what was denied before stays denied", self._path, error)
+        return self._rows
+
+    def _look(self) -> None:
+        signature = _signature(self._path)
+        if signature == self._signature:
+            return
+        names = [] if signature is None else sorted(set(ids_in(self._path.read_text(encoding="utf-8"))))
+        found = self._item_ids.rows(names)
+        known = found[found > 0]
+        rows = np.sort(known - 1).astype(np.int32)
+        rows.flags.writeable = False
+        self._rows, self._signature = rows, signature
+        num_unknown = len(names) - len(known)
+        level = logging.WARNING if num_unknown else logging.INFO
+        _log.log(level, "%s: %d items denied, %d more not in this bundle", self._path, len(known), num_unknown)
+
+
+def _signature(path: Path) -> _Signature | None:
+    """Changes whenever the file is replaced or written; None where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+Mask = npt.NDArray[np.bool_]
+# Combinations of categories whose masks are kept; each takes a byte an item.
+KEPT_MASKS = 64
+
+
+class UnknownCategoryError(ValueError):
+    """A category is asked for that no item has; the message names it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """Items that may be answered with.
+
+    Attributes:
+        mask: [N], read-only.
+    """
+
+    mask: Mask
+
+    @cached_property
+    def num_items(self) -> int:
+        """How many they are."""
+        return int(np.count_nonzero(self.mask))
+
+    def without(self, rows: npt.NDArray[np.integer]) -> Offer:
+        """The same but for some catalogue rows."""
+        mask = self.mask.copy()
+        mask[rows] = False
+        return Offer(mask)
+
+
+def everything_but(rows: npt.NDArray[np.integer], *, num_items: int) -> Offer | None:
+    """The whole catalogue without some rows; None where there are none."""
+    return Offer(np.ones(num_items, np.bool_)).without(rows) if len(rows) else None
+
+
+def less(offer: Offer | None, rows: npt.NDArray[np.integer], *, num_items: int) -> Offer | None:
+    """An offer, or the whole catalogue where there is none, without some rows."""
+    return everything_but(rows, num_items=num_items) if offer is None else offer.without(rows)
+
+
+class Offers:
+    """Offers over one catalogue.
+
+    Args:
+        categories: [N] name of each item's category, or None.
+        kept_out: Catalogue rows that nobody gets now. Asked for every offer, and returns the same array as long as
+            nothing has changed.
+    """
+
+    def __init__(self, categories: Sequence[str | None], kept_out: Callable[[], Items]) -> None:
+        """Numbers the categories."""
+        self._numbers: dict[str | None, int] = {None: 0}
+        self._of_item = np.array([self._numbers.setdefault(name, len(self._numbers)) for name in categories], np.int32)
+        self._kept_out = kept_out
+        self._last: tuple[Items, Offer | None] | None = None
+        self._of_categories = lru_cache(KEPT_MASKS)(self._mask_of)
+
+    @property
+    def category_names(self) -> list[str]:
+        """Categories that an item has, in the order of the catalogue."""
+        return [name for name in self._numbers if name is not None]
+
+    def of(
+        self, *, allow: Iterable[str] | None = None, deny: Iterable[str] = (), exclude: npt.NDArray[np.integer]
+    ) -> Offer | None:
+        """What may be answered with.
+
+        Args:
+            allow: Categories of which alone items come; None lets all come.
+            deny: Categories of which none come; one that no item has changes nothing.
+            exclude: Catalogue rows that do not come.
+
+        Returns:
+            None where everything may come.
+
+        Raises:
+            UnknownCategoryError: No item is of a category in `allow`.
+        """
+        allowed = None if allow is None else frozenset(allow)
+        self._check(allowed or ())
+        offer = self._standing()
+        denied = frozenset(name for name in deny if name in self._numbers)
+        if allowed is not None or denied:
+            mask = self._of_categories(allowed, denied)
+            offer = Offer(mask if offer is None else mask & offer.mask)
+        if not len(exclude):
+            return offer
+        return less(offer, exclude, num_items=len(self._of_item))
+
+    def _standing(self) -> Offer | None:
+        """What may come whatever is asked; the same object until something changes."""
+        kept_out, last = self._kept_out(), self._last
+        if last is None or last[0] is not kept_out:
+            last = (kept_out, everything_but(kept_out, num_items=len(self._of_item)))
+            self._last = last
+        return last[1]
+
+    def _mask_of(self, allowed: frozenset[str] | None, denied: frozenset[str]) -> Mask:
+        chosen = np.full(len(self._numbers), allowed is None)
+        chosen[[self._numbers[name] for name in allowed or ()]] = True
+        chosen[[self._numbers[name] for name in denied]] = False
+        mask = chosen[self._of_item]
+        mask.flags.writeable = False
+        return mask
+
+    def _check(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
+            if name not in self._numbers:
+                near = difflib.get_close_matches(name, self.category_names, n=1)
+                meant = f"; did you mean {near[0]!r}?" if near else ""
+                raise UnknownCategoryError(f"{name!r}, which no item of this catalogue is of{meant}")
+
+
+def withdrawn_rows(paths: RunPaths) -> Items:
+    """Catalogue rows of a fit whose items are withdrawn by the tables of now: [W] int32, ascending."""
+    names = withdrawn_items(paths.tables)
+    if not names:
+        return NO_ITEMS
+    rows = IdMap.load(paths.model / "encoder" / "item_ids.parquet").rows(names)
+    return np.sort(rows[rows > 0] - 1).astype(np.int32)
+
+
+def write_withdrawn(paths: RunPaths, folder: Path) -> Path | None:
+    """Writes these rows into a folder, for jobs and for whoever reads the folder later; None where there are none."""
+    rows = withdrawn_rows(paths)
+    if not len(rows):
+        return None
+    np.save(folder / WITHDRAWN_FILE, rows, allow_pickle=False)
+    return folder / WITHDRAWN_FILE

@@ -1,0 +1,1 @@
+"""SparCode at serving time: codes of users, posting lists of items, sums of scores."""

@@ -1,0 +1,64 @@
+"""."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    pass
+import json
+
+# Beside the exported towers of an ensemble: the width of each member's part of the vectors.
+PARTS_FILE = "parts.json"
+
+
+def read_parts(model: Path) -> tuple[int, ...]:
+    """Widths of the parts of the vectors, as written beside the towers."""
+    return tuple(json.loads((model / PARTS_FILE).read_text()))
+
+
+ROW, VECTOR = "row", "vector"
+
+
+def vector_schema(dimension: int) -> pa.Schema:
+    """Arrow schema of the vectors: `row` in the features file, `vector` [D]."""
+    return pa.schema([(ROW, pa.int64()), (VECTOR, pa.list_(pa.float32(), dimension))])
+
+
+def all_files(folder: Path, *, advice: str) -> list[Path]:
+    """The Parquet files of a finished job, by name.
+
+    Args:
+        folder: What the job has written.
+        advice: What to do where a file is missing.
+
+    Raises:
+        ValueError: There are none, or fewer than their names promise.
+    """
+    files = sorted(folder.glob("*.parquet"))
+    # Beam ends names with -00003-of-00008: without the last files, the rows that are there would have no gap.
+    promised = {int(file.stem.rpartition("-of-")[2]) for file in files if "-of-" in file.stem}
+    if not files or promised != {len(files)}:
+        raise ValueError(f"{folder}: has {len(files)} of {max(promised, default=1)} files; {advice}")
+    return files
+
+
+def read_vectors(folder: Path) -> npt.NDArray[np.float32]:
+    """Vectors in the order of the features file: [N, D] float32.
+
+    Raises:
+        ValueError: A file is missing, or a row is missing or occurs twice.
+    """
+    table = pq.read_table(all_files(folder, advice="run the embedding job again"))
+    rows = table.column(ROW).to_numpy()
+    order = np.argsort(rows, kind="stable")
+    if not np.array_equal(rows[order], np.arange(len(rows))):
+        raise ValueError(f"{folder}: rows are not 0 to {len(rows) - 1}, each once; run the embedding job again")
+    flat = table.column(VECTOR).combine_chunks().flatten().to_numpy()
+    return np.ascontiguousarray(flat.reshape(len(rows), -1)[order])

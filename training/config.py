@@ -1,0 +1,403 @@
+"""Which methods can be configured, with which defaults, and what does each need? Towers and how they are fitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ByteSize, Field, model_validator
+
+from artefacts.config import Section
+from features.schema import Kind, Schema, Tower
+
+
+class DualAugmentedConfig(Section):
+    """Dual augmented two-tower (DAT)."""
+
+    user_weight: float = Field(0.5, ge=0)
+    """Weight of the mimic loss of the users' augmented vectors."""
+    item_weight: float = Field(0.5, ge=0)
+    """Weight of the mimic loss of the items' augmented vectors."""
+    category_alignment: float = Field(1.0, ge=0)
+    """Weight of the category alignment loss, over dataset.item_category."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the augmented vectors that are replaced by their fallback while training."""
+    cold: Literal["zero", "category_mean"] = "category_mean"
+    """What an id without training gets: nothing, or the mean of its category (items; users get the mean of all)."""
+
+
+class CounterpartConfig(Section):
+    """Generated counterpart features: each tower guesses the other side's features and reads its own guess."""
+
+    user_fields: tuple[str, ...] = ()
+    """User columns (categorical) that the item tower guesses."""
+    item_fields: tuple[str, ...] = ()
+    """Item columns (categorical) that the user tower guesses."""
+    source: Literal["generated", "statistic"] = "generated"
+    """Guessed by a layer that learns, or the shares observed so far among the other side's positives."""
+    weight: float = Field(0.1, ge=0)
+    """Weight of the guesses' cross-entropy on positives (beta), in the first epoch."""
+    decay: float = Field(1.0, gt=0, le=1)
+    """What the weight is multiplied by after each epoch."""
+
+
+class TowerConfig(Section):
+    """Shape of the two towers."""
+
+    embedding_dim: int = Field(31, ge=2)
+    """Width of all tables and of the learned vectors (D)."""
+    factor_dim: int = Field(32, ge=0)
+    """Co-purchase factors beside the learned vector (F); 0 leaves them out."""
+    factor_weight: float = Field(2.0, gt=0)
+    """What the factors count beside the learned vector."""
+    factor_power: float = Field(0.5, ge=0, le=1)
+    """Exponent of the factors' lengths: 1 favours popular items as the data does, 0 ignores popularity."""
+    hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Width of each hidden layer of a tower; none leaves the sum of its features as it is."""
+    history_power: float = Field(0.5, ge=0, le=1)
+    """Exponent of the length that a history is divided by: 1 is the mean of its items, 0 their sum."""
+    history_decay_days: float | None = Field(None, gt=0)
+    """Time after which an item in the history counts 1/e; null counts all alike."""
+    text_length: int = Field(32, ge=1)
+    """Letter trigrams kept of a text (L)."""
+    text_buckets: int = Field(4096, ge=2)
+    """Hash buckets for letter trigrams."""
+    head: Literal["residual", "mlp"] = "residual"
+    """`residual` adds the hidden layers' output to the sum of the features; `mlp` lets them replace it."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Of the hidden layers, and of the output of an `mlp` head."""
+    id_buckets: int = Field(0, ge=0)
+    """Hash buckets that share out the ids which the tables do not know; 0 gives them one row together."""
+    id_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the ids that are replaced by their bucket while training, so that buckets are trained too."""
+    temperature: float = Field(0.2, gt=0)
+    """Scores are divided by it before the softmax."""
+    learn_temperature: bool = False
+    """Whether the temperature is fitted too, from there on."""
+    dual_augmented: DualAugmentedConfig | None = None
+    """Augmented vectors that each tower learns from the other's output (DAT); null leaves them out."""
+    counterpart: CounterpartConfig | None = None
+    """Features of the other side that each tower guesses at its bottom layer; null leaves them out."""
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of the vectors in the index: learned part, factors, and the coordinate of the missing length."""
+        return self.embedding_dim + (self.factor_dim + 1 if self.factor_dim else 0)
+
+
+class StreamingConfig(Section):
+    """Streaming estimate of how often an item comes."""
+
+    num_hashes: int = Field(3, ge=1)
+    """Independent hashes; the largest of their gaps is taken."""
+    num_buckets: int = Field(65_536, ge=2)
+    """Cells of each hash."""
+    rate: float = Field(0.05, gt=0, le=1)
+    """How fast a new gap replaces the old mean (alpha)."""
+    initial_gap: float = Field(100.0, gt=0)
+    """Steps between two sights of an item that has been seen once (delta 0)."""
+
+
+class NegativesConfig(Section):
+    """Where negatives come from; any mix, with one q for all of it."""
+
+    in_batch: bool = True
+    """The other examples' items."""
+    num_uniform: int = Field(512, ge=0)
+    """Drawn evenly from the catalogue for each batch and shared by its rows (B')."""
+    num_random: int = Field(0, ge=0)
+    """Drawn evenly from the catalogue for each row alone, as in DSSM."""
+    queue_size: int = Field(0, ge=0)
+    """Items of the last batches, whose vectors are kept without gradient (Q)."""
+    num_hard_in_batch: int = Field(0, ge=0, le=2)
+    """The most similar other items of the batch, which count once more, in a margin loss of their own."""
+    hard_margin: float = Field(0.1, gt=0)
+    """By how much the own item's cosine is to exceed that of an in-batch hard negative."""
+    easy_per_hard: float | None = Field(None, gt=0)
+    """Easy negatives for each mined one, 100 in the paper; null takes no mined ones."""
+    mined_band: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (101, 500)
+    """First and last rank of the mined items in the previous model's lists."""
+    mined_per_user: int = Field(40, ge=1)
+    """Items kept of the band for each user."""
+    near_duplicate: float = Field(0.95, gt=0, le=1)
+    """Cosine with one of the user's known positives from which a mined item is dropped."""
+    impressions: Path | None = None
+    """Parquet with user_id and item_id of what was shown and not clicked, or a server's folder of exposures; null has
+    none."""
+    num_impressions: int = Field(0, ge=0)
+    """Of them for each row."""
+
+
+class MobiusConfig(Section):
+    """MOBIUS: a relevance teacher marks pairs of the batch's cross join, the student learns three classes."""
+
+    irrelevant_quantile: float = Field(0.5, gt=0, lt=1)
+    """Share of the cross join that the teacher calls irrelevant."""
+    bad_per_click: int = Field(1, ge=1)
+    """Bad cases sampled for each click, in proportion to the student's pCTR."""
+    unclick_per_click: int = Field(4, ge=1)
+    """Relevant pairs without a click sampled for each click."""
+    bad_weight: float = Field(1.0, ge=0)
+    """What the bad class counts against the click class at retrieval (beta)."""
+
+
+class TrainingConfig(Section):
+    """How the towers are fitted."""
+
+    epochs: int = Field(2, ge=1)
+    """Passes over the examples."""
+    batch_size: int = Field(1024, ge=2)
+    """Examples per step (B), about: the examples of a span are cut into equal batches."""
+    learning_rate: float = Field(0.1, gt=0)
+    """Of Adagrad."""
+    user_balance: float = Field(1.0, ge=0, le=1)
+    """Exponent of the number of a user's examples that each of them is divided by: 0 counts examples alike, 1 users."""
+    log_q: Literal["none", "yi2019", "khrylchenko2025"] = "yi2019"
+    """Correction of the sampling bias."""
+    frequency: Literal["exact", "streaming"] = "exact"
+    """How often items come: counted beforehand, or estimated while the batches pass."""
+    streaming: StreamingConfig = StreamingConfig()
+    """The streaming estimator; read only with `frequency: streaming`."""
+    negatives: NegativesConfig = NegativesConfig()
+    """What each example's own item is compared with."""
+    reward: Literal["none", "reward", "value"] = "reward"
+    """What an example counts: all alike, its reward, or its business value."""
+    reward_power: float = Field(1.0, gt=0, le=1)
+    """Exponent that tempers it."""
+    mobius: MobiusConfig | None = None
+    """Three-class training on click, unclick and bad pairs (MOBIUS) instead of the softmax; null leaves it out."""
+    hard_model_weight: float | None = Field(None, gt=0)
+    """With mined negatives: fit a model without them too, and concatenate the mined one beside it with this weight;
+    null serves the mined one alone."""
+    examples: Literal["all", "first_meetings"] = "first_meetings"
+    """Which events are fitted: all, or those with which a user meets an item for the first time."""
+    example_days: int = Field(90, ge=1)
+    """Days before `as_of` that are fitted; at most features.example_days."""
+    shuffle_days: int = Field(120, ge=1)
+    """Days that are shuffled together; between such spans, time runs forward."""
+    keep_in_memory: bool = True
+    """Keep encoded examples between epochs; otherwise memory is that of one span."""
+    validation_days: int = Field(7, ge=0)
+    """Days before `as_of` on which epochs are compared, before the towers are fitted on all days; fewer than
+    example_days. 0 compares nothing and fits once."""
+    checkpoint_every_epochs: int = Field(1, ge=1)
+    """How often the weights are saved."""
+    distribute: Literal["none", "multi_worker"] = "none"
+    """Whether one process fits, or those that the environment variable TF_CONFIG names, each a share of every batch."""
+
+
+def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema) -> None:
+    """Refuses methods that lack what they need.
+
+    Raises:
+        ValueError: One does.
+    """
+    _check_negatives(training)
+    if training.distribute != "none":
+        _check_distributed(towers, training)
+    if towers.id_dropout and not towers.id_buckets:
+        raise ValueError(
+            f"towers.id_dropout is {towers.id_dropout} and id_buckets is 0: there is no bucket to replace an id by; "
+            "set id_buckets too"
+        )
+    if training.mobius is not None:
+        _check_mobius(towers, training)
+    dual, counterpart = towers.dual_augmented, towers.counterpart
+    if dual is not None and dual.category_alignment:
+        _check_category(dataset)
+    if counterpart is not None:
+        _check_counterpart(counterpart, dataset)
+
+
+def _check_negatives(training: TrainingConfig) -> None:
+    negatives = training.negatives
+    first, last = negatives.mined_band
+    if first > last:
+        raise ValueError(f"training.negatives.mined_band is {negatives.mined_band}, expected its first rank first")
+    if bool(negatives.num_impressions) != (negatives.impressions is not None):
+        raise ValueError(
+            f"training.negatives.impressions is {negatives.impressions} and num_impressions is "
+            f"{negatives.num_impressions}; set both or neither"
+        )
+    if training.hard_model_weight is not None and negatives.easy_per_hard is None:
+        raise ValueError(
+            f"training.hard_model_weight is {training.hard_model_weight}, which asks for a model with mined negatives, "
+            "and training.negatives.easy_per_hard takes none; set it too, 100 for instance"
+        )
+    if negatives.num_hard_in_batch and not negatives.in_batch:
+        raise ValueError(
+            f"training.negatives.num_hard_in_batch is {negatives.num_hard_in_batch} and in_batch is false: the other "
+            "rows' items are no negatives; set in_batch: true, or num_hard_in_batch: 0"
+        )
+    drawn = (negatives.num_uniform, negatives.num_random, negatives.queue_size, negatives.easy_per_hard or 0)
+    if not negatives.in_batch and not any(drawn):
+        raise ValueError(
+            "training.negatives names no source; set in_batch, num_uniform, num_random, queue_size or easy_per_hard"
+        )
+
+
+def _check_distributed(towers: TowerConfig, training: TrainingConfig) -> None:
+    """Refuses what looks at all rows of a batch, keeps vectors from batch to batch, or draws at random in the model."""
+    dual, negatives = towers.dual_augmented, training.negatives
+    found: dict[str, tuple[object, object]] = {
+        "towers.id_dropout": (towers.id_dropout, 0),
+        "towers.dual_augmented.dropout": (dual.dropout if dual is not None else 0, 0),
+        "training.negatives.queue_size": (negatives.queue_size, 0),
+        "training.negatives.num_hard_in_batch": (negatives.num_hard_in_batch, 0),
+        "training.mobius": (training.mobius, None),
+    }
+    for name, (value, off) in found.items():
+        if value != off:
+            given = value if off == 0 else "set"
+            raise ValueError(
+                f"{name} is {given} and training.distribute is {training.distribute}: several processes would not fit "
+                f"what one fits; set {name}: {'null' if off is None else off}, or training.distribute: none"
+            )
+
+
+def _check_mobius(towers: TowerConfig, training: TrainingConfig) -> None:
+    if training.hard_model_weight is not None:
+        raise ValueError("training.hard_model_weight and training.mobius both fit a second model; choose one")
+    if towers.embedding_dim < 3:
+        raise ValueError(
+            f"towers.embedding_dim is {towers.embedding_dim}, expected at least 3: training.mobius cuts vectors into "
+            "three parts"
+        )
+    if not training.negatives.in_batch and not training.negatives.num_uniform:
+        raise ValueError(
+            "training.mobius samples its pairs from the batch, and training.negatives has neither in_batch nor "
+            "num_uniform; set one of them"
+        )
+
+
+def _check_category(dataset: Schema) -> None:
+    category = dataset.item_category
+    if category not in dataset.columns_of_kind("item", Kind.CATEGORICAL):
+        found = "which is not set" if category is None else f"{category!r}, which is not categorical"
+        raise ValueError(
+            f"towers.dual_augmented.category_alignment needs dataset.item_category, {found}; set it to a categorical "
+            "item column, or category_alignment: 0"
+        )
+
+
+def _check_counterpart(counterpart: CounterpartConfig, dataset: Schema) -> None:
+    if not counterpart.user_fields and not counterpart.item_fields:
+        raise ValueError("towers.counterpart names no fields; set user_fields or item_fields, or counterpart: null")
+    sides: tuple[tuple[Tower, tuple[str, ...]], ...] = (
+        ("user", counterpart.user_fields),
+        ("item", counterpart.item_fields),
+    )
+    for tower, fields in sides:
+        allowed = dataset.columns_of_kind(tower, Kind.CATEGORICAL)
+        if wrong := [name for name in fields if name not in allowed]:
+            raise ValueError(
+                f"towers.counterpart.{tower}_fields names {wrong[0]!r}, expected categorical {tower} columns: "
+                f"{', '.join(allowed) or '(none declared)'}"
+            )
+        if repeated := [name for name in fields if fields.count(name) > 1]:
+            raise ValueError(f"towers.counterpart.{tower}_fields names {repeated[0]!r} more than once; name it once")
+        # Those of users are counted among the buyers of an item, and the other way round.
+        other: Tower = "item" if tower == "user" else "user"
+        counted = [shares.column for shares in dataset.shares_of(other)]
+        if counterpart.source == "statistic" and (wrong := [name for name in fields if name not in counted]):
+            raise ValueError(
+                f"towers.counterpart.source is statistic, and dataset.{other}_statistics_of lacks {wrong[0]!r}; "
+                "list it there"
+            )
+
+
+class SparCodeConfig(Section):
+    """SparCode, the second retriever: codes of users, scored against all items beforehand."""
+
+    head_tokens: int = Field(1, ge=1)
+    """Tokens of a user made from the user vector."""
+    interest_tokens: int = Field(0, ge=0)
+    """Tokens of a user made by attention over the history."""
+    item_tokens: int = Field(2, ge=1)
+    """Tokens of an item (K_c)."""
+    parts: int = Field(2, ge=1)
+    """Parts that a token is cut into (M); as many again where factors stand beside the learned vectors."""
+    codes: int = Field(4096, ge=2, le=65_536)
+    """Rows of each part's codebook (N)."""
+    interaction: Literal["mlp", "product"] = "mlp"
+    """What scores a code against an item: a net over products, or inner products alone."""
+    hidden_units: int = Field(16, ge=1)
+    """Width of the net's hidden layer (H)."""
+    initial_bias: float = 0.5
+    """First value of the learned bias, in units of the score; above 0, so that own items begin with a gradient."""
+    scale: float = Field(10.0, gt=0)
+    """First weight of the inner product of a token and an item's first token."""
+    commitment: float = Field(0.25, ge=0)
+    """Weight of the loss that holds tokens near their codes (lambda)."""
+    estimator: Literal["straight_through", "stop_gradient"] = "straight_through"
+    """How a gradient passes the quantizer: through it, or not at all (the commitment loss alone moves tokens then)."""
+    decay: float = Field(0.99, gt=0, lt=1)
+    """What stays of a codebook's averages at a step."""
+    restart_below: float = Field(0.1, ge=0)
+    """Codes that tokens fall into less often than this share of even use are put on tokens of the batch."""
+    log_q: Literal["none", "yi2019", "khrylchenko2025"] = "yi2019"
+    """Correction of the sampling bias."""
+    epochs: int = Field(2, ge=0)
+    """Passes over the examples, at most."""
+    choose_epochs: bool = True
+    """Whether the days held out for validation, if any, decide how many of the epochs are taken; none is among the
+    choices: the towers with codes instead of users' vectors."""
+    batch_size: int = Field(256, ge=2)
+    """Examples per step."""
+    num_uniform: int = Field(512, ge=0)
+    """Items drawn evenly from the catalogue for each batch and shared by its rows."""
+    learning_rate: float = Field(0.001, gt=0)
+    """Of Adam."""
+    posting_cap: int = Field(1000, ge=1)
+    """Most items stored for a code."""
+    controlled_bias: float | None = None
+    """What is added to scores before they are cut at 0; null takes the learned bias, or what a target asks for."""
+    target_size_bytes: ByteSize | None = Field(None, ge=1)
+    """Take the highest bias whose posting lists are no larger; a number, or such as 50MB."""
+    target_recall: float | None = Field(None, gt=0, le=1)
+    """Take the lowest bias whose lists find this share of the best items by all scores of the codes."""
+    curve_points: int = Field(8, ge=2)
+    """Biases that are tried for the curve of size against recall."""
+    num_queries: int = Field(500, ge=1)
+    """Users whose lists are compared with all scores, at most."""
+
+    def of_fit(self) -> dict[str, Any]:
+        """What a fit reads, as JSON has it: all but the fields that say how tables are cut."""
+        names = tuple(type(self).model_fields)
+        return self.model_dump(mode="json", include=set(names[: names.index("posting_cap")]))
+
+    @model_validator(mode="after")
+    def _one_way_to_cut(self) -> SparCodeConfig:
+        """Refuses two answers to one question."""
+        given = [
+            name
+            for name in ("controlled_bias", "target_size_bytes", "target_recall")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each choose the bias of the tables; set one of them")
+        if self.codes**self.parts >= 2**63:
+            raise ValueError(
+                f"parts is {self.parts} and codes {self.codes}: their {self.codes}^{self.parts} codes have no 63-bit "
+                "number; lower one of them"
+            )
+        return self
+
+
+class DailyConfig(Section):
+    """The nightly run."""
+
+    full_every_days: int | None = Field(None, ge=1)
+    """Fit everything anew when the last full fit is this old; null goes on from yesterday until asked otherwise."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the new days when a fit goes on."""
+    replay_days: int = Field(1, ge=0)
+    """Days before the new ones that are fitted once more, with the users who were held out of them."""
+    holdout_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the users whose new examples wait a day, so that the fit can be judged beside the one before."""
+    keep_exposure_days: int | None = Field(None, ge=1)
+    """Days before the night's own of which the lists that servers logged are kept; null keeps them all."""
+
+    def of_fit(self) -> dict[str, Any]:
+        """What a fit reads, as JSON has it: all but what is kept."""
+        return self.model_dump(mode="json", exclude={"keep_exposure_days"})

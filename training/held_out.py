@@ -1,0 +1,215 @@
+"""Parent: which earlier fit does today's go on from, and which users are kept out of it to judge both?"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.parquet as pq
+from scipy import sparse
+
+from artefacts.paths import RunPaths
+from evaluation.metrics import judge, recall_at_k
+from features import columns
+from features.columns import seconds_of
+from features.encoding import Encoder, Inputs
+from features.ids import stable_number
+from features.schema import ENTITY_KEY, TOWERS
+from serving import exact
+from serving.vectors import read_vectors
+from towers.two_tower import TwoTower
+from training.lineage import HELD_OUT_SUMMARY
+from training.trainer import embed
+from training.training_data import catalogue_inputs
+from training.warm_start import Arrays, Growth, load_state
+
+STATE, TRAINED = "state", "trained"
+HELD_OUT = "held_out.npz"
+# Of the hash of a user and a day, so that shares are exact to a hundredth of a percent.
+GRAIN = 10_000
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Floats64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """An earlier fit.
+
+    Attributes:
+        as_of: Everything before this day was known to it.
+        model: Its folder, with the state that a later fit goes on from.
+        vectors: Of everybody and everything then.
+        catalogue: Features of everybody and everything then.
+        encoder: Of its tables.
+    """
+
+    as_of: dt.date
+    model: Path
+    vectors: Path
+    catalogue: Path
+    encoder: Encoder
+
+    @classmethod
+    def open(cls, paths: RunPaths) -> Parent:
+        """The fit of a day."""
+        encoder = Encoder.load(paths.model / "encoder")
+        return cls(paths.as_of, paths.model, paths.vectors, paths.catalogue(paths.as_of), encoder)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a fit goes on from.
+
+    Attributes:
+        parent: The earlier fit.
+        growth: Where its rows are in today's tables.
+    """
+
+    parent: Parent
+    growth: Growth
+
+    def state(self, name: str) -> Arrays:
+        """Of one of its models."""
+        return load_state(state_file(self.parent.model, name))
+
+    def trained(self) -> tuple[Bools, Bools]:
+        """Users and items that have had an example in any fit so far, by today's rows of the catalogue."""
+        kept = self.state(TRAINED)
+        masks = []
+        for tower, column in (("users", columns.USER_ID), ("items", columns.ITEM_ID)):
+            rows = self.growth.rows[column][: len(kept[tower])]
+            found = np.zeros(len(self.growth.inherits[column]), bool)
+            found[rows[(rows >= 0) & kept[tower].astype(bool)]] = True
+            masks.append(found)
+        return masks[0], masks[1]
+
+
+def state_file(model: Path, name: str) -> Path:
+    """Where the state of one of a fit's models lies."""
+    return model / STATE / f"{name or 'towers'}.npz"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Users whose examples since a day are kept out of a fit: other ones after each day.
+
+    Attributes:
+        since: The day.
+        share: Of the users, from 0 to below 1.
+    """
+
+    since: dt.date
+    share: float
+
+    def of(self, user_ids: npt.NDArray[np.object_]) -> Bools:
+        """Who is held out: [n] bool. A hash of day and id decides, the same in every process."""
+        drawn = stable_number(f"{self.since}:{user_id}" for user_id in user_ids) % GRAIN
+        return np.asarray(drawn < round(self.share * GRAIN))
+
+    def keep(self, encoder: Encoder) -> Callable[[dt.date, Ints], Bools]:
+        """Which examples of a day are fitted, by the user rows of an encoder: day, [E] int64 -> [E] bool."""
+        held = np.zeros(encoder.user_ids.num_table_rows, bool)
+        held[1 : len(encoder.user_ids)] = self.of(_all_ids(encoder))
+        return lambda day, rows: np.ones(len(rows), bool) if day < self.since else ~held[rows]
+
+
+def compare(
+    towers: TwoTower, parent: Parent, encoder: Encoder, paths: RunPaths, held: HeldOut, *, folder: Path, k: int
+) -> str:
+    """Judges the earlier fit on what users have met since, and both on those who were held out of the new one.
+
+    Both see what was known at the earlier one's moment. Writes the recall of each user to `held_out.npz`, and means.
+
+    Args:
+        towers: The new fit's, with factors as of the parent's moment, so that these do not know what is asked.
+        parent: The earlier fit.
+        encoder: The new fit's.
+        paths: Of the new fit.
+        held: Who was held out.
+        folder: Of the new fit's model; gets the file.
+        k: Length of the lists.
+
+    Returns:
+        A line for people.
+    """
+    relevant, seen = _pairs(parent, paths)
+    judged = np.flatnonzero(np.diff(relevant.indptr) > 0)
+    is_held = held.of(_all_ids(parent.encoder))[judged]
+    users, items = _as_known_to(parent, encoder)
+
+    def recall(vectors: tuple[Floats, Floats], rows: Ints) -> Floats64:
+        ranked, _ = exact.search(*vectors, k=k, exclude=seen[rows])
+        return recall_at_k(judge(ranked, relevant[rows]), k)
+
+    before = np.zeros(0)
+    fit = np.zeros(0)
+    if len(judged):
+        before = recall(
+            (read_vectors(parent.vectors / "users")[judged], read_vectors(parent.vectors / "items")), judged
+        )
+    if is_held.any():
+        some = {name: values[judged[is_held]] for name, values in users.items()}
+        fit = recall((embed(towers.user, some), embed(towers.item, items)), judged[is_held])
+    with (folder / HELD_OUT).open("wb") as file:
+        np.savez(
+            file, allow_pickle=False, users=judged[is_held], fit=fit, parent=before[is_held], next_day=before,
+            k=np.asarray(k),
+        )  # fmt: skip
+    summary = {
+        "k": k,
+        "next_day": float(before.mean()) if len(before) else None,
+        "num_users": len(before),
+        "fit": float(fit.mean()) if len(fit) else None,
+        "parent": float(before[is_held].mean()) if len(fit) else None,
+        "num_held_out": len(fit),
+    }
+    (folder / HELD_OUT_SUMMARY).write_text(json.dumps(summary, indent=2))
+    if not len(before):
+        return f"nobody met anything new since {parent.as_of}"
+    said = f"recall@{k} of the fit before on {len(before):,} users since {parent.as_of} {before.mean():.4f}"
+    if len(fit):
+        said += f"; on {len(fit):,} of them, held out, {before[is_held].mean():.4f} and now {fit.mean():.4f}"
+    return said
+
+
+def _as_known_to(parent: Parent, encoder: Encoder) -> tuple[Inputs, Inputs]:
+    """Model inputs of the parent's users and items at its moment, by its rows, whatever its catalogue has grown to."""
+    inputs = catalogue_inputs(encoder, parent.catalogue)
+    found = []
+    for tower, values, ids in zip(TOWERS, inputs, (parent.encoder.user_ids, parent.encoder.item_ids), strict=True):
+        table = pq.read_table(parent.catalogue / f"{tower}s.parquet", columns=[ENTITY_KEY[tower]])
+        names = pd.Index(table.column(0).to_numpy(zero_copy_only=False))
+        rows = names.get_indexer(np.asarray(ids.ids(np.arange(1, len(ids))), dtype=object))
+        # Who is gone from the tables has met nothing, so that any row will do.
+        found.append({name: value[np.maximum(rows, 0)] for name, value in values.items()})
+    return found[0], found[1]
+
+
+def _pairs(parent: Parent, paths: RunPaths) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """What each user met first since the parent's moment, and before it: [users, items] bool and float32, its rows."""
+    table = pq.read_table(paths.pairs)
+    users, items = (
+        ids.rows(table.column(name).to_numpy(zero_copy_only=False)).astype(np.int64) - 1
+        for ids, name in ((parent.encoder.user_ids, columns.USER_ID), (parent.encoder.item_ids, columns.ITEM_ID))
+    )
+    is_new = table.column("first_seconds").to_numpy() >= seconds_of(parent.as_of)
+    known = (users >= 0) & (items >= 0)
+    shape = (len(parent.encoder.user_ids) - 1, len(parent.encoder.item_ids) - 1)
+
+    def matrix(chosen: Bools, dtype: type) -> sparse.csr_array:
+        return sparse.csr_array((np.ones(chosen.sum(), dtype), (users[chosen], items[chosen])), shape=shape)
+
+    return matrix(known & is_new, bool), matrix(known & ~is_new, np.float32)
+
+
+def _all_ids(encoder: Encoder) -> npt.NDArray[np.object_]:
+    return np.asarray(encoder.user_ids.ids(np.arange(1, len(encoder.user_ids))), dtype=object)

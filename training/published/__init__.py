@@ -1,0 +1,1 @@
+"""Id-only models for splits that papers publish figures on."""

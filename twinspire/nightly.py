@@ -1,0 +1,307 @@
+"""What does a scheduler call each night? One day, many days, and where everything stands.
+
+Exit codes: 0 published or unchanged, 1 an error, 2 a mistake in the configuration, 3 refused by a gate, so that the
+bundle of before goes on being served, 4 another run is at work.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from artefacts.locks import only_run
+from twinspire.job import (
+    DEFAULT_CONFIG,
+    DEFAULT_RUNS,
+    ConfigPath,
+    Force,
+    Now,
+    Overrides,
+    Runs,
+    code_version,
+    do,
+    errors,
+    moment,
+    save_config,
+    settle,
+)
+
+if TYPE_CHECKING:
+    from artefacts.paths import RunPaths
+    from twinspire.config import Config
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from artefacts.files import replace_text
+from artefacts.locks import holder_of
+from artefacts.paths import RunPaths
+from training.lineage import HELD_OUT_SUMMARY, Night
+from twinspire.config import Config
+
+REFUSED = 3
+
+Day = Annotated[
+    dt.datetime | None,
+    typer.Option("--date", formats=["%Y-%m-%d"], help="Everything before this day is known. Default: today, UTC."),
+]
+Full = Annotated[bool, typer.Option("--full", help="Fit everything anew instead of going on from the night before.")]
+
+
+def daily(
+    date: Day = None,
+    full: Full = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    now: Now = None,
+) -> None:
+    """Make and publish the bundle of a day, from the night before; what is done already is kept."""
+    with errors():
+        day = moment(now).date() if date is None else date.date()
+        settings, paths = settle(config, set_, day, runs)
+        _exit_if(_one_night(settings, paths, full=full, force=force, now=moment(now)))
+
+
+def backfill(
+    first: Annotated[dt.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day.")],
+    last: Annotated[dt.datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day, itself included.")],
+    full: Full = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    now: Now = None,
+) -> None:
+    """Do one day after the other; a day that a gate refuses leaves the one before published, and the next goes on."""
+    with errors():
+        if first > last:
+            raise ValueError(f"--from is {first.date()}, after --to, {last.date()}; exchange them")
+        from artefacts.console import console
+        from features.columns import day_range
+
+        days = day_range(first.date(), last.date() + dt.timedelta(days=1))
+        refused = []
+        for day in days:
+            console().print(f"\n[bold]{day}[/]")
+            settings, paths = settle(config, set_, day, runs)
+            if code := _one_night(settings, paths, full=full, force=force, now=moment(now)):
+                if code != REFUSED:
+                    raise typer.Exit(code)
+                refused.append(day)
+            _forget_graphs()
+        if refused:
+            console().print(f"\nrefused by a gate: {', '.join(map(str, refused))}")
+            raise typer.Exit(REFUSED)
+
+
+def status(
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    nights: Annotated[int, typer.Option(min=1, help="How many nights are shown, the latest.")] = 14,
+) -> None:
+    """Tell what is served, how the last nights went, and whether a run is at work."""
+    with errors():
+        settings, paths = settle(config, set_, None, runs)
+
+        found = status_of(settings, paths, nights)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            print_status(found)
+
+
+def _exit_if(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
+    """Does a night under the lock; returns its exit code."""
+    from artefacts.steps import remove_left_over
+
+    with only_run(paths.root, command=f"twinspire daily --date {paths.as_of}", now=now):
+        remove_left_over(paths.root)
+        return _do_night(config, paths, full=full, force=force, now=now)
+
+
+def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
+    from artefacts.console import console
+    from evaluation.gates.report import GateError
+    from serving.bundles.retention import tidy_exposures
+    from training.lineage import night_of
+    from twinspire.main_job import plan
+
+    begun = time.perf_counter()
+    night = night_of(config, paths, full=full)
+    console().print(f"{paths.as_of} {night.why}")
+    for change in night.changes:
+        console().print(f"[yellow]changed[/] {change}")
+    tidied = tidy_exposures(config, paths, now=now)
+    for line in tidied:
+        console().print(line, markup=False)
+    steps = plan(config, paths, now=now, code_version=code_version(), night=night)
+    save_config(config, paths)
+    records: list[dict[str, Any]] = []
+    outcome = "failed"
+    with night_log(paths) as log:
+        log.info("night begins", day=str(paths.as_of), why=night.why, changes=night.changes, process=os.getpid())
+        if tidied:
+            log.info("exposures", lines=tidied)
+        # For whoever looks after a kill, which leaves no time to say anything.
+        write_summary(config, paths, night, [], outcome="unfinished", seconds=0, now=now)
+        try:
+            for step in steps:
+                log.info("step begins", step=step.name)
+                record, done_now = do(step, force=force)
+                entry = {
+                    "name": step.name,
+                    "outcome": record.outcome,
+                    "done_now": done_now,
+                    "seconds": round(record.seconds, 3),
+                    "peak_memory_bytes": record.peak_memory_bytes,
+                }
+                records.append(entry)
+                log.info("step ends", **{"step" if key == "name" else key: value for key, value in entry.items()})
+            outcome = "published"
+        except GateError as error:
+            outcome = "refused"
+            log.error("refused by a gate", checks=str(error))
+            _show(error)
+        except Exception as error:
+            log.error("night fails", error=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            seconds = time.perf_counter() - begun
+            write_summary(config, paths, night, records, outcome=outcome, seconds=seconds, now=now)
+            log.info("night ends", outcome=outcome, seconds=round(seconds, 1))
+    return REFUSED if outcome == "refused" else 0
+
+
+def _show(error: Any) -> None:
+    from twinspire.show import print_gates
+
+    print_gates(error.report)
+    typer.secho("refused: the bundle of before goes on being served", err=True, fg="red")
+
+
+def _forget_graphs() -> None:
+    """Lets go of what TensorFlow keeps of a fit, of which there are many in one process."""
+    import sys
+
+    if "tf_keras" in sys.modules:
+        sys.modules["tf_keras"].backend.clear_session()
+    gc.collect()
+
+
+@contextmanager
+def night_log(paths: RunPaths) -> Iterator[Any]:
+    """A logger that appends a JSON object a line to the night's log."""
+    paths.night.parent.mkdir(parents=True, exist_ok=True)
+    with paths.night.with_suffix(".log").open("a", encoding="utf-8") as file:
+        processors: list[structlog.typing.Processor] = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ]
+        yield structlog.wrap_logger(structlog.WriteLogger(file), processors=processors)
+
+
+def write_summary(
+    config: Config,
+    paths: RunPaths,
+    night: Night,
+    steps: Sequence[dict[str, Any]],
+    *,
+    outcome: str,
+    seconds: float,
+    now: dt.datetime,
+) -> None:
+    """Writes how a night went: `outcome` is published, refused, failed, or unfinished: at work, or killed at it."""
+    rows = [step for step in steps if step["name"] == "bundle"]
+    summary = {
+        "day": str(paths.as_of),
+        "outcome": outcome,
+        "bundle": paths.bundle_name.read_text() if rows else None,
+        "parent": None if night.parent is None else str(night.parent),
+        "goes_on": night.goes_on,
+        "why": night.why,
+        "seconds": round(seconds, 1),
+        "run_at": now.isoformat(),
+        "configuration_digest": config.digest(),
+        "recall": _recall(paths),
+        "steps": list(steps),
+    }
+    replace_text(paths.night, json.dumps(summary, indent=2))
+
+
+def _recall(paths: RunPaths) -> dict[str, Any] | None:
+    """What the fit before reached on the new days, and both on the users held out of today's."""
+    path = paths.model / HELD_OUT_SUMMARY
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def status_of(config: Config, paths: RunPaths, num_nights: int) -> dict[str, Any]:
+    """What is served, how the last nights went, what is at work."""
+    from serving.bundles.folder import published
+
+    files = sorted((paths.root / "nights").glob("????-??-??.json"))[-num_nights:]
+    events = sorted((paths.tables / "events").glob("????-??-??.parquet"))
+    return {
+        "dataset": config.name,
+        "served": published(paths.bundles),
+        "last_day_with_events": events[-1].stem if events else None,
+        "at_work": holder_of(paths.root),
+        "nights": [json.loads(file.read_text()) for file in reversed(files)],
+    }
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """The same, for people."""
+    from rich.table import Table
+
+    from artefacts.console import console
+
+    at_work = found["at_work"]
+    console().print(f"served            {found['served'] or 'nothing yet'}")
+    console().print(f"last day of data  {found['last_day_with_events'] or 'none yet'}")
+    console().print(
+        "at work           "
+        + (f"{at_work['command']}, process {at_work['process']} since {at_work['since']}" if at_work else "nothing")
+    )
+    if not found["nights"]:
+        console().print("\nno night yet: `twinspire daily` does the first one")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("night", "outcome", "bundle", "fit", "seconds", "peak MB", "recall of the fit before", "slowest step"):
+        table.add_column(name, justify="right" if name in ("seconds", "peak MB") else "left")
+    for night in found["nights"]:
+        table.add_row(*_row(night))
+    console().print("\n", table)
+
+
+def _row(night: dict[str, Any]) -> Iterator[str]:
+    steps = [step for step in night["steps"] if step["done_now"]]
+    slowest = max(steps, key=lambda step: step["seconds"], default=None)
+    recall = night["recall"]
+    yield night["day"]
+    yield night["outcome"]
+    yield night["bundle"] or "-"
+    yield f"on from {night['parent']}" if night["goes_on"] else "full"
+    yield f"{night['seconds']:,.0f}"
+    yield f"{max((step['peak_memory_bytes'] for step in steps), default=0) / 1e6:,.0f}"
+    yield "-" if recall is None else f"@{recall['k']} {recall['next_day']:.4f} of {recall['num_users']:,} users"
+    yield "-" if slowest is None else f"{slowest['name']}, {slowest['seconds']:.0f} s"

@@ -43,6 +43,7 @@ from serving.sparcode.interactions import Interaction, load_interaction
 from serving.sparcode.postings import catalogue_digest, read_postings, truncated
 from serving.sparcode.postings_writer import PostingsWriter
 from serving.sparcode.retriever import SparCode
+from serving.vectors import read_vectors
 from training.config import SparCodeConfig
 from twinspire.config import Config
 
@@ -107,7 +108,7 @@ def make_codes(config: Config, paths: RunPaths) -> str:
         for tower, name in tokenizers.items():
             _embed(config, paths, model / name, folder / f"{tower}_tokens", tower=tower)
         items = folder / "item_tokens.npy"
-        np.save(items, embed.read_vectors(folder / "item_tokens"), allow_pickle=False)
+        np.save(items, read_vectors(folder / "item_tokens"), allow_pickle=False)
         shutil.rmtree(folder / "item_tokens")
         withdrawn = withdrawn_rows(paths)
         options = beam_options(config.beam)
@@ -186,7 +187,7 @@ def _exact(
     k: int,
     rng: np.random.Generator,
 ) -> Exact:
-    tokens = embed.read_vectors(user_tokens)
+    tokens = read_vectors(user_tokens)
     some = np.sort(rng.permutation(len(tokens))[:num_queries])
     item_tokens = np.load(items, mmap_mode="r", allow_pickle=False)
     offer = everything_but(withdrawn, num_items=len(item_tokens))

@@ -20,7 +20,7 @@ from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings,
 from features.schema import TOWERS
 from features.steps import beam_options
 from serving.eligible import WITHDRAWN_FILE, write_withdrawn
-from serving.index import INDEX_FILE, VECTORS_FILE
+from serving.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 from serving.vectors import read_parts, read_vectors
 from serving.weights import WEIGHTS_FILE, item_weights, positive
 from twinspire.config import Config
@@ -38,7 +38,7 @@ def embed_catalogue(config: Config, paths: RunPaths) -> str:
             transform = embed.Embed(features, paths.model / "encoder", exported, tower=tower)
             out = folder / f"{tower}s"
             embed.run(transform, features, out=out, options=beam_options(config.beam))
-            counts[tower] = embed.read_vectors(out).shape
+            counts[tower] = read_vectors(out).shape
     (num_items, dimension), (num_users, _) = counts["item"], counts["user"]
     return f"{num_items:,} item vectors and {num_users:,} user vectors of width {dimension}"
 
@@ -67,7 +67,7 @@ def index_catalogue(config: Config, paths: RunPaths) -> str:
             out=folder,
             options=beam_options(config.beam),
         )
-        report = json.loads((folder / build_index.REPORT_FILE).read_text())
+        report = json.loads((folder / REPORT_FILE).read_text())
     return (
         f"recall@{report['k']} {report['recall']:.3f} of exact search at ef {report['ef']}, "
         f"{report['size_bytes'] / 1e6:.1f} MB, built in {report['build_seconds']:.1f} s{weighed}"

@@ -8,9 +8,10 @@ from typing import NoReturn
 
 from pydantic import Field, field_validator, model_validator
 
+from artefacts.config import Section
 from beam_jobs.config import BeamConfig, IndexConfig
 from evaluation.config import EvaluationConfig, GatesConfig
-from features.config import FeatureConfig, IngestConfig, Section
+from features.config import FeatureConfig, IngestConfig
 from features.schema import Schema
 from serving.config import BundlesConfig, ServingConfig
 from training.config import DailyConfig, SparCodeConfig, TowerConfig, TrainingConfig, check_methods

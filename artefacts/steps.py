@@ -1,4 +1,4 @@
-"""Has this step been done with the same inputs? Steps are recorded when they end, and skipped when unchanged."""
+"""Recorded steps, skipped when finished with the same inputs; folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Step:
         outputs: What must be there for it to count as done.
         action: Does it; returns the one line of outcome.
         records: Folder of its record: of the day, or of all days where the outputs are those of all days.
-        stands: Whether what all days share (the published bundle, the online store) is still as this step left it.
+        is_current: Whether what all days share (the published bundle, the online store) is still as this step left it.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Step:
     outputs: tuple[Path, ...]
     action: Callable[[], str]
     records: Path
-    stands: Callable[[], bool] = lambda: True
+    is_current: Callable[[], bool] = lambda: True
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
@@ -68,7 +68,7 @@ def finished(step: Step) -> StepRecord | None:
     except (FileNotFoundError, ValueError, TypeError):
         # No record, or not one of ours: doing the step again is always right.
         return None
-    done = record.digest == step.digest and all(output.exists() for output in step.outputs) and step.stands()
+    done = record.digest == step.digest and all(output.exists() for output in step.outputs) and step.is_current()
     return record if done else None
 
 

@@ -1,18 +1,16 @@
-"""."""
+"""Configuration of the Beam jobs: where they run, the index, SparCode's tables, and what their steps read."""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from apache_beam.options.pipeline_options import PipelineOptions
-from pydantic import Field
+from pydantic import ByteSize, Field, model_validator
 
-from artefacts.config import Section
+from artefacts.config import Section, read
 
-
-def beam_options(config: BeamConfig) -> PipelineOptions:
-    """Pipeline options from the configuration."""
-    return PipelineOptions([f"--runner={config.runner}", *config.options])
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
 class IndexConfig(Section):
@@ -43,3 +41,74 @@ class BeamConfig(Section):
     """Further pipeline options, as on Beam's command line."""
     shards: int = Field(4, ge=1)
     """Parts that users and items are cut into; one part is one unit of work."""
+
+    def pipeline_options(self) -> PipelineOptions:
+        """The same for Beam."""
+        # A second to import, which the command line should not pay at its start.
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        return PipelineOptions([f"--runner={self.runner}", *self.options])
+
+
+class SparCodeTablesConfig(Section):
+    """How SparCode's tables are cut: posting lists of the codes in use."""
+
+    posting_cap: int = Field(1000, ge=1)
+    """Most items stored for a code."""
+    controlled_bias: float | None = None
+    """What is added to scores before they are cut at 0; null takes the learned bias, or what a target asks for."""
+    target_size_bytes: ByteSize | None = Field(None, ge=1)
+    """Take the highest bias whose posting lists are no larger; a number, or such as 50MB."""
+    target_recall: float | None = Field(None, gt=0, le=1)
+    """Take the lowest bias whose lists find this share of the best items by all scores of the codes."""
+    curve_points: int = Field(8, ge=2)
+    """Biases that are tried for the curve of size against recall."""
+    num_queries: int = Field(500, ge=1)
+    """Users whose lists are compared with all scores, at most."""
+
+    @model_validator(mode="after")
+    def _one_way_to_cut(self) -> SparCodeTablesConfig:
+        """Refuses two answers to one question."""
+        given = [
+            name
+            for name in ("controlled_bias", "target_size_bytes", "target_recall")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each choose the bias of the tables; set one of them")
+        return self
+
+
+@dataclass(frozen=True)
+class MineSections:
+    """What the step `mine` reads of the configuration."""
+
+    seed: int = read("seed")
+    mined_band: tuple[int, int] = read("training.negatives.mined_band")
+    mined_per_user: int = read("training.negatives.mined_per_user")
+    near_duplicate: float = read("training.negatives.near_duplicate")
+    ef_search: int = read("index.ef_search")
+    max_fetch: int = read("serving.max_fetch")
+
+
+@dataclass(frozen=True)
+class EmbedSections:
+    """What the step `embed` reads of the configuration: nothing; the exported towers hold all of it."""
+
+
+@dataclass(frozen=True)
+class IndexSections:
+    """What the step `index` reads of the configuration."""
+
+    seed: int = read("seed")
+    index: IndexConfig = read("index")
+    ks: tuple[int, ...] = read("evaluation.ks")
+
+
+@dataclass(frozen=True)
+class CodesSections:
+    """What the step `codes` reads of the configuration."""
+
+    seed: int = read("seed")
+    sparcode: SparCodeTablesConfig | None = read("sparcode")
+    ks: tuple[int, ...] = read("evaluation.ks")

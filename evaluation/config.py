@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import ByteSize, Field, field_validator
 
-from artefacts.config import Section
+from artefacts.config import Section, read
 from evaluation.gates.report import CHECK_NAMES
+from features.schema import Schema
+from serving.config import RankingConfig
 
 
 class EvaluationConfig(Section):
@@ -87,3 +90,31 @@ class GatesConfig(Section):
         if unknown:
             raise ValueError(f"there is no check {unknown[0]!r}; expected some of: {', '.join(CHECK_NAMES)}")
         return value
+
+
+@dataclass(frozen=True)
+class EvaluateSections:
+    """What the step `evaluate` reads of the configuration."""
+
+    name: str = read("name")
+    seed: int = read("seed")
+    dataset: Schema = read("dataset")
+    evaluation: EvaluationConfig = read("evaluation")
+    ranking: RankingConfig = read("serving")
+    ef_search: int = read("index.ef_search")
+
+
+@dataclass(frozen=True)
+class GatesSections:
+    """What the step `gates` reads of the configuration."""
+
+    seed: int = read("seed")
+    dataset: Schema = read("dataset")
+    gates: GatesConfig = read("gates")
+    example_days: int = read("features.example_days")
+    bootstrap_samples: int = read("evaluation.bootstrap_samples")
+    min_recall: float = read("index.min_recall")
+    ef_search: int = read("index.ef_search")
+    sparcode: Section | None = read("sparcode")
+    """Without any of its fields: whether there are tables."""
+    ranking: RankingConfig = read("serving")

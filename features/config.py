@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from artefacts.config import Section
+from artefacts.config import Section, read
+from features.schema import Schema
 
 
 class CompleteJourneySource(Section):
@@ -103,3 +106,23 @@ class FeatureConfig(Section):
         if not isinstance(value.get("type"), str):
             raise ValueError(f"has the keys {', '.join(value) or '(none)'}, expected `type`, such as duckdb")
         return value
+
+
+@dataclass(frozen=True)
+class IngestSections:
+    """What the step `ingest` reads of the configuration."""
+
+    ingest: IngestConfig = read("ingest")
+    dataset: Schema = read("dataset")
+
+
+@dataclass(frozen=True)
+class FeaturesSections:
+    """What the step `features` reads of the configuration."""
+
+    name: str = read("name")
+    as_of: dt.date = read("as_of")
+    seed: int = read("seed")
+    dataset: Schema = read("dataset")
+    features: FeatureConfig = read("features")
+    validation_days: int = read("training.validation_days")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from artefacts.config import Section
+from artefacts.config import Section, read
 from serving.arms import Arm, Arms
 from serving.bundles.manifest import VERSION_PATTERN
 
@@ -47,15 +48,9 @@ class ArmConfig(Section):
         return Arm(self.name, self.share, self.bundle, self.retriever, self.weight_exponent)
 
 
-class ServingConfig(Section):
-    """The server."""
+class RankingConfig(Section):
+    """How the items of a list are found and merged; the part of `serving` that decides what is served."""
 
-    host: str = "127.0.0.1"
-    """Address to listen on; loopback unless told otherwise."""
-    port: int = Field(8100, ge=0, le=65535)
-    """Port to listen on; 0 picks a free one."""
-    workers: int = Field(1, ge=1, le=256)
-    """Processes that answer; several share one copy of the bundle."""
     retriever: RetrieverName = "fused"
     """What answers when the request names none."""
     max_fetch: int = Field(2000, ge=1)
@@ -68,6 +63,17 @@ class ServingConfig(Section):
     """The larger, the less the first places of a list stand out."""
     fusion_depth: int = Field(200, ge=1)
     """Length of the lists that are fused; at least the longest list that is evaluated."""
+
+
+class ServingConfig(RankingConfig):
+    """The server."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; loopback unless told otherwise."""
+    port: int = Field(8100, ge=0, le=65535)
+    """Port to listen on; 0 picks a free one."""
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that answer; several share one copy of the bundle."""
     max_k: int = Field(1000, ge=1)
     """Largest k that a request may ask for."""
     arms: tuple[ArmConfig, ...] = ()
@@ -93,3 +99,34 @@ class ServingConfig(Section):
         if self.arms:
             Arms([arm.arm() for arm in self.arms], salt=self.arm_salt)
         return self
+
+
+@dataclass(frozen=True)
+class BundleSections:
+    """What the step `bundle` reads of the configuration."""
+
+    name: str = read("name")
+    seed: int = read("seed")
+    item_category: str | None = read("dataset.item_category")
+    weight: Literal["none", "value", "margin"] = read("index.weight")
+    weight_power: float = read("index.weight_power")
+    ef_search: int = read("index.ef_search")
+    sparcode: Section | None = read("sparcode")
+    """Without any of its fields: whether there are tables."""
+    ranking: RankingConfig = read("serving")
+
+
+@dataclass(frozen=True)
+class PublishSections:
+    """What the step `publish` reads of the configuration."""
+
+    bundles: BundlesConfig = read("bundles")
+
+
+@dataclass(frozen=True)
+class ServeSections:
+    """What a server reads of the configuration."""
+
+    serving: ServingConfig = read("serving")
+    ef_search: int = read("index.ef_search")
+    online_store: Literal["sqlite", "redis"] = read("features.online_store")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import Field, model_validator
 
-from artefacts.config import Section
+from artefacts.config import Section, read
+from features.config import CompleteJourneySource, MovieLensSource, TablesSource
 from features.schema import Kind, Schema, Tower
 
 
@@ -306,8 +308,8 @@ def _check_counterpart(counterpart: CounterpartConfig, dataset: Schema) -> None:
             )
 
 
-class SparCodeConfig(Section):
-    """SparCode, the second retriever: codes of users, scored against all items beforehand."""
+class SparCodeFitConfig(Section):
+    """How SparCode is fitted: tokens of users and items, their codes, and what scores a code against an item."""
 
     head_tokens: int = Field(1, ge=1)
     """Tokens of a user made from the user vector."""
@@ -348,34 +350,10 @@ class SparCodeConfig(Section):
     """Items drawn evenly from the catalogue for each batch and shared by its rows."""
     learning_rate: float = Field(0.001, gt=0)
     """Of Adam."""
-    posting_cap: int = Field(1000, ge=1)
-    """Most items stored for a code."""
-    controlled_bias: float | None = None
-    """What is added to scores before they are cut at 0; null takes the learned bias, or what a target asks for."""
-    target_size_bytes: ByteSize | None = Field(None, ge=1)
-    """Take the highest bias whose posting lists are no larger; a number, or such as 50MB."""
-    target_recall: float | None = Field(None, gt=0, le=1)
-    """Take the lowest bias whose lists find this share of the best items by all scores of the codes."""
-    curve_points: int = Field(8, ge=2)
-    """Biases that are tried for the curve of size against recall."""
-    num_queries: int = Field(500, ge=1)
-    """Users whose lists are compared with all scores, at most."""
-
-    def of_fit(self) -> dict[str, Any]:
-        """What a fit reads, as JSON has it: all but the fields that say how tables are cut."""
-        names = tuple(type(self).model_fields)
-        return self.model_dump(mode="json", include=set(names[: names.index("posting_cap")]))
 
     @model_validator(mode="after")
-    def _one_way_to_cut(self) -> SparCodeConfig:
-        """Refuses two answers to one question."""
-        given = [
-            name
-            for name in ("controlled_bias", "target_size_bytes", "target_recall")
-            if getattr(self, name) is not None
-        ]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} each choose the bias of the tables; set one of them")
+    def _codes_have_a_number(self) -> SparCodeFitConfig:
+        """Refuses more codes than an integer can number."""
         if self.codes**self.parts >= 2**63:
             raise ValueError(
                 f"parts is {self.parts} and codes {self.codes}: their {self.codes}^{self.parts} codes have no 63-bit "
@@ -398,6 +376,30 @@ class DailyConfig(Section):
     keep_exposure_days: int | None = Field(None, ge=1)
     """Days before the night's own of which the lists that servers logged are kept; null keeps them all."""
 
-    def of_fit(self) -> dict[str, Any]:
-        """What a fit reads, as JSON has it: all but what is kept."""
-        return self.model_dump(mode="json", exclude={"keep_exposure_days"})
+
+@dataclass(frozen=True)
+class TrainSections:
+    """What the step `train` reads of the configuration."""
+
+    seed: int = read("seed")
+    dataset: Schema = read("dataset")
+    history_length: int = read("features.history_length")
+    towers: TowerConfig = read("towers")
+    training: TrainingConfig = read("training")
+    sparcode: SparCodeFitConfig | None = read("sparcode")
+    ks: tuple[int, ...] = read("evaluation.ks")
+    warm_epochs: int = read("daily.epochs")
+    replay_days: int = read("daily.replay_days")
+    holdout_share: float = read("daily.holdout_share")
+
+
+@dataclass(frozen=True)
+class WarmStartSections:
+    """What decides whether a night's fit is a warm start."""
+
+    dataset: Schema = read("dataset")
+    source: CompleteJourneySource | MovieLensSource | TablesSource = read("ingest.source")
+    towers: TowerConfig = read("towers")
+    training: TrainingConfig = read("training")
+    sparcode: SparCodeFitConfig | None = read("sparcode")
+    full_every_days: int | None = read("daily.full_every_days")

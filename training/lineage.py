@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artefacts.config import ConfigError
 from artefacts.paths import RunPaths
 from serving.bundles.manifest import day_of
 from twinspire.config import Config
-from twinspire.load_config import ConfigError, load
+from twinspire.load_config import load
 
 if TYPE_CHECKING:
     from features.schema_changes import SchemaChange

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from artefacts.config import ConfigError
 from serving.bundles.manifest import VERSION_PATTERN
 from serving.config import RetrieverName
-from twinspire.load_config import ConfigError
 
 Kind = Literal["bundle", "baseline", "file", "train"]
 Baseline = Literal["popularity", "repeat", "item-knn", "ease", "als"]

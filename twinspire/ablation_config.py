@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from artefacts.config import Section
+from artefacts.config import ConfigError, Section
 from twinspire.config import Config
-from twinspire.load_config import ConfigError, explain, load, read_mapping
+from twinspire.load_config import explain, load, read_mapping
 
 BASELINES = ("popularity", "EASE")
 """Rows that every table has beside the arms."""

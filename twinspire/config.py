@@ -9,12 +9,16 @@ from typing import NoReturn
 from pydantic import Field, field_validator, model_validator
 
 from artefacts.config import Section
-from beam_jobs.config import BeamConfig, IndexConfig
+from beam_jobs.config import BeamConfig, IndexConfig, SparCodeTablesConfig
 from evaluation.config import EvaluationConfig, GatesConfig
 from features.config import FeatureConfig, IngestConfig
 from features.schema import Schema
 from serving.config import BundlesConfig, ServingConfig
-from training.config import DailyConfig, SparCodeConfig, TowerConfig, TrainingConfig, check_methods
+from training.config import DailyConfig, SparCodeFitConfig, TowerConfig, TrainingConfig, check_methods
+
+
+class SparCodeConfig(SparCodeTablesConfig, SparCodeFitConfig):
+    """SparCode, the second retriever: codes of users, scored against all items beforehand."""
 
 
 class Config(Section):

@@ -45,9 +45,9 @@ def moment(now: dt.datetime | None) -> dt.datetime:
 @contextmanager
 def errors() -> Iterator[None]:
     """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
+    from artefacts.config import ConfigError
     from artefacts.console import exhausted
     from artefacts.locks import BusyError
-    from twinspire.load_config import ConfigError
 
     try:
         yield

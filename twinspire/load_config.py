@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from artefacts.config import ConfigError
 from features.config import CompleteJourneySource, MovieLensSource, TablesSource
 from twinspire.config import Config
 
@@ -19,10 +20,6 @@ SOURCES: dict[str, type[BaseModel]] = {
     "movielens": MovieLensSource,
     "tables": TablesSource,
 }
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the key and the nearest valid one."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -1,30 +1,232 @@
-"""Which steps turn raw events into served recommendations, and what does each depend on?
+"""The steps of the main job: what each one reads, makes and does, and their order.
 
-    ingest -> features -> [mine ->] train -> embed -> index -> [codes ->] bundle -> evaluate
-    a night's: the same up to bundle, which is only written -> gates -> publish
+    ingest -> features -> [mine ->] train -> embed -> index -> [codes ->] bundle -> publish -> evaluate
+    nightly: the same up to bundle -> gates -> publish
 
-A step's digest covers the configuration it reads and the digest of the step before it, so that a change anywhere makes
-everything after it run again, and nothing else.
+A step is handed the sections of the configuration that it declares, and nothing else of it. Its digest is the hash of
+those sections, of what it reads besides, and of the step before it: a change makes the steps that read it and those
+behind them run again, and no others. Where Beam runs (`beam`) changes no result and is part of no digest.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
+from artefacts.config import as_read, nested, pick
 from artefacts.console import held_back
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, digest_of
-from training.lineage import PUBLISH, Night
-from twinspire.config import Config
+from beam_jobs.config import BeamConfig, CodesSections, EmbedSections, IndexSections, MineSections
+from evaluation.config import EvaluateSections, GatesSections
+from features.config import FeaturesSections, IngestSections
+from serving.config import BundleSections, PublishSections
+from training.config import TrainSections
 
-STEP_NAMES = ("ingest", "features", "mine", "train", "embed", "index", "codes", "bundle", "evaluate")
-NIGHT_STEP_NAMES = (*STEP_NAMES[:-1], "gates", PUBLISH)
+if TYPE_CHECKING:
+    from training.lineage import Night
+    from twinspire.config import Config
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a step is handed beside its sections.
+
+    Attributes:
+        paths: Where things lie.
+        now: The moment of the run: events after it are refused, bundles carry it.
+        beam: Where Beam jobs run.
+        night: How a nightly run begins; None runs the job by itself.
+        read_before: What the steps before this one read of the configuration, as the YAML file holds it.
+    """
+
+    paths: RunPaths
+    now: dt.datetime
+    beam: BeamConfig
+    night: Night | None = None
+    read_before: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _ingest(sections: IngestSections, run: Run) -> str:
+    from features.steps import make_tables
+
+    return make_tables(sections, run.paths, now=run.now)
+
+
+def _features(sections: FeaturesSections, run: Run) -> str:
+    from beam_jobs.snapshot_days import write_snapshots
+    from features.steps import make_features
+
+    written = write_snapshots(sections, run.beam, run.paths)
+    return f"{written.outcome()}; {make_features(sections, run.paths)}"
+
+
+def _mine(sections: MineSections, run: Run) -> str:
+    from beam_jobs.steps import mine
+
+    outcome = mine(sections, run.beam, run.paths)
+    # Their digests cover how negatives are mined, not the earlier fit that these happen to come from.
+    for name in {*STEP_NAMES, *NIGHT_STEP_NAMES} - {"ingest", "features", "mine"}:
+        (run.paths.steps / f"{name}.json").unlink(missing_ok=True)
+    return outcome
+
+
+def _train(sections: TrainSections, run: Run) -> str:
+    # TensorFlow writes about the machine when it is imported and when it first looks for a GPU, at any log level.
+    with held_back():
+        import tensorflow as tf
+
+        from training.steps import train
+
+        tf.config.list_physical_devices()
+
+        from training.held_out import Parent
+        from training.multi_worker import as_chief
+
+    night, paths = run.night, run.paths
+    with as_chief(sections.training, nightly=night is not None):
+        # From here on the day's bundle, which may be served, has another fit behind it: it is no parent any more.
+        paths.bundle_name.unlink(missing_ok=True)
+        if night is None or night.parent is None:
+            return train(sections, paths)
+        from features.steps import keep_catalogue
+
+        keep_catalogue(paths, night.parent)
+        parent = Parent.open(RunPaths(paths.root, night.parent))
+        return train(sections, paths, parent=parent, is_warm_start=night.is_warm_start)
+
+
+def _embed(sections: EmbedSections, run: Run) -> str:
+    from beam_jobs.steps import embed_catalogue
+
+    return embed_catalogue(run.beam, run.paths)
+
+
+def _index(sections: IndexSections, run: Run) -> str:
+    from beam_jobs.steps import index_catalogue
+
+    return index_catalogue(sections, run.beam, run.paths)
+
+
+def _codes(sections: CodesSections, run: Run) -> str:
+    from beam_jobs.code_tables import make_codes
+
+    return make_codes(sections, run.beam, run.paths)
+
+
+def _bundle(sections: BundleSections, run: Run) -> str:
+    from serving.steps import make_bundle
+
+    parent = None if run.night is None else run.night.parent_bundle
+    return make_bundle(sections, run.paths, now=run.now, made_with=run.read_before, parent=parent)
+
+
+def _evaluate(sections: EvaluateSections, run: Run) -> str:
+    from evaluation.steps import evaluate
+
+    return evaluate(sections, run.paths)
+
+
+def _gates(sections: GatesSections, run: Run) -> str:
+    from evaluation.gates.gates import check_gates
+
+    return check_gates(sections, run.paths, parent=None if run.night is None else run.night.parent_bundle)
+
+
+def _publish(sections: PublishSections, run: Run) -> str:
+    from serving.steps import publish_bundle
+
+    return publish_bundle(sections, run.paths, now=run.now)
+
+
+def _ingest_inputs(sections: IngestSections, run: Run) -> object:
+    # With another list of who is forgotten, everything is made again.
+    return _fingerprint([*_sources(sections), run.paths.forgotten])
+
+
+def _train_inputs(sections: TrainSections, run: Run) -> object:
+    night, shown = run.night, sections.training.negatives.impressions
+    origin = () if night is None else (night.parent, night.is_warm_start, night.parent_bundle)
+    return _fingerprint(_impressions(shown, run.paths.as_of)), origin
+
+
+def _nothing(sections: Any, run: Run) -> object:
+    return None
+
+
+def _always(paths: RunPaths) -> bool:
+    return True
+
+
+def _online_store_holds(paths: RunPaths) -> bool:
+    return paths.online_day.exists() and paths.online_day.read_text() == str(paths.as_of)
+
+
+def _is_written(paths: RunPaths) -> bool:
+    return paths.bundle_name.exists() and (paths.bundles / paths.bundle_name.read_text()).is_dir()
+
+
+def _is_checked(paths: RunPaths) -> bool:
+    """Whether the report is of the bundle that is there: hard negatives mined again make another of the same digest."""
+    return _is_written(paths) and json.loads(paths.gates.read_text())["bundle"] == paths.bundle_name.read_text()
+
+
+def _is_published(paths: RunPaths) -> bool:
+    from serving.bundles.folder import published
+
+    return _is_written(paths) and published(paths.bundles) == paths.bundle_name.read_text()
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A step as it is declared, before a configuration is known.
+
+    Attributes:
+        sections: What it reads of the configuration, a dataclass of fields made with `read`.
+        action: Does it, with those sections; nothing heavy is imported before; returns the one line of outcome.
+        outputs: What must be there for it to count as done.
+        inputs: What it reads besides, as JSON values that change when that does.
+        is_current: Whether what all days share is still as the step left it.
+    """
+
+    sections: type[Any]
+    action: Callable[[Any, Run], str]
+    outputs: Callable[[RunPaths], tuple[Path, ...]]
+    inputs: Callable[[Any, Run], object] = _nothing
+    is_current: Callable[[RunPaths], bool] = _always
+
+
+STEPS: Mapping[str, Declared] = {
+    "ingest": Declared(IngestSections, _ingest, lambda paths: (paths.tables / "manifest.json",), _ingest_inputs),
+    "features": Declared(
+        FeaturesSections,
+        _features,
+        lambda paths: (paths.pairs, paths.catalogue(paths.as_of)),
+        is_current=_online_store_holds,
+    ),
+    "mine": Declared(MineSections, _mine, lambda paths: (paths.mined,)),
+    "train": Declared(
+        TrainSections,
+        _train,
+        lambda paths: (paths.model / "user_tower.tflite", paths.model / "item_tower.tflite"),
+        _train_inputs,
+    ),
+    "embed": Declared(EmbedSections, _embed, lambda paths: (paths.vectors / "items", paths.vectors / "users")),
+    "index": Declared(IndexSections, _index, lambda paths: (paths.index / "index.hnsw",)),
+    "codes": Declared(CodesSections, _codes, lambda paths: (paths.codes,)),
+    "bundle": Declared(BundleSections, _bundle, lambda paths: (paths.bundle_name,), is_current=_is_written),
+    "gates": Declared(GatesSections, _gates, lambda paths: (paths.gates,), is_current=_is_checked),
+    "publish": Declared(
+        PublishSections, _publish, lambda paths: (paths.bundles / "current",), is_current=_is_published
+    ),
+    "evaluate": Declared(EvaluateSections, _evaluate, lambda paths: (paths.report / "report.json",)),
+}
+STEP_NAMES = tuple(name for name in STEPS if name != "gates")
+NIGHT_STEP_NAMES = tuple(name for name in STEPS if name != "evaluate")
 
 
 def plan(
@@ -42,167 +244,37 @@ def plan(
         code_version: Version of the code, part of every digest.
         night: How a nightly run begins, whose bundle has to pass gates; None runs the job by itself.
     """
-    actions, negatives = _actions(config, paths, now, night), config.training.negatives
-    reads: dict[str, Sequence[Any]] = {
-        # With another list of who is forgotten, everything is made again.
-        "ingest": (config.ingest, config.dataset, _fingerprint([*_sources(config), paths.forgotten])),
-        "features": (config.as_of, config.features, config.training.validation_days, config.seed),
-        "mine": (
-            (negatives.mined_band, negatives.mined_per_user, negatives.near_duplicate),
-            (config.index.ef_search, config.serving.max_fetch),
-        ),
-        "train": (
-            (config.towers, config.training, config.evaluation.ks, config.sparcode and config.sparcode.of_fit()),
-            _fingerprint(_impressions(negatives.impressions, config.as_of)),
-            () if night is None else (night.parent, night.goes_on, night.parent_bundle, config.daily.of_fit()),
-        ),
-        "embed": (),
-        "index": (config.index,),
-        "codes": (config.sparcode, config.evaluation.ks),
-        "bundle": (config.digest(),),
-        "evaluate": (config.evaluation, config.serving),
-        "gates": (config.gates,),
-        PUBLISH: (),
-    }
-    outputs = {
-        "ingest": (paths.tables / "manifest.json",),
-        "features": (paths.pairs, paths.catalogue(config.as_of)),
-        "mine": (paths.mined,),
-        "train": (paths.model / "user_tower.tflite", paths.model / "item_tower.tflite"),
-        "embed": (paths.vectors / "items", paths.vectors / "users"),
-        "index": (paths.index / "index.hnsw",),
-        "codes": (paths.codes,),
-        "bundle": (paths.bundle_name,),
-        "evaluate": (paths.report / "report.json",),
-        "gates": (paths.gates,),
-        PUBLISH: (paths.bundles / "current",),
-    }
-    # What another day's run may have moved on.
-    stands = {
-        "features": lambda: _online_store_holds(paths),
-        "bundle": lambda: _is_written(paths) and (night is not None or _is_published(paths)),
-        "gates": lambda: _is_checked(paths),
-        PUBLISH: lambda: _is_published(paths),
-    }
-    steps: list[Step] = []
-    before = code_version
     left_out = {
-        "mine": negatives.easy_per_hard is None or paths.arm is not None,
+        "mine": config.training.negatives.easy_per_hard is None or paths.arm is not None,
         "codes": config.sparcode is None,
     }
-    names = STEP_NAMES if night is None else NIGHT_STEP_NAMES
-    for name in (name for name in names if not left_out.get(name, False)):
-        before = digest_of({"before": before, "reads": [_plain(value) for value in reads[name]]})
-        records = paths.shared_steps if name == "ingest" else paths.steps
-        steps.append(Step(name, before, outputs[name], actions[name], records, stands.get(name, lambda: True)))
+    names = [name for name in (STEP_NAMES if night is None else NIGHT_STEP_NAMES) if not left_out.get(name, False)]
+    steps: list[Step] = []
+    before, read_so_far = code_version, list[dict[str, Any]]()
+    for name in names:
+        declared = STEPS[name]
+        sections = pick(declared.sections, config)
+        read_so_far.append(as_read(sections))
+        run = Run(paths, now, config.beam, night, nested(*read_so_far))
+        before = digest_of({"before": before, "reads": read_so_far[-1], "inputs": declared.inputs(sections, run)})
+        steps.append(_step(name, before, sections, run))
     return steps
 
 
-def _online_store_holds(paths: RunPaths) -> bool:
-    return paths.online_day.exists() and paths.online_day.read_text() == str(paths.as_of)
+def _step(name: str, digest: str, sections: object, run: Run) -> Step:
+    declared, paths = STEPS[name], run.paths
+    return Step(
+        name,
+        digest,
+        declared.outputs(paths),
+        lambda: declared.action(sections, run),
+        paths.shared_steps if name == "ingest" else paths.steps,
+        lambda: declared.is_current(paths),
+    )
 
 
-def _is_written(paths: RunPaths) -> bool:
-    return paths.bundle_name.exists() and (paths.bundles / paths.bundle_name.read_text()).is_dir()
-
-
-def _is_checked(paths: RunPaths) -> bool:
-    """Whether the report is of the bundle that is there: hard negatives mined anew make another of the same digest."""
-    return _is_written(paths) and json.loads(paths.gates.read_text())["bundle"] == paths.bundle_name.read_text()
-
-
-def _is_published(paths: RunPaths) -> bool:
-    from serving.bundles.folder import published
-
-    return _is_written(paths) and published(paths.bundles) == paths.bundle_name.read_text()
-
-
-def _actions(config: Config, paths: RunPaths, now: dt.datetime, night: Night | None) -> dict[str, Callable[[], str]]:
-    parent_bundle = None if night is None else night.parent_bundle
-
-    def ingest() -> str:
-        from features.steps import make_tables
-
-        return make_tables(config, paths, now=now)
-
-    def features() -> str:
-        from features.steps import make_features
-
-        return make_features(config, paths)
-
-    def mine() -> str:
-        from beam_jobs.steps import mine
-
-        outcome = mine(config, paths)
-        # Their digests cover how negatives are mined, not the earlier fit that these happen to come from.
-        for name in {*STEP_NAMES, *NIGHT_STEP_NAMES} - {"ingest", "features", "mine"}:
-            (paths.steps / f"{name}.json").unlink(missing_ok=True)
-        return outcome
-
-    def train() -> str:
-        # TensorFlow writes about the machine when it is imported and when it first looks for a GPU, at any log level.
-        with held_back():
-            import tensorflow as tf
-
-            from training.steps import train
-
-            tf.config.list_physical_devices()
-
-            from features.steps import keep_catalogue
-            from training.held_out import Parent
-            from training.multi_worker import as_chief
-
-        with as_chief(config, nightly=night is not None):
-            # From here on the day's bundle, which may be served, has another fit behind it: nothing goes on from that.
-            paths.bundle_name.unlink(missing_ok=True)
-            if night is None or night.parent is None:
-                return train(config, paths)
-            keep_catalogue(config, paths, night.parent)
-            parent = Parent.open(RunPaths(paths.root, night.parent))
-            return train(config, paths, parent=parent, goes_on=night.goes_on)
-
-    def embed() -> str:
-        from beam_jobs.steps import embed_catalogue
-
-        return embed_catalogue(config, paths)
-
-    def index() -> str:
-        from beam_jobs.steps import index_catalogue
-
-        return index_catalogue(config, paths)
-
-    def codes() -> str:
-        from beam_jobs.code_tables import make_codes
-
-        return make_codes(config, paths)
-
-    def bundle() -> str:
-        from serving.steps import make_bundle, publish_bundle
-
-        outcome = make_bundle(config, paths, now=now, parent=parent_bundle)
-        return f"{outcome}; {publish_bundle(config, paths, now=now)}" if night is None else outcome
-
-    def evaluate() -> str:
-        from twinspire.pipeline.evaluate import evaluate
-
-        return evaluate(config, paths)
-
-    def gates() -> str:
-        from evaluation.gates.gates import check_gates
-
-        return check_gates(config, paths, parent=parent_bundle)
-
-    def publish() -> str:
-        from serving.steps import publish_bundle
-
-        return publish_bundle(config, paths, now=now)
-
-    actions = (ingest, features, mine, train, embed, index, codes, bundle, evaluate, gates, publish)
-    return {action.__name__: action for action in actions}
-
-
-def _sources(config: Config) -> list[Path]:
-    source = config.ingest.source
+def _sources(sections: IngestSections) -> list[Path]:
+    source = sections.ingest.source
     if source.kind == "movielens":
         return [source.path]
     if source.kind == "tables":
@@ -228,9 +300,3 @@ def _fingerprint(roots: Sequence[Path]) -> list[tuple[str, int, int]]:
             if file.is_file():
                 found.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
     return found
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -61,7 +61,7 @@ def add_to_record(step: Step) -> Step:
     "change",
     [
         lambda step: replace(step, digest="b2"),
-        lambda step: replace(step, stands=lambda: False),
+        lambda step: replace(step, is_current=lambda: False),
         remove_output,
         truncate_record,
         add_to_record,

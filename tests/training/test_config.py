@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from artefacts.config import ConfigError
 from twinspire.config import Config
-from twinspire.load_config import ConfigError, load
+from twinspire.load_config import load
 
 SHOP = """
 name: shop

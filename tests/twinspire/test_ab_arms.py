@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from artefacts.config import ConfigError
 from twinspire.ab_arms import ArmSpec, parse_arm, parse_arms
-from twinspire.load_config import ConfigError
 
 
 def test_reads_bundles_baselines_files_and_configurations() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from artefacts.config import ConfigError
 from twinspire.ablation_config import Ablation, AblationSettings, folder_of, load_ablation
-from twinspire.load_config import ConfigError, load
+from twinspire.load_config import load
 
 REPOSITORY = Path(__file__).parents[2]
 TABLES = REPOSITORY / "configs" / "tables_example.yaml"

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from artefacts.config import ConfigError
 from twinspire.config import Config
-from twinspire.load_config import ConfigError, dump, load
+from twinspire.load_config import dump, load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 JOURNEY = next(path for path in CONFIGS if path.name == "complete_journey.yaml")

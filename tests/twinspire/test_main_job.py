@@ -181,28 +181,28 @@ def test_a_published_bundle_of_another_day_does_not_count() -> None:
     steps = {step.name: step for step in planned()}
     bundles = Path("runs") / "my_shop" / "bundles"
     bundles.mkdir(parents=True)
-    assert not steps["bundle"].stands()
+    assert not steps["bundle"].is_current()
     written = Path("runs") / "my_shop" / "steps" / "2024-06-01" / "bundle.txt"
     written.parent.mkdir(parents=True)
     written.write_text("2024-06-01-00000000")
-    assert not steps["bundle"].stands()
+    assert not steps["bundle"].is_current()
     for name in ("2024-06-01-00000000", "2024-06-01-11111111", "2024-06-02-00000000"):
         (bundles / name).mkdir()
     # Another bundle of the day too: the night's own has to be the one that is served.
     for name, stands in (("2024-06-01-00000000", True), ("2024-06-01-11111111", False), ("2024-06-02-00000000", False)):
         (bundles / "current").unlink(missing_ok=True)
         (bundles / "current").symlink_to(name)
-        assert steps["bundle"].stands() is stands
+        assert steps["bundle"].is_current() is stands
 
 
 def test_an_online_store_of_another_day_does_not_count() -> None:
     steps = {step.name: step for step in planned()}
     folder = Path("runs") / "my_shop" / "features"
     folder.mkdir(parents=True)
-    assert not steps["features"].stands()
+    assert not steps["features"].is_current()
     for day, stands in (("2024-06-01", True), ("2024-06-02", False)):
         (folder / "online_day.txt").write_text(day)
-        assert steps["features"].stands() is stands
+        assert steps["features"].is_current() is stands
 
 
 def test_the_paths_of_a_day_lie_below_its_dataset() -> None:

@@ -120,7 +120,7 @@ def _make_features(ablation: Ablation, names: Sequence[str], fits: Mapping[Key, 
 def _do_steps(config: Config, paths: RunPaths, run: Run, names: Sequence[str]) -> None:
     for name in names:
         # Whichever day the online store holds, a fit does not read it.
-        step = replace(run.steps(config, paths)[name], stands=lambda: True)
+        step = replace(run.steps(config, paths)[name], is_current=lambda: True)
         if finished(step) is None:
             record = run_step(step)
             outcome = f"{escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]"

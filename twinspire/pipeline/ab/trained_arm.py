@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from artefacts.config import ConfigError
 from artefacts.console import console
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, digest_of, finished, run_step
@@ -16,7 +17,7 @@ from serving.bundles.folder import published
 from training.lineage import Night
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
-from twinspire.load_config import ConfigError, load
+from twinspire.load_config import load
 from twinspire.main_job import plan
 from twinspire.pipeline.fit_arm import Run, root_of
 
@@ -101,7 +102,9 @@ def _steps(config: Config, paths: RunPaths, run: Run, names: tuple[str, ...]) ->
     steps = plan(config, paths, now=run.now, code_version=run.code_version, night=night)
     # Whichever day the online store holds, a fit does not read it.
     return [
-        replace(step, stands=lambda: True) if step.name == "features" else step for step in steps if step.name in names
+        replace(step, is_current=lambda: True) if step.name == "features" else step
+        for step in steps
+        if step.name in names
     ]
 
 

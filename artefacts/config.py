@@ -14,7 +14,6 @@ is the hash of that value: what was not declared can neither be read nor make a 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -59,7 +58,7 @@ def pick(kind: type[Sections], config: Section) -> Sections:
         TypeError: A field is not made with `read`.
         AttributeError: A key is not in the configuration.
     """
-    annotations = _annotations(kind)
+    annotations = typing.get_type_hints(kind)
     found = {name: _narrowed(_value_at(config, key), annotations[name]) for name, key in keys_of(kind).items()}
     return kind(**found)
 
@@ -101,11 +100,6 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
-
-
-@functools.cache
-def _annotations(kind: type[object]) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def _value_at(config: Section, key: str) -> Any:

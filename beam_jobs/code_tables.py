@@ -16,10 +16,10 @@ from artefacts.console import progress
 from artefacts.paths import RunPaths
 from artefacts.steps import fresh_folder
 from beam_jobs import embed, score_codes, sweep_codes
+from beam_jobs.config import BeamConfig, CodesSections, SparCodeTablesConfig
 from evaluation.metrics import index_recall_at_k
 from features.encoding import Encoder
 from features.schema import Tower
-from features.steps import beam_options
 from serving.eligible import Items, everything_but, offered_rows, withdrawn_rows
 from serving.purchases import Purchases
 from serving.retrievers import UserQueries
@@ -44,8 +44,6 @@ from serving.sparcode.postings import catalogue_digest, read_postings, truncated
 from serving.sparcode.postings_writer import PostingsWriter
 from serving.sparcode.retriever import SparCode
 from serving.vectors import read_vectors
-from training.config import SparCodeConfig
-from twinspire.config import Config
 
 CODE_BLOCK = 512
 Floats = npt.NDArray[np.float32]
@@ -93,25 +91,25 @@ class Fitted:
         return cls(folder, codebook, interaction, read_shape(model))
 
 
-def make_codes(config: Config, paths: RunPaths) -> str:
+def make_codes(sections: CodesSections, beam: BeamConfig, paths: RunPaths) -> str:
     """Sweeps the users, scores their codes, measures the tables over the bias and keeps the chosen ones.
 
     Raises:
         ValueError: No bias that was tried reaches what is asked for.
     """
-    settings = config.sparcode
+    settings = sections.sparcode
     assert settings is not None  # the step is planned only where there is one
     fitted = Fitted.load(paths.model)
     model = fitted.folder
     with fresh_folder(paths.codes) as folder, progress("SparCode tables"):
         tokenizers: dict[Tower, str] = {"user": TOKENIZER, "item": ITEM_TOKENIZER}
         for tower, name in tokenizers.items():
-            _embed(config, paths, model / name, folder / f"{tower}_tokens", tower=tower)
+            _embed(beam, paths, model / name, folder / f"{tower}_tokens", tower=tower)
         items = folder / "item_tokens.npy"
         np.save(items, read_vectors(folder / "item_tokens"), allow_pickle=False)
         shutil.rmtree(folder / "item_tokens")
         withdrawn = withdrawn_rows(paths)
-        options = beam_options(config.beam)
+        options = beam.pipeline_options()
         sweep = sweep_codes.SweepCodes(model / CODEBOOK)
         sweep_codes.run(sweep, folder / "user_tokens", out=folder / "sweep", options=options)
         keys, counts = sweep_codes.read_codes(folder / "sweep")
@@ -136,8 +134,8 @@ def make_codes(config: Config, paths: RunPaths) -> str:
         )
         score_codes.collect(folder / "scored", keys, writer)
         shutil.rmtree(folder / "scored")
-        rng = np.random.default_rng(config.seed)
-        k = max(config.evaluation.ks)
+        rng = np.random.default_rng(sections.seed)
+        k = max(sections.ks)
         exact = _exact(
             fitted, folder / "user_tokens", items, withdrawn, bias, num_queries=settings.num_queries, k=k, rng=rng
         )
@@ -163,10 +161,10 @@ def biases(scores: Floats, highest: float, num_points: int) -> list[float]:
     return [highest, *(float(highest - cut) for cut in np.unique(cuts))]
 
 
-def _embed(config: Config, paths: RunPaths, tower_file: Path, out: Path, *, tower: Tower) -> None:
-    features = paths.catalogue(config.as_of) / f"{tower}s.parquet"
+def _embed(beam: BeamConfig, paths: RunPaths, tower_file: Path, out: Path, *, tower: Tower) -> None:
+    features = paths.catalogue(paths.as_of) / f"{tower}s.parquet"
     transform = embed.Embed(features, paths.model / "encoder", tower_file, tower=tower)
-    embed.run(transform, features, out=out, options=beam_options(config.beam))
+    embed.run(transform, features, out=out, options=beam.pipeline_options())
 
 
 def _write_offered(withdrawn: Items, target: Path, items: Path) -> Path:
@@ -204,7 +202,7 @@ def _exact(
 
 
 def _choose(
-    settings: SparCodeConfig, fitted: Fitted, folder: Path, exact: Exact, *, num_tokens: int, seconds: float
+    settings: SparCodeTablesConfig, fitted: Fitted, folder: Path, exact: Exact, *, num_tokens: int, seconds: float
 ) -> SparCodeReport:
     """Measures the curve, cuts the chosen tables, and puts what is served into one folder."""
     widest = folder / "widest"
@@ -244,7 +242,7 @@ def _choose(
     )
 
 
-def choose(curve: Sequence[CurvePoint], settings: SparCodeConfig) -> CurvePoint:
+def choose(curve: Sequence[CurvePoint], settings: SparCodeTablesConfig) -> CurvePoint:
     """The point of a curve that the targets ask for; the largest tables where there is no target.
 
     Raises:

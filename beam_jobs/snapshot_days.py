@@ -24,13 +24,13 @@ from artefacts.console import progress
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
 from beam_jobs import snapshots
-from beam_jobs.config import beam_options
+from beam_jobs.config import BeamConfig
 from beam_jobs.snapshot_state import SavedState
 from features.columns import day_range
+from features.config import FeaturesSections
 from features.schema import TOWERS
 from features.sources.summary import DayFacts
 from features.tables import day_facts
-from twinspire.config import Config
 
 
 @dataclass(frozen=True)
@@ -143,39 +143,45 @@ class Brought:
     num_midnights: int
     changed: str
 
+    def outcome(self) -> str:
+        """In words."""
+        changed = f"{self.changed}; " if self.changed else ""
+        return f"{changed}{self.num_midnights} days of snapshots"
 
-def write_snapshots(config: Config, paths: RunPaths, *, first: dt.date) -> Brought:
+
+def write_snapshots(sections: FeaturesSections, beam: BeamConfig, paths: RunPaths) -> Brought:
     """Brings rows, pairs and state up to `as_of`.
 
     Where events of the past changed, the days from there on are computed again and whatever was made of them goes:
     rows, pairs, examples, catalogues.
 
     Args:
-        config: The configuration.
+        sections: What the step reads of the configuration.
+        beam: Where Beam runs.
         paths: Where things lie.
-        first: The earliest day whose events will be joined.
     """
+    first = sections.first_day
     facts = day_facts(paths.tables)
-    written, changed = _what_holds(config, paths, first, facts)
+    written, changed = _what_holds(sections, paths, first, facts)
     _remove_after(paths.snapshots, written.end if written else dt.date.min)
     if written is None:
-        start = min([first, *(day for day in facts if day < config.as_of)])
-        written = Written(first, start, _settings(config), {})
+        start = min([first, *(day for day in facts if day < sections.as_of)])
+        written = Written(first, start, _settings(sections), {})
     begun = written.end if paths.state(written.end).exists() else None
-    blocks = list(_blocks(config, written, facts))
+    blocks = list(_blocks(sections, written, facts))
     with progress("daily snapshots", total=len(blocks)) as advance:
         for days in blocks:
             saved = None if begun is None else saved_state(paths, begun)
-            _run(config, paths, days, saved=saved, rows_from=_rows_from(config, written.first))
+            _run(sections, beam, paths, days, saved=saved, rows_from=_rows_from(sections, written.first))
             begun = days[1]
             written = replace(written, end=begun, days={day: facts[day] for day in sorted(facts) if day < begun})
             written.save(paths.snapshots_record)
             advance(1)
     if not paths.pairs.exists():
-        _write_pairs(config, paths, facts)
-    replace(written, cuts=tuple(sorted({*written.cuts, config.as_of}))).save(paths.snapshots_record)
-    _forget(config, paths)
-    rows_from = _rows_from(config, written.first)
+        _write_pairs(sections, beam, paths, facts)
+    replace(written, cuts=tuple(sorted({*written.cuts, sections.as_of}))).save(paths.snapshots_record)
+    _forget(sections, paths)
+    rows_from = _rows_from(sections, written.first)
     num_midnights = sum((end - max(begin, rows_from - DAY)).days for begin, end in blocks if end >= rows_from)
     return Brought(num_midnights, changed)
 
@@ -187,12 +193,12 @@ def saved_state(paths: RunPaths, moment: dt.date) -> SavedState:
 
 
 def _what_holds(
-    config: Config, paths: RunPaths, first: dt.date, facts: Mapping[dt.date, DayFacts]
+    sections: FeaturesSections, paths: RunPaths, first: dt.date, facts: Mapping[dt.date, DayFacts]
 ) -> tuple[Written | None, str]:
     """What still holds of what is there, None where nothing does, and what changed in words."""
     written = Written.load(paths.snapshots_record)
     is_whole = written is not None and written.end in _saved_midnights(paths)
-    if written is None or not is_whole or written.first > first or written.settings != _settings(config):
+    if written is None or not is_whole or written.first > first or written.settings != _settings(sections):
         # Snapshots of another schema must never be joined.
         _start_over(paths)
         return None, ""
@@ -203,7 +209,7 @@ def _what_holds(
     starts = [moment for moment in _saved_midnights(paths) if moment <= day]
     if not starts:
         _start_over(paths)
-        states = f"the states kept of the last {config.features.late_days} days"
+        states = f"the states kept of the last {sections.features.late_days} days"
         return None, f"{changes}, before {states}: all computed again"
     _remove_made_of(paths, day)
     kept = {before: known for before, known in written.days.items() if before < max(starts)}
@@ -220,42 +226,50 @@ def _start_over(paths: RunPaths) -> None:
     shutil.rmtree(paths.features, ignore_errors=True)
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _settings(sections: FeaturesSections) -> dict[str, Any]:
     return {
-        "dataset": config.dataset.model_dump(mode="json"),
-        "history": config.features.history_length,
-        "refresh": [config.features.user_refresh_days, config.features.item_refresh_days],
+        "dataset": sections.dataset.model_dump(mode="json"),
+        "history": sections.features.history_length,
+        "refresh": [sections.features.user_refresh_days, sections.features.item_refresh_days],
         # The uniform negatives of a partition are drawn with it.
-        "seed": config.seed,
+        "seed": sections.seed,
     }
 
 
-def _rows_from(config: Config, first: dt.date) -> dt.date:
+def _rows_from(sections: FeaturesSections, first: dt.date) -> dt.date:
     """The first midnight whose rows are wanted: from there on everybody's turn comes before the first join."""
-    return first - (max(config.features.user_refresh_days, config.features.item_refresh_days) - 1) * DAY
+    return first - (max(sections.features.user_refresh_days, sections.features.item_refresh_days) - 1) * DAY
 
 
-def _blocks(config: Config, written: Written, facts: Mapping[dt.date, DayFacts]) -> Iterator[tuple[dt.date, dt.date]]:
+def _blocks(
+    sections: FeaturesSections, written: Written, facts: Mapping[dt.date, DayFacts]
+) -> Iterator[tuple[dt.date, dt.date]]:
     """Cuts the missing midnights into runs: one for each midnight whose state is kept, longer ones before."""
     begin, num_events = written.end, 0
-    rows_from = _rows_from(config, written.first)
-    kept_from = config.as_of - config.features.late_days * DAY
-    for day in day_range(begin, config.as_of):
+    rows_from = _rows_from(sections, written.first)
+    kept_from = sections.as_of - sections.features.late_days * DAY
+    for day in day_range(begin, sections.as_of):
         until = day + DAY
         num_events += facts[day].num_events if day in facts else 0
         num_midnights = (until - max(begin, rows_from)).days
-        is_full = num_events >= BLOCK_EVENTS or num_midnights >= config.features.join_days
-        if is_full or until >= kept_from or until == config.as_of:
+        is_full = num_events >= BLOCK_EVENTS or num_midnights >= sections.features.join_days
+        if is_full or until >= kept_from or until == sections.as_of:
             yield begin, until
             begin, num_events = until, 0
 
 
 def _run(
-    config: Config, paths: RunPaths, days: tuple[dt.date, dt.date], *, saved: SavedState | None, rows_from: dt.date
+    sections: FeaturesSections,
+    beam: BeamConfig,
+    paths: RunPaths,
+    days: tuple[dt.date, dt.date],
+    *,
+    saved: SavedState | None,
+    rows_from: dt.date,
 ) -> None:
     """Computes the midnights of a block and puts the files to their places."""
     temporary = paths.features / ".snapshots.tmp"
-    _compute(config, paths, days, saved=saved, rows_from=rows_from, out=temporary)
+    _compute(sections, beam, paths, days, saved=saved, rows_from=rows_from, out=temporary)
     state = paths.state(days[1])
     for folder in (paths.snapshots / "user", paths.snapshots / "item", paths.snapshots / "pairs", state):
         folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +282,8 @@ def _run(
 
 
 def _compute(
-    config: Config,
+    sections: FeaturesSections,
+    beam: BeamConfig,
     paths: RunPaths,
     days: tuple[dt.date, dt.date],
     *,
@@ -278,29 +293,31 @@ def _compute(
 ) -> None:
     transform = snapshots.DailySnapshots(
         paths.tables,
-        config.dataset,
+        sections.dataset,
         days=days,
         rows_from=rows_from,
-        num_shards=config.beam.shards,
-        history_length=config.features.history_length,
-        user_refresh_days=config.features.user_refresh_days,
-        item_refresh_days=config.features.item_refresh_days,
+        num_shards=beam.shards,
+        history_length=sections.features.history_length,
+        user_refresh_days=sections.features.user_refresh_days,
+        item_refresh_days=sections.features.item_refresh_days,
         saved=saved,
     )
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     files = [paths.tables / "events" / f"{day}.parquet" for day in day_range(*days)]
     there = [str(file) for file in files if file.exists()]
-    snapshots.run(transform, there, out=out, schema=config.dataset, options=beam_options(config.beam))
+    snapshots.run(transform, there, out=out, schema=sections.dataset, options=beam.pipeline_options())
 
 
-def _write_pairs(config: Config, paths: RunPaths, facts: Mapping[dt.date, DayFacts]) -> None:
+def _write_pairs(
+    sections: FeaturesSections, beam: BeamConfig, paths: RunPaths, facts: Mapping[dt.date, DayFacts]
+) -> None:
     """The pairs at a cut before the newest one, whose state is gone: from the latest earlier state, or from nothing."""
-    earlier = [moment for moment in _saved_midnights(paths) if moment <= config.as_of]
+    earlier = [moment for moment in _saved_midnights(paths) if moment <= sections.as_of]
     saved = saved_state(paths, max(earlier)) if earlier else None
-    start = max(earlier) if earlier else min([config.as_of, *facts])
+    start = max(earlier) if earlier else min([sections.as_of, *facts])
     temporary = paths.features / ".snapshots.tmp"
-    _compute(config, paths, (start, config.as_of), saved=saved, rows_from=dt.date.max, out=temporary)
+    _compute(sections, beam, paths, (start, sections.as_of), saved=saved, rows_from=dt.date.max, out=temporary)
     paths.pairs.parent.mkdir(parents=True, exist_ok=True)
     (temporary / "pairs.parquet").rename(paths.pairs)
     shutil.rmtree(temporary)
@@ -336,12 +353,12 @@ def _remove_after(folder: Path, end: dt.date) -> None:
                     path.unlink()
 
 
-def _forget(config: Config, paths: RunPaths) -> None:
+def _forget(sections: FeaturesSections, paths: RunPaths) -> None:
     """Removes the states of midnights before the last `late_days`, and their pairs where nobody asked for them."""
     written = Written.load(paths.snapshots_record)
     if written is None:
         return
-    oldest = written.end - config.features.late_days * DAY
+    oldest = written.end - sections.features.late_days * DAY
     for folder in paths.states.iterdir():
         if dt.date.fromisoformat(folder.name) < oldest:
             shutil.rmtree(folder)

@@ -16,48 +16,49 @@ from artefacts.console import progress
 from artefacts.paths import RunPaths
 from artefacts.steps import fresh_folder
 from beam_jobs import build_index, embed
+from beam_jobs.config import BeamConfig, IndexConfig, IndexSections, MineSections
 from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
 from features.schema import TOWERS
-from features.steps import beam_options
 from serving.eligible import WITHDRAWN_FILE, write_withdrawn
 from serving.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 from serving.vectors import read_parts, read_vectors
 from serving.weights import WEIGHTS_FILE, item_weights, positive
-from twinspire.config import Config
 
 MARGIN = "margin"
 
 
-def embed_catalogue(config: Config, paths: RunPaths) -> str:
+def embed_catalogue(beam: BeamConfig, paths: RunPaths) -> str:
     """Runs both towers over the catalogue; returns one line of outcome."""
     counts = {}
     with fresh_folder(paths.vectors) as folder, progress("vectors"):
         for tower in TOWERS:
-            features = paths.catalogue(config.as_of) / f"{tower}s.parquet"
+            features = paths.catalogue(paths.as_of) / f"{tower}s.parquet"
             exported = paths.model / f"{tower}_tower.tflite"
             transform = embed.Embed(features, paths.model / "encoder", exported, tower=tower)
             out = folder / f"{tower}s"
-            embed.run(transform, features, out=out, options=beam_options(config.beam))
+            embed.run(transform, features, out=out, options=beam.pipeline_options())
             counts[tower] = read_vectors(out).shape
     (num_items, dimension), (num_users, _) = counts["item"], counts["user"]
     return f"{num_items:,} item vectors and {num_users:,} user vectors of width {dimension}"
 
 
-def index_catalogue(config: Config, paths: RunPaths) -> str:
+def index_catalogue(sections: IndexSections, beam: BeamConfig, paths: RunPaths) -> str:
     """Builds and measures the HNSW graph; returns one line of outcome."""
     settings = build_index.IndexSettings(
-        m=config.index.m,
-        ef_construction=config.index.ef_construction,
-        ef_search=config.index.ef_search,
-        k=max(config.evaluation.ks),
-        num_queries=config.index.num_queries,
-        seed=config.seed,
-        min_recall=config.index.min_recall,
+        m=sections.index.m,
+        ef_construction=sections.index.ef_construction,
+        ef_search=sections.index.ef_search,
+        k=max(sections.ks),
+        num_queries=sections.index.num_queries,
+        seed=sections.seed,
+        min_recall=sections.index.min_recall,
         parts=read_parts(paths.model),
     )
     with fresh_folder(paths.index) as folder, progress("HNSW index"):
         withdrawn = write_withdrawn(paths, folder)
-        weighed = "" if config.index.weight == "none" else _write_weights(config, paths, folder / WEIGHTS_FILE)
+        weighed = (
+            "" if sections.index.weight == "none" else _write_weights(sections.index, paths, folder / WEIGHTS_FILE)
+        )
         build_index.run(
             settings,
             items=paths.vectors / "items",
@@ -65,7 +66,7 @@ def index_catalogue(config: Config, paths: RunPaths) -> str:
             weights=folder / WEIGHTS_FILE if weighed else None,
             withdrawn=withdrawn,
             out=folder,
-            options=beam_options(config.beam),
+            options=beam.pipeline_options(),
         )
         report = json.loads((folder / REPORT_FILE).read_text())
     return (
@@ -74,21 +75,21 @@ def index_catalogue(config: Config, paths: RunPaths) -> str:
     )
 
 
-def _write_weights(config: Config, paths: RunPaths, target: Path) -> str:
+def _write_weights(index: IndexConfig, paths: RunPaths, target: Path) -> str:
     """Writes the items' business weights by row of the catalogue; returns what there is to say about them."""
-    power = config.index.weight_power
-    found = positive(_item_values(config, paths.catalogue(config.as_of) / "items.parquet"))
+    power = index.weight_power
+    found = positive(_item_values(index, paths.catalogue(paths.as_of) / "items.parquet"))
     np.save(target, item_weights(found.values, power=power), allow_pickle=False)
     return (
-        f"; weighted by {config.index.weight}^{power:g}, {found.num_missing:,} of {len(found.values):,} missing and "
+        f"; weighted by {index.weight}^{power:g}, {found.num_missing:,} of {len(found.values):,} missing and "
         f"counted as the median, {found.num_raised:,} raised to the lowest percentile"
     )
 
 
-def _item_values(config: Config, items: Path) -> npt.NDArray[np.float64]:
+def _item_values(index: IndexConfig, items: Path) -> npt.NDArray[np.float64]:
     """Business value of each item by row of the catalogue, nan where it is not known: [N] float64."""
     file = pq.ParquetFile(items)
-    if config.index.weight == "value":
+    if index.weight == "value":
         table = file.read(["item_price", "item_num_events"])
         # An item without events has a mean of 0, which says nothing about what it is worth.
         priced = pc.if_else(pc.greater(table.column("item_num_events"), 0), table.column("item_price"), None)
@@ -105,7 +106,7 @@ def _item_values(config: Config, items: Path) -> npt.NDArray[np.float64]:
 USER_BLOCK = 256
 
 
-def mine(config: Config, paths: RunPaths) -> str:
+def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
     """Searches with the vectors of an earlier fit for what its users have not met; returns one line of outcome.
 
     The fit is that of the same day, or the latest one before it. What users have met is taken as of today: an item that
@@ -115,14 +116,13 @@ def mine(config: Config, paths: RunPaths) -> str:
         ValueError: There is no earlier fit, or the catalogue has nothing at these ranks.
     """
     previous = previous_fit(paths)
-    settings = config.training.negatives
     mining = MiningSettings(
-        band=settings.mined_band,
-        per_user=settings.mined_per_user,
-        near_duplicate=settings.near_duplicate,
-        ef=config.index.ef_search,
-        max_fetch=config.serving.max_fetch,
-        seed=config.seed,
+        band=sections.mined_band,
+        per_user=sections.mined_per_user,
+        near_duplicate=sections.near_duplicate,
+        ef=sections.ef_search,
+        max_fetch=sections.max_fetch,
+        seed=sections.seed,
     )
     users, items = _named_by(previous)
     # An index over weighted vectors ranks by value; what is hard for the towers is told by the cosine alone.
@@ -139,16 +139,16 @@ def mine(config: Config, paths: RunPaths) -> str:
     )
     num_users = pq.ParquetFile(files.users).metadata.num_rows
     with fresh_folder(paths.mined) as folder, progress("hard negatives"):
-        options = beam_options(config.beam)
+        options = beam.pipeline_options()
         run(MineNegatives(files, mining), num_users=num_users, block_size=USER_BLOCK, out=folder, options=options)
         num_pairs = sum(pq.ParquetFile(file).metadata.num_rows for file in folder.glob("*.parquet"))
         if not num_pairs:
             num_items = pq.ParquetFile(files.items).metadata.num_rows
             raise ValueError(
-                f"training.negatives.mined_band is {settings.mined_band}, and none of {num_users:,} users has an item "
+                f"training.negatives.mined_band is {sections.mined_band}, and none of {num_users:,} users has an item "
                 f"there among {num_items:,}; choose lower ranks, or a higher near_duplicate"
             )
-    first, last = settings.mined_band
+    first, last = sections.mined_band
     return (
         f"{num_pairs:,} hard negatives of {num_users:,} users from ranks {first} to {last} of the fit of "
         f"{previous.as_of}"

@@ -16,13 +16,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
+from features.config import FeaturesSections, IngestSections
+from training.config import TrainSections
 from twinspire.config import Config
 from twinspire.load_config import load
 
@@ -133,25 +137,28 @@ def actions(folder: Path) -> dict[str, Callable[[], object]]:
     from features.steps import make_features, make_tables
 
     config, paths = opened(folder)
+    features = pick(FeaturesSections, config)
 
     def history() -> None:
-        make_tables(config, paths, now=NOW)
+        make_tables(pick(IngestSections, config), paths, now=NOW)
         # Rows of every midnight, as after as many nightly runs.
-        write_snapshots(config, paths, first=START)
-        make_features(config, paths)
+        days = (config.as_of - START).days
+        every = features.features.model_copy(update={"example_days": days})
+        write_snapshots(replace(features, features=every), config.beam, paths)
+        make_features(features, paths)
 
     def fit() -> None:
         # Not beside Feast: TensorFlow would be in the peak of the other steps.
         from training.steps import train
 
-        train(config, paths)
+        train(pick(TrainSections, config), paths)
 
     return {
         "train": fit,
         "history": history,
-        "ingest": lambda: make_tables(config, paths, now=NOW),
-        "snapshots": lambda: write_snapshots(config, paths, first=config.as_of - dt.timedelta(days=3)),
-        "the rest of features": lambda: make_features(config, paths),
+        "ingest": lambda: make_tables(pick(IngestSections, config), paths, now=NOW),
+        "snapshots": lambda: write_snapshots(features, config.beam, paths),
+        "the rest of features": lambda: make_features(features, paths),
     }
 
 

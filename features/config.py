@@ -126,3 +126,8 @@ class FeaturesSections:
     dataset: Schema = read("dataset")
     features: FeatureConfig = read("features")
     validation_days: int = read("training.validation_days")
+
+    @property
+    def first_day(self) -> dt.date:
+        """The earliest day whose events are joined."""
+        return self.as_of - dt.timedelta(days=self.features.example_days)

@@ -17,10 +17,9 @@ from artefacts.console import progress, without_chatter
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
 from artefacts.steps import fresh_folder
-from beam_jobs.config import beam_options
-from beam_jobs.snapshot_days import write_snapshots
 from features import columns
 from features.columns import day_range, midnight, seconds_of
+from features.config import FeaturesSections, IngestSections
 from features.examples import batches_of, join_days, missing_days
 from features.forgotten import Forgotten
 from features.ingest import ingest, open_source
@@ -28,73 +27,69 @@ from features.schema import ENTITY_KEY, MOMENT, PAIRS_SCHEMA, TOWERS, Tower
 from features.schema_changes import SchemaChange, SchemaFacts, schema_changes
 from features.store import Store, StoreSettings, empty_online_store
 from features.tables import event_days, read_events
-from twinspire.config import Config
-
-__all__ = ["beam_options", "keep_catalogue", "make_features", "open_store"]
 
 # Rows of a block of the catalogue: what one element of the embedding job reads.
 CATALOGUE_BLOCK_ROWS = 8192
 
 
-def make_features(config: Config, paths: RunPaths) -> str:
-    """Brings snapshots, examples and the online store up to `as_of`; what is there already is kept.
+def make_features(sections: FeaturesSections, paths: RunPaths) -> str:
+    """Brings examples and the online store up to `as_of`, from the snapshots; what is there already is kept.
 
     Returns:
         One line of outcome.
     """
-    as_of = config.as_of
-    first = as_of - dt.timedelta(days=config.features.example_days)
-    brought = write_snapshots(config, paths, first=first)
-    store = open_store(config, paths)
+    as_of = sections.as_of
+    store = open_store(sections, paths)
     with without_chatter():
         store.apply()
-    joined, days = _join_examples(config, paths, store, first)
-    validation = as_of - dt.timedelta(days=config.training.validation_days)
+    joined, days = _join_examples(sections, paths, store)
+    validation = as_of - dt.timedelta(days=sections.validation_days)
     for moment in (validation, as_of):
         _write_catalogue(store, paths, moment)
-    _fill_online_store(config, paths, store)
-    changed = f"{brought.changed}; " if brought.changed else ""
+    _fill_online_store(sections, paths, store)
     return (
-        f"{changed}{brought.num_midnights} days of snapshots; {joined:,} examples joined for {days} new days, none "
-        f"lost, none with a younger feature; {config.features.online_store} holds the users at {as_of}"
+        f"{joined:,} examples joined for {days} new days, none lost, none with a younger feature; "
+        f"{sections.features.online_store} holds the users at {as_of}"
     )
 
 
-def open_store(config: Config, paths: RunPaths) -> Store:
+def open_store(sections: FeaturesSections, paths: RunPaths) -> Store:
     """The feature store of a run."""
     settings = StoreSettings(
-        project=config.name,
-        schema=config.dataset,
-        refresh_days={"user": config.features.user_refresh_days, "item": config.features.item_refresh_days},
-        online_store=config.features.online_store,
-        redis_connection=config.features.redis_connection,
-        offline_store=config.features.offline_store,
+        project=sections.name,
+        schema=sections.dataset,
+        refresh_days={"user": sections.features.user_refresh_days, "item": sections.features.item_refresh_days},
+        online_store=sections.features.online_store,
+        redis_connection=sections.features.redis_connection,
+        offline_store=sections.features.offline_store,
     )
     return Store(paths.features, settings)
 
 
-def keep_catalogue(config: Config, paths: RunPaths, moment: dt.date) -> None:
+def keep_catalogue(paths: RunPaths, moment: dt.date) -> None:
     """Writes the catalogue of an earlier midnight again where events that came late have removed it."""
     if not paths.catalogue(moment).exists():
-        store = open_store(config, paths)
+        store = Store.open(paths.features)
         with without_chatter():
             _write_catalogue(store, paths, moment)
 
 
-def _join_examples(config: Config, paths: RunPaths, store: Store, first: dt.date) -> tuple[int, int]:
+def _join_examples(sections: FeaturesSections, paths: RunPaths, store: Store) -> tuple[int, int]:
     """Joins the days that have no partition; returns how many examples and days."""
     have_events = set(event_days(paths.tables))
-    days = [day for day in missing_days(paths.examples, day_range(first, config.as_of)) if day in have_events]
+    days = [
+        day for day in missing_days(paths.examples, day_range(sections.first_day, sections.as_of)) if day in have_events
+    ]
     if not days:
         return 0, 0
     item_ids = _ids(paths.tables, "item")
     joined = 0
     with progress("point-in-time joins", total=len(days)) as advance:
-        for batch in batches_of(days, config.features.join_days):
+        for batch in batches_of(days, sections.features.join_days):
             events = read_events(paths.tables, first_day=batch[0], end_day=batch[-1] + dt.timedelta(days=1))
             met = _first_meetings(paths.pairs, batch)
             joined += join_days(
-                store, _of_days(events, batch), met=met, item_ids=item_ids, seed=config.seed, folder=paths.examples
+                store, _of_days(events, batch), met=met, item_ids=item_ids, seed=sections.seed, folder=paths.examples
             )
             advance(len(batch))
     return joined, len(days)
@@ -115,11 +110,11 @@ def _first_meetings(pairs: Path, days: Sequence[dt.date]) -> pd.Series:
     return frame.set_index(wanted[:2])["first_seconds"]
 
 
-def _fill_online_store(config: Config, paths: RunPaths, store: Store) -> None:
+def _fill_online_store(sections: FeaturesSections, paths: RunPaths, store: Store) -> None:
     """Brings the online store to `as_of`; from an earlier day on by what changed since."""
-    as_of = config.as_of
+    as_of = sections.as_of
     held = dt.date.fromisoformat(paths.online_day.read_text()) if paths.online_day.exists() else None
-    since = as_of - dt.timedelta(days=config.features.user_refresh_days + 1)
+    since = as_of - dt.timedelta(days=sections.features.user_refresh_days + 1)
     paths.online_day.unlink(missing_ok=True)
     with without_chatter():
         if held is None or held > as_of:
@@ -165,30 +160,30 @@ def _ids(tables: Path, tower: Tower) -> npt.NDArray[np.object_]:
     return ids
 
 
-def find_schema_changes(config: Config, paths: RunPaths) -> list[SchemaChange]:
+def find_schema_changes(sections: IngestSections, paths: RunPaths) -> list[SchemaChange]:
     """What changed in the columns since the tables that are there were made; to be asked before `make_tables`.
 
     Raises:
         SourceError: A declared column is gone from the source.
     """
     before = SchemaFacts.load(paths.tables)
-    now = SchemaFacts.of(open_source(config.ingest.source, schema=config.dataset), config.dataset)
+    now = SchemaFacts.of(open_source(sections.ingest.source, schema=sections.dataset), sections.dataset)
     return [] if before is None else schema_changes(before, now)
 
 
-def make_tables(config: Config, paths: RunPaths, *, now: dt.datetime, reuse: bool = True) -> str:
+def make_tables(sections: IngestSections, paths: RunPaths, *, now: dt.datetime, reuse: bool = True) -> str:
     """Reads the source into canonical tables; returns one line of outcome.
 
     With `reuse` what is unchanged since the last run is not read again, where the source allows that. Rows of people
     who are forgotten are left out and counted.
     """
-    settings = config.ingest
-    changes = find_schema_changes(config, paths)
-    source = open_source(settings.source, schema=config.dataset)
+    settings = sections.ingest
+    changes = find_schema_changes(sections, paths)
+    source = open_source(settings.source, schema=sections.dataset)
     with progress("events") as advance:
         summary = ingest(
             source,
-            schema=config.dataset,
+            schema=sections.dataset,
             out=paths.tables,
             chunk_rows=settings.chunk_rows,
             max_quarantine_share=settings.max_quarantine_share,

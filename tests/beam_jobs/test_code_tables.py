@@ -7,7 +7,7 @@ import pytest
 
 from beam_jobs.code_tables import biases, choose
 from serving.sparcode.files import CurvePoint
-from training.config import SparCodeConfig
+from twinspire.config import SparCodeConfig
 
 CURVE = [CurvePoint(0.5, 800, 0.99), CurvePoint(0.2, 400, 0.90), CurvePoint(-1.0, 100, 0.60)]
 

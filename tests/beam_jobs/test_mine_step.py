@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
+from beam_jobs.config import IndexSections, MineSections
 from beam_jobs.steps import index_catalogue, mine, previous_fit
 from features.ids import IdMap
 from features.negatives_file import NEGATIVES_SCHEMA
@@ -46,6 +48,14 @@ def configured(**index: object) -> Config:
     )
 
 
+def build_index_of(config: Config, paths: RunPaths) -> str:
+    return index_catalogue(pick(IndexSections, config), config.beam, paths)
+
+
+def mine_with(config: Config, paths: RunPaths) -> str:
+    return mine(pick(MineSections, config), config.beam, paths)
+
+
 @pytest.fixture
 def fit(tmp_path: Path) -> Callable[..., RunPaths]:
     """Writes vectors, catalogue and pairs of a day, and builds its index."""
@@ -70,7 +80,7 @@ def fit(tmp_path: Path) -> Callable[..., RunPaths]:
         paths.model.mkdir(parents=True)
         (paths.model / "parts.json").write_text(json.dumps([4, 2]))
         config = configured(**index).model_copy(update={"as_of": day})
-        index_catalogue(config, paths)
+        build_index_of(config, paths)
         return paths
 
     return fit
@@ -118,7 +128,7 @@ def test_mining_takes_yesterdays_lists_and_what_is_known_today(fit: Callable[...
     # Since yesterday u0 has met more.
     known = {"user_id": ["u0"] * 3, "item_id": ["i3", "i4", "i9"]}
     pq.write_table(pa.table(known), today.pairs)
-    outcome = mine(configured(ef_search=NUM_ITEMS), today)
+    outcome = mine_with(configured(ef_search=NUM_ITEMS), today)
     assert outcome == "20 hard negatives of 5 users from ranks 3 to 12 of the fit of 2024-06-01"
     scores = unit(NUM_USERS, YESTERDAY.day + 50) @ unit(NUM_ITEMS, YESTERDAY.day).T
     scores[0, [3, 4, 9]] = -2
@@ -130,7 +140,7 @@ def test_mining_takes_yesterdays_lists_and_what_is_known_today(fit: Callable[...
 def test_what_is_hard_is_told_by_the_cosine_where_the_index_is_weighted(fit: Callable[..., RunPaths]) -> None:
     prices = np.exp(np.random.default_rng(1).normal(0, 1, NUM_ITEMS)).tolist()
     weighted_paths = fit(TODAY, prices=prices, weight="value", weight_power=1.0)
-    mine(configured(), weighted_paths)
+    mine_with(configured(), weighted_paths)
     by_weighted = mined(weighted_paths)
     scores = unit(NUM_USERS, TODAY.day + 50) @ unit(NUM_ITEMS, TODAY.day).T
     scores[0, 3] = scores[1, 5] = -2
@@ -145,7 +155,7 @@ def test_a_catalogue_without_these_ranks_is_refused_and_leaves_no_folder(fit: Ca
     negatives = config.training.negatives.model_copy(update={"mined_band": (101, 500)})
     config = config.model_copy(update={"training": config.training.model_copy(update={"negatives": negatives})})
     with pytest.raises(ValueError, match=r"mined_band is \(101, 500\), and none of 5 users has an item there among 40"):
-        mine(config, paths)
+        mine_with(config, paths)
     assert not paths.mined.exists()
 
 
@@ -193,10 +203,10 @@ def test_what_left_the_table_of_items_is_in_no_index_and_is_no_negative(
     assert read_shape(paths.index / "index.hnsw")[0] == NUM_ITEMS
     # "i99" came after the fit.
     withdraw(paths, "i30", "i2", "i99", "i17")
-    index_catalogue(configured(**index).model_copy(update={"as_of": TODAY}), paths)
+    build_index_of(configured(**index).model_copy(update={"as_of": TODAY}), paths)
     assert np.load(paths.index / "withdrawn.npy").tolist() == [2, 17, 30]
     assert read_shape(paths.index / "index.hnsw")[0] == NUM_ITEMS - 3
-    mine(configured(ef_search=NUM_ITEMS), paths)
+    mine_with(configured(ef_search=NUM_ITEMS), paths)
     scores = unit(NUM_USERS, TODAY.day + 50) @ unit(NUM_ITEMS, TODAY.day).T
     scores[0, 3] = scores[1, 5] = scores[:, [2, 17, 30]] = -2
     for row in mined(paths).to_pylist():
@@ -209,7 +219,7 @@ def test_a_catalogue_of_which_nothing_is_offered_is_refused_in_words(fit: Callab
     paths = fit(TODAY)
     withdraw(paths, *(f"i{number}" for number in range(NUM_ITEMS)))
     with pytest.raises(ValueError, match="all 40 items of the catalogue are withdrawn, expected at least one"):
-        index_catalogue(configured().model_copy(update={"as_of": TODAY}), paths)
+        build_index_of(configured().model_copy(update={"as_of": TODAY}), paths)
 
 
 def test_a_margin_must_be_a_column_of_the_items(fit: Callable[..., RunPaths]) -> None:
@@ -222,7 +232,7 @@ def test_the_margin_of_each_item_is_its_weight(fit: Callable[..., RunPaths]) -> 
     items = paths.catalogue(TODAY) / "items.parquet"
     margins = np.linspace(0.5, 2, NUM_ITEMS)
     pq.write_table(pq.read_table(items).append_column("margin", pa.array(margins, pa.float32())), items)
-    outcome = index_catalogue(configured(weight="margin", weight_power=1.0), paths)
+    outcome = build_index_of(configured(weight="margin", weight_power=1.0), paths)
     assert "weighted by margin^1, 0 of 40 missing" in outcome
     weights = load_weights(paths.index / "item_weights.npy", num_items=NUM_ITEMS)
     np.testing.assert_allclose(weights[1:], margins[1:] / 2, rtol=1e-5)
@@ -245,5 +255,5 @@ def mined_of(yesterday: RunPaths) -> pa.Table:
     """Negatives of today, mined with yesterday's fit."""
     today = RunPaths(yesterday.root, TODAY)
     shutil.copyfile(yesterday.pairs, today.pairs)
-    mine(configured(), today)
+    mine_with(configured(), today)
     return mined(today)

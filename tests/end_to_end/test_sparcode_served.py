@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
 from beam_jobs.code_tables import make_codes
+from beam_jobs.config import CodesSections
 from serving.bundles.bundle import Bundle, BundleError
 from serving.open import open_recommender
 from serving.recommender import Recommender
@@ -145,7 +147,8 @@ def test_tables_have_no_posting_of_what_was_withdrawn_and_their_recall_is_of_the
     copied = paths_of(replace(shop, runs=tmp_path / "runs"))
     left = pa.table({"item_id": [f"a{row:03}" for row in withdrawn]})
     pq.write_table(left, copied.tables / "withdrawn_items.parquet")
-    make_codes(load(shop.config, OVERRIDES), copied)
+    config = load(shop.config, OVERRIDES)
+    make_codes(pick(CodesSections, config), config.beam, copied)
     postings = read_postings(copied.codes / "served" / "postings")
     _, found, _ = postings.lists(np.arange(len(postings.keys)))
     assert (postings.num_items, len(postings.keys)) == (NUM_ITEMS, len(before.keys))

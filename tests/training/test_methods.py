@@ -15,8 +15,12 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
+from beam_jobs.config import IndexSections, MineSections
+from beam_jobs.snapshot_days import write_snapshots
 from beam_jobs.steps import embed_catalogue, index_catalogue, mine
+from features.config import FeaturesSections, IngestSections
 from features.encoding import Encoder
 from features.steps import make_features, make_tables
 from serving.exported_tower import ExportedTower
@@ -27,6 +31,7 @@ from training.held_out import Parent, state_file
 from training.steps import train
 from training.training_data import catalogue_inputs
 from training.warm_start import load_state
+from twinspire.config import Config
 from twinspire.load_config import load
 
 pytestmark = pytest.mark.slow
@@ -90,6 +95,13 @@ METHODS: dict[str, list[str]] = {
 
 
 @dataclass(frozen=True)
+def features_at(config: Config, paths: RunPaths) -> str:
+    """The step `features`: snapshots, then what is made of them."""
+    sections = pick(FeaturesSections, config)
+    written = write_snapshots(sections, config.beam, paths)
+    return f"{written.outcome()}; {make_features(sections, paths)}"
+
+
 class Trained:
     """What a configuration gave.
 
@@ -135,8 +147,8 @@ def stall(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "stall.yaml"
     file.write_text(CONFIG.format(as_of=AS_OF, data=folder / "data"))
     config, paths = load(file, ["training.validation_days=3"]), RunPaths(folder / "runs", AS_OF)
-    make_tables(config, paths, now=NOW)
-    make_features(config, paths)
+    make_tables(pick(IngestSections, config), paths, now=NOW)
+    features_at(config, paths)
     return folder
 
 
@@ -160,9 +172,9 @@ def mined(stall: Path, trained: Callable[[str], Trained]) -> Path:
     trained("plain")
     config = load(stall / "stall.yaml", [MINED, "training.negatives.mined_band=[2, 30]"])
     paths = RunPaths(stall / "runs", AS_OF, "plain")
-    embed_catalogue(config, paths)
-    index_catalogue(config, paths)
-    mine(config, paths)
+    embed_catalogue(config.beam, paths)
+    index_catalogue(pick(IndexSections, config), config.beam, paths)
+    mine(pick(MineSections, config), config.beam, paths)
     return paths.mined
 
 
@@ -245,8 +257,8 @@ def test_a_night_goes_on_from_the_streaming_estimate_although_rows_move(
     pd.concat([orders, pd.DataFrame(bought, columns=orders.columns)]).to_csv(night / "data" / "orders.csv", index=False)
     overrides = [*METHODS["streaming"], "daily.replay_days=0", "daily.holdout_share=0"]
     config, paths = load(night / "stall.yaml", overrides), RunPaths(night / "runs", day_after, "streaming")
-    make_tables(config, paths, now=NOW)
-    make_features(config, paths)
+    make_tables(pick(IngestSections, config), paths, now=NOW)
+    features_at(config, paths)
     parent = Parent.open(RunPaths(night / "runs", AS_OF, "streaming"))
     train(config, paths, parent=parent, goes_on=True)
 

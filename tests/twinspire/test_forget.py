@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from artefacts.config import pick
 from artefacts.locks import only_run
 from artefacts.paths import CUTTING, RunPaths
+from beam_jobs.snapshot_days import write_snapshots
+from features.config import FeaturesSections, IngestSections
 from features.forgotten import Forgotten
 from features.ids import IdMap
 from features.steps import make_features, make_tables, open_store
@@ -25,6 +28,7 @@ from serving.vectors import read_vectors, vector_schema
 from serving.web.metrics import Metrics
 from training.forget_fits import forget_in_fit
 from twinspire.cli import app
+from twinspire.config import Config
 from twinspire.forget_everywhere import bundles_naming, forget, known, remember
 from twinspire.load_config import load
 
@@ -46,6 +50,13 @@ features: {{history_length: 5, example_days: 6, join_days: 3, item_refresh_days:
 training: {{example_days: 6, validation_days: 2}}
 beam: {{shards: 2}}
 """
+
+
+def features_at(config: Config, paths: RunPaths) -> str:
+    """The step `features`: snapshots, then what is made of them."""
+    sections = pick(FeaturesSections, config)
+    written = write_snapshots(sections, config.beam, paths)
+    return f"{written.outcome()}; {make_features(sections, paths)}"
 
 
 def write_stall(folder: Path, users: range) -> Path:
@@ -71,8 +82,8 @@ def write_stall(folder: Path, users: range) -> Path:
 def run_day(config_file: Path, runs: Path, day: dt.date) -> RunPaths:
     config = load(config_file, [f"as_of={day}"])
     paths = RunPaths(runs / config.name, config.as_of)
-    make_tables(config, paths, now=NOW)
-    make_features(config, paths)
+    make_tables(pick(IngestSections, config), paths, now=NOW)
+    features_at(config, paths)
     return paths
 
 
@@ -95,7 +106,12 @@ def test_the_next_run_makes_what_it_would_have_made_had_they_never_been(tmp_path
     assert (places["online store"], places["tables, events"], places["tables, users"]) == (2, 9, 2)
     assert not paths.snapshots.exists()
     assert not known(paths, gone)
-    others = open_store(load(config_file), paths).read_online(["u0", "u3", "u9"]).column("user_num_events").to_pylist()
+    others = (
+        open_store(pick(FeaturesSections, load(config_file)), paths)
+        .read_online(["u0", "u3", "u9"])
+        .column("user_num_events")
+        .to_pylist()
+    )
     assert others == [8, None, None]
     assert forget(paths, gone) == []
     again = run_day(config_file, runs, NEXT)

@@ -11,10 +11,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
 from beam_jobs import snapshot_days as snapshot_runs
+from beam_jobs.snapshot_days import write_snapshots
 from features import steps as feature_runs
 from features.columns import seconds_of
+from features.config import FeaturesSections, IngestSections
 from features.examples import PARTS
 from features.steps import find_schema_changes, make_features, make_tables, open_store
 from twinspire.config import Config
@@ -37,6 +40,13 @@ beam: {{shards: 2}}
 """
 
 
+def features_at(config: Config, paths: RunPaths) -> str:
+    """The step `features`: snapshots, then what is made of them."""
+    sections = pick(FeaturesSections, config)
+    written = write_snapshots(sections, config.beam, paths)
+    return f"{written.outcome()}; {make_features(sections, paths)}"
+
+
 def write_source(folder: Path, *, end: dt.date, items: int) -> None:
     days = [FIRST + dt.timedelta(days=number) for number in range((end - FIRST).days)]
     orders = [
@@ -52,8 +62,8 @@ def write_source(folder: Path, *, end: dt.date, items: int) -> None:
 def run_day(config_file: Path, runs: Path, day: dt.date) -> tuple[Config, RunPaths, str]:
     config = load(config_file, [f"as_of={day}"])
     paths = RunPaths(runs / config.name, config.as_of)
-    make_tables(config, paths, now=NOW)
-    return config, paths, make_features(config, paths)
+    make_tables(pick(IngestSections, config), paths, now=NOW)
+    return config, paths, features_at(config, paths)
 
 
 def partitions(paths: RunPaths) -> dict[str, tuple[int, int]]:
@@ -90,7 +100,7 @@ def test_who_is_new_and_has_no_past_is_in_the_online_store(config_file: Path, tm
     # On the very day of the next cut: the tables know them, and no row before it does.
     change_orders(tmp_path / "data", ("", "u7,i1,2024-01-10T09:00:00\n"))
     config, paths, _ = run_day(config_file, tmp_path / "runs", NEXT)
-    [known, new] = open_store(config, paths).read_online(["u0", "u7"]).to_pylist()
+    [known, new] = open_store(pick(FeaturesSections, config), paths).read_online(["u0", "u7"]).to_pylist()
     assert (known["user_num_events"], new["user_num_events"]) == (9, 0)
     assert new["user_as_of_seconds"] <= seconds_of(DAY)
 
@@ -172,7 +182,7 @@ def test_a_late_change_computes_the_days_from_it_on_again_and_equals_a_rebuild(
             # Of newcomers a rebuild has rows that nothing reads any more.
             assert rows_of(paths, tower) == rows_of(rebuilt, tower)
     users = ["u0", "u1", "u2", "u3", "u9"]
-    online = [open_store(config, one).read_online(users) for one in (paths, rebuilt)]
+    online = [open_store(pick(FeaturesSections, config), one).read_online(users) for one in (paths, rebuilt)]
     assert online[0].equals(online[1])
 
 
@@ -205,15 +215,15 @@ def test_an_earlier_cut_has_the_pairs_of_then(config_file: Path, tmp_path: Path)
     early = dt.date(2024, 1, 2)
     fresh = load(config_file, ["as_of=2024-01-02", "features.example_days=6"])
     expected = RunPaths(tmp_path / "early" / fresh.name, early)
-    make_tables(fresh, expected, now=NOW)
-    make_features(fresh, expected)
+    make_tables(pick(IngestSections, fresh), expected, now=NOW)
+    features_at(fresh, expected)
     # The first run tells which days can be joined: it must not be later than what is asked for.
     config = load(config_file, ["as_of=2024-01-10", "features.example_days=20"])
-    make_tables(config, paths := RunPaths(tmp_path / "runs" / config.name, NEXT), now=NOW)
-    make_features(config, paths)
+    make_tables(pick(IngestSections, config), paths := RunPaths(tmp_path / "runs" / config.name, NEXT), now=NOW)
+    features_at(config, paths)
     config = load(config_file, ["as_of=2024-01-02"])
     back = RunPaths(paths.root, early)
-    outcome = make_features(config, back)
+    outcome = features_at(config, back)
     assert outcome.startswith("0 days of snapshots; 0 examples joined for 0 new days")
     assert back.pairs.read_bytes() == expected.pairs.read_bytes()
     assert json.loads(back.snapshots_record.read_text())["end"] == str(NEXT)
@@ -259,7 +269,7 @@ def test_a_run_that_is_killed_is_made_good_by_the_next(
         for name in PARTS:
             found, fresh = ((one.examples / folder.name / f"{name}.parquet") for one in (paths, rebuilt))
             assert pq.read_table(found).equals(pq.read_table(fresh))
-    online = [open_store(config, one).read_online(["u0", "u1"]) for one in (paths, rebuilt)]
+    online = [open_store(pick(FeaturesSections, config), one).read_online(["u0", "u1"]) for one in (paths, rebuilt)]
     assert online[0].equals(online[1])
 
 
@@ -267,13 +277,13 @@ def test_a_change_of_columns_is_told_before_and_in_the_outcome(config_file: Path
     write_source(tmp_path / "data", end=DAY, items=4)
     config = load(config_file)
     paths = RunPaths(tmp_path / "runs" / config.name, config.as_of)
-    assert find_schema_changes(config, paths) == []
-    make_tables(config, paths, now=NOW)
-    assert find_schema_changes(config, paths) == []
+    assert find_schema_changes(pick(IngestSections, config), paths) == []
+    make_tables(pick(IngestSections, config), paths, now=NOW)
+    assert find_schema_changes(pick(IngestSections, config), paths) == []
     changed = load(config_file, ["dataset.item_columns={kind: numeric}"])
-    [found] = find_schema_changes(changed, paths)
+    [found] = find_schema_changes(pick(IngestSections, changed), paths)
     assert found.needs_full
     items = (tmp_path / "data" / "items.csv").read_text().replace("old", "1").replace("new", "2")
     (tmp_path / "data" / "items.csv").write_text(items)
-    assert make_tables(changed, paths, now=NOW).endswith(f"; {found}")
-    assert find_schema_changes(changed, paths) == []
+    assert make_tables(pick(IngestSections, changed), paths, now=NOW).endswith(f"; {found}")
+    assert find_schema_changes(pick(IngestSections, changed), paths) == []

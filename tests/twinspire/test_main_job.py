@@ -1,20 +1,27 @@
-"""Does a change run again what it changes, and nothing else?"""
+"""A change of the configuration runs the steps again that read it and those behind them, and no others."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import datetime as dt
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from artefacts.config import as_read, keys_of, pick
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, finished, run_step
 from serving.exposures.files import Exposure, to_table, write_exposures
 from training.lineage import Night
+from twinspire.config import Config
 from twinspire.load_config import load
-from twinspire.main_job import NIGHT_STEP_NAMES, STEP_NAMES, plan
+from twinspire.main_job import NIGHT_STEP_NAMES, STEP_NAMES, STEPS, plan
 
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
 NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
@@ -54,12 +61,183 @@ def first_changed(steps: list[Step], others: list[Step]) -> str | None:
         ("training.epochs=9", "train"),
         ("evaluation.ks=[9]", "train"),
         ("index.m=9", "index"),
-        ("serving.port=9", "bundle"),
-        ("beam.shards=9", "bundle"),
+        ("serving.retriever=repeat", "bundle"),
+        ("bundles.keep=9", "publish"),
+        ("evaluation.window_days=9", "evaluate"),
+        ("serving.port=9", None),
+        ("beam.shards=9", None),
+        ("daily.keep_exposure_days=9", None),
     ],
 )
-def test_a_changed_key_runs_again_from_the_first_step_that_reads_it(override: str, first: str) -> None:
+def test_a_changed_key_runs_again_from_the_first_step_that_reads_it(override: str, first: str | None) -> None:
     assert first_changed(planned(), planned(override)) == first
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key without keys of its own, with its value."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value and f"{prefix}{name}" not in MAPPINGS:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+# Sections that hold names of the user's own.
+MAPPINGS = (
+    "dataset.user_columns",
+    "dataset.item_columns",
+    "features.offline_store",
+    "serving.fusion_weights",
+    *(f"ingest.source.{table}.columns" for table in ("events", "users", "items")),
+)
+# With every optional section, so that all of their keys are tried; some exclude each other.
+DATASET = (
+    "dataset={user_columns: {country: categorical, town: categorical}, "
+    "item_columns: {kind: categorical, colour: categorical}, item_category: kind, user_statistics_of: [kind], "
+    "item_statistics_of: [country]}"
+)
+BASES = (
+    (DATASET, SPARCODE, MINED, "towers.dual_augmented={}", "towers.counterpart={user_fields: [country]}",
+     "towers.id_buckets=4", "training.mobius={}"),
+    (DATASET, MINED),
+    (DATASET,),
+)  # fmt: skip
+# Values of keys that take names, which no type shows.
+NAMES: dict[str, Any] = {
+    "dataset.user_columns": {"country": "categorical", "town": "categorical", "age": "numeric"},
+    "dataset.item_columns": {"kind": "categorical", "colour": "categorical", "price": "numeric"},
+    "dataset.item_category": "colour",
+    "dataset.user_statistics_of": ["kind", "colour"],
+    "dataset.item_statistics_of": ["country", "town"],
+    "features.offline_store": {"type": "file"},
+    "serving.fusion_weights": {"repeat": 2.0},
+    "serving.arms": [{"name": "a", "share": 1.0}],
+    "gates.skip": ["volume"],
+    "towers.counterpart.user_fields": ["town"],
+    "towers.counterpart.item_fields": ["kind"],
+}
+# Keys that only change together.
+TOGETHER = {
+    "training.negatives.impressions": {"training.negatives.num_impressions": 1},
+    "training.negatives.num_impressions": {"training.negatives.impressions": "shown.parquet"},
+    "ingest.source.kind": {"ingest.source": {"kind": "complete_journey"}},
+}
+
+
+def literals(schema: Any) -> Iterator[str]:
+    """Every word that some key of the configuration takes."""
+    if isinstance(schema, dict):
+        yield from (word for word in schema.get("enum", []) if isinstance(word, str))
+        for part in schema.values():
+            yield from literals(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from literals(part)
+
+
+WORDS = sorted(set(literals(Config.model_json_schema())))
+
+
+def candidates(key: str, value: Any) -> Iterator[Any]:
+    """Values that a key may take instead of its own."""
+    if key in NAMES:
+        yield NAMES[key]
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield from (value + 1, value - 1, value / 2, value * 1.5, 0.5)
+    elif isinstance(value, list):
+        yield from ([*value[:-1], *[last + 1 for last in value[-1:] if isinstance(last, int)]], [3], ["x"])
+    elif isinstance(value, dict):
+        yield {name: f"other_{column}" for name, column in value.items()}
+    else:
+        yield from ("2024-06-02", 3, 0.5, "localhost:1", "2024-06-01-0f3c9a71")
+    yield from (*WORDS, "x", "|")
+
+
+def value_at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def changed_config(config: Config, key: str) -> Config | None:
+    """The configuration with another value of one key; None where it accepts none."""
+    plain = config.model_dump(mode="json")
+    value = value_at(plain, key)
+    for candidate in candidates(key, value):
+        raw = copy.deepcopy(plain)
+        for name, other in {key: candidate, **TOGETHER.get(key, {})}.items():
+            *parents, last = name.split(".")
+            (value_at(raw, ".".join(parents)) if parents else raw)[last] = other
+        try:
+            accepted = Config.model_validate(raw)
+        except ValidationError:
+            continue
+        if value_at(accepted.model_dump(mode="json"), key) != value:
+            return accepted
+    return None
+
+
+def reads(name: str, key: str, config: Config) -> bool:
+    """Whether a step declares to read a key, or a section that holds it."""
+    declared = as_read(pick(STEPS[name].sections, config))
+    for section, value in declared.items():
+        if section == key:
+            return True
+        if key.startswith(f"{section}."):
+            try:
+                value_at(value, key.removeprefix(f"{section}."))
+            except KeyError:
+                continue
+            return True
+    return False
+
+
+def test_every_key_runs_the_steps_again_that_read_it_and_those_behind_them_and_no_others() -> None:
+    night = Night(None, is_warm_start=False, why="the first", parent_bundle=None)
+    bases = [load(TABLES, base) for base in BASES]
+    all_keys = dict.fromkeys(key for base in bases for key, _ in leaves(base.model_dump(mode="json")))
+    # A section that one of them leaves out is tried key by key in another one.
+    keys = [key for key in all_keys if not any(other.startswith(f"{key}.") for other in all_keys)]
+    never_tried = []
+    for key in keys:
+        tries = [(base, changed_config(base, key)) for base in bases if has(base, key)]
+        config, other = next(((base, changed) for base, changed in tries if changed is not None), (bases[0], None))
+        if other is None:
+            never_tried.append(key)
+            continue
+        for how in (None, night):
+            before, after = (plan_of(one, night=how) for one in (config, other))
+            assert [step.name for step in before] == [step.name for step in after], key
+            names = [step.name for step in before]
+            changed = [one.digest != two.digest for one, two in zip(before, after, strict=True)]
+            together = [key, *TOGETHER.get(key, {})]
+            first = next((at for at, name in enumerate(names) if any(reads(name, k, other) for k in together)), None)
+            expected = [first is not None and at >= first for at in range(len(names))]
+            assert dict(zip(names, changed, strict=True)) == dict(zip(names, expected, strict=True)), key
+    assert ", ".join(never_tried) == ""
+
+
+def has(config: Config, key: str) -> bool:
+    try:
+        value_at(config.model_dump(mode="json"), key)
+    except (KeyError, TypeError):
+        return False
+    return True
+
+
+def plan_of(config: Config, *, night: Night | None) -> list[Step]:
+    paths = RunPaths(Path("runs") / config.name, config.as_of)
+    return plan(config, paths, now=NOW, code_version="1", night=night)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_is_handed_nothing_but_what_it_declares(name: str) -> None:
+    sections = pick(STEPS[name].sections, load(TABLES, BASES[0]))
+    held = {field.name for field in dataclasses.fields(sections)}
+    assert held == set(keys_of(type(sections)))
+    assert not any(isinstance(getattr(sections, field), Config) for field in held)
 
 
 def test_impressions_that_change_are_fitted_again(tmp_path: Path) -> None:
@@ -105,7 +283,7 @@ def test_hard_negatives_are_mined_between_features_and_training_where_the_file_a
         ("features.history_length=7", "features"),
         ("training.hard_model_weight=1", "train"),
         ("towers.embedding_dim=9", "train"),
-        ("serving.port=9", "bundle"),
+        ("serving.retriever=repeat", "bundle"),
     ],
 )
 def test_with_mined_negatives_training_depends_on_how_they_are_found(override: str, first: str) -> None:
@@ -115,7 +293,7 @@ def test_with_mined_negatives_training_depends_on_how_they_are_found(override: s
 def test_sparcodes_tables_are_made_between_the_index_and_the_bundle_where_it_is_configured() -> None:
     names = [step.name for step in planned(SPARCODE)]
     assert names == [name for name in STEP_NAMES if name != "mine"]
-    assert names[names.index("index") :] == ["index", "codes", "bundle", "evaluate"]
+    assert names[names.index("index") :] == ["index", "codes", "bundle", "publish", "evaluate"]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +303,7 @@ def test_sparcodes_tables_are_made_between_the_index_and_the_bundle_where_it_is_
         ("sparcode.learning_rate=.5", "train"),
         ("sparcode.posting_cap=9", "codes"),
         ("sparcode.target_recall=.5", "codes"),
-        ("serving.port=9", "bundle"),
+        ("serving.retriever=repeat", "bundle"),
     ],
 )
 def test_how_tables_are_cut_is_not_fitted_again(override: str, first: str) -> None:
@@ -142,7 +320,7 @@ def test_negatives_that_are_mined_again_undo_the_records_of_what_was_fitted_with
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As after `twinspire mine --force`: the digests are the same, and the negatives come from another fit.
-    monkeypatch.setattr("beam_jobs.steps.mine", lambda config, paths: "mined")
+    monkeypatch.setattr("beam_jobs.steps.mine", lambda sections, beam, paths: "mined")
     steps = {step.name: step for step in planned(MINED)}
     for step in steps.values():
         step.records.mkdir(parents=True, exist_ok=True)
@@ -186,13 +364,14 @@ def test_a_published_bundle_of_another_day_does_not_count() -> None:
     written.parent.mkdir(parents=True)
     written.write_text("2024-06-01-00000000")
     assert not steps["bundle"].is_current()
+    assert not steps["publish"].is_current()
     for name in ("2024-06-01-00000000", "2024-06-01-11111111", "2024-06-02-00000000"):
         (bundles / name).mkdir()
     # Another bundle of the day too: the night's own has to be the one that is served.
     for name, stands in (("2024-06-01-00000000", True), ("2024-06-01-11111111", False), ("2024-06-02-00000000", False)):
         (bundles / "current").unlink(missing_ok=True)
         (bundles / "current").symlink_to(name)
-        assert steps["bundle"].is_current() is stands
+        assert steps["publish"].is_current() is stands
 
 
 def test_an_online_store_of_another_day_does_not_count() -> None:
@@ -216,7 +395,7 @@ def test_the_paths_of_a_day_lie_below_its_dataset() -> None:
 
 
 def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_that_of_a_plain_run() -> None:
-    night = Night(dt.date(2024, 5, 31), goes_on=True, why="goes on", parent_bundle="2024-05-31-00000000")
+    night = Night(dt.date(2024, 5, 31), is_warm_start=True, why="goes on", parent_bundle="2024-05-31-00000000")
     steps = planned(night=night)
     left_out = {"mine", "codes"}
     assert [step.name for step in steps] == [name for name in NIGHT_STEP_NAMES if name not in left_out]
@@ -227,21 +406,26 @@ def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_th
 
 @pytest.mark.parametrize(
     "change",
-    [{"parent_bundle": "2024-05-31-11111111"}, {"goes_on": False}, {"parent": dt.date(2024, 5, 30)}, {"parent": None}],
+    [
+        {"parent_bundle": "2024-05-31-11111111"},
+        {"is_warm_start": False},
+        {"parent": dt.date(2024, 5, 30)},
+        {"parent": None},
+    ],
 )
 def test_another_night_before_is_fitted_from_anew(change: dict[str, object]) -> None:
-    night = Night(dt.date(2024, 5, 31), goes_on=True, why="goes on", parent_bundle="2024-05-31-00000000")
+    night = Night(dt.date(2024, 5, 31), is_warm_start=True, why="goes on", parent_bundle="2024-05-31-00000000")
     assert first_changed(planned(night=night), planned(night=replace(night, **change))) == "train"  # type: ignore[arg-type]
 
 
 def test_how_nights_are_fitted_is_read_by_the_fit() -> None:
-    night = Night(None, goes_on=False, why="the first", parent_bundle=None)
+    night = Night(None, is_warm_start=False, why="the first", parent_bundle=None)
     assert first_changed(planned(night=night), planned("daily.epochs=2", night=night)) == "train"
-    assert first_changed(planned(night=night), planned("daily.keep_exposure_days=9", night=night)) == "bundle"
+    assert first_changed(planned(night=night), planned("daily.keep_exposure_days=9", night=night)) is None
 
 
 def test_gates_are_asked_again_where_their_report_is_of_another_bundle() -> None:
-    gates = next(step for step in planned(night=Night(None, goes_on=False, why="", parent_bundle=None))
+    gates = next(step for step in planned(night=Night(None, is_warm_start=False, why="", parent_bundle=None))
                  if step.name == "gates")  # fmt: skip
     config = load(TABLES)
     paths = RunPaths(Path("runs") / config.name, config.as_of)

@@ -1,16 +1,17 @@
-"""What was known about each item at each midnight? Pure NumPy over one shard of items.
+"""What was known about each item at each midnight: pure NumPy over one shard of items.
 
-Shape letters: E events, N items of the shard, R rows.
+Shape letters: E events, N items of the shard, R rows, C computed features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from beam_jobs.user_snapshots import DAY_SECONDS, Events, Flags, Floats, Ints, latest_turns
+from features.computed import ComputedFeature, DayEvents, carried
 from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS
 
 # What a day leaves of each rate: of all events and of first meetings, each fast and slow.
@@ -28,6 +29,7 @@ class ItemRows:
         price: [R] float64, mean value of an event, 0 if none.
         fast_rate, slow_rate: [R] float64, exponentially decayed events a day.
         fast_new_rate, slow_new_rate: [R] float64, likewise of first meetings of a user and the item.
+        computed: [C, R] float64.
     """
 
     item: Ints
@@ -39,6 +41,7 @@ class ItemRows:
     slow_rate: Floats
     fast_new_rate: Floats
     slow_new_rate: Floats
+    computed: Floats
 
 
 @dataclass
@@ -49,21 +52,31 @@ class ItemState:
         num_events, num_buyers: [N] int64.
         value: [N] float64, summed over events.
         rates: [4, N] float64, of all events and of first meetings, each fast and slow.
+        features: C computed features, by name.
+        totals: [C, N] float64, their values.
     """
 
     num_events: Ints
     num_buyers: Ints
     value: Floats
     rates: Floats
+    features: Mapping[str, ComputedFeature]
+    totals: Floats
 
     @classmethod
-    def empty(cls, num_items: int) -> ItemState:
+    def empty(cls, num_items: int, features: Mapping[str, ComputedFeature]) -> ItemState:
         """Nothing has been bought."""
         num_events, num_buyers = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)
-        return cls(num_events, num_buyers, np.zeros(num_items), np.zeros((4, num_items)))
+        totals = np.zeros((len(features), num_items))
+        return cls(num_events, num_buyers, np.zeros(num_items), np.zeros((4, num_items)), features, totals)
 
-    def advance(self, item: Ints, first_meeting: Ints, value: Floats) -> None:
-        """Takes in the events of one day."""
+    def advance(self, events: Events, first: Ints, begin: int, end: int) -> None:
+        """Takes in the events of one day, at positions begin..end."""
+        at = slice(begin, end)
+        item, first_meeting, value = events.item[at], first[at], events.value[at]
+        if self.features:
+            day = DayEvents(item, len(self.value), events.seconds[at], value, first_meeting)
+            self.totals = carried(self.totals, self.features, day)
         today = np.bincount(item, minlength=len(self.num_events))
         met = np.bincount(item, weights=first_meeting, minlength=len(today)).astype(np.int64)
         self.num_events += today
@@ -75,7 +88,19 @@ class ItemState:
         """What is known of some items at a midnight."""
         num_events = self.num_events[item]
         price = self.value[item] / np.maximum(num_events, 1)
-        return ItemRows(item, day * DAY_SECONDS, num_events, self.num_buyers[item], price, *self.rates[:, item])
+        fast, slow, fast_new, slow_new = self.rates[:, item]
+        return ItemRows(
+            item=item,
+            moment=day * DAY_SECONDS,
+            num_events=num_events,
+            num_buyers=self.num_buyers[item],
+            price=price,
+            fast_rate=fast,
+            slow_rate=slow,
+            fast_new_rate=fast_new,
+            slow_new_rate=slow_new,
+            computed=self.totals[:, item],
+        )
 
 
 def snapshots(
@@ -114,9 +139,8 @@ def snapshots(
     days = events.day
     for day in range(first_day, end_day):
         begin, end = np.searchsorted(days, (day, day + 1))
-        item = events.item[begin:end]
-        state.advance(item, first_meeting[begin:end], events.value[begin:end])
+        state.advance(events, first_meeting, int(begin), int(end))
         if day + 1 >= rows_from:
             due = (day + 1 + refresh) % refresh_days == 0
-            due[item] = True
+            due[events.item[begin:end]] = True
             yield state.rows(np.flatnonzero(due), day + 1)

@@ -1,4 +1,4 @@
-"""How do the rows of a midnight become Arrow columns? In the order of the fields of the feature view.
+"""The rows of a midnight as Arrow columns, in the order of the fields of the feature view.
 
 Shape letters: E events of a shard, R rows of a midnight.
 """
@@ -194,18 +194,20 @@ class ValueMeetings:
 
 
 def user_columns(rows: UserRows, item_ids: Names) -> list[pa.Array]:
-    """Statistics of users, without the moment: one array [R] for each."""
+    """Statistics and computed features of users, without the moment: one array [R] for each."""
     known = rows.history >= 0
     offsets = np.concatenate([[0], np.cumsum(known.sum(axis=1))])
     numbers = [rows.num_events, rows.num_items, rows.num_days, rows.value, rows.last_seconds]
     history = lists_of(offsets, pa.array(item_ids[rows.history[known]], pa.string()))
-    return [*map(pa.array, numbers), history, lists_of(offsets, pa.array(rows.history_seconds[known]))]
+    seconds = lists_of(offsets, pa.array(rows.history_seconds[known]))
+    return [*map(pa.array, numbers), history, seconds, *map(pa.array, rows.computed)]
 
 
 def item_columns(rows: ItemRows) -> list[pa.Array]:
-    """Statistics of items, without the moment: one array [R] for each."""
+    """Statistics and computed features of items, without the moment: one array [R] for each."""
     totals = [rows.num_events, rows.num_buyers, rows.price]
-    return [*map(pa.array, [*totals, rows.fast_rate, rows.slow_rate, rows.fast_new_rate, rows.slow_new_rate])]
+    rates = [rows.fast_rate, rows.slow_rate, rows.fast_new_rate, rows.slow_new_rate]
+    return [*map(pa.array, [*totals, *rates, *rows.computed])]
 
 
 def share_columns(fields: Sequence[ValueMeetings], moment: int, owners: Ints) -> list[pa.Array]:

@@ -1,4 +1,4 @@
-"""What does one shard of users or items add at each midnight? Arrow in, Arrow out, around the arithmetic.
+"""What one shard of users or items adds at each midnight: Arrow in, Arrow out, around the arithmetic.
 
 Users come first, because only they know which event is a user's first meeting with an item; items take that from them.
 """
@@ -25,23 +25,22 @@ from beam_jobs.snapshot_columns import (
     user_columns,
 )
 from beam_jobs.snapshot_state import (
-    ITEM_STATE,
-    USER_STATE,
     SavedState,
     item_state,
     item_table,
     known_pairs,
     read_shard,
     shard_of,
+    state_schema,
     user_state,
     user_table,
 )
 from beam_jobs.user_snapshots import Events, Ints
 from features import columns
+from features.computed import COMPUTED, ComputedFeature
 from features.ids import stable_number
-from features.schema import ENTITY_KEY, MOMENT, PAIRS_SCHEMA, Schema, Tower, snapshot_schema
+from features.schema import ENTITY_KEY, MOMENT, Schema, Tower, snapshot_schema
 
-STATE_SCHEMAS = {"user": USER_STATE, "item": ITEM_STATE, "pairs": PAIRS_SCHEMA}
 NUM_BEFORE = "num_before"
 
 
@@ -97,10 +96,14 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
         }
         return members, ids, wanted
 
+    def _computed(self) -> dict[str, ComputedFeature]:
+        """The computed features of the side, by name."""
+        return {name: COMPUTED[name] for name in self._schema.computed_of(self.tower)}
+
     def _read(self, part: str, shard: int) -> pa.Table:
         """The shard's part of the saved state; empty where there is none."""
         if self._saved is None:
-            return STATE_SCHEMAS[part].empty_table()
+            return state_schema(self._schema, part).empty_table()
         return read_shard(getattr(self._saved, part), shard, self._num_shards)
 
     def _arrow(self, members: pa.Table, position: Ints, moment: int, statistics: list[pa.Array]) -> pa.Table:
@@ -157,7 +160,7 @@ class UserShard(_SnapshotShard):
             "pairs", (shard, pairs_table(met, ids.to_numpy(zero_copy_only=False), item_names))
         )
         shares = self._shares(item_ids, met)
-        state = user_state(saved, ids, item_ids, self._history_length)
+        state = user_state(saved, ids, item_ids, self._history_length, self._computed())
         rows = [snapshot_schema(self._schema, self.tower).empty_table()]
         for found in user_snapshots.snapshots(state, events, first, **wanted):
             statistics = user_columns(found, item_names) + share_columns(shares, found.moment, found.user)
@@ -211,7 +214,7 @@ class ItemShard(_SnapshotShard):
         item = pc.index_in(table.column(columns.ITEM_ID), value_set=ids).to_numpy()
         events = _events(table, np.zeros(len(item), np.int64), item)
         shares = [self._shares(field.values, table, events, before, ids) for field in self._schema.shares_of("item")]
-        state = item_state(self._read("item", shard), ids)
+        state = item_state(self._read("item", shard), ids, self._computed())
         rows = [snapshot_schema(self._schema, self.tower).empty_table()]
         for found in item_snapshots.snapshots(state, events, table.column("first").to_numpy(), **wanted):
             statistics = item_columns(found) + share_columns(shares, found.moment, found.item)

@@ -1,4 +1,4 @@
-"""How is what was known at a midnight kept, so that the next run starts there? Parquet, a row group a shard.
+"""The saved state of a midnight, from which the next run starts: Parquet, a row group a shard.
 
 state/2017-11-30/user.parquet   totals and history of each user
                  item.parquet   totals and rates of each item
@@ -9,7 +9,7 @@ Shape letters: U users, N items, T history length, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from beam_jobs.item_snapshots import ItemState
 from beam_jobs.snapshot_columns import Pairs, lists_of
 from beam_jobs.user_snapshots import Ints, UserState, place_within_group
 from features import columns
+from features.computed import ComputedFeature
 from features.ids import stable_number
-from features.schema import PAIRS_SCHEMA
+from features.schema import PAIRS_SCHEMA, Schema, Tower
 
 Names = npt.NDArray[np.object_]
 USER_STATE = pa.schema(
@@ -49,6 +50,14 @@ ITEM_STATE = pa.schema(
         *((name, pa.float64()) for name in RATES),
     ]
 )
+
+
+def state_schema(schema: Schema, part: str) -> pa.Schema:
+    """Arrow schema of a part of the state: of users or items with the dataset's computed features, or of pairs."""
+    if part == "pairs":
+        return PAIRS_SCHEMA
+    tower: Tower = "user" if part == "user" else "item"
+    return _with_totals(USER_STATE if tower == "user" else ITEM_STATE, schema.computed_of(tower))
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,13 @@ def shard_of(ids: pa.ChunkedArray, num_shards: int) -> Ints:
     return numbers
 
 
-def user_state(saved: pa.Table, ids: pa.Array, item_ids: pa.Array, history_length: int) -> UserState:
+def user_state(
+    saved: pa.Table,
+    ids: pa.Array,
+    item_ids: pa.Array,
+    history_length: int,
+    features: Mapping[str, ComputedFeature],
+) -> UserState:
     """The state of a shard's users; who is not in the file has had no event.
 
     Args:
@@ -103,11 +118,14 @@ def user_state(saved: pa.Table, ids: pa.Array, item_ids: pa.Array, history_lengt
         ids: [U] string, the users.
         item_ids: The items, in the order of their codes; every item of a history is among them.
         history_length: T.
+        features: Computed features of users.
     """
-    state = UserState.empty(len(ids), history_length)
+    state = UserState.empty(len(ids), history_length, features)
     kept, user = _rows_of(saved, ids)
     for name in ("num_events", "num_items", "num_days", "value", "last_seconds"):
         getattr(state, name)[user] = kept.column(name).to_numpy()
+    for number, name in enumerate(features):
+        state.totals[number, user] = kept.column(name).to_numpy()
     lengths = pc.list_value_length(kept.column("history")).to_numpy().astype(np.int64)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     place = place_within_group(owner)
@@ -126,24 +144,27 @@ def user_table(state: UserState, ids: pa.Array, item_ids: Names) -> pa.Table:
     numbers = [state.num_events, state.num_items, state.num_days, state.value, state.last_seconds]
     history = lists_of(offsets, pa.array(item_ids[state.history[known]], pa.string()))
     seconds = lists_of(offsets, pa.array(state.history_seconds[known]))
-    return pa.table([ids, *map(pa.array, numbers), history, seconds], schema=USER_STATE)
+    schema = _with_totals(USER_STATE, state.features)
+    return pa.table([ids, *map(pa.array, numbers), history, seconds, *map(pa.array, state.totals)], schema=schema)
 
 
-def item_state(saved: pa.Table, ids: pa.Array) -> ItemState:
+def item_state(saved: pa.Table, ids: pa.Array, features: Mapping[str, ComputedFeature]) -> ItemState:
     """The state of a shard's items, `ITEM_STATE`; what is not in the file has had no event."""
-    state = ItemState.empty(len(ids))
+    state = ItemState.empty(len(ids), features)
     kept, item = _rows_of(saved, ids)
     for name in ("num_events", "num_buyers", "value"):
         getattr(state, name)[item] = kept.column(name).to_numpy()
     for number, name in enumerate(RATES):
         state.rates[number, item] = kept.column(name).to_numpy()
+    for number, name in enumerate(features):
+        state.totals[number, item] = kept.column(name).to_numpy()
     return state
 
 
 def item_table(state: ItemState, ids: pa.Array) -> pa.Table:
     """`ITEM_STATE` of a shard's items."""
-    arrays = [state.num_events, state.num_buyers, state.value, *state.rates]
-    return pa.table([ids, *map(pa.array, arrays)], schema=ITEM_STATE)
+    arrays = [state.num_events, state.num_buyers, state.value, *state.rates, *state.totals]
+    return pa.table([ids, *map(pa.array, arrays)], schema=_with_totals(ITEM_STATE, state.features))
 
 
 def known_pairs(saved: pa.Table, ids: pa.Array, item_ids: pa.Array) -> Pairs:
@@ -159,3 +180,7 @@ def _rows_of(saved: pa.Table, ids: pa.Array) -> tuple[pa.Table, Ints]:
     position = pc.index_in(saved.column(0), value_set=ids)
     here = pc.is_valid(position)
     return saved.filter(here), position.filter(here).to_numpy().astype(np.int64)
+
+
+def _with_totals(state: pa.Schema, features: Iterable[str]) -> pa.Schema:
+    return pa.schema([*state, *(pa.field(name, pa.float64()) for name in features)])

@@ -1,4 +1,4 @@
-"""Which snapshot rows does each midnight add? The Beam job over all users and items.
+"""The Beam job that computes the snapshot rows which each midnight adds, over all users and items.
 
 It starts from what was known at an earlier midnight, so that it reads the events since then and no others. One element
 is a shard's worth of events as an Arrow batch: never a row.
@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.embed import WriteNumbered
 from beam_jobs.snapshot_shards import ItemShard, UserShard, split_by_shard
-from beam_jobs.snapshot_state import ITEM_STATE, USER_STATE, SavedState, gather_shards
+from beam_jobs.snapshot_state import SavedState, gather_shards, state_schema
 from features import columns
 from features.columns import number_of
 from features.schema import PAIRS_SCHEMA, Schema, snapshot_schema
@@ -113,6 +113,6 @@ def part_schemas(schema: Schema) -> dict[str, pa.Schema]:
         "user": snapshot_schema(schema, "user"),
         "item": snapshot_schema(schema, "item"),
         "pairs": PAIRS_SCHEMA,
-        "user_state": USER_STATE,
-        "item_state": ITEM_STATE,
+        "user_state": state_schema(schema, "user"),
+        "item_state": state_schema(schema, "item"),
     }

@@ -1,15 +1,17 @@
-"""What was known about each user at each midnight? Pure NumPy over one shard of users.
+"""What was known about each user at each midnight: pure NumPy over one shard of users.
 
-Shape letters: E events, U users, T history length, R rows.
+Shape letters: E events, U users, T history length, R rows, C computed features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from features.computed import ComputedFeature, DayEvents, carried
 
 DAY_SECONDS = 86_400
 Ints = npt.NDArray[np.int64]
@@ -49,6 +51,7 @@ class UserRows:
         num_events, num_items, num_days, last_seconds: [R] int64.
         value: [R] float64.
         history, history_seconds: [R, T] int64, items and their latest events, latest first.
+        computed: [C, R] float64.
     """
 
     user: Ints
@@ -60,6 +63,7 @@ class UserRows:
     last_seconds: Ints
     history: Ints
     history_seconds: Ints
+    computed: Floats
 
 
 def snapshots(
@@ -129,6 +133,8 @@ class UserState:
         num_events, num_items, num_days, last_seconds: [U] int64.
         value: [U] float64.
         history, history_seconds: [U, T] int64, items and their latest events, latest first, padded with -1.
+        features: C computed features, by name.
+        totals: [C, U] float64, their values.
     """
 
     num_events: Ints
@@ -138,19 +144,35 @@ class UserState:
     last_seconds: Ints
     history: Ints
     history_seconds: Ints
+    features: Mapping[str, ComputedFeature]
+    totals: Floats
 
     @classmethod
-    def empty(cls, num_users: int, history_length: int) -> UserState:
-        """Nobody has had an event."""
+    def empty(cls, num_users: int, history_length: int, features: Mapping[str, ComputedFeature]) -> UserState:
+        """No user has had an event."""
         counts = [np.zeros(num_users, dtype=np.int64) for _ in range(4)]
         histories = [np.full((num_users, history_length), -1, dtype=np.int64) for _ in range(2)]
-        return cls(counts[0], counts[1], counts[2], np.zeros(num_users), counts[3], *histories)
+        return cls(
+            num_events=counts[0],
+            num_items=counts[1],
+            num_days=counts[2],
+            value=np.zeros(num_users),
+            last_seconds=counts[3],
+            history=histories[0],
+            history_seconds=histories[1],
+            features=features,
+            totals=np.zeros((len(features), num_users)),
+        )
 
     def advance(self, events: Events, first_meeting: Ints, begin: int, end: int) -> None:
-        """Takes in the events at positions begin..end."""
+        """Takes in the events of one day, at positions begin..end."""
+        user = events.user[begin:end]
+        if self.features:
+            at = slice(begin, end)
+            day = DayEvents(user, len(self.value), events.seconds[at], events.value[at], first_meeting[at])
+            self.totals = carried(self.totals, self.features, day)
         if begin == end:
             return
-        user = events.user[begin:end]
         np.add.at(self.num_events, user, 1)
         np.add.at(self.num_items, user, first_meeting[begin:end])
         np.add.at(self.value, user, events.value[begin:end])
@@ -188,6 +210,7 @@ class UserState:
             last_seconds=self.last_seconds[user],
             history=self.history[user],
             history_seconds=self.history_seconds[user],
+            computed=self.totals[:, user],
         )
 
 

@@ -28,8 +28,9 @@ MOMENT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
 
 def make_bundle(folder: Path, num_items: int, num_users: int) -> Path:
     """Writes a bundle of random vectors and purchases, 20 for each user, and an online store of 1,000 users."""
-    from features.encoding import Encoder, numeric_names
+    from features.encoding import Encoder
     from features.ids import IdMap
+    from features.numbers import numeric_names
     from features.schema import Schema, view_schema
     from serving.bundles.manifest import DataWindow, Facts
     from serving.bundles.publish import Parts, write

@@ -1,4 +1,4 @@
-"""How does a raw value become a model input? The one implementation, for training, Beam and the server.
+"""The encoder: raw values to model inputs, in one implementation for training, Beam and the server.
 
 Shape letters: B rows, T history length, L trigrams, F numeric inputs of a tower.
 """
@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import columns
+from features.computed import DAY_SECONDS
 from features.ids import IdMap
-from features.schema import (
-    ENTITY_KEY,
-    FAST_HALF_LIFE_DAYS,
-    MAX_SHARES,
-    SLOW_HALF_LIFE_DAYS,
-    TEXT_SUFFIX,
-    TOWERS,
-    Kind,
-    Schema,
-    Shares,
-    Tower,
-)
-from features.text import trigrams
+from features.kinds import KINDS, InputSpec, OwnInput
+from features.numbers import numeric_names, numeric_values
+from features.schema import ENTITY_KEY, MAX_SHARES, TOWERS, Schema, Shares, Tower
 
 
 def flat_list(
@@ -75,36 +65,11 @@ def dense_shares(raw: pa.Table, field: Shares, vocabulary: IdMap) -> npt.NDArray
     return dense
 
 
-DAY_SECONDS = 86_400
-# Rates below a thousandth of an event a day are all "never".
-SMALLEST_RATE = 1e-3
 Inputs = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
 Floats = npt.NDArray[np.float64]
 
 HISTORY, HISTORY_AGE = "user_history", "user_history_age_days"
 NUMERIC_INPUT: dict[Tower, str] = {"user": "user_numeric", "item": "item_numeric"}
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One model input.
-
-    Attributes:
-        name: Key in the encoder's output and name of the model's input.
-        kind: What it holds.
-        length: Values per row; None for a single value without an axis of its own.
-        num_rows: Rows of the embedding table it points into, row 0 and buckets included; 0 for numbers.
-    """
-
-    name: str
-    kind: Literal["id", "categorical", "text", "numeric", "shares", "history", "history_number"]
-    length: int | None
-    num_rows: int = 0
-
-    @property
-    def dtype(self) -> type[np.int32] | type[np.float32]:
-        """Type of its values."""
-        return np.float32 if self.kind in ("numeric", "shares", "history_number") else np.int32
 
 
 @dataclass(frozen=True)
@@ -134,10 +99,7 @@ class Encoder:
         """The inputs of a tower, in a fixed order."""
         ids = self.user_ids if tower == "user" else self.item_ids
         specs = [InputSpec(ENTITY_KEY[tower], "id", None, ids.num_table_rows)]
-        for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
-            specs.append(InputSpec(name, "categorical", None, len(self.vocabularies[name])))
-        for name in self.schema.columns_of_kind(tower, Kind.TEXT):
-            specs.append(InputSpec(name + TEXT_SUFFIX, "text", self.text_length, self.text_buckets + 1))
+        specs += [own.spec(self, name) for name, own in own_inputs(self.schema, tower)]
         specs.append(InputSpec(NUMERIC_INPUT[tower], "numeric", len(numeric_names(self.schema, tower))))
         for field in self.schema.shares_of(tower):
             specs.append(InputSpec(field.shares, "shares", len(self.vocabularies[field.column])))
@@ -174,11 +136,8 @@ class Encoder:
     def _encode_side(self, raw: pa.Table, tower: Tower, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
         ids = self.user_ids if tower == "user" else self.item_ids
         inputs: Inputs = {ENTITY_KEY[tower]: ids.table_rows(_objects(raw, ENTITY_KEY[tower]))}
-        for name in self.schema.columns_of_kind(tower, Kind.CATEGORICAL):
-            inputs[name] = self.vocabularies[name].rows(_objects(raw, name))
-        for name in self.schema.columns_of_kind(tower, Kind.TEXT):
-            texts = raw.column(name)
-            inputs[name + TEXT_SUFFIX] = trigrams(texts, length=self.text_length, num_buckets=self.text_buckets)
+        for name, own in own_inputs(self.schema, tower):
+            inputs[name + own.suffix] = own.encode(self, name, raw.column(name))
         numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
         means, deviations = zip(*(self.scaling[name] for name in numbers), strict=True)
         scaled = (np.stack(list(numbers.values()), axis=1) - means) / deviations
@@ -208,7 +167,7 @@ class Encoder:
         """Reads what `save` wrote."""
         plain = json.loads((folder / "encoder.json").read_text())
         schema = Schema.model_validate(plain.pop("schema"))
-        names = [name for tower in TOWERS for name in schema.columns_of_kind(tower, Kind.CATEGORICAL)]
+        names = _columns_with_values(schema)
         scaling = {name: (mean, deviation) for name, (mean, deviation) in plain.pop("scaling").items()}
         return cls(
             schema=schema,
@@ -241,9 +200,10 @@ def fit_encoder(
     """
     vocabularies = {}
     for tower, table in zip(TOWERS, (users, items), strict=True):
-        for name in schema.columns_of_kind(tower, Kind.CATEGORICAL):
-            values = pc.unique(table.column(name)).drop_null()
-            vocabularies[name] = IdMap(sorted(values.to_pylist()))
+        for name, own in own_inputs(schema, tower):
+            if own.learns_values:
+                values = pc.unique(table.column(name)).drop_null()
+                vocabularies[name] = IdMap(sorted(values.to_pylist()))
     return Encoder(
         schema=schema,
         user_ids=IdMap(_objects(users, columns.USER_ID), id_buckets),
@@ -256,54 +216,18 @@ def fit_encoder(
     )
 
 
-def numeric_names(schema: Schema, tower: Tower) -> list[str]:
-    """Names of a tower's numeric inputs, in order."""
-    fixed = {
-        "user": ["events", "items", "days", "value", "recency"],
-        "item": ["events", "buyers", "price", "fast", "slow", "trend", "fast_new", "slow_new", "trend_new"],
-    }
-    return [f"{tower}_{name}" for name in fixed[tower]] + schema.columns_of_kind(tower, Kind.NUMERIC)
+def own_inputs(schema: Schema, tower: Tower) -> list[tuple[str, OwnInput]]:
+    """Columns of a tower with an input of their own, and that input: by kind, then in order of declaration."""
+    return [
+        (name, kind.own)
+        for word, kind in KINDS.items()
+        if kind.own is not None
+        for name in schema.columns_of_kind(tower, word)
+    ]
 
 
-def numeric_values(
-    raw: pa.Table, schema: Schema, tower: Tower, *, as_of_seconds: npt.NDArray[np.int64]
-) -> dict[str, Floats]:
-    """Numeric inputs before scaling, nan where unknown: name -> [B] float64.
-
-    Counts and amounts enter as log(1 + x). A rate r measured at moment m is worth r 2^(-(t - m)/h) at moment t; it
-    enters as its logarithm, and the trend is the logarithm of the fast rate over the slow one.
-    """
-    if tower == "user":
-        last = _floats(raw, "user_last_seconds")
-        recency = np.where(last > 0, as_of_seconds - last, np.nan) / DAY_SECONDS
-        numbers = [
-            np.log1p(_floats(raw, "user_num_events")),
-            np.log1p(_floats(raw, "user_num_items")),
-            np.log1p(_floats(raw, "user_num_days")),
-            np.log1p(np.maximum(_floats(raw, "user_value"), 0)),
-            np.log1p(np.maximum(recency, 0)),
-        ]
-    else:
-        numbers = [
-            np.log1p(_floats(raw, "item_num_events")),
-            np.log1p(_floats(raw, "item_num_buyers")),
-            np.log1p(np.maximum(_floats(raw, "item_price"), 0)),
-            *_log_rates(raw, ("item_fast_rate", "item_slow_rate"), as_of_seconds),
-            *_log_rates(raw, ("item_fast_new_rate", "item_slow_new_rate"), as_of_seconds),
-        ]
-    numbers += [_floats(raw, name) for name in schema.columns_of_kind(tower, Kind.NUMERIC)]
-    return dict(zip(numeric_names(schema, tower), numbers, strict=True))
-
-
-def _log_rates(raw: pa.Table, names: tuple[str, str], as_of_seconds: npt.NDArray[np.int64]) -> list[Floats]:
-    """Logarithms of a fast and a slow rate as they stand at the asked moments, and of their ratio."""
-    age_days = np.maximum(as_of_seconds - _floats(raw, columns.ITEM_AS_OF), 0) / DAY_SECONDS
-    half_lives = (FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS)
-    fast, slow = (
-        np.log(_floats(raw, name) * 2 ** (-age_days / days) + SMALLEST_RATE)
-        for name, days in zip(names, half_lives, strict=True)
-    )
-    return [fast, slow, fast - slow]
+def _columns_with_values(schema: Schema) -> list[str]:
+    return [name for tower in TOWERS for name, own in own_inputs(schema, tower) if own.learns_values]
 
 
 def moments_of(joined: pa.Table) -> npt.NDArray[np.int64]:
@@ -324,13 +248,6 @@ def _fit_scaling(schema: Schema, samples: Iterable[tuple[Tower, pa.Table]]) -> d
         deviation = float(np.sqrt(max(squares / count - mean**2, 0.0))) if count else 0.0
         scaling[name] = (float(mean), deviation if deviation > 1e-6 else 1.0)
     return scaling
-
-
-def _floats(raw: pa.Table, name: str) -> Floats:
-    column = raw.column(name)
-    if not column.null_count and not pa.types.is_string(column.type):
-        return column.to_numpy(zero_copy_only=False).astype(np.float64)  # type: ignore[no-any-return]
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
 def _objects(raw: pa.Table, name: str) -> npt.NDArray[np.object_]:

@@ -1,40 +1,20 @@
-"""What is a dataset made of? Described once; Feast views, encoder, towers, server and report derive from it."""
+"""The schema of a dataset, described once: Feast views, encoder, towers, server and report derive from it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Annotated, Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from features import columns
+from features.computed import COMPUTED
+from features.kinds import KINDS, TEXT_SUFFIX, Kind, Storage, stored_as
 
 Tower = Literal["user", "item"]
 TOWERS: tuple[Tower, ...] = ("user", "item")
-
-
-class Kind(StrEnum):
-    """How a raw value becomes a model input."""
-
-    ID = "id"
-    CATEGORICAL = "categorical"
-    NUMERIC = "numeric"
-    TEXT = "text"
-    HISTORY = "history"
-
-
-class Storage(StrEnum):
-    """How a raw value is stored in snapshots and feature stores."""
-
-    STRING = "string"
-    FLOAT = "float"
-    INT = "int"
-    STRINGS = "strings"
-    INTS = "ints"
-    FLOATS = "floats"
 
 
 class Statistic(BaseModel):
@@ -81,15 +61,13 @@ ENTITY_KEY: dict[Tower, str] = {"user": columns.USER_ID, "item": columns.ITEM_ID
 PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 # Inputs that the encoder makes of statistics and of text columns.
 RESERVED_NAMES = frozenset({"user_numeric", "item_numeric", "user_history_age_days"})
-TEXT_SUFFIX = "_text"
-COLUMN_KINDS = (Kind.CATEGORICAL, Kind.NUMERIC, Kind.TEXT)
 
 
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Kinds = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 class Shares(NamedTuple):
@@ -115,25 +93,36 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     user_columns: dict[str, Kinds] = Field(default_factory=dict)
-    """Column of the users table -> `categorical`, `numeric` or `text`, or a list of them."""
+    """Column of the users table -> `categorical`, `numeric`, `text` or another kind of column, or a list of them."""
     item_columns: dict[str, Kinds] = Field(default_factory=dict)
-    """Column of the items table -> `categorical`, `numeric` or `text`, or a list of them."""
+    """Column of the items table -> its kind or kinds, likewise."""
     item_category: str | None = None
     """Item column that the reports, the filters and the server call the category."""
     user_statistics_of: tuple[str, ...] = ()
     """Categorical item columns whose values' shares among the items met so far are a feature of each user."""
     item_statistics_of: tuple[str, ...] = ()
     """Categorical user columns whose values' shares among the buyers so far are a feature of each item."""
+    computed_features: tuple[str, ...] = ()
+    """Further features that the daily snapshots compute from the events, by name (features/computed.py)."""
     value_meaning: str = "business value"
     """What the `value` of an event is, with its unit, for reports and model cards."""
 
     @field_validator("user_columns", "item_columns")
     @classmethod
-    def _kinds_fit_columns(cls, value: dict[str, tuple[Kind, ...]]) -> dict[str, tuple[Kind, ...]]:
+    def _kinds_are_known(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, kinds in value.items():
-            if wrong := [kind.value for kind in kinds if kind not in COLUMN_KINDS]:
-                allowed = ", ".join(kind.value for kind in COLUMN_KINDS)
-                raise ValueError(f"column {name!r} has kind {wrong[0]!r}; a column is one of: {allowed}")
+            if wrong := [kind for kind in kinds if kind not in KINDS]:
+                raise ValueError(f"column {name!r} has kind {wrong[0]!r}; a column is one of: {', '.join(KINDS)}")
+        return value
+
+    @field_validator("computed_features")
+    @classmethod
+    def _computed_features_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in COMPUTED:
+                raise ValueError(f"names {name!r}, expected some of: {', '.join(COMPUTED)}")
+            if value.count(name) > 1:
+                raise ValueError(f"names {name!r} more than once; name it once")
         return value
 
     def model_post_init(self, _context: object) -> None:
@@ -143,6 +132,7 @@ class Schema(BaseModel):
         names = [*self.user_columns, *self.item_columns, *columns.EVENT_COLUMNS, columns.ITEM_NAME]
         names += [statistic.name for tower in STATISTICS.values() for statistic in tower]
         names += [name for tower in TOWERS for field in self.shares_of(tower) for name in field[1:]]
+        names += self.computed_features
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
@@ -184,11 +174,11 @@ class Schema(BaseModel):
                 if chosen.count(name) > 1:
                     raise ValueError(f"{tower}_statistics_of names {name!r} more than once; name it once")
 
-    def columns_of(self, tower: Tower) -> dict[str, tuple[Kind, ...]]:
+    def columns_of(self, tower: Tower) -> dict[str, tuple[str, ...]]:
         """Declared columns of a tower's table and their kinds."""
         return self.user_columns if tower == "user" else self.item_columns
 
-    def columns_of_kind(self, tower: Tower, kind: Kind) -> list[str]:
+    def columns_of_kind(self, tower: Tower, kind: str) -> list[str]:
         """Declared columns that enter a tower as `kind`, in order of declaration."""
         return [name for name, kinds in self.columns_of(tower).items() if kind in kinds]
 
@@ -197,15 +187,21 @@ class Schema(BaseModel):
         names = self.user_statistics_of if tower == "user" else self.item_statistics_of
         return [Shares(name, f"{tower}_{name}_values", f"{tower}_{name}_shares") for name in names]
 
+    def computed_of(self, tower: Tower) -> list[str]:
+        """Computed features of a tower that the dataset has, in order of declaration."""
+        return [name for name in self.computed_features if COMPUTED[name].tower == tower]
+
     def view_fields(self, tower: Tower) -> Iterator[tuple[str, Storage]]:
-        """Name and storage of every field in a tower's feature view: statistics, shares, then columns."""
+        """Name and storage of every field in a tower's feature view: statistics, computed, shares, then columns."""
         for statistic in STATISTICS[tower]:
             yield statistic.name, statistic.storage
+        for name in self.computed_of(tower):
+            yield name, Storage.FLOAT
         for shares in self.shares_of(tower):
             yield shares.values, Storage.STRINGS
             yield shares.shares, Storage.FLOATS
         for name, kinds in self.columns_of(tower).items():
-            yield name, Storage.FLOAT if kinds == (Kind.NUMERIC,) else Storage.STRING
+            yield name, stored_as(kinds)
 
 
 ARROW_TYPES: dict[Storage, pa.DataType] = {

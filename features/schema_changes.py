@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from features import columns
-from features.schema import TOWERS, Kind, Schema, Tower
+from features.kinds import Kind
+from features.schema import TOWERS, Schema, Tower
 from features.sources.raw import Source
 
 FULL = "do a full retrain with --full"

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from features import columns
 from features.ids import IdMap
-from features.schema import Kind, Schema, view_schema
+from features.kinds import Kind
+from features.schema import Schema, view_schema
 from serving.answers import QuestionError
 from serving.purchases import Purchases
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE, InputSpec
+from features.encoding import HISTORY, HISTORY_AGE
+from features.kinds import InputSpec
 from towers.pooled_lookup import PooledLookup
 
 Tensors = dict[str, tf.Tensor]

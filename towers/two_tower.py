@@ -14,7 +14,8 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, InputSpec
+from features.encoding import HISTORY
+from features.kinds import InputSpec
 from towers.inputs import (
     BucketDropout,
     HistoryWeights,

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from artefacts.config import Section, read
 from features.config import CompleteJourneySource, MovieLensSource, TablesSource
-from features.schema import Kind, Schema, Tower
+from features.kinds import Kind
+from features.schema import Schema, Tower
 
 
 class DualAugmentedConfig(Section):

@@ -28,7 +28,8 @@ import tf_keras
 
 from features.encoding import Encoder
 from features.ids import IdMap
-from features.schema import ENTITY_KEY, TOWERS, Kind
+from features.kinds import Kind
+from features.schema import ENTITY_KEY, TOWERS
 
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]

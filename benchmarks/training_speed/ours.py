@@ -18,7 +18,8 @@ from clock import Clock, Outcome
 from world import World
 
 from features.columns import ITEM_ID, USER_ID
-from features.encoding import HISTORY, Inputs, InputSpec
+from features.encoding import HISTORY, Inputs
+from features.kinds import InputSpec
 from towers.two_tower import build_two_tower
 from training.dataset import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches, count_items
 from training.fused_softmax import fused_softmax

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from evaluation.gates.candidate import NO_PARENT, Candidate, Look
 from evaluation.gates.report import Check
 from features.columns import day_range
-from features.schema import TOWERS, Kind
+from features.kinds import Kind
+from features.schema import TOWERS
 
 WEEKS, MIN_WEEKS, MIN_DAYS = 4, 3, 14
 TABLES = ("events", "users", "items")

@@ -28,9 +28,11 @@ from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
 from features.columns import number_of
-from features.encoding import moments_of, numeric_values
+from features.encoding import moments_of
 from features.examples import ITEM_ROW, USER_ROW, Day
-from features.schema import TOWERS, Kind
+from features.kinds import Kind
+from features.numbers import numeric_values
+from features.schema import TOWERS
 
 NUM_BINS, NUM_VALUES = 10, 20
 # Once in a thousand, by chance.

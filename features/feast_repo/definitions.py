@@ -17,7 +17,8 @@ from feast.data_format import ParquetFormat
 from feast.types import Array, FeastType, Float32, Int64, String
 
 from features import columns
-from features.schema import ENTITY_KEY, VIEW_NAMES, Schema, Storage, Tower
+from features.kinds import Storage
+from features.schema import ENTITY_KEY, VIEW_NAMES, Schema, Tower
 
 FEAST_TYPES: dict[Storage, FeastType] = {
     Storage.STRING: String,

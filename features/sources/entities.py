@@ -1,4 +1,4 @@
-"""Which users, or items, are there, and what is known of each? One row per id, sorted by id."""
+"""The users or items table of a source: one row per id, sorted by id."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pyarrow.compute as pc
 
 from features import columns
 from features.forgotten import NOBODY, Forgotten, without
+from features.kinds import Storage, stored_as
 from features.quarantine import Quarantine, Reason
-from features.schema import ENTITY_KEY, Kind, Schema, Tower
+from features.schema import ENTITY_KEY, Schema, Tower
 from features.sources.events import SOURCE, SOURCE_ROW, first_fault, split_repeats
 from features.sources.raw import Chunk, RawTable
 from features.sources.values import to_numbers, to_text
@@ -18,7 +19,7 @@ def entity_schema(schema: Schema, tower: Tower) -> pa.Schema:
     """Arrow schema of `users.parquet` or `items.parquet`: id, name of an item, declared columns."""
     head = [ENTITY_KEY[tower], *([columns.ITEM_NAME] if tower == "item" else [])]
     declared = [
-        (name, pa.float64() if kinds == (Kind.NUMERIC,) else pa.string())
+        (name, pa.float64() if stored_as(kinds) == Storage.FLOAT else pa.string())
         for name, kinds in schema.columns_of(tower).items()
     ]
     return pa.schema([*((name, pa.string()) for name in head), *declared])

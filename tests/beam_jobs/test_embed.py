@@ -19,8 +19,9 @@ from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import BeamAssertException, assert_that
 
 from beam_jobs.embed import Embed, run
-from features.encoding import Encoder, Inputs, numeric_names
+from features.encoding import Encoder, Inputs
 from features.ids import IdMap
+from features.numbers import numeric_names
 from features.schema import ENTITY_KEY, TOWERS, Schema, Tower, view_schema
 from serving.vectors import read_vectors, vector_schema
 from training.trainer import export_tower

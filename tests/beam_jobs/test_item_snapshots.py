@@ -60,7 +60,7 @@ def rows_of(events: list[Event], run: dict[str, Any], *, cut: int | None = None)
     begin = min(START, first)
     days = sorted({begin, end} | ({START + cut} if cut is not None and begin < START + cut < end else set()))
     marks = dict(zip(events, first_meetings(events), strict=True))
-    state = ItemState.empty(NUM_ITEMS)
+    state = ItemState.empty(NUM_ITEMS, {})
     made: list[ItemRows] = []
     for first_day, end_day in itertools.pairwise(days):
         used = [event for event in events if first_day <= event.seconds // DAY_SECONDS < end_day]

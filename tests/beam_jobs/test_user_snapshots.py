@@ -60,7 +60,7 @@ def rows_of(events: list[Event], run: dict[str, Any]) -> list[UserRows]:
     first = START + run["first"]
     end = first + run["num_days"]
     used = [event for event in events if event.seconds < end * DAY_SECONDS]
-    state = UserState.empty(NUM_USERS, run["history_length"])
+    state = UserState.empty(NUM_USERS, run["history_length"], {})
     return rows_from(state, used, min(START, first), end, run | {"rows_from": first})
 
 
@@ -141,7 +141,7 @@ def test_a_run_from_the_state_of_a_midnight_gives_the_rows_of_one_run(
     cut, end = START + cut, START + 12
     before = [event for event in events if event.seconds < cut * DAY_SECONDS]
     run = run | {"rows_from": START + run["first"]}
-    once, twice = (UserState.empty(NUM_USERS, run["history_length"]) for _ in range(2))
+    once, twice = (UserState.empty(NUM_USERS, run["history_length"], {}) for _ in range(2))
     whole = rows_from(once, events, START, end, run)
     parts = rows_from(twice, before, START, cut, run)
     used, met = arrays(events[len(before) :]), pairs(arrays(before))
@@ -163,7 +163,7 @@ def test_a_run_from_the_state_of_a_midnight_gives_the_rows_of_one_run(
 
 
 def test_who_is_new_has_the_row_of_the_latest_refresh_before_the_run() -> None:
-    state = UserState.empty(3, 2)
+    state = UserState.empty(3, 2, {})
     made = list(
         snapshots(
             state,

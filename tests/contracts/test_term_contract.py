@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from features.encoding import InputSpec
+from features.kinds import InputSpec
 from towers.two_tower import TwoTower, build_two_tower
 from training.counterpart import counterpart_term
 from training.dual_augmented import category_alignment_term, mimic_term

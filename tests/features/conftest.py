@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.schema import ENTITY_KEY, TOWERS, Schema, Storage, Tower, snapshot_schema
+from features.kinds import Storage
+from features.schema import ENTITY_KEY, TOWERS, Schema, Tower, snapshot_schema
 from features.store import OnlineStore, Store, StoreSettings
 
 Row = dict[str, Any]

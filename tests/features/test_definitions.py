@@ -12,7 +12,8 @@ from feast.cli.cli import cli
 from feast.types import Array, Float32, Int64, String
 
 from features.feast_repo.definitions import FEAST_TYPES, definitions
-from features.schema import ARROW_TYPES, STATISTICS, TOWERS, Schema, Storage, Tower
+from features.kinds import Storage
+from features.schema import ARROW_TYPES, STATISTICS, TOWERS, Schema, Tower
 from features.store import Store
 
 TYPES = {

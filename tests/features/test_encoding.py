@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.encoding import Encoder, Inputs, fit_encoder, moments_of, numeric_names, numeric_values
+from features.encoding import Encoder, Inputs, fit_encoder, moments_of
 from features.ids import IdMap, stable_number
+from features.numbers import numeric_names, numeric_values
 from features.schema import TOWERS, Schema, Tower, view_schema
 from features.text import trigrams
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from features.schema import STATISTICS, TOWERS, Kind, Schema, Storage, snapshot_schema, view_schema
+from features.kinds import Kind, Storage
+from features.schema import STATISTICS, TOWERS, Schema, snapshot_schema, view_schema
 
 
 @pytest.mark.parametrize("side", ["user_columns", "item_columns"])

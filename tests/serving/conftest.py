@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.encoding import Encoder, numeric_names
+from features.encoding import Encoder
 from features.ids import IdMap
+from features.numbers import numeric_names
 from features.schema import Schema, view_schema
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import (

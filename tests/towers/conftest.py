@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE, Inputs, InputSpec
+from features.encoding import HISTORY, HISTORY_AGE, Inputs
+from features.kinds import InputSpec
 
 HISTORY_LENGTH, NUM_ITEM_ROWS = 4, 9
 USER_SPECS = [

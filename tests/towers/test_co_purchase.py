@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, Inputs, InputSpec
+from features.encoding import HISTORY, Inputs
+from features.kinds import InputSpec
 from towers.co_purchase import WithHistoryFactors, WithOwnFactors, factor_table, with_factors
 from towers.two_tower import TwoTower, build_two_tower
 

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import Inputs, InputSpec
+from features.encoding import Inputs
+from features.kinds import InputSpec
 from towers.counterpart import SoftEmbedding, generated_fields, observed_fields
 from towers.two_tower import TwoTower, build_two_tower
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from features.encoding import Inputs, InputSpec
+from features.encoding import Inputs
+from features.kinds import InputSpec
 from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
 from towers.two_tower import TwoTower, build_two_tower
 

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import Inputs, InputSpec
+from features.encoding import Inputs
+from features.kinds import InputSpec
 from towers.co_purchase import with_factors
 from towers.ensemble import WeightedConcatenation, concatenate, part_widths
 from towers.two_tower import TwoTower, build_two_tower, inputs_of

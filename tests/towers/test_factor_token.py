@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, Inputs, InputSpec
+from features.encoding import HISTORY, Inputs
+from features.kinds import InputSpec
 from serving.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
 from towers.factor_token import FactorToken, rest_tower

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE, InputSpec
+from features.encoding import HISTORY, HISTORY_AGE
+from features.kinds import InputSpec
 from towers.inputs import BucketDropout, HistoryWeights, embedding_tables, feature_vectors, input_tensors
 
 ROWS = np.array([[3, 5, 0, 0]], np.int32)

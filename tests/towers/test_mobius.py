@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tf_keras
 
-from features.encoding import Inputs, InputSpec
+from features.encoding import Inputs
+from features.kinds import InputSpec
 from towers.mobius import BAD, CLICK, OneIndex, with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, Inputs, InputSpec
+from features.encoding import HISTORY, Inputs
+from features.kinds import InputSpec
 from serving.exported_tower import ExportedTower
 from towers.quantizer import ProductQuantizer
 from towers.scorer import MlpInteraction

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE, Inputs, InputSpec
+from features.encoding import HISTORY, HISTORY_AGE, Inputs
+from features.kinds import InputSpec
 from towers.two_tower import TwoTower, UnitLength, build_two_tower
 
 Rows = Callable[..., Inputs]

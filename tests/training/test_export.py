@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs, InputSpec
+from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs
+from features.kinds import InputSpec
 from features.schema import Tower
 from serving.exported_tower import ExportedTower
 from towers.co_purchase import with_factors

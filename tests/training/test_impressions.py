@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.encoding import Encoder, numeric_names
+from features.encoding import Encoder
 from features.ids import IdMap
+from features.numbers import numeric_names
 from features.schema import Schema
 from serving.exposures.files import Exposure, to_table, write_exposures
 from training import training_data as module

@@ -1,0 +1,148 @@
+"""Kinds of columns: how the values of a declared column are stored, and which model input they become.
+
+A kind is registered in `KINDS` under the word that a configuration uses. It either gives one number a row, which joins
+the tower's numeric input and is scaled with it, or an input of its own.
+
+Shape letters: B rows, L trigrams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from features.text import trigrams
+
+if TYPE_CHECKING:
+    from features.encoding import Encoder
+
+Floats = npt.NDArray[np.float64]
+Input = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+
+
+class Storage(StrEnum):
+    """How a raw value is stored in snapshots and feature stores."""
+
+    STRING = "string"
+    FLOAT = "float"
+    INT = "int"
+    STRINGS = "strings"
+    INTS = "ints"
+    FLOATS = "floats"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One model input.
+
+    Attributes:
+        name: Key in the encoder's output and name of the model's input.
+        kind: What it holds: which layer of the towers reads it.
+        length: Values per row; None for a single value without an axis of its own.
+        num_rows: Rows of the embedding table it points into, row 0 and buckets included; 0 for numbers.
+    """
+
+    name: str
+    kind: str
+    length: int | None
+    num_rows: int = 0
+
+    @property
+    def dtype(self) -> type[np.int32] | type[np.float32]:
+        """Type of its values: rows of a table, or numbers."""
+        return np.int32 if self.num_rows else np.float32
+
+
+@dataclass(frozen=True)
+class OwnInput:
+    """A model input that a kind of column has to itself.
+
+    Attributes:
+        suffix: Behind the name of the column in the name of the input.
+        spec: Kind, length and table rows of the input: (encoder, column) -> spec named after the input.
+        encode: (encoder, column, raw values [B]) -> what the spec says, [B] or [B, length].
+        learns_values: Whether the distinct values of the table become rows of a vocabulary, `encoder.vocabularies`.
+    """
+
+    suffix: str
+    spec: Callable[[Encoder, str], InputSpec]
+    encode: Callable[[Encoder, str, pa.ChunkedArray], Input]
+    learns_values: bool = False
+
+
+@dataclass(frozen=True)
+class ColumnKind:
+    """A way in which a column enters its tower; has `numbers` or `own`.
+
+    Attributes:
+        storage: How its values are stored: as text or as numbers.
+        numbers: Raw values [B] -> [B] float64, nan where unknown; part of the tower's numeric input.
+        own: An input of its own.
+    """
+
+    storage: Storage
+    numbers: Callable[[pa.ChunkedArray], Floats] | None = None
+    own: OwnInput | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses a kind that gives no input, or two."""
+        if (self.numbers is None) == (self.own is None):
+            raise ValueError("a kind of column gives either numbers or an input of its own; set one of the two")
+        if self.storage not in (Storage.STRING, Storage.FLOAT):
+            raise ValueError(f"a column is stored as string or float, and this kind asks for {self.storage.value}")
+
+
+class Kind:
+    """The words of the kinds that other code asks for by name."""
+
+    CATEGORICAL: Final = "categorical"
+    NUMERIC: Final = "numeric"
+    TEXT: Final = "text"
+
+
+TEXT_SUFFIX = "_text"
+
+
+def to_floats(raw: pa.ChunkedArray) -> Floats:
+    """[B] float64, nan where the value is missing; text is parsed."""
+    if not raw.null_count and not pa.types.is_string(raw.type):
+        return raw.to_numpy(zero_copy_only=False).astype(np.float64)  # type: ignore[no-any-return]
+    return raw.cast(pa.float64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _categorical_spec(encoder: Encoder, column: str) -> InputSpec:
+    return InputSpec(column, "categorical", None, len(encoder.vocabularies[column]))
+
+
+def _encode_category(encoder: Encoder, column: str, raw: pa.ChunkedArray) -> Input:
+    return encoder.vocabularies[column].rows(raw.to_numpy(zero_copy_only=False))
+
+
+def _text_spec(encoder: Encoder, column: str) -> InputSpec:
+    return InputSpec(column + TEXT_SUFFIX, "text", encoder.text_length, encoder.text_buckets + 1)
+
+
+def _encode_text(encoder: Encoder, column: str, raw: pa.ChunkedArray) -> Input:
+    return trigrams(raw, length=encoder.text_length, num_buckets=encoder.text_buckets)
+
+
+# Inputs of a tower come in this order.
+KINDS: dict[str, ColumnKind] = {
+    Kind.CATEGORICAL: ColumnKind(
+        Storage.STRING, own=OwnInput("", _categorical_spec, _encode_category, learns_values=True)
+    ),
+    Kind.NUMERIC: ColumnKind(Storage.FLOAT, numbers=to_floats),
+    Kind.TEXT: ColumnKind(Storage.STRING, own=OwnInput(TEXT_SUFFIX, _text_spec, _encode_text)),
+}
+
+
+def stored_as(kinds: tuple[str, ...]) -> Storage:
+    """How a column is stored that is used in these ways; as text where they differ."""
+    storages = {KINDS[kind].storage for kind in kinds}
+    return storages.pop() if len(storages) == 1 else Storage.STRING

@@ -1,0 +1,144 @@
+"""Numeric inputs of the towers: what each number is made of, before it is scaled.
+
+Counts and amounts enter as log(1 + x). A rate r measured at moment m is worth r 2^(-(t - m)/h) at moment t; it enters
+as its logarithm, and the trend is the logarithm of the fast rate over the slow one.
+
+Shape letters: B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from features import columns
+from features.computed import COMPUTED, DAY_SECONDS
+from features.kinds import KINDS, to_floats
+from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, STATISTICS, Schema, Tower
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+# Rates below a thousandth of an event a day are all "never".
+SMALLEST_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class NumericInput:
+    """One number of a tower's numeric input.
+
+    Attributes:
+        name: Key of its scale.
+        reads: Fields of the feature view.
+        value: (raw rows [B], moment of each row [B], Unix seconds) -> [B] float64, nan where unknown.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    value: Callable[[pa.Table, Ints], Floats]
+
+
+def _count(name: str, field: str) -> NumericInput:
+    return NumericInput(name, (field,), lambda raw, moments: np.log1p(to_floats(raw.column(field))))
+
+
+def _amount(name: str, field: str) -> NumericInput:
+    return NumericInput(name, (field,), lambda raw, moments: np.log1p(np.maximum(to_floats(raw.column(field)), 0)))
+
+
+def _recency(raw: pa.Table, moments: Ints) -> Floats:
+    last = to_floats(raw.column("user_last_seconds"))
+    days = np.where(last > 0, moments - last, np.nan) / DAY_SECONDS
+    return np.asarray(np.log1p(np.maximum(days, 0)))
+
+
+def _log_rate(raw: pa.Table, moments: Ints, field: str, half_life_days: float) -> Floats:
+    age_days = np.maximum(moments - to_floats(raw.column(columns.ITEM_AS_OF)), 0) / DAY_SECONDS
+    return np.asarray(np.log(to_floats(raw.column(field)) * 2 ** (-age_days / half_life_days) + SMALLEST_RATE))
+
+
+def _rates(suffix: str, fast: str, slow: str) -> tuple[NumericInput, ...]:
+    """A fast rate, a slow one and their trend."""
+
+    def fast_rate(raw: pa.Table, moments: Ints) -> Floats:
+        return _log_rate(raw, moments, fast, FAST_HALF_LIFE_DAYS)
+
+    def slow_rate(raw: pa.Table, moments: Ints) -> Floats:
+        return _log_rate(raw, moments, slow, SLOW_HALF_LIFE_DAYS)
+
+    return (
+        NumericInput(f"item_fast{suffix}", (fast,), fast_rate),
+        NumericInput(f"item_slow{suffix}", (slow,), slow_rate),
+        NumericInput(f"item_trend{suffix}", (fast, slow), lambda raw, m: fast_rate(raw, m) - slow_rate(raw, m)),
+    )
+
+
+OF_STATISTICS: dict[Tower, tuple[NumericInput, ...]] = {
+    "user": (
+        _count("user_events", "user_num_events"),
+        _count("user_items", "user_num_items"),
+        _count("user_days", "user_num_days"),
+        _amount("user_value", "user_value"),
+        NumericInput("user_recency", ("user_last_seconds",), _recency),
+    ),
+    "item": (
+        _count("item_events", "item_num_events"),
+        _count("item_buyers", "item_num_buyers"),
+        _amount("item_price", "item_price"),
+        *_rates("", "item_fast_rate", "item_slow_rate"),
+        *_rates("_new", "item_fast_new_rate", "item_slow_new_rate"),
+    ),
+}
+# Read by the encoder as the moment of a row and as the history, not as numbers.
+READ_OTHERWISE = frozenset({columns.USER_AS_OF, columns.ITEM_AS_OF, "user_history", "user_history_seconds"})
+
+
+def numeric_inputs(schema: Schema, tower: Tower) -> list[NumericInput]:
+    """A tower's numeric inputs, in order: of statistics, computed features, then declared columns.
+
+    Raises:
+        ValueError: The snapshots compute something that no input reads.
+    """
+    inputs = [*OF_STATISTICS[tower], *map(_of_computed, schema.computed_of(tower))]
+    read = {field for one in inputs for field in one.reads} | READ_OTHERWISE
+    if unread := [statistic.name for statistic in STATISTICS[tower] if statistic.name not in read]:
+        raise ValueError(
+            f"{unread[0]} is computed for every {tower} and read by no tower; add a numeric input that reads it to "
+            "OF_STATISTICS in features/numbers.py, or remove it from the statistics"
+        )
+    for name, kinds in schema.columns_of(tower).items():
+        inputs += [_of_column(name, kind) for kind in kinds if KINDS[kind].numbers is not None]
+    return inputs
+
+
+def numeric_names(schema: Schema, tower: Tower) -> list[str]:
+    """Names of a tower's numeric inputs, in order."""
+    return [one.name for one in numeric_inputs(schema, tower)]
+
+
+def numeric_values(raw: pa.Table, schema: Schema, tower: Tower, *, as_of_seconds: Ints) -> dict[str, Floats]:
+    """Numeric inputs before scaling, nan where unknown: name -> [B] float64.
+
+    Args:
+        raw: [B] rows of the tower's feature view.
+        schema: The dataset.
+        tower: Whose view.
+        as_of_seconds: [B] int64, the moment of each row; rates and recency are relative to it.
+    """
+    return {one.name: one.value(raw, as_of_seconds) for one in numeric_inputs(schema, tower)}
+
+
+def _of_computed(name: str) -> NumericInput:
+    feature = COMPUTED[name]
+    return NumericInput(name, (name,), lambda raw, moments: feature.encode(to_floats(raw.column(name))))
+
+
+def _of_column(name: str, kind: str) -> NumericInput:
+    numbers = KINDS[kind].numbers
+    assert numbers is not None  # the caller asks for kinds that give numbers
+    # One of the built-in kind is called after its column alone.
+    label = name if kind == "numeric" else f"{name}_{kind}"
+    return NumericInput(label, (name,), lambda raw, moments: numbers(raw.column(name)))

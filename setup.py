@@ -86,6 +86,8 @@ setup(
             "statsmodels>=0.14.6,<0.16",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",
+            "import-linter>=2.17,<3",
+            "deptry>=0.25.1,<0.26",
             # Version 3 describes pandas 3.
             "pandas-stubs>=2.3,<3",
             "scipy-stubs>=1.15,<2",

@@ -77,8 +77,10 @@ types: $(DEVELOPMENT) ## check types
 	@$(BIN)/mypy
 
 .PHONY: imports
-imports: $(DEVELOPMENT) ## check that imports follow the architecture's direction
-	@$(BIN)/pytest -q tests/test_architecture.py
+imports: $(DEVELOPMENT) ## check that imports follow the architecture and that libraries are declared
+	@$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python .ci/declared.py $(VENV)/declared
+	$(BIN)/deptry .
 
 .PHONY: bench
 bench: ## list the benchmarks

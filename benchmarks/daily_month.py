@@ -28,7 +28,7 @@ from scipy import sparse
 
 from artefacts.paths import RunPaths
 from evaluation.metrics import judge, recall_at_k
-from evaluation.paired import Interval, mean_interval, paired_difference
+from evaluation.statistics import Interval, mean_interval, paired_difference
 from features import columns
 from features.columns import day_range
 from features.encoding import Encoder, moments_of

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.metrics import judge, ndcg_at_k, recall_at_k
-from evaluation.paired import Interval, intervals
 from evaluation.slices import Groups, by_user_group, recall_by_item_group
 from evaluation.split import Split
+from evaluation.statistics import Interval, intervals
 
 Floats = npt.NDArray[np.float64]
 RECALL, NDCG = "recall", "ndcg"

@@ -25,9 +25,9 @@ from evaluation.metrics import (
     recall_curve,
     reciprocal_rank,
 )
-from evaluation.paired import Interval, intervals
 from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER, TASKS, ArmResult, Layer, Report, Task, TaskResult
 from evaluation.split import Split
+from evaluation.statistics import Interval, intervals
 
 AT_K: Final[dict[str, Callable[[Judged, int], npt.NDArray[np.float64]]]] = {
     "recall": recall_at_k,

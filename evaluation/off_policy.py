@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.paired import ratio_interval
+from evaluation.statistics import ratio_interval
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -109,7 +109,7 @@ def ips(
         The estimate and its interval.
 
     Raises:
-        ValueError: `max_weight` is not above 0, or as `evaluation.paired.ratio_interval`.
+        ValueError: `max_weight` is not above 0, or as `evaluation.statistics.ratio_interval`.
 
     Source: Horvitz and Thompson, JASA 1952.
     """

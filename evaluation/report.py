@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, Protocol
 
-from evaluation.paired import Interval
+from evaluation.statistics import Interval
 
 Task = Literal["all purchases", "new to the user"]
 Layer = Literal["exact", "index", "server", "baseline"]

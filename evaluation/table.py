@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evaluation.paired import Interval
 from evaluation.report import ArmResult, Report, TaskResult
+from evaluation.statistics import Interval
 
 if TYPE_CHECKING:
     from rich.console import Console

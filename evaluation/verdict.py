@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evaluation.paired import Interval
+from evaluation.statistics import Interval
 
 Decision = Literal["ship", "do not ship", "undecided"]
 

@@ -20,8 +20,7 @@ from evaluation.ab.settings import LETTERS, About, Arm, Settings
 from evaluation.agreement import overlap_at_k, rank_biased_overlap
 from evaluation.diversity import gini_at_k
 from evaluation.metrics import coverage_at_k, judge, recall_curve
-from evaluation.paired import Interval
-from evaluation.power import smallest_detectable_effect, users_needed
+from evaluation.statistics import Interval, smallest_detectable_effect, users_needed
 from evaluation.verdict import Verdict, decide
 
 

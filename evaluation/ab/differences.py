@@ -14,9 +14,7 @@ import numpy as np
 from evaluation.ab.figures import Floats
 from evaluation.ab.report import Difference
 from evaluation.ab.settings import Settings
-from evaluation.multiplicity import holm
-from evaluation.paired import Interval, intervals
-from evaluation.permutation import permutation_p_values
+from evaluation.statistics import Interval, holm, intervals, permutation_p_values
 
 SAME = 1e-12
 """Differences of a user below it are none."""

@@ -11,7 +11,7 @@ from evaluation.ab.plots import difference_forest, metric_forest, recall_by_late
 from evaluation.ab.report import ABReport
 from evaluation.ab.table import count_text, milliseconds, problems, rows_text
 from evaluation.page import render
-from evaluation.paired import Interval
+from evaluation.statistics import Interval
 from evaluation.verdict import Decision
 
 _COLOURS = {"won": "good", "lost": "bad", "open": ""}

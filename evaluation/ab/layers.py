@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from evaluation.ab.report import Layer, LayerCheck
 from evaluation.agreement import overlap_at_k
 from evaluation.metrics import judge, recall_at_k
-from evaluation.paired import paired_difference
+from evaluation.statistics import paired_difference
 
 Rows = npt.NDArray[np.int32]
 MIN_INDEX_RECALL = 0.95

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from evaluation.ab.report import ABReport, ArmFigures, Comparison, Difference
-from evaluation.paired import Interval
+from evaluation.statistics import Interval
 
 Outcome = Literal["won", "lost", "open"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from evaluation.ab.outcomes import DESCRIPTIVE, arm_of, lowest_to_ship, slice_metric, slice_rows
 from evaluation.ab.report import ABReport
 from evaluation.drawing import LINES, TEXT, svg
-from evaluation.paired import Interval
 from evaluation.plots import curves
+from evaluation.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evaluation.off_policy import Estimate
-from evaluation.paired import Interval
+from evaluation.statistics import Interval
 from evaluation.verdict import Verdict
 
 Protocol = Literal["after-cut", "rolling", "leave-last-out", "given"]

@@ -14,7 +14,7 @@ from artefacts.paths import RunPaths
 from evaluation.diagnosis import Diagnosis, diagnose
 from evaluation.gates.candidate import NO_PARENT, Candidate, Look
 from evaluation.gates.report import Check, Number
-from evaluation.paired import paired_difference
+from evaluation.statistics import paired_difference
 from evaluation.verdict import decide
 from features.encoding import Encoder
 from serving import exact

@@ -20,8 +20,8 @@ from evaluation.ab.report import (
     Problem,
     UserExample,
 )
-from evaluation.paired import Interval
 from evaluation.split import Split, make_split
+from evaluation.statistics import Interval
 from evaluation.verdict import Verdict
 
 CUT = dt.datetime(2020, 1, 10, tzinfo=dt.UTC)

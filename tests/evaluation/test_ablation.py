@@ -17,10 +17,10 @@ from rich.console import Console
 from evaluation.ablation import AblationReport, Arm, ArmRow, Window, compare
 from evaluation.ablation_table import markers, print_ablation, to_markdown, write_markdown
 from evaluation.metrics import judge, ndcg_at_k, recall_at_k
-from evaluation.paired import mean_interval, paired_difference
 from evaluation.report import to_json
 from evaluation.slices import Groups, users_by_past
 from evaluation.split import Split
+from evaluation.statistics import mean_interval, paired_difference
 
 DRAW = {"num_samples": 50, "seed": 3, "level": 0.9}
 NUM_ITEMS = 6

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from evaluation.compare import Arm, make_report
 from evaluation.html import to_html
-from evaluation.paired import Interval
 from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER, Report, to_json
 from evaluation.split import Split
+from evaluation.statistics import Interval
 from evaluation.table import difference_text, figure, print_report
 from evaluation.write import write_report
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from evaluation.paired import Interval
+from evaluation.statistics import Interval
 from evaluation.verdict import decide
 
 

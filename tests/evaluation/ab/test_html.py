@@ -21,8 +21,8 @@ from evaluation.ab.headline import headline
 from evaluation.ab.html import to_html
 from evaluation.ab.report import ABReport, Comparison, Difference
 from evaluation.ab.write import verdict_document, write_comparison
-from evaluation.paired import Interval
 from evaluation.report import to_json
+from evaluation.statistics import Interval
 
 Make = Callable[..., Comparison]
 Report = Callable[..., ABReport]

@@ -14,7 +14,7 @@ from evaluation.ab.headline import headline, other_lines, p_text, winner
 from evaluation.ab.outcomes import outcome
 from evaluation.ab.report import ABReport, Comparison, Difference
 from evaluation.ab.table import count_text, milliseconds, print_comparison
-from evaluation.paired import Interval
+from evaluation.statistics import Interval
 
 Make = Callable[..., Comparison]
 Report = Callable[..., ABReport]

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol
 
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 import tensorflow as tf
 
 from training.dataset import MASK, Batch

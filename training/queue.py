@@ -5,10 +5,6 @@ Shape letters: B rows of a batch, Q columns of the queue, D vector width.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 import tensorflow as tf
 
 

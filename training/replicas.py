@@ -8,17 +8,13 @@ private negatives of a row.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import numpy as np
-
-from training.dataset import ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, USER_PREFIX, WEIGHT, Batch
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 import tensorflow as tf
 import tf_keras
+
+from training.dataset import ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, USER_PREFIX, WEIGHT, Batch
 
 Tensors = dict[str, tf.Tensor]
 

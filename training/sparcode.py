@@ -9,15 +9,11 @@ Source: Su et al. (SparCode), SIGIR 2023, section 3.5.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tf_keras

@@ -1,4 +1,4 @@
-"""Material: what is a phase fitted on, and looked at with? Read from what the features step has left."""
+"""Training data of a phase: examples, known positives and listed negatives, read from what the features step wrote."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from features.encoding import Encoder, Inputs, fit_encoder, moments_of
 from features.examples import Day
 from features.ids import IdMap
 from features.negatives_file import read_negatives
-from features.schema import Tower
+from features.schema import Schema, Tower
 from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
+from training.config import TowerConfig, TrainingConfig
 from training.dataset import Keep, Span, count_items, load_span, spans
 from training.negatives import KnownPositives
 from training.private_negatives import UserNegatives
-from twinspire.config import Config
 
 Ints = npt.NDArray[np.int64]
 # Pairs that wait to be counted among the distinct ones: 32 MB.
@@ -40,7 +40,7 @@ def read_impressions(path: Path, encoder: Encoder, *, before: dt.date) -> tuple[
         path: A Parquet file with `user_id` and `item_id`, read whole and as it is, or a folder of exposures, of which
             each pair comes once, by user and item.
         encoder: Whose rows the pairs are given as.
-        before: Exposures are read up to this day, UTC, so that none of what a phase is judged by is fitted.
+        before: Exposures are read up to this day, UTC, so that none of what a phase is evaluated on is fitted.
 
     Returns:
         User rows [P] and item rows [P].
@@ -97,7 +97,7 @@ def _rows(ids: IdMap, names: pa.Array) -> Ints:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What a phase is fitted on.
 
     Attributes:
@@ -121,34 +121,37 @@ class Material:
     impressions: UserNegatives | None
 
 
-def read_material(
-    config: Config,
+def read_training_data(
     paths: RunPaths,
     encoder: Encoder,
-    name: str,
+    *,
+    training: TrainingConfig,
+    phase: str,
     days: Sequence[dt.date],
     known: KnownPositives,
-    *,
     before: dt.date,
     keep: Keep | None = None,
-) -> Material:
-    """Reads what the days of a phase have, and the negatives that the configuration names.
+) -> TrainingData:
+    """Reads the examples of a phase's days, and the listed negatives that the configuration names.
 
     Args:
-        config: How to fit.
-        paths: Where the features lie.
+        paths: Where the features are.
         encoder: Of users and items.
-        name: Of the phase.
+        training: How to fit.
+        phase: `validation` or `final`.
         days: Those that are fitted.
         known: What each user had met at the phase's moment.
         before: That moment: of what servers have logged, only earlier days are read.
         keep: Which examples are fitted; None takes all.
     """
-    settings, negatives = config.training, config.training.negatives
-    held: dict[dt.date, Span] | None = {} if settings.keep_in_memory else None
+    negatives = training.negatives
+    held: dict[dt.date, Span] | None = {} if training.keep_in_memory else None
+
+    def load(some: Sequence[dt.date]) -> Span:
+        return read_days(paths, encoder, training=training, days=some, keep=keep)
 
     def load_all() -> Iterator[Span]:
-        return spans(days, settings.shuffle_days, lambda some: read_days(config, paths, encoder, some, keep), held=held)
+        return spans(days, training.shuffle_days, load, held=held)
 
     user_counts, item_counts = (np.zeros(len(ids), np.int64) for ids in (encoder.user_ids, encoder.item_ids))
     # Both in one pass: without keep_in_memory each pass reads and encodes all days.
@@ -156,13 +159,13 @@ def read_material(
         user_counts += np.bincount(span.users[columns.USER_ID][span.user_row], minlength=len(user_counts))
         item_counts += count_items([span], len(item_counts))
         del span  # before the next one is read
-    return Material(
-        name=name,
+    return TrainingData(
+        name=phase,
         load_all=load_all,
         known=known,
         item_counts=item_counts,
         user_counts=user_counts,
-        categories=_categories(config, paths, encoder),
+        categories=_categories(paths, encoder),
         mined=None if negatives.easy_per_hard is None else _lists(encoder, *read_negatives(paths.mined, encoder)),
         impressions=None
         if negatives.impressions is None
@@ -171,29 +174,41 @@ def read_material(
 
 
 def read_days(
-    config: Config, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], keep: Keep | None = None
+    paths: RunPaths, encoder: Encoder, *, training: TrainingConfig, days: Sequence[dt.date], keep: Keep | None = None
 ) -> Span:
-    """The examples of some days, chosen and weighed as configured."""
-    settings = config.training
+    """The examples of some days, chosen and weighted as configured."""
     return load_span(
         paths.examples,
         days,
         encoder,
-        only_first=settings.examples == "first_meetings",
-        user_balance=settings.user_balance,
-        reward=settings.reward,
-        reward_power=settings.reward_power,
+        only_first=training.examples == "first_meetings",
+        user_balance=training.user_balance,
+        reward=training.reward,
+        reward_power=training.reward_power,
         keep=keep,
     )
 
 
-def grown_encoder(config: Config, paths: RunPaths, parent: Encoder) -> Encoder:
+def grown_encoder(
+    paths: RunPaths, parent: Encoder, *, dataset: Schema, towers: TowerConfig, history_length: int
+) -> Encoder:
     """The encoder of an earlier fit with today's ids and values; numbers are scaled as they were then."""
-    return replace(fit_encoder_on(config, paths, []), scaling=parent.scaling)
+    today = fit_encoder_on(paths, [], dataset=dataset, towers=towers, history_length=history_length)
+    return replace(today, scaling=parent.scaling)
 
 
-def fit_encoder_on(config: Config, paths: RunPaths, days: Sequence[dt.date]) -> Encoder:
-    """The encoder of a dataset, with moments and vocabularies of the examples of some days."""
+def fit_encoder_on(
+    paths: RunPaths, days: Sequence[dt.date], *, dataset: Schema, towers: TowerConfig, history_length: int
+) -> Encoder:
+    """The encoder of a dataset, with moments and vocabularies of the examples of some days.
+
+    Args:
+        paths: Where tables and examples are.
+        days: Those whose examples are sampled.
+        dataset: Its columns.
+        towers: How texts and unknown ids are hashed.
+        history_length: Items of a user's history that are kept (T).
+    """
 
     def samples() -> Iterator[tuple[Tower, pa.Table]]:
         for day in days:
@@ -203,14 +218,14 @@ def fit_encoder_on(config: Config, paths: RunPaths, days: Sequence[dt.date]) -> 
             yield "item", loaded.uniform
 
     return fit_encoder(
-        config.dataset,
+        dataset,
         pq.read_table(paths.tables / "users.parquet"),
         pq.read_table(paths.tables / "items.parquet"),
         samples(),
-        history_length=config.features.history_length,
-        text_length=config.towers.text_length,
-        text_buckets=config.towers.text_buckets,
-        id_buckets=config.towers.id_buckets,
+        history_length=history_length,
+        text_length=towers.text_length,
+        text_buckets=towers.text_buckets,
+        id_buckets=towers.id_buckets,
     )
 
 
@@ -258,10 +273,10 @@ def first_meetings(encoder: Encoder, paths: RunPaths, *, since: dt.date) -> spar
     )
 
 
-def _categories(config: Config, paths: RunPaths, encoder: Encoder) -> npt.NDArray[np.int32]:
+def _categories(paths: RunPaths, encoder: Encoder) -> npt.NDArray[np.int32]:
     """Category of each row of items, 0 for the unknown item and where there is none: [rows of items] int32."""
     found = np.zeros(len(encoder.item_ids), np.int32)
-    category = config.dataset.item_category
+    category = encoder.schema.item_category
     if category in encoder.vocabularies:
         items = pq.read_table(paths.tables / "items.parquet", columns=[category])
         found[1:] = encoder.vocabularies[category].rows(items.column(0).to_numpy(zero_copy_only=False))
@@ -272,24 +287,33 @@ def _lists(encoder: Encoder, users: npt.NDArray[np.int64], items: npt.NDArray[np
     return UserNegatives.of(users, items, num_user_rows=len(encoder.user_ids))
 
 
-def first_day(config: Config) -> dt.date:
-    """The first day that is fitted."""
-    return config.as_of - dt.timedelta(days=config.training.example_days)
+def days_with_examples(paths: RunPaths, *, num_days: int) -> list[dt.date]:
+    """Those of the last days before `as_of`, in time order.
 
-
-def days_with_examples(config: Config, paths: RunPaths, first: dt.date) -> list[dt.date]:
-    """Those from a day up to `as_of`.
+    Args:
+        paths: Where the examples are.
+        num_days: How far back.
 
     Raises:
         ValueError: There is none.
     """
-    days = [day for day in day_range(first, config.as_of) if (paths.examples / str(day)).exists()]
+    first = paths.as_of - dt.timedelta(days=num_days)
+    days = [day for day in day_range(first, paths.as_of) if (paths.examples / str(day)).exists()]
     if not days:
-        raise ValueError(f"{paths.examples}: no examples from {first} up to {config.as_of}; run features")
+        raise ValueError(f"{paths.examples}: no examples from {first} up to {paths.as_of}; run features")
     return days
 
 
-def validation_days(config: Config, days: Sequence[dt.date]) -> tuple[list[dt.date], dt.date]:
-    """The days that are fitted for validation, none if nothing is compared, and the first that is held out."""
-    held_out = config.as_of - dt.timedelta(days=config.training.validation_days)
-    return [day for day in days if day < held_out] if config.training.validation_days else [], held_out
+def split_validation_days(days: Sequence[dt.date], *, as_of: dt.date, num_days: int) -> tuple[list[dt.date], dt.date]:
+    """Holds the last days out for validation.
+
+    Args:
+        days: All days, in time order.
+        as_of: The day after the last one.
+        num_days: How many are held out; 0 validates nothing.
+
+    Returns:
+        The days that are fitted for validation, none if nothing is validated, and the first day that is held out.
+    """
+    held_out = as_of - dt.timedelta(days=num_days)
+    return [day for day in days if day < held_out] if num_days else [], held_out

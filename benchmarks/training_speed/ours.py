@@ -108,7 +108,7 @@ def fit_ours(
             batches_of=batches_of,
             optimizer=row_adagrad(config.training.learning_rate),
             folder=Path(folder),
-            look=lambda towers: {},
+            evaluate=lambda towers: {},
             on_step=lambda loss: clock.step(),
         )
     vectors = (

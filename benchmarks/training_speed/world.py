@@ -72,12 +72,14 @@ def load_world(config: Config, paths: RunPaths, *, told: str) -> World:
             f"make them with: twinspire ingest {told} && twinspire features {told}"
         )
 
-    encoder = fit_encoder_on(config, paths, days)
+    encoder = fit_encoder_on(
+        paths, days, dataset=config.dataset, towers=config.towers, history_length=config.features.history_length
+    )
     known = known_positives(encoder, paths, before=held_out)
     users, items = catalogue_inputs(encoder, paths.catalogue(held_out))
     return World(
         encoder=encoder,
-        span=read_days(config, paths, encoder, days),
+        span=read_days(paths, encoder, training=settings, days=days),
         known=known,
         users=users,
         items=items,

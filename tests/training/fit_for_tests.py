@@ -42,7 +42,7 @@ def fit_small(
     epochs: int = 2,
     learning_rate: float = 0.1,
     optimizer: Any = None,
-    look: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
+    evaluate: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
     make: Callable[[Encoder], RetrievalModel] | None = None,
     negatives: dict[str, object] | None = None,
     processes: Processes | None = None,
@@ -62,7 +62,7 @@ def fit_small(
         batches_of=lambda epoch: processes.shares(batches_of(epoch)),
         optimizer=optimizer,
         folder=out,
-        look=look,
+        evaluate=evaluate,
         graph_of=processes.graph_of,
         **changes,
     )

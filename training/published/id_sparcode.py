@@ -13,14 +13,10 @@ Source: the extra coordinate, Bachrach et al., RecSys 2014.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 import tensorflow as tf
 import tf_keras
 

@@ -22,7 +22,7 @@ from towers.quantizer import ProductQuantizer
 from towers.scorer import MlpInteraction
 from towers.sparcode import SparCode
 from towers.tokenizer import tokenizers
-from training.config import SparCodeConfig
+from training.config import SparCodeFitConfig
 from training.published.id_sparcode import (
     frozen_towers,
     history_vectors,
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 HISTORY_LENGTH = 50
 # What is not chosen is as in the daily job, less what a step's cost grows with: candidates and hidden units.
-FIXED = SparCodeConfig(num_uniform=256, hidden_units=8)
+FIXED = SparCodeFitConfig(num_uniform=256, hidden_units=8)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def fit_over(
     *,
     seed: int,
     title: str,
-    look: Callable[[SparCode], EpochMetrics] = lambda fitted: {},
+    evaluate: Callable[[SparCode], EpochMetrics] = lambda fitted: {},
 ) -> SparCode:
     """Fits SparCode on the pairs of the towers.
 
@@ -97,12 +97,12 @@ def fit_over(
         choice: How.
         seed: Of first values, order and negatives.
         title: What is fitted, for people.
-        look: Measures the model before the first epoch and after each.
+        evaluate: Measures the model before the first epoch and after each.
     """
     make_deterministic(seed)
     sparcode = _build(towers, choice, seed=seed)
     sparcode.quantizer.start(_tokens(sparcode, towers, np.arange(len(towers.users))).reshape(-1, sparcode.width))
-    look(sparcode)
+    evaluate(sparcode)
     model = SparCodeModel(sparcode, log_q=FIXED.log_q, commit_weight=FIXED.commitment, estimator=FIXED.estimator)
     batches_of = pair_batches(
         towers.pairs,
@@ -118,7 +118,7 @@ def fit_over(
         usage = model.usage
         for warning in usage.warnings():
             console().print(f"[yellow]warning[/] {warning}")
-        return {**usage.metrics(), **look(fitted)}
+        return {**usage.metrics(), **evaluate(fitted)}
 
     total = choice.epochs * max(1, round(len(towers.pairs) / FIXED.batch_size))
     with tempfile.TemporaryDirectory() as folder, progress(f"SparCode on {title}", total=total) as advance:
@@ -128,7 +128,7 @@ def fit_over(
             batches_of=batches_of,
             optimizer=adam(FIXED.learning_rate),
             folder=Path(folder),
-            look=measured,
+            evaluate=measured,
             on_step=lambda loss: advance(1),
         )
     return sparcode

@@ -182,7 +182,7 @@ def compare(
 
 
 def _as_known_to(parent: Parent, encoder: Encoder) -> tuple[Inputs, Inputs]:
-    """Model inputs of the parent's users and items at its moment, by its rows, however much its catalogue has grown since."""
+    """Model inputs of the parent's users and items at its moment, by its rows, even if the tables have grown."""
     inputs = catalogue_inputs(encoder, parent.catalogue)
     found = []
     for tower, values, ids in zip(TOWERS, inputs, (parent.encoder.user_ids, parent.encoder.item_ids), strict=True):

@@ -208,7 +208,7 @@ def test_a_backfill_that_ends_before_it_begins_is_refused(nights: Nights) -> Non
     assert (ran.returncode, ran.stderr) == (1, f"error: --from is {THIRD}, after --to, {SECOND}; exchange them\n")
 
 
-def test_a_refused_bundle_is_not_served_and_the_next_night_is_a_warm_start_from_the_published_one(
+def test_a_refused_bundle_is_not_served_and_the_next_warm_start_is_from_the_published_one(
     nights: Nights,
 ) -> None:
     ran, shop = nights.ran["refused"], nights.refused

@@ -238,7 +238,7 @@ def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_th
         {"parent": None},
     ],
 )
-def test_another_night_before_is_fitted_from_anew(change: dict[str, object]) -> None:
+def test_a_fit_from_another_parent_is_made_again(change: dict[str, object]) -> None:
     night = WarmStartPlan(
         dt.date(2024, 5, 31), is_warm_start=True, why="warm start", parent_bundle="2024-05-31-00000000"
     )

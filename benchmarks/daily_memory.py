@@ -149,7 +149,6 @@ def actions(folder: Path) -> dict[str, Callable[[], object]]:
 
     def fit() -> None:
         # Not beside Feast: TensorFlow would be in the peak of the other steps.
-        from training.config import TrainSections
         from training.steps import train
 
         train(pick(TrainSections, config), paths)

@@ -8,24 +8,23 @@ from pathlib import Path
 
 from artefacts.console import progress
 from features.encoding import Encoder
-from towers.co_purchase import with_factors
 from towers.dual_augmented import refresh_fallbacks
 from towers.ensemble import concatenate, part_widths
+from towers.history import HISTORY_ENCODERS
 from towers.mobius import with_three_parts
 from towers.two_tower import VECTOR, TwoTower, build_two_tower
+from training.co_purchase import with_factors_of
 from training.config import TowerConfig, TrainingConfig
-from training.dataset import Batch, BatchPlan, epoch_batches
+from training.data.batches import Batch, BatchPlan, epoch_batches
+from training.data.training_data import TrainingData
 from training.distribution import PROCESSES
-from training.factors import item_factors
-from training.frequency import StreamingFrequency
 from training.held_out import TRAINED, Bools, WarmStart, state_file
+from training.losses.objective import DecayingWeight, Terms
 from training.methods import additions, state_of, terms
-from training.negatives import KnownPositives
-from training.objective import DecayingWeight, Terms
-from training.private_negatives import UserNegatives, hard_per_row
-from training.queue import VectorQueue
+from training.negatives.private import UserNegatives, hard_per_row
+from training.negatives.queue import VectorQueue
+from training.negatives.sampling_bias import StreamingFrequency
 from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
-from training.training_data import TrainingData
 from training.warm_start import carry_over, save_state
 from training.warm_start import state_of as state_of_fit
 
@@ -210,8 +209,7 @@ class _Single:
             hidden_units=shape.hidden_units,
             head=shape.head,
             activation=shape.activation,
-            history_decay_days=shape.history_decay_days,
-            history_power=shape.history_power,
+            history=HISTORY_ENCODERS[shape.history_encoder](**shape.history_arguments),
             id_dropout=shape.id_dropout,
             bucket_of_user_row=users.bucket_of_row() if shape.id_buckets else None,
             bucket_of_item_row=items.bucket_of_row() if shape.id_buckets else None,
@@ -256,29 +254,3 @@ class _Single:
                 initial_gap=streaming.initial_gap,
             ),
         )
-
-
-def with_factors_of(
-    encoder: Encoder, known: KnownPositives, *, towers: TowerConfig, seed: int
-) -> Callable[[TwoTower], TwoTower]:
-    """Appends co-purchase factors to learned towers.
-
-    Args:
-        encoder: The dataset's encoder.
-        known: What each user had met at the moment of which the factors are.
-        towers: Width, weight and power of the factors.
-        seed: Of the factorisation.
-    """
-    if not towers.factor_dim:
-        return lambda learned: learned
-    factors = item_factors(
-        known.owners,
-        known.items,
-        num_user_rows=len(known.starts) - 1,
-        # Histories and new items may point at buckets, which have no factors.
-        num_item_rows=encoder.item_ids.num_table_rows,
-        num_factors=towers.factor_dim,
-        power=towers.factor_power,
-        seed=seed,
-    )
-    return lambda learned: with_factors(learned, factors, weight=towers.factor_weight)

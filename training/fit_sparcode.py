@@ -25,12 +25,12 @@ from towers.sparcode import SparCode
 from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig
-from training.dataset import Batch, BatchPlan, epoch_batches
+from training.data.batches import Batch, BatchPlan, epoch_batches
+from training.data.training_data import TrainingData
 from training.fit import Fitted, Report
 from training.held_out import WarmStart, state_file
 from training.sparcode import SparCodeModel, adam
 from training.trainer import EpochMetrics, embed, export_tower, fit, make_deterministic
-from training.training_data import TrainingData
 from training.warm_start import carry_over, save_state, state_of
 
 STATE = "sparcode"

@@ -24,9 +24,9 @@ from features.schema import ENTITY_KEY, TOWERS
 from serving import exact
 from serving.vectors import read_vectors
 from towers.two_tower import TwoTower
+from training.data.training_data import catalogue_inputs
 from training.lineage import HELD_OUT_SUMMARY
 from training.trainer import embed
-from training.training_data import catalogue_inputs
 from training.warm_start import Arrays, Growth, load_state
 
 STATE, TRAINED = "state", "trained"

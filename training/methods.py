@@ -14,12 +14,13 @@ from towers.counterpart import generated_fields, observed_fields
 from towers.dual_augmented import AugmentedTable, augmented
 from towers.two_tower import Part, TwoTower
 from training.config import DualAugmentedConfig, TowerConfig, TrainingConfig
-from training.counterpart import counterpart_term
-from training.dual_augmented import category_alignment_term, mimic_term
-from training.fused_softmax import fused_softmax
-from training.mobius import ThreeClassLoss
-from training.objective import DecayingWeight, Term, Terms
-from training.softmax_terms import hard_in_batch_term, softmax_term
+from training.losses.counterpart import counterpart_term
+from training.losses.dual_augmented import category_alignment_term, mimic_term
+from training.losses.fused_softmax import fused_softmax
+from training.losses.hard_in_batch import hard_in_batch_term
+from training.losses.mobius import ThreeClassLoss
+from training.losses.objective import DecayingWeight, Term, Terms
+from training.losses.softmax import softmax_term
 
 
 def additions(

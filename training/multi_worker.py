@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 
 from artefacts.paths import RunPaths
 from training.config import TrainingConfig, TrainSections
-from training.distribution import read_cluster, workers
-from training.fit import fit_phase
-from training.training_data import (
+from training.data.training_data import (
     days_with_examples,
     fit_encoder_on,
     known_positives,
     read_training_data,
     split_validation_days,
 )
+from training.distribution import read_cluster, workers
+from training.fit import fit_phase
 
 
 @contextmanager

@@ -27,14 +27,9 @@ from serving.sparcode.files import FOLDER
 from serving.vectors import PARTS_FILE
 from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
+from training.co_purchase import with_factors_of
 from training.config import TrainSections
-from training.fit import Fitted, fit_phase, with_factors_of
-from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
-from training.held_out import HeldOut, Parent, WarmStart, compare
-from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
-from training.negatives import KnownPositives
-from training.trainer import EpochMetrics, EpochReport, embed, export_tower
-from training.training_data import (
+from training.data.training_data import (
     catalogue_inputs,
     days_with_examples,
     first_meetings,
@@ -45,6 +40,12 @@ from training.training_data import (
     seen_items,
     split_validation_days,
 )
+from training.fit import Fitted, fit_phase
+from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
+from training.held_out import HeldOut, Parent, WarmStart, compare
+from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
+from training.negatives.known_positives import KnownPositives
+from training.trainer import EpochMetrics, EpochReport, embed, export_tower
 from training.warm_start import Growth
 
 TOP = 10

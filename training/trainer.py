@@ -18,13 +18,12 @@ import tf_keras
 
 from features.encoding import Inputs
 from towers.two_tower import VECTOR, TwoTower
-from training.dataset import ITEM_PREFIX, USER_PREFIX, Batch
-from training.objective import Outputs, Terms, inputs_with_prefix, total_of
-from training.replicas import item_parts, share_of_mean
+from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch
+from training.distribution import TrainStep, graph_of, item_parts, share_of_mean
+from training.losses.objective import Outputs, Terms, inputs_with_prefix, total_of
 
 Floats = npt.NDArray[np.float32]
 EpochMetrics = dict[str, float]
-TrainStep = Callable[[Batch], dict[str, tf.Tensor]]
 
 
 class Queue(Protocol):
@@ -99,9 +98,9 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         return tf.exp(self._log_temperature) if self._fixed_temperature is None else self._fixed_temperature
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
-        """Sum of the terms for a batch as `training.dataset.batches` makes it: []; training moves the queue on.
+        """Sum of the terms for a batch as `training.data.batches.batches` makes it: []; training moves the queue on.
 
-        For a share of a batch (`training.replicas`), what it adds to that sum.
+        For a share of a batch (`training.distribution`), what it adds to that sum.
         """
         batch = {name: tf.convert_to_tensor(values) for name, values in inputs.items()}
         users = self.user_parts(inputs_with_prefix(batch, USER_PREFIX), training=training)
@@ -157,12 +156,6 @@ class EpochReport:
 def row_adagrad(learning_rate: float) -> tf_keras.optimizers.Optimizer:
     """Adagrad whose updates touch only the rows of the tables that a batch has."""
     return RowAdagrad(learning_rate, initial_accumulator_value=0.1)
-
-
-def graph_of(train_step: TrainStep) -> TrainStep:
-    """A step of one process alone, as TensorFlow's graph."""
-    step: TrainStep = tf.function(train_step, reduce_retracing=True)
-    return step
 
 
 def fit(

@@ -14,9 +14,8 @@ from evaluation.metrics import judge, recall_at_k
 from features.columns import day_range
 from features.encoding import Encoder, Inputs
 from serving import exact
-from training.dataset import Span
-from training.negatives import KnownPositives
-from training.training_data import (
+from training.data.batches import Span
+from training.data.training_data import (
     catalogue_inputs,
     first_meetings,
     fit_encoder_on,
@@ -24,6 +23,7 @@ from training.training_data import (
     read_days,
     seen_items,
 )
+from training.negatives.known_positives import KnownPositives
 from twinspire.config import Config
 
 Floats = npt.NDArray[np.float32]

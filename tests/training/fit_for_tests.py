@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from features.encoding import Encoder
+from towers.history import weighted_mean
 from towers.two_tower import TwoTower, build_two_tower
-from training.dataset import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
+from training.data.batches import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
 from training.distribution import Alone, Processes
-from training.negatives import KnownPositives
-from training.softmax_terms import softmax_term
+from training.losses.softmax import softmax_term
+from training.negatives.known_positives import KnownPositives
 from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
 
 PLAIN_NEGATIVES: dict[str, Any] = {
@@ -122,8 +123,7 @@ def plain_model(encoder: Encoder) -> RetrievalModel:
         encoder.input_specs("item"),
         embedding_dim=8,
         hidden_units=(6,),
-        history_decay_days=30.0,
-        history_power=0.5,
+        history=weighted_mean(decay_days=30.0, power=0.5),
     )
     terms = [(1.0, softmax_term("yi2019"))]
     return RetrievalModel(towers, terms=terms, temperature=0.2, learn_temperature=False)

@@ -26,10 +26,10 @@ from features.steps import make_features, make_tables
 from serving.exported_tower import ExportedTower
 from serving.vectors import PARTS_FILE
 from training.config import StreamingConfig, TrainSections
-from training.frequency import StreamingFrequency
+from training.data.training_data import catalogue_inputs
 from training.held_out import Parent, state_file
+from training.negatives.sampling_bias import StreamingFrequency
 from training.steps import train
-from training.training_data import catalogue_inputs
 from training.warm_start import load_state
 from twinspire.config import Config
 from twinspire.load_config import load

@@ -20,15 +20,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from features.encoding import Encoder, Inputs
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
+from towers.history import weighted_mean
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
-from training.counterpart import counterpart_term
-from training.dataset import Batch, Span
-from training.dual_augmented import category_alignment_term, mimic_term
-from training.mobius import ThreeClassLoss
-from training.objective import DecayingWeight
-from training.queue import VectorQueue
-from training.softmax_terms import hard_in_batch_term, softmax_term
+from training.data.batches import Batch, Span
+from training.losses.counterpart import counterpart_term
+from training.losses.dual_augmented import category_alignment_term, mimic_term
+from training.losses.hard_in_batch import hard_in_batch_term
+from training.losses.mobius import ThreeClassLoss
+from training.losses.objective import DecayingWeight
+from training.losses.softmax import softmax_term
+from training.negatives.queue import VectorQueue
 from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic, row_adagrad
 
 HERE = Path(__file__).parent
@@ -215,8 +217,7 @@ def test_a_checkpoint_gives_the_weights_back(fitted: Fitted, encoder: Encoder) -
         encoder.input_specs("item"),
         embedding_dim=8,
         hidden_units=(6,),
-        history_decay_days=30.0,
-        history_power=0.5,
+        history=weighted_mean(decay_days=30.0, power=0.5),
     )
     restored = model_of(towers, temperature=0.2)
     tf.train.Checkpoint(model=restored).restore(latest).expect_partial().assert_existing_objects_matched()

@@ -173,7 +173,7 @@ def report(arms: dict[str, dict[dt.date, Floats]], warm: Path, full: Path, name:
         steps = {step["name"]: step for step in night["steps"]}
         seconds = [f"{steps[part]['seconds']:.0f}" if part in steps else "" for part in PARTS]
         peak = max(step["peak_memory_bytes"] for step in night["steps"]) / 1e6
-        fit = "goes on" if night["goes_on"] else "full"
+        fit = "warm start" if night["is_warm_start"] else "full"
         print(f"| {day} | {fit} | {' | '.join(seconds)} | {night['seconds']:.0f} | {peak:,.0f} | {night['outcome']} |")
     took = [json.loads(file.read_text())["seconds"] for file in full.glob(f"*/{name}/steps/*/train.json")]
     print(f"\nA full fit alone took {np.mean(took):.0f} s ({len(took)} of them).")

@@ -1,4 +1,4 @@
-"""How does each input of a tower become a vector? One [B, D] vector per feature, whatever its kind.
+"""Inputs of a tower: one [B, D] vector for each feature of any kind.
 
 Summing them is the same as concatenating all features in front of one linear layer, but a feature can be read or left
 out alone. Shape letters: B rows, T history length, L trigrams, D vector width.
@@ -13,52 +13,11 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE
+from features.encoding import HISTORY
 from features.kinds import InputSpec
-from towers.pooled_lookup import PooledLookup
 
 Tensors = dict[str, tf.Tensor]
 Tables = dict[str, tf_keras.layers.Embedding]
-
-
-class HistoryWeights(tf_keras.layers.Layer):  # type: ignore[misc]
-    """What each item that a user has met counts in the weighted mean of their vectors.
-
-        share_t = w_t / (sum_t w_t + eps)^power,   w_t = [item t is known] exp(-age_t / decay_days)
-
-    A power of 1 is the mean; below 1 a longer history gives a longer vector, which weighs more beside other features.
-
-    Args:
-        decay_days: Time after which an item counts 1/e; None counts all alike.
-        power: Exponent of the total weight.
-
-    Source: Covington et al., RecSys 2016, section 3.2 (mean of watched items).
-    """
-
-    def __init__(self, *, decay_days: float | None, power: float, **kwargs: object) -> None:
-        """Takes the shape of the weights."""
-        super().__init__(**kwargs)
-        self.decay_days = decay_days
-        self.power = power
-
-    def call(self, inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Weighs items.
-
-        Args:
-            inputs: rows [B, T] int32 (0 is padding), age_days [B, T] float32.
-
-        Returns:
-            [B, T] float32, zeros where padded.
-        """
-        rows, age_days = inputs
-        weights = tf.cast(rows > 0, age_days.dtype)
-        if self.decay_days is not None:
-            weights *= tf.exp(-age_days / self.decay_days)
-        return weights / tf.pow(tf.reduce_sum(weights, axis=1, keepdims=True) + 1e-3, self.power)
-
-    def get_config(self) -> dict[str, object]:
-        """Arguments that make the same layer again."""
-        return {**super().get_config(), "decay_days": self.decay_days, "power": self.power}
 
 
 class BucketDropout(tf_keras.layers.Layer):  # type: ignore[misc]
@@ -101,6 +60,76 @@ class BucketDropout(tf_keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "rate": self.rate, "bucket_of_row": self.bucket_of_row.tolist()}
 
 
+def pooled_lookup(table: tf.Variable, rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Weighted sum of table rows, for training: each distinct row of a batch is read once, and gets one gradient.
+
+        pooled_b = sum_t w_bt table[row_bt]
+
+    The plain way makes B x T vectors, B x T gradients, and lets the optimiser sort out which of them are of one row.
+    Here the weights are a sparse matrix over the distinct rows, whose product needs neither.
+
+    Args:
+        table: [n, D] float32, gets a sparse gradient without repeated rows.
+        rows: [B, T] int32.
+        weights: [B, T] float32, 0 where padded.
+
+    Returns:
+        [B, D] float32, zeros where all weights are 0.
+    """
+    shape = tf.shape(rows, out_type=tf.int64)
+    distinct, column = tf.unique(tf.reshape(rows, [-1]), out_idx=tf.int64)
+    row = tf.repeat(tf.range(shape[0]), shape[1])
+    by_row = tf.SparseTensor(
+        tf.stack([row, column], axis=1),
+        tf.reshape(weights, [-1]),
+        tf.stack([shape[0], tf.size(distinct, out_type=tf.int64)]),
+    )
+    return tf.sparse.sparse_dense_matmul(by_row, tf.gather(table, distinct))
+
+
+def build_table(table: tf_keras.layers.Embedding) -> None:
+    """Makes a table's variable, unless it is there, under its own name and not under that of whoever reads it first."""
+    if not table.built:
+        # The slash at the end leaves the scope of the layer that is being called.
+        with tf.name_scope(f"{table.name}/"):
+            table.build(None)
+
+
+class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
+    """The weighted sum of the rows of an embedding table, which it shares: (rows, weights) [B, T] each -> [B, D].
+
+    `pooled_lookup` while training, otherwise a gather and a product, which every export format knows.
+
+    Args:
+        table: The table; other layers may read it too.
+    """
+
+    def __init__(self, table: tf_keras.layers.Embedding, **kwargs: object) -> None:
+        """Takes the table."""
+        super().__init__(**kwargs)
+        self.table = table
+
+    def build(self, shapes: object) -> None:
+        """Makes the table if nothing has read it yet."""
+        build_table(self.table)
+        super().build(shapes)
+
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool | None = None) -> tf.Tensor:
+        """Sums.
+
+        Args:
+            inputs: rows [B, T] int32, weights [B, T] float32, 0 where padded.
+            training: Whether gradients are wanted.
+
+        Returns:
+            [B, D] float32.
+        """
+        rows, weights = inputs
+        if training:
+            return pooled_lookup(self.table.embeddings, rows, weights)
+        return tf.squeeze(tf.matmul(weights[:, None, :], self.table(rows)), axis=1)
+
+
 def input_tensors(specs: Iterable[InputSpec]) -> Tensors:
     """A symbolic Keras input for each input of a tower."""
     return {
@@ -135,8 +164,7 @@ def feature_vectors(
     *,
     width: int,
     tables: Mapping[str, tf_keras.layers.Embedding],
-    history_table: tf_keras.layers.Embedding | None = None,
-    pooling: HistoryWeights | None = None,
+    encode_history: Callable[[tf.Tensor], tf.Tensor] | None = None,
     id_dropout: Mapping[str, BucketDropout] | None = None,
 ) -> list[tf.Tensor]:
     """One [B, D] vector for each feature.
@@ -146,15 +174,15 @@ def feature_vectors(
         tensors: The symbolic inputs by name.
         width: D.
         tables: What `embedding_tables` made of the tower's inputs.
-        history_table: Table of the items in the history; needed by a tower that has one.
-        pooling: How a history becomes one vector; needed likewise.
+        encode_history: From the rows of the items' table that a history is looked up at, [B, T], to its vector [B, any
+            width]; needed by a tower that has one.
         id_dropout: By input, what ids pass before they are looked up; None passes them as they are.
 
     Returns:
         A list of [B, D] float32; nothing for shares, which only a counterpart feature reads.
 
     Raises:
-        ValueError: There is a history, but no table or pooling for it.
+        ValueError: There is a history, but no encoder of it.
     """
 
     def ids_of(name: str) -> tf.Tensor:
@@ -177,11 +205,10 @@ def feature_vectors(
         return tf_keras.layers.Dense(width, use_bias=False, name=f"{spec.name}_weights")(tensors[spec.name])
 
     def of_history(spec: InputSpec) -> tf.Tensor:
-        if history_table is None or pooling is None:
-            raise ValueError(f"input {spec.name!r} is a history; pass the table of its items and a pooling")
-        weights = pooling((tensors[HISTORY], tensors[HISTORY_AGE]))
-        pooled = PooledLookup(history_table, name=f"{spec.name}_sum")((ids_of(HISTORY), weights))
-        return tf_keras.layers.Dense(width, use_bias=False, name=f"{spec.name}_weights")(pooled)
+        if encode_history is None:
+            raise ValueError(f"input {spec.name!r} is a history; pass encode_history")
+        encoded = encode_history(ids_of(HISTORY))
+        return tf_keras.layers.Dense(width, use_bias=False, name=f"{spec.name}_weights")(encoded)
 
     of_kind: dict[str, Callable[[InputSpec], tf.Tensor]] = {
         "id": of_id,

@@ -1,4 +1,4 @@
-"""What are the two towers? A user model and an item model whose outputs meet only in an inner product.
+"""Two towers: a user model and an item model whose outputs meet only in an inner product.
 
 Shape letters: B rows, D vector width, F features of a tower.
 """
@@ -14,17 +14,10 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY
+from features.encoding import HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
-from towers.inputs import (
-    BucketDropout,
-    HistoryWeights,
-    Tables,
-    Tensors,
-    embedding_tables,
-    feature_vectors,
-    input_tensors,
-)
+from towers.history import History, HistoryEncoder, weighted_mean
+from towers.inputs import BucketDropout, Tables, Tensors, embedding_tables, feature_vectors, input_tensors
 
 Head = Literal["residual", "mlp"]
 Activation = Literal["relu", "tanh"]
@@ -121,8 +114,7 @@ def build_two_tower(
     hidden_units: Sequence[int] = (),
     head: Head = "residual",
     activation: Activation = "relu",
-    history_decay_days: float | None = None,
-    history_power: float = 1.0,
+    history: HistoryEncoder | None = None,
     id_dropout: float = 0.0,
     bucket_of_user_row: npt.NDArray[np.int32] | None = None,
     bucket_of_item_row: npt.NDArray[np.int32] | None = None,
@@ -142,8 +134,7 @@ def build_two_tower(
         head: `residual` adds the hidden layers' output to the sum of the features, and is that sum where there are no
             hidden layers; `mlp` ends in a layer of width D, all layers with the activation.
         activation: Of the hidden layers, and of both ends of an `mlp`.
-        history_decay_days: Time after which an item in the history counts 1/e; None counts all alike.
-        history_power: See `HistoryWeights`.
+        history: How a user's history becomes one vector; None takes the mean of its items.
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
         bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
@@ -164,13 +155,18 @@ def build_two_tower(
         for name, rows in buckets.items()
         if rows is not None and id_dropout > 0
     }
+    encoder = history or weighted_mean(decay_days=None, power=1.0)
+
+    def encode_history(table_rows: tf.Tensor) -> tf.Tensor:
+        items, age_days = user_tensors[HISTORY], user_tensors[HISTORY_AGE]
+        return encoder(History(items, table_rows, age_days, item_tables[item_id.name]))
+
     user_features = feature_vectors(
         user_specs,
         user_tensors,
         width=embedding_dim,
         tables=user_tables,
-        history_table=item_tables[item_id.name],
-        pooling=HistoryWeights(decay_days=history_decay_days, power=history_power, name="history_pooling"),
+        encode_history=encode_history,
         id_dropout=dropout,
     )
     item_features = feature_vectors(

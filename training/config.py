@@ -1,10 +1,12 @@
-"""Which methods can be configured, with which defaults, and what does each need? Towers and how they are fitted."""
+"""Configuration of the towers and of how they are fitted, and what each method needs."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +14,32 @@ from artefacts.config import Section, read
 from features.config import CompleteJourneySource, MovieLensSource, TablesSource
 from features.kinds import Kind
 from features.schema import Schema, Tower
+
+Setting = bool | int | float | str
+"""A value of the configuration that an entry of a registry takes as an argument."""
+
+
+def check_registered(
+    registry: Mapping[str, Callable[..., object]], name: str, arguments: Mapping[str, Setting], *, key: str
+) -> None:
+    """Refuses a name that is not registered, and arguments that it does not take.
+
+    Args:
+        registry: What can be named.
+        name: What is named.
+        arguments: What it is made of, by name.
+        key: Where the name is in the configuration.
+
+    Raises:
+        ValueError: Either is the case.
+    """
+    if name not in registry:
+        raise ValueError(f"{key} names {name!r}, which is not registered; expected one of: {', '.join(registry)}")
+    taken = inspect.signature(registry[name])
+    try:
+        taken.bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{key}: {name} takes {taken}, found {dict(arguments)}: {error}") from None
 
 
 class DualAugmentedConfig(Section):
@@ -57,10 +85,14 @@ class TowerConfig(Section):
     """Exponent of the factors' lengths: 1 favours popular items as the data does, 0 ignores popularity."""
     hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Width of each hidden layer of a tower; none leaves the sum of its features as it is."""
+    history_encoder: str = "mean"
+    """How a user's history becomes one vector, one of `towers.history.HISTORY_ENCODERS`."""
     history_power: float = Field(0.5, ge=0, le=1)
-    """Exponent of the length that a history is divided by: 1 is the mean of its items, 0 their sum."""
+    """Of `mean`: exponent of the length that a history is divided by: 1 is the mean of its items, 0 their sum."""
     history_decay_days: float | None = Field(None, gt=0)
-    """Time after which an item in the history counts 1/e; null counts all alike."""
+    """Of `mean`: time after which an item in the history counts 1/e; null counts all alike."""
+    history_settings: Mapping[str, Setting] = {}
+    """Arguments of another encoder than `mean`."""
     text_length: int = Field(32, ge=1)
     """Letter trigrams kept of a text (L)."""
     text_buckets: int = Field(4096, ge=2)
@@ -81,6 +113,29 @@ class TowerConfig(Section):
     """Augmented vectors that each tower learns from the other's output (DAT); null leaves them out."""
     counterpart: CounterpartConfig | None = None
     """Features of the other side that each tower guesses at its bottom layer; null leaves them out."""
+
+    @property
+    def history_arguments(self) -> dict[str, Any]:
+        """What the history encoder is made of."""
+        if self.history_encoder == "mean":
+            return {"decay_days": self.history_decay_days, "power": self.history_power}
+        return dict(self.history_settings)
+
+    @model_validator(mode="after")
+    def _encoder_is_registered(self) -> TowerConfig:
+        """Refuses encoders that are not registered, and arguments that they do not take."""
+        if self.history_encoder != "mean":
+            # Here, and not at the top: the registry imports TensorFlow.
+            from towers.history import HISTORY_ENCODERS
+
+            key = "history_encoder"
+            check_registered(HISTORY_ENCODERS, self.history_encoder, self.history_settings, key=key)
+        elif self.history_settings:
+            raise ValueError(
+                f"history_settings has {', '.join(self.history_settings)}, and history_encoder is mean, which takes "
+                "history_power and history_decay_days; set those, or name another encoder"
+            )
+        return self
 
     @property
     def vector_dim(self) -> int:

@@ -1,4 +1,4 @@
-"""Fit SparCode: on the days of a phase, over fitted towers; and the files that the jobs and the server take."""
+"""Fit of SparCode on the days of a phase, over fitted towers, and its export for the jobs and the server."""
 
 from __future__ import annotations
 
@@ -24,63 +24,63 @@ from towers.scorer import Interaction, MlpInteraction, ProductInteraction
 from towers.sparcode import SparCode
 from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
-from training.config import SparCodeConfig
-from training.dataset import Batch, BatchPlan, epoch_batches
-from training.fit import Fitted
+from training.config import SparCodeFitConfig
+from training.data.batches import Batch, BatchPlan, epoch_batches
+from training.data.training_data import TrainingData
+from training.fit import Fitted, Report
 from training.held_out import WarmStart, state_file
 from training.sparcode import SparCodeModel, adam
-from training.trainer import EpochMetrics, EpochReport, embed, export_tower, fit, make_deterministic
-from training.training_data import Material
+from training.trainer import EpochMetrics, embed, export_tower, fit, make_deterministic
 from training.warm_start import carry_over, save_state, state_of
-from twinspire.config import Config
 
 STATE = "sparcode"
-Say = Callable[[str, EpochReport], None]
 
 
 def fit_sparcode(
-    config: Config,
-    settings: SparCodeConfig,
     encoder: Encoder,
-    material: Material,
-    backbone: Fitted,
+    data: TrainingData,
     *,
+    settings: SparCodeFitConfig,
+    backbone: Fitted,
+    temperature: float,
+    seed: int,
     users: Inputs,
     items: Inputs,
     folder: Path,
-    look: Callable[[SparCode], EpochMetrics] | None,
-    say: Say,
+    evaluate: Callable[[SparCode], EpochMetrics] | None,
+    report: Report,
     warm: WarmStart | None = None,
 ) -> tuple[SparCode, list[EpochMetrics]]:
     """Fits SparCode over towers, which stay as they are.
 
     Args:
-        config: The configuration.
-        settings: Its part about SparCode.
         encoder: The dataset's encoder.
-        material: What is fitted.
-        backbone: Fitted towers; frozen, in place. What stands beside their learned vectors becomes a token of its own.
-        users: Model inputs of everybody at the phase's moment, by row of the canonical tables.
-        items: Likewise of everything.
+        data: What is fitted.
+        settings: How.
+        backbone: Fitted towers; frozen, in place. What is appended to their learned vectors becomes a token of its own.
+        temperature: What the towers' scores were divided by.
+        seed: Of every choice at random.
+        users: Model inputs of all users at the phase's moment, by row of the canonical tables.
+        items: Likewise of all items.
         folder: Gets checkpoints and logs.
-        look: Measures the model before the first epoch and after each; None looks at nothing.
-        say: Told of each epoch.
-        warm: What the fit goes on from; None begins anew.
+        evaluate: Measures the model before the first epoch and after each; None measures nothing.
+        report: Called after each epoch.
+        warm: The state that the fit starts from; None starts from random values.
 
     Returns:
-        The model, and what `look` found: before the first epoch, then after each.
+        The model, and what `evaluate` found: before the first epoch, then after each.
     """
-    make_deterministic(config.seed)
+    make_deterministic(seed)
     widths = int(backbone.learned.user.output.shape[-1]), int(backbone.towers.user.output.shape[-1])
-    # Learned coordinates and what stands beside them are cut alike: the next multiple of the number of parts.
+    # Learned coordinates and what is appended to them are cut alike: the next multiple of the number of parts.
     width = -(-max(widths[0], widths[1] - widths[0]) // settings.parts) * settings.parts
-    sparcode = _build(config, settings, encoder, backbone.learned, items, width=width)
-    join = _with_factors(config, settings, backbone, users, width=width)
+    sparcode = _build(settings, encoder, backbone.learned, items, width=width, seed=seed)
+    join = _with_factors(settings, backbone, users, width=width, temperature=temperature, seed=seed)
     model = SparCodeModel(
         sparcode, log_q=settings.log_q, commit_weight=settings.commitment, estimator=settings.estimator
     )
-    plan, optimizer = _plan(settings, encoder, material), adam(settings.learning_rate)
-    # The towers below the tokens are today's; tokens, codes and net go on from where they were.
+    plan, optimizer = _plan(settings, encoder, data), adam(settings.learning_rate)
+    # The towers below the tokens are today's; tokens, codes and net start from where they were.
     carried = {"": [*model.trainable_variables, *sparcode.quantizer.variables]}
     if warm is None:
         sparcode.quantizer.start(embed(sparcode.user_tokenizer, users).reshape(-1, sparcode.width))
@@ -88,20 +88,20 @@ def fit_sparcode(
         carry_over(warm.state(STATE), warm.growth, carried, optimizer)
 
     def batches_of(epoch: int) -> Iterator[Batch]:
-        return epoch_batches(material.load_all(), plan, seed=[config.seed, epoch])
+        return epoch_batches(data.load_all(), plan, seed=[seed, epoch])
 
-    def looked(fitted: SparCode) -> EpochMetrics:
-        return {} if look is None else look(join(_refitted(fitted, users)))
+    def evaluated(fitted: SparCode) -> EpochMetrics:
+        return {} if evaluate is None else evaluate(join(_refitted(fitted, users)))
 
     def measured(fitted: SparCode) -> EpochMetrics:
         usage = model.usage
         for warning in usage.warnings():
             console().print(f"[yellow]warning[/] {warning}")
-        found.append(looked(fitted))
+        found.append(evaluated(fitted))
         return {**usage.metrics(), **found[-1]}
 
-    found = [looked(sparcode)]
-    title = f"{material.name} sparcode"
+    found = [evaluated(sparcode)]
+    title = f"{data.name} sparcode"
     steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
     with progress(f"training ({title})", total=steps) as advance:
         fit(
@@ -109,10 +109,10 @@ def fit_sparcode(
             settings.epochs,
             batches_of=batches_of,
             optimizer=optimizer,
-            folder=folder / f"{material.name}-sparcode",
-            look=measured,
+            folder=folder / f"{data.name}-sparcode",
+            evaluate=measured,
             on_step=lambda loss: advance(1),
-            on_epoch=lambda report: say(title, report),
+            on_epoch=lambda epoch_report: report(title, epoch_report),
             saved={"quantizer": sparcode.quantizer},
         )
     save_state(state_of(carried, optimizer), state_file(folder, STATE))
@@ -120,7 +120,7 @@ def fit_sparcode(
 
 
 def _refitted(sparcode: SparCode, users: Inputs) -> SparCode:
-    """The model with codebooks fitted anew, by k-means, to everybody's tokens.
+    """The model with codebooks refitted by k-means to the tokens of all users.
 
     The moving averages follow the examples, half of which are of a few users; tables are for each user alike.
     """
@@ -156,7 +156,7 @@ def _kind(interaction: Interaction) -> Literal["mlp", "product"]:
 
 
 def _build(
-    config: Config, settings: SparCodeConfig, encoder: Encoder, backbone: TwoTower, items: Inputs, *, width: int
+    settings: SparCodeFitConfig, encoder: Encoder, backbone: TwoTower, items: Inputs, *, width: int, seed: int
 ) -> SparCode:
     vectors = embed(backbone.item, items)
     table: npt.NDArray[np.float32] = np.zeros((encoder.item_ids.num_table_rows, vectors.shape[1]), np.float32)
@@ -175,16 +175,16 @@ def _build(
         width=width,
         decay=settings.decay,
         restart_below=settings.restart_below,
-        seed=config.seed,
+        seed=seed,
     )
     bias = tf.Variable(settings.initial_bias, name="bias", dtype=tf.float32)
-    return SparCode(user_tokenizer, item_tokenizer, quantizer, _interaction(config, settings, width), bias, width)
+    return SparCode(user_tokenizer, item_tokenizer, quantizer, _interaction(settings, width, seed), bias, width)
 
 
 def _with_factors(
-    config: Config, settings: SparCodeConfig, backbone: Fitted, users: Inputs, *, width: int
+    settings: SparCodeFitConfig, backbone: Fitted, users: Inputs, *, width: int, temperature: float, seed: int
 ) -> Callable[[SparCode], SparCode]:
-    """Puts what stands beside the learned vectors, if anything, beside their tokens."""
+    """Appends what is appended to the learned vectors, if anything, to their tokens."""
     learned_width = int(backbone.learned.user.output.shape[-1])
     if int(backbone.towers.user.output.shape[-1]) == learned_width:
         return lambda learned: learned
@@ -192,24 +192,24 @@ def _with_factors(
         backbone.towers,
         embed(rest_tower(backbone.towers.user, learned_width=learned_width, width=width), users),
         learned_width=learned_width,
-        scale=1.0 / config.towers.temperature,
+        scale=1.0 / temperature,
         num_parts=settings.parts,
         num_codes=settings.codes,
-        seed=config.seed,
+        seed=seed,
     )
     return token.beside
 
 
-def _interaction(config: Config, settings: SparCodeConfig, width: int) -> Interaction:
+def _interaction(settings: SparCodeFitConfig, width: int, seed: int) -> Interaction:
     num_tokens, scale = settings.item_tokens, settings.scale
     if settings.interaction == "product":
         return ProductInteraction(num_item_tokens=num_tokens, width=width, scale=scale)
     return MlpInteraction(
-        num_item_tokens=num_tokens, width=width, hidden_units=settings.hidden_units, scale=scale, seed=config.seed
+        num_item_tokens=num_tokens, width=width, hidden_units=settings.hidden_units, scale=scale, seed=seed
     )
 
 
-def _plan(settings: SparCodeConfig, encoder: Encoder, material: Material) -> BatchPlan:
+def _plan(settings: SparCodeFitConfig, encoder: Encoder, data: TrainingData) -> BatchPlan:
     return BatchPlan(
         batch_size=settings.batch_size,
         in_batch=True,
@@ -220,8 +220,8 @@ def _plan(settings: SparCodeConfig, encoder: Encoder, material: Material) -> Bat
         num_mined=0,
         impressions=None,
         num_impressions=0,
-        known=material.known,
-        item_counts=material.item_counts,
+        known=data.known,
+        item_counts=data.item_counts,
         catalogue_size=len(encoder.item_ids) - 1,
         correct=settings.log_q != "none",
         frequency=None,

@@ -1,4 +1,4 @@
-"""Parent: which earlier fit does today's go on from, and which users are kept out of it to judge both?"""
+"""Held-out users: who is kept out of a fit so that it can be compared with the earlier fit that it starts from."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from features.schema import ENTITY_KEY, TOWERS
 from serving import exact
 from serving.vectors import read_vectors
 from towers.two_tower import TwoTower
+from training.data.training_data import catalogue_inputs
 from training.lineage import HELD_OUT_SUMMARY
 from training.trainer import embed
-from training.training_data import catalogue_inputs
 from training.warm_start import Arrays, Growth, load_state
 
 STATE, TRAINED = "state", "trained"
@@ -46,9 +46,9 @@ class Parent:
 
     Attributes:
         as_of: Everything before this day was known to it.
-        model: Its folder, with the state that a later fit goes on from.
-        vectors: Of everybody and everything then.
-        catalogue: Features of everybody and everything then.
+        model: Its folder, with the state that a later fit starts from.
+        vectors: Of all users and items then.
+        catalogue: Features of all users and items then.
         encoder: Of its tables.
     """
 
@@ -67,7 +67,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a fit goes on from.
+    """What a fit starts from.
 
     Attributes:
         parent: The earlier fit.
@@ -125,12 +125,12 @@ class HeldOut:
 def compare(
     towers: TwoTower, parent: Parent, encoder: Encoder, paths: RunPaths, held: HeldOut, *, folder: Path, k: int
 ) -> str:
-    """Judges the earlier fit on what users have met since, and both on those who were held out of the new one.
+    """Evaluates the earlier fit on what users have met since, and both on those who were held out of the new one.
 
     Both see what was known at the earlier one's moment. Writes the recall of each user to `held_out.npz`, and means.
 
     Args:
-        towers: The new fit's, with factors as of the parent's moment, so that these do not know what is asked.
+        towers: The new fit's, with factors as of the parent's moment, so that these do not know the answers.
         parent: The earlier fit.
         encoder: The new fit's.
         paths: Of the new fit.
@@ -142,8 +142,8 @@ def compare(
         A line for people.
     """
     relevant, seen = _pairs(parent, paths)
-    judged = np.flatnonzero(np.diff(relevant.indptr) > 0)
-    is_held = held.of(_all_ids(parent.encoder))[judged]
+    evaluated = np.flatnonzero(np.diff(relevant.indptr) > 0)
+    is_held = held.of(_all_ids(parent.encoder))[evaluated]
     users, items = _as_known_to(parent, encoder)
 
     def recall(vectors: tuple[Floats, Floats], rows: Ints) -> Floats64:
@@ -152,16 +152,16 @@ def compare(
 
     before = np.zeros(0)
     fit = np.zeros(0)
-    if len(judged):
+    if len(evaluated):
         before = recall(
-            (read_vectors(parent.vectors / "users")[judged], read_vectors(parent.vectors / "items")), judged
+            (read_vectors(parent.vectors / "users")[evaluated], read_vectors(parent.vectors / "items")), evaluated
         )
     if is_held.any():
-        some = {name: values[judged[is_held]] for name, values in users.items()}
-        fit = recall((embed(towers.user, some), embed(towers.item, items)), judged[is_held])
+        some = {name: values[evaluated[is_held]] for name, values in users.items()}
+        fit = recall((embed(towers.user, some), embed(towers.item, items)), evaluated[is_held])
     with (folder / HELD_OUT).open("wb") as file:
         np.savez(
-            file, allow_pickle=False, users=judged[is_held], fit=fit, parent=before[is_held], next_day=before,
+            file, allow_pickle=False, users=evaluated[is_held], fit=fit, parent=before[is_held], next_day=before,
             k=np.asarray(k),
         )  # fmt: skip
     summary = {
@@ -174,15 +174,15 @@ def compare(
     }
     (folder / HELD_OUT_SUMMARY).write_text(json.dumps(summary, indent=2))
     if not len(before):
-        return f"nobody met anything new since {parent.as_of}"
-    said = f"recall@{k} of the fit before on {len(before):,} users since {parent.as_of} {before.mean():.4f}"
+        return f"no user met anything new since {parent.as_of}"
+    line = f"recall@{k} of the previous fit on {len(before):,} users since {parent.as_of} {before.mean():.4f}"
     if len(fit):
-        said += f"; on {len(fit):,} of them, held out, {before[is_held].mean():.4f} and now {fit.mean():.4f}"
-    return said
+        line += f"; on {len(fit):,} of them, held out, {before[is_held].mean():.4f} and now {fit.mean():.4f}"
+    return line
 
 
 def _as_known_to(parent: Parent, encoder: Encoder) -> tuple[Inputs, Inputs]:
-    """Model inputs of the parent's users and items at its moment, by its rows, whatever its catalogue has grown to."""
+    """Model inputs of the parent's users and items at its moment, by its rows, even if the tables have grown."""
     inputs = catalogue_inputs(encoder, parent.catalogue)
     found = []
     for tower, values, ids in zip(TOWERS, inputs, (parent.encoder.user_ids, parent.encoder.item_ids), strict=True):

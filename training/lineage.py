@@ -1,4 +1,4 @@
-"""Night: does a day's fit go on from an earlier one, and from which?"""
+"""Warm-start plan of a day's fit: which earlier fit it starts from, or why it is a full retrain."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from artefacts.config import ConfigError
+from pydantic import TypeAdapter, ValidationError
+
+from artefacts.config import as_read, keys_of
 from artefacts.paths import RunPaths
 from serving.bundles.manifest import day_of
-from twinspire.config import Config
-from twinspire.load_config import load
+from training.config import WarmStartSections
 
 if TYPE_CHECKING:
     from features.schema_changes import SchemaChange
@@ -21,66 +22,69 @@ if TYPE_CHECKING:
 # What a state fits to: other shapes, methods or columns make another model of it.
 FITTED = ("dataset", "towers", "training", "sparcode")
 PUBLISH = "publish"
-# In the folder of a model: the columns of the source that it was fitted on.
-COLUMNS_FILE = "columns.json"
-# There too: how the fit came to be, and how it compares with the one before.
+# In the folder of a model: the columns of the source that it was fitted on, and what its fit read of the configuration.
+COLUMNS_FILE, SECTIONS_FILE = "columns.json", "sections.json"
+# There too: how the fit came to be, and how it compares with the previous one.
 LINEAGE_FILE, HELD_OUT_SUMMARY = "lineage.json", "held_out.json"
 
 
 @dataclass(frozen=True)
-class Night:
-    """How a day's run begins.
+class WarmStartPlan:
+    """How a day's fit begins.
 
     Attributes:
-        parent: The day whose fit is gone on from, or judged beside; None where there is none.
-        goes_on: Whether the fit goes on from it; otherwise it begins anew.
+        parent: The day of the fit that this one starts from, or is compared with; None where there is none.
+        is_warm_start: Whether the fit starts from the parent's state; otherwise it is a full retrain.
         why: In words.
         parent_bundle: Version of the parent's bundle; part of the digest of what is made from it.
         changes: What changed in the columns of the source since the parent, a line each.
     """
 
     parent: dt.date | None
-    goes_on: bool
+    is_warm_start: bool
     why: str
     parent_bundle: str | None
     changes: tuple[str, ...] = ()
 
 
-def night_of(config: Config, paths: RunPaths, *, full: bool) -> Night:
+def night_of(sections: WarmStartSections, paths: RunPaths, *, full: bool) -> WarmStartPlan:
     """Looks for the fit behind the bundle that is served, or was served before a day.
 
     After a rollback that is the one rolled back to. Asked again for a day that is published already, it is the one that
-    this day went on from.
+    this day started from.
 
     Args:
-        config: Of the day.
+        sections: What decides on a warm start.
         paths: Of the day.
-        full: Whether a fit on all days is asked for.
+        full: Whether a full retrain is asked for.
     """
     version = _served_before(paths)
     if version is None:
-        return Night(None, False, "fits everything: no bundle was published before", None)
+        return WarmStartPlan(None, False, "full retrain: no bundle was published before", None)
     day = day_of(version)
     earlier = RunPaths(paths.root, day)
     fitted = earlier.bundle_name.read_text() if earlier.bundle_name.exists() else None
     if fitted != version or not (earlier.model / LINEAGE_FILE).exists():
-        return Night(None, False, f"fits everything: the fit behind {version} is not here any more", None)
-    changes = _schema_changes(config, earlier)
-    said = tuple(map(str, changes))
-    why = "asked for" if full else _why_anew(config, earlier, changes)
+        return WarmStartPlan(None, False, f"full retrain: the fit behind {version} is not here any more", None)
+    changes = _schema_changes(sections, earlier)
+    lines = tuple(map(str, changes))
+    why = "asked for" if full else _why_full(sections, paths, earlier, changes)
     if why is None:
-        return Night(day, True, f"goes on from {day}", version, said)
-    return Night(day, False, f"fits everything anew: {why}", version, said)
+        return WarmStartPlan(day, True, f"warm start from {day}", version, lines)
+    return WarmStartPlan(day, False, f"full retrain: {why}", version, lines)
 
 
 def read_lineage(model: Path) -> dict[str, Any]:
     """How a fit came to be.
 
     Returns:
-        `parent`, whether it `goes_on` from it, the day of the last `full_fit`, `held_out_share` and, since SparCode
-        chooses them, the `sparcode_epochs` of the last full fit.
+        `parent`, whether the fit `is_warm_start` from it, the day of the last `full_fit`, `held_out_share` and, since
+        SparCode chooses them, the `sparcode_epochs` of the last full fit.
     """
     found: dict[str, Any] = json.loads((model / LINEAGE_FILE).read_text())
+    # The name of the key in fits of earlier versions.
+    if "goes_on" in found:
+        found["is_warm_start"] = found.pop("goes_on")
     return found
 
 
@@ -103,8 +107,8 @@ def _served_before(paths: RunPaths) -> str | None:
     return version
 
 
-def _schema_changes(config: Config, earlier: RunPaths) -> list[SchemaChange]:
-    """What changed since a fit in the columns of the source, which is only looked at."""
+def _schema_changes(sections: WarmStartSections, earlier: RunPaths) -> list[SchemaChange]:
+    """What changed since a fit in the columns of the source, of which only the columns are read."""
     from features.ingest import open_source
     from features.schema_changes import SchemaFacts, schema_changes
 
@@ -112,32 +116,46 @@ def _schema_changes(config: Config, earlier: RunPaths) -> list[SchemaChange]:
     if not path.exists():
         return []
     before = SchemaFacts(**json.loads(path.read_text()))
-    return schema_changes(
-        before, SchemaFacts.of(open_source(config.ingest.source, schema=config.dataset), config.dataset)
-    )
+    source = open_source(sections.source, schema=sections.dataset)
+    return schema_changes(before, SchemaFacts.of(source, sections.dataset))
 
 
-def _why_anew(config: Config, earlier: RunPaths, changes: Sequence[SchemaChange]) -> str | None:
-    """Why a state cannot be gone on from, or should not; None if it can."""
+def _why_full(
+    sections: WarmStartSections, paths: RunPaths, earlier: RunPaths, changes: Sequence[SchemaChange]
+) -> str | None:
+    """Why a fit cannot start from an earlier state, or should not; None if it can."""
     try:
-        kept = load(earlier.model / "config.yaml")
-    except (ConfigError, OSError) as error:
+        kept = _read_by_fit(earlier.model)
+    except (OSError, ValueError) as error:
         return f"the configuration of {earlier.as_of} cannot be read ({error})"
-    changed = [name for name in FITTED if _read_by_fit(kept, name) != _read_by_fit(config, name)]
+    now = as_read(sections)
+    changed = [name for name in FITTED if kept[name] != now[name]]
     if changed:
         return f"{' and '.join(changed)} changed since {earlier.as_of}"
     if breaking := [change.column for change in changes if change.needs_full]:
         return f"{', '.join(breaking)} changed since {earlier.as_of}"
-    lineage = read_lineage(earlier.model)
-    age = (config.as_of - dt.date.fromisoformat(lineage["full_fit"])).days
-    every = config.daily.full_every_days
+    last_full = read_lineage(earlier.model)["full_fit"]
+    age = (paths.as_of - dt.date.fromisoformat(last_full)).days
+    every = sections.full_every_days
     if every is not None and age >= every:
-        return f"the last full fit, of {lineage['full_fit']}, is {age} days old"
+        return f"the last full fit, of {last_full}, is {age} days old"
     return None
 
 
-def _read_by_fit(config: Config, name: str) -> object:
-    """A section of the configuration, without what only cuts SparCode's tables."""
-    if name == "sparcode" and config.sparcode is not None:
-        return config.sparcode.of_fit()
-    return getattr(config, name)
+def _read_by_fit(model: Path) -> dict[str, Any]:
+    """The sections that an earlier fit read, with today's defaults for keys that it did not know.
+
+    Raises:
+        OSError: They are not there, as in fits of earlier versions.
+        ValueError: They are not valid today.
+    """
+    found = json.loads((model / SECTIONS_FILE).read_text())
+    kinds, keys = get_type_hints(WarmStartSections), keys_of(WarmStartSections)
+    kept = {}
+    for name in (name for name, key in keys.items() if key in FITTED):
+        kind: TypeAdapter[Any] = TypeAdapter(kinds[name])
+        try:
+            kept[keys[name]] = kind.dump_python(kind.validate_python(found[keys[name]]), mode="json")
+        except (KeyError, ValidationError) as error:
+            raise ValueError(f"{keys[name]} in {SECTIONS_FILE}: {error}") from None
+    return kept

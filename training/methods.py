@@ -1,4 +1,4 @@
-"""Methods: which parts and which terms does the configuration choose? One entry for each method of the field."""
+"""Methods that the configuration chooses: parts that are added to the towers, and terms of the loss."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from features.schema import ENTITY_KEY, Tower
 from towers.counterpart import generated_fields, observed_fields
 from towers.dual_augmented import AugmentedTable, augmented
 from towers.two_tower import Part, TwoTower
-from training.counterpart import counterpart_term
-from training.dual_augmented import category_alignment_term, mimic_term
-from training.fused_softmax import fused_softmax
-from training.mobius import ThreeClassLoss
-from training.objective import DecayingWeight, Term, Terms
-from training.softmax_terms import hard_in_batch_term, softmax_term
-from twinspire.config import Config
+from training.config import DualAugmentedConfig, TowerConfig, TrainingConfig
+from training.losses.counterpart import counterpart_term
+from training.losses.dual_augmented import category_alignment_term, mimic_term
+from training.losses.fused_softmax import fused_softmax
+from training.losses.hard_in_batch import hard_in_batch_term
+from training.losses.mobius import ThreeClassLoss
+from training.losses.objective import DecayingWeight, Term, Terms
+from training.losses.softmax import softmax_term
 
 
 def additions(
-    config: Config,
+    towers: TowerConfig,
     encoder: Encoder,
     *,
     categories: npt.NDArray[np.int32],
@@ -33,7 +34,7 @@ def additions(
     """What the configured methods add to the bottom of the user tower and of the item tower.
 
     Args:
-        config: The configuration.
+        towers: Shape of the towers.
         encoder: The dataset's encoder.
         categories: [rows of items] int32, category of each item, for the fallback of cold ones.
         trained_users: [rows of users] bool, who has an example.
@@ -41,11 +42,11 @@ def additions(
     """
     users: list[Part] = []
     items: list[Part] = []
-    if config.towers.dual_augmented is not None:
-        alike = np.zeros(len(trained_users), np.int32)
-        users.append(_augmented(config, encoder, "user", trained=trained_users, groups=alike))
-        items.append(_augmented(config, encoder, "item", trained=trained_items, groups=categories))
-    counterpart = config.towers.counterpart
+    if (dual := towers.dual_augmented) is not None:
+        alike, width = np.zeros(len(trained_users), np.int32), towers.embedding_dim
+        users.append(_augmented(dual, encoder, "user", width=width, trained=trained_users, groups=alike))
+        items.append(_augmented(dual, encoder, "item", width=width, trained=trained_items, groups=categories))
+    counterpart = towers.counterpart
     if counterpart is not None and counterpart.source == "generated":
         users.append(generated_fields(counterpart.item_fields))
         items.append(generated_fields(counterpart.user_fields))
@@ -55,19 +56,29 @@ def additions(
     return users, items
 
 
-def terms(config: Config, *, teacher: TwoTower | None) -> Terms:
-    """What is minimised, with weights; with a teacher, the three-class loss in the place of the softmax."""
-    negatives = config.training.negatives
-    chosen: list[tuple[float | DecayingWeight, Term]] = [(1.0, _main(config, teacher))]
+def terms(
+    towers: TowerConfig, training: TrainingConfig, *, category: str | None, seed: int, teacher: TwoTower | None
+) -> Terms:
+    """What is minimised, with weights.
+
+    Args:
+        towers: Shape of the towers.
+        training: How they are fitted.
+        category: Column of the items' category, if there is one.
+        seed: Of what a term samples.
+        teacher: Whose student is fitted: the three-class loss then takes the place of the softmax. None fits no
+            student.
+    """
+    negatives = training.negatives
+    chosen: list[tuple[float | DecayingWeight, Term]] = [(1.0, _main(training, seed, teacher))]
     if negatives.num_hard_in_batch:
         chosen.append((1.0, hard_in_batch_term(num_hard=negatives.num_hard_in_batch, margin=negatives.hard_margin)))
-    dual = config.towers.dual_augmented
+    dual = towers.dual_augmented
     if dual is not None:
         chosen += [(dual.user_weight, mimic_term("user")), (dual.item_weight, mimic_term("item"))]
-        category = config.dataset.item_category
         if dual.category_alignment and category is not None:
             chosen.append((dual.category_alignment, category_alignment_term(category)))
-    counterpart = config.towers.counterpart
+    counterpart = towers.counterpart
     if counterpart is not None and counterpart.source == "generated":
         guesses = counterpart_term(user_fields=counterpart.user_fields, item_fields=counterpart.item_fields)
         chosen.append((DecayingWeight(counterpart.weight, decay=counterpart.decay), guesses))
@@ -80,16 +91,16 @@ def state_of(chosen: Terms) -> dict[str, tf.Module]:
     return {f"term_{number}": part for number, part in enumerate(parts)}
 
 
-def _main(config: Config, teacher: TwoTower | None) -> Term:
-    mobius = config.training.mobius
+def _main(training: TrainingConfig, seed: int, teacher: TwoTower | None) -> Term:
+    mobius = training.mobius
     if teacher is None or mobius is None:
-        return softmax_term(config.training.log_q, kernel=fused_softmax)
+        return softmax_term(training.log_q, kernel=fused_softmax)
     return ThreeClassLoss(
         teacher,
         irrelevant_quantile=mobius.irrelevant_quantile,
         bad_per_click=mobius.bad_per_click,
         unclick_per_click=mobius.unclick_per_click,
-        seed=config.seed,
+        seed=seed,
     )
 
 
@@ -99,14 +110,18 @@ def _positive(chosen: Sequence[tuple[float | DecayingWeight, Term]]) -> Terms:
 
 
 def _augmented(
-    config: Config, encoder: Encoder, tower: Tower, *, trained: npt.NDArray[np.bool_], groups: npt.NDArray[np.int32]
+    settings: DualAugmentedConfig,
+    encoder: Encoder,
+    tower: Tower,
+    *,
+    width: int,
+    trained: npt.NDArray[np.bool_],
+    groups: npt.NDArray[np.int32],
 ) -> Part:
-    settings = config.towers.dual_augmented
-    assert settings is not None  # only asked for where there is one
     ids = encoder.user_ids if tower == "user" else encoder.item_ids
     table = AugmentedTable(
         num_rows=ids.num_table_rows,
-        width=config.towers.embedding_dim,
+        width=width,
         trained=trained,
         groups=groups if settings.cold == "category_mean" else None,
         dropout=settings.dropout,

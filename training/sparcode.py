@@ -9,23 +9,19 @@ Source: Su et al. (SparCode), SIGIR 2023, section 3.5.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tf_keras
 
 from towers.sparcode import Estimator, SparCode, commitment, passed_on
-from training.dataset import ITEM_PREFIX, LOG_Q, MASK, USER_PREFIX, WEIGHT, Batch
-from training.losses import SOFTMAX, LogQ, weighted_mean
-from training.objective import inputs_with_prefix
+from training.data.batches import ITEM_PREFIX, LOG_Q, MASK, USER_PREFIX, WEIGHT, Batch
+from training.losses.objective import inputs_with_prefix, weighted_mean
+from training.losses.softmax import SOFTMAX, LogQ
 
 
 class SparCodeModel(tfrs.Model):  # type: ignore[misc]
@@ -33,7 +29,7 @@ class SparCodeModel(tfrs.Model):  # type: ignore[misc]
 
     Args:
         sparcode: What is fitted; its quantizer has been started.
-        log_q: Correction of the sampling bias, one of `training.losses.SOFTMAX`.
+        log_q: Correction of the sampling bias, one of `training.losses.softmax.SOFTMAX`.
         commit_weight: lambda.
         estimator: How a gradient passes the quantizer.
 
@@ -74,7 +70,7 @@ class SparCodeModel(tfrs.Model):  # type: ignore[misc]
         )
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
-        """Loss of a batch as `training.dataset.batches` makes it, without private negatives or a queue: []."""
+        """Loss of a batch as `training.data.batches.batches` makes it, without private negatives or a queue: []."""
         batch = {name: tf.convert_to_tensor(values) for name, values in inputs.items()}
         sparcode = self.fitted
         tokens = sparcode.user_tokens(inputs_with_prefix(batch, USER_PREFIX), training=training)

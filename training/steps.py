@@ -1,17 +1,18 @@
-"""Train: fit on the days before the last week and look at that week, then fit on all days and export."""
+"""Training step: validates on the last days, fits on all days, exports the towers."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from artefacts.config import as_read
 from artefacts.console import console
 from artefacts.paths import RunPaths
 from artefacts.steps import fresh_folder
@@ -26,27 +27,26 @@ from serving.sparcode.files import FOLDER
 from serving.vectors import PARTS_FILE
 from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
-from training.fit import Fitted, fit_phase, with_factors_of
-from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
-from training.held_out import HeldOut, Parent, WarmStart, compare
-from training.lineage import COLUMNS_FILE, LINEAGE_FILE, read_lineage
-from training.negatives import KnownPositives
-from training.trainer import EpochMetrics, EpochReport, embed, export_tower
-from training.training_data import (
+from training.co_purchase import with_factors_of
+from training.config import TrainSections
+from training.data.training_data import (
     catalogue_inputs,
     days_with_examples,
-    first_day,
     first_meetings,
     fit_encoder_on,
     grown_encoder,
     known_positives,
-    read_material,
+    read_training_data,
     seen_items,
-    validation_days,
+    split_validation_days,
 )
+from training.fit import Fitted, fit_phase
+from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
+from training.held_out import HeldOut, Parent, WarmStart, compare
+from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
+from training.negatives.known_positives import KnownPositives
+from training.trainer import EpochMetrics, EpochReport, embed, export_tower
 from training.warm_start import Growth
-from twinspire.config import Config
-from twinspire.load_config import dump
 
 TOP = 10
 SPARCODE_USERS = 1000
@@ -54,12 +54,12 @@ SPARCODE_USERS = 1000
 
 @dataclass(frozen=True)
 class Phase:
-    """One fit: which days, and what it is looked at with.
+    """One fit: which days, and what it is evaluated on.
 
     Attributes:
         name: `validation` or `final`.
         days: Days whose examples are fitted, in time order.
-        moment: The day at whose start users and items are looked at.
+        moment: The day as of whose start users and items are embedded.
         relevant: [users, items] what each user met first in the days after; None where they are fitted too.
     """
 
@@ -69,89 +69,98 @@ class Phase:
     relevant: sparse.csr_array | None
 
 
-def train(config: Config, paths: RunPaths, *, parent: Parent | None = None, goes_on: bool = False) -> str:
-    """Fits, measures and exports the towers; returns one line of outcome.
+def train(
+    sections: TrainSections, paths: RunPaths, *, parent: Parent | None = None, is_warm_start: bool = False
+) -> str:
+    """Fits, evaluates and exports the towers; returns one line of outcome.
 
     Args:
-        config: The configuration.
-        paths: Where things lie.
-        parent: An earlier fit to be judged beside, by users who are held out of this one.
-        goes_on: Whether the fit goes on from the parent, on the days since it; otherwise it begins anew on all days.
+        sections: What the step reads of the configuration.
+        paths: Where things are.
+        parent: An earlier fit to compare with, on users who are held out of this one.
+        is_warm_start: Whether the fit starts from the parent's state, on the days since it; otherwise it is a full
+            retrain on all days.
+
+    Raises:
+        ValueError: A warm start is asked for without a parent.
     """
-    asked = config
-    if goes_on:
-        assert parent is not None
-        first = parent.as_of - dt.timedelta(days=config.daily.replay_days)
-        config = config.model_copy(update=_of_new_days(config, parent))
-    else:
-        first = first_day(config)
-    days = days_with_examples(config, paths, first)
+    if is_warm_start and parent is None:
+        raise ValueError("a warm start needs the fit that it starts from; pass parent, or is_warm_start=False")
+    start = parent if is_warm_start else None
+    asked, num_days = sections, sections.training.example_days
+    if start is not None:
+        num_days = (paths.as_of - start.as_of).days + sections.replay_days
+        sections = _of_new_days(sections, start)
+    days = days_with_examples(paths, num_days=num_days)
     with fresh_folder(paths.model) as folder:
-        encoder, warm = _encoder(config, paths, days, parent if goes_on else None)
+        encoder, warm = _encoder(sections, paths, days, start)
         encoder.save(folder / "encoder")
-        (folder / "config.yaml").write_text(dump(asked))
+        (folder / SECTIONS_FILE).write_text(json.dumps(as_read(asked), indent=2))
         reports: dict[str, list[EpochReport]] = {}
-        if not goes_on:
-            reports, config = _validate(config, paths, encoder, days, folder)
-        phase = Phase("final", days, config.as_of, None)
-        share = config.daily.holdout_share
+        if start is None:
+            reports, sections = _validate(sections, paths, encoder, days, folder)
+        phase = Phase("final", days, paths.as_of, None)
+        share = sections.holdout_share
         held = HeldOut(parent.as_of, share) if parent is not None and share else None
-        fitted, sparcode, _ = _fit(config, paths, encoder, phase, folder, warm=warm, held=held)
+        fitted, sparcode, _ = _fit(sections, paths, encoder, phase, folder, warm=warm, held=held)
         reports["final"] = fitted.reports
         _export(fitted, sparcode, folder)
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
         (folder / "epochs.json").write_text(json.dumps(plain, indent=2))
         if (facts := SchemaFacts.load(paths.tables)) is not None:
             (folder / COLUMNS_FILE).write_text(json.dumps(facts.to_plain(), indent=2))
-        (folder / LINEAGE_FILE).write_text(json.dumps(_lineage(config, parent, held, goes_on=goes_on), indent=2))
-        beside = ""
+        lineage = _lineage(sections, paths, parent, held, is_warm_start=is_warm_start)
+        (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=2))
+        compared = ""
         if parent is not None and held is not None:
             known = known_positives(encoder, paths, before=parent.as_of)
-            then = with_factors_of(config, encoder, known)(fitted.learned)
-            beside = compare(then, parent, encoder, paths, held, folder=folder, k=max(config.evaluation.ks))
-    return _outcome(config, days, reports, beside, parent if goes_on else None)
+            then = with_factors_of(encoder, known, towers=sections.towers, seed=sections.seed)(fitted.learned)
+            compared = compare(then, parent, encoder, paths, held, folder=folder, k=max(sections.ks))
+    return _outcome(sections, days, reports, compared, start)
 
 
-def _of_new_days(config: Config, parent: Parent) -> dict[str, object]:
-    """What a fit that goes on reads differently."""
-    epochs = config.daily.epochs
-    training = config.training.model_copy(update={"epochs": epochs, "checkpoint_every_epochs": 1})
-    sparcode = config.sparcode
+def _of_new_days(sections: TrainSections, parent: Parent) -> TrainSections:
+    """What a warm start reads differently."""
+    epochs = sections.warm_epochs
+    training = sections.training.model_copy(update={"epochs": epochs, "checkpoint_every_epochs": 1})
+    sparcode = sections.sparcode
     if sparcode is not None:
-        # Where the last full fit did best without a fit of SparCode, the nights after it make none either.
+        # Where the last full retrain did best without a fit of SparCode, the nights after it make none either.
         unfitted = read_lineage(parent.model).get("sparcode_epochs") == 0
         sparcode = sparcode.model_copy(update={"epochs": 0 if unfitted else epochs})
-    return {"training": training, "sparcode": sparcode}
+    return replace(sections, training=training, sparcode=sparcode)
 
 
 def _encoder(
-    config: Config, paths: RunPaths, days: Sequence[dt.date], parent: Parent | None
+    sections: TrainSections, paths: RunPaths, days: Sequence[dt.date], parent: Parent | None
 ) -> tuple[Encoder, WarmStart | None]:
+    dataset, towers, history_length = sections.dataset, sections.towers, sections.history_length
     if parent is None:
-        return fit_encoder_on(config, paths, days), None
-    encoder = grown_encoder(config, paths, parent.encoder)
+        return fit_encoder_on(paths, days, dataset=dataset, towers=towers, history_length=history_length), None
+    encoder = grown_encoder(paths, parent.encoder, dataset=dataset, towers=towers, history_length=history_length)
     return encoder, WarmStart(parent, Growth.between(parent.encoder, encoder))
 
 
 def _validate(
-    config: Config, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], folder: Path
-) -> tuple[dict[str, list[EpochReport]], Config]:
-    """Fits the days before the last ones and looks at those; returns what was seen, and the settings chosen by it."""
-    earlier, held_out = validation_days(config, days)
+    sections: TrainSections, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], folder: Path
+) -> tuple[dict[str, list[EpochReport]], TrainSections]:
+    """Fits the earlier days and evaluates on the last ones; returns reports, and the settings chosen by them."""
+    num_days = sections.training.validation_days
+    earlier, held_out = split_validation_days(days, as_of=paths.as_of, num_days=num_days)
     if not earlier:
-        return {}, config
+        return {}, sections
     relevant = first_meetings(encoder, paths, since=held_out)
     phase = Phase("validation", earlier, held_out, relevant)
-    fitted, sparcode, looks = _fit(config, paths, encoder, phase, folder)
-    if sparcode is not None and config.sparcode is not None and config.sparcode.choose_epochs:
-        epochs = _best_epochs(looks, f"recall_at_{max(config.evaluation.ks)}")
-        config = config.model_copy(update={"sparcode": config.sparcode.model_copy(update={"epochs": epochs})})
-    return {"validation": fitted.reports}, config
+    fitted, sparcode, evaluations = _fit(sections, paths, encoder, phase, folder)
+    if sparcode is not None and sections.sparcode is not None and sections.sparcode.choose_epochs:
+        epochs = _best_epochs(evaluations, f"recall_at_{max(sections.ks)}")
+        sections = replace(sections, sparcode=sections.sparcode.model_copy(update={"epochs": epochs}))
+    return {"validation": fitted.reports}, sections
 
 
-def _best_epochs(looks: Sequence[EpochMetrics], measure: str) -> int:
-    """After how many epochs of SparCode the users held out found most; the fewest of equals."""
-    found = [look[measure] for look in looks]
+def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
+    """Early stopping: the number of SparCode's epochs with the best validation recall; the fewest of equals."""
+    found = [metrics[measure] for metrics in evaluations]
     best = int(np.nanargmax(found)) if np.isfinite(found).any() else len(found) - 1
     listed = ", ".join(f"{value:.4f}" for value in found)
     console().print(f"  sparcode: {best} epochs, as {measure.replace('_at_', '@')} was {listed} after 0 and so on")
@@ -166,15 +175,17 @@ def _export(fitted: Fitted, sparcode: SparCode | None, folder: Path) -> None:
     (folder / PARTS_FILE).write_text(json.dumps(fitted.parts))
 
 
-def _lineage(config: Config, parent: Parent | None, held: HeldOut | None, *, goes_on: bool) -> dict[str, object]:
+def _lineage(
+    sections: TrainSections, paths: RunPaths, parent: Parent | None, held: HeldOut | None, *, is_warm_start: bool
+) -> dict[str, object]:
     """How a fit came to be, for the one that follows."""
-    since, epochs = str(config.as_of), None if config.sparcode is None else config.sparcode.epochs
-    if parent is not None and goes_on:
+    since, epochs = str(paths.as_of), None if sections.sparcode is None else sections.sparcode.epochs
+    if parent is not None and is_warm_start:
         before = read_lineage(parent.model)
         since, epochs = before["full_fit"], before.get("sparcode_epochs")
     return {
         "parent": None if parent is None else str(parent.as_of),
-        "goes_on": goes_on,
+        "is_warm_start": is_warm_start,
         "full_fit": since,
         "held_out_share": 0.0 if held is None else held.share,
         "sparcode_epochs": epochs,
@@ -182,27 +193,25 @@ def _lineage(config: Config, parent: Parent | None, held: HeldOut | None, *, goe
 
 
 def _outcome(
-    config: Config,
+    sections: TrainSections,
     days: Sequence[dt.date],
     reports: Mapping[str, list[EpochReport]],
-    beside: str,
-    parent: Parent | None,
+    compared: str,
+    start: Parent | None,
 ) -> str:
-    last = reports["final"][-1]
-    k = max(config.evaluation.ks)
+    last, k, training = reports["final"][-1], max(sections.ks), sections.training
     found = [
-        f"recall@{k} of new items {report.metrics[f'recall_at_{k}']:.4f} on {config.training.validation_days} days "
-        "held out"
+        f"recall@{k} of new items {report.metrics[f'recall_at_{k}']:.4f} on {training.validation_days} days held out"
         for report in reports.get("validation", [])[-1:]
     ]
     found += [f"loss {last.loss:.3f}", f"{last.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
-    found += [beside] if beside else []
-    begun = "" if parent is None else f", on from {parent.as_of}"
-    return f"{len(days)} days, {config.training.epochs} epochs{begun}: {', '.join(found)}"
+    found += [compared] if compared else []
+    begun = "" if start is None else f", warm start from {start.as_of}"
+    return f"{len(days)} days, {training.epochs} epochs{begun}: {', '.join(found)}"
 
 
 def _fit(
-    config: Config,
+    sections: TrainSections,
     paths: RunPaths,
     encoder: Encoder,
     phase: Phase,
@@ -213,22 +222,29 @@ def _fit(
 ) -> tuple[Fitted, SparCode | None, list[EpochMetrics]]:
     known = known_positives(encoder, paths, before=phase.moment)
     keep = None if held is None else held.keep(encoder)
-    material = read_material(config, paths, encoder, phase.name, phase.days, known, before=phase.moment, keep=keep)
-    view = _view(config, paths, encoder, phase, known)
-    fitted = fit_phase(config, encoder, material, folder=folder, look=view.look_at_towers, say=_say, warm=warm)
-    if config.sparcode is None:
-        return fitted, None, []
-    sparcode, looks = fit_sparcode(
-        config, config.sparcode, encoder, material, fitted,
-        users=view.users, items=view.items, folder=folder, say=_say, warm=warm,
-        look=None if phase.relevant is None else view.look_at_sparcode,
+    towers, training, seed = sections.towers, sections.training, sections.seed
+    data = read_training_data(
+        paths, encoder, training=training, phase=phase.name, days=phase.days, known=known, before=phase.moment,
+        keep=keep,
     )  # fmt: skip
-    return fitted, sparcode, looks
+    evaluation = _evaluation(sections, paths, encoder, phase, known)
+    fitted = fit_phase(
+        encoder, data, towers=towers, training=training, seed=seed, folder=folder, evaluate=evaluation.of_towers,
+        report=_print_epoch, warm=warm,
+    )  # fmt: skip
+    if sections.sparcode is None:
+        return fitted, None, []
+    sparcode, evaluations = fit_sparcode(
+        encoder, data, settings=sections.sparcode, backbone=fitted, temperature=towers.temperature, seed=seed,
+        users=evaluation.users, items=evaluation.items, folder=folder, report=_print_epoch, warm=warm,
+        evaluate=None if phase.relevant is None else evaluation.of_sparcode,
+    )  # fmt: skip
+    return fitted, sparcode, evaluations
 
 
 @dataclass(frozen=True)
-class _View:
-    """What a fit is looked at with after an epoch: everybody and everything at the phase's moment."""
+class _Evaluation:
+    """What a fit is evaluated with after an epoch: all users and items at the phase's moment."""
 
     users: Inputs
     items: Inputs
@@ -238,7 +254,7 @@ class _View:
     ks: tuple[int, ...]
     seed: int
 
-    def look_at_towers(self, towers: TwoTower) -> EpochMetrics:
+    def of_towers(self, towers: TwoTower) -> EpochMetrics:
         """Recall of exact lists, and how varied lists and vectors are."""
         user_vectors, item_vectors = embed(towers.user, self.users), embed(towers.item, self.items)
         rows, _ = exact.search(user_vectors, item_vectors, k=max(*self.ks, TOP), exclude=self.seen)
@@ -247,12 +263,12 @@ class _View:
             console().print(f"[yellow]warning[/] {warning}")
         return {name: float(value) for name, value in asdict(found).items()} | self._recall(rows, slice(None))
 
-    def look_at_sparcode(self, sparcode: SparCode) -> EpochMetrics:
+    def of_sparcode(self, sparcode: SparCode) -> EpochMetrics:
         """Recall of the lists by all scores of the codes, on some users: it takes a net for each pair."""
         assert self.relevant is not None
-        judged = np.flatnonzero(np.diff(self.relevant.indptr))
+        with_relevant = np.flatnonzero(np.diff(self.relevant.indptr))
         rng = np.random.default_rng(self.seed)
-        some = np.sort(rng.permutation(judged)[:SPARCODE_USERS])
+        some = np.sort(rng.permutation(with_relevant)[:SPARCODE_USERS])
         rows, _ = all_to_all.search(
             embed(sparcode.user_tokenizer, {name: values[some] for name, values in self.users.items()}),
             embed(sparcode.item_tokenizer, self.items),
@@ -267,21 +283,23 @@ class _View:
     def _recall(self, rows: npt.NDArray[np.int32], users: slice | npt.NDArray[np.int64]) -> EpochMetrics:
         if self.relevant is None:
             return {}
-        judged = judge(rows, self.relevant[users])
-        return {f"recall_at_{k}": float(np.nanmean(recall_at_k(judged, k))) for k in self.ks}
+        found = judge(rows, self.relevant[users])
+        return {f"recall_at_{k}": float(np.nanmean(recall_at_k(found, k))) for k in self.ks}
 
 
-def _view(config: Config, paths: RunPaths, encoder: Encoder, phase: Phase, known: KnownPositives) -> _View:
+def _evaluation(
+    sections: TrainSections, paths: RunPaths, encoder: Encoder, phase: Phase, known: KnownPositives
+) -> _Evaluation:
     users, items = catalogue_inputs(encoder, paths.catalogue(phase.moment))
     seen = seen_items(encoder, known)
     popularity = np.asarray(seen.sum(axis=0), np.float32).reshape(-1, 1)
     # What popularity alone would show: with vectors of width one the inner product is the number of buyers.
     popular_items, _ = exact.search(np.ones((seen.shape[0], 1), np.float32), popularity, k=TOP, exclude=seen)
-    ks = config.evaluation.ks if phase.relevant is not None else (TOP,)
-    return _View(users, items, seen, popular_items, phase.relevant, ks, config.seed)
+    ks = sections.ks if phase.relevant is not None else (TOP,)
+    return _Evaluation(users, items, seen, popular_items, phase.relevant, ks, sections.seed)
 
 
-def _say(phase: str, report: EpochReport) -> None:
+def _print_epoch(phase: str, report: EpochReport) -> None:
     metrics = report.metrics
     shown = [f"loss {report.loss:.4f}"]
     shown += [f"{name.replace('_at_', '@')} {value:.4f}" for name, value in metrics.items() if "recall" in name]

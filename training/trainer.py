@@ -1,11 +1,10 @@
-"""How are the towers fitted? A TFRS model, epochs over days in time order, a look at the model after each.
+"""Trainer: a TFRS model, epochs over days in time order, an evaluation of the model after each.
 
 Shape letters: B rows of a batch, Q columns of the queue, D vector width.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +12,18 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tf_keras
 
 from features.encoding import Inputs
 from towers.two_tower import VECTOR, TwoTower
-from training.dataset import ITEM_PREFIX, USER_PREFIX, Batch
-from training.objective import Outputs, Terms, inputs_with_prefix, total_of
-from training.replicas import item_parts, share_of_mean
+from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch
+from training.distribution import TrainStep, graph_of, item_parts, share_of_mean
+from training.losses.objective import Outputs, Terms, inputs_with_prefix, total_of
 
 Floats = npt.NDArray[np.float32]
 EpochMetrics = dict[str, float]
-TrainStep = Callable[[Batch], dict[str, tf.Tensor]]
 
 
 class Queue(Protocol):
@@ -103,9 +98,9 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         return tf.exp(self._log_temperature) if self._fixed_temperature is None else self._fixed_temperature
 
     def compute_loss(self, inputs: Batch, training: bool = False) -> tf.Tensor:
-        """Sum of the terms for a batch as `training.dataset.batches` makes it: []; training moves the queue on.
+        """Sum of the terms for a batch as `training.data.batches.batches` makes it: []; training moves the queue on.
 
-        For a share of a batch (`training.replicas`), what it adds to that sum.
+        For a share of a batch (`training.distribution`), what it adds to that sum.
         """
         batch = {name: tf.convert_to_tensor(values) for name, values in inputs.items()}
         users = self.user_parts(inputs_with_prefix(batch, USER_PREFIX), training=training)
@@ -150,7 +145,7 @@ class EpochReport:
     Attributes:
         epoch: From 1.
         loss: Mean over the batches, which are of equal size, nats.
-        metrics: What `look` returned.
+        metrics: What `evaluate` returned.
     """
 
     epoch: int
@@ -163,12 +158,6 @@ def row_adagrad(learning_rate: float) -> tf_keras.optimizers.Optimizer:
     return RowAdagrad(learning_rate, initial_accumulator_value=0.1)
 
 
-def graph_of(train_step: TrainStep) -> TrainStep:
-    """A step of one process alone, as TensorFlow's graph."""
-    step: TrainStep = tf.function(train_step, reduce_retracing=True)
-    return step
-
-
 def fit(
     model: Fittable[Result],
     epochs: int,
@@ -176,7 +165,7 @@ def fit(
     batches_of: Callable[[int], Iterator[Batch]],
     optimizer: tf_keras.optimizers.Optimizer,
     folder: Path,
-    look: Callable[[Result], EpochMetrics],
+    evaluate: Callable[[Result], EpochMetrics],
     after_steps: Callable[[], None] = lambda: None,
     on_step: Callable[[float], None] = lambda loss: None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
@@ -192,9 +181,9 @@ def fit(
         batches_of: Batches of an epoch, counted from 0.
         optimizer: Takes the steps.
         folder: Gets `checkpoints/` and TensorBoard's `logs/`.
-        look: Measures what is fitted after an epoch.
-        after_steps: Called after the steps of an epoch, before the look: for weights that decay, and fallbacks that
-            follow what they stand for.
+        evaluate: Measures what is fitted after an epoch.
+        after_steps: Called after the steps of an epoch, before the evaluation: for weights that decay, and fallbacks
+            that follow what they replace.
         on_step: Called with the loss of each batch, for a progress bar.
         on_epoch: Called after each epoch.
         checkpoint_every_epochs: How often the weights, the optimiser's state and the queue are saved.
@@ -230,7 +219,7 @@ def fit(
                 f"epoch {epoch + 1} has no examples; take more days (training.example_days) or training.examples: all"
             )
         after_steps()
-        report = EpochReport(epoch + 1, float(np.mean(losses)), look(model.fitted))
+        report = EpochReport(epoch + 1, float(np.mean(losses)), evaluate(model.fitted))
         _log(writer, report)
         if (epoch + 1) % checkpoint_every_epochs == 0:
             checkpoints.save(checkpoint_number=epoch + 1)

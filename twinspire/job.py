@@ -144,8 +144,10 @@ def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> No
     """Fits beside the chief, unless the step is done; says so, and writes nothing that stays."""
     from rich.markup import escape
 
+    from artefacts.config import pick
     from artefacts.console import console, held_back
     from artefacts.steps import finished
+    from training.config import TrainSections
 
     done = None if force else finished(step)
     if done is not None:
@@ -154,7 +156,7 @@ def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> No
     # TensorFlow writes about the machine when it is imported, at any log level.
     with held_back():
         from training.multi_worker import take_part
-    console().print(f"[bold]{step.name:<9}[/] {take_part(config, paths)}")
+    console().print(f"[bold]{step.name:<9}[/] {take_part(pick(TrainSections, config), paths)}")
 
 
 def need(step: Step) -> None:

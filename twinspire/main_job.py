@@ -28,7 +28,7 @@ from serving.config import BundleSections, PublishSections
 from training.config import TrainSections
 
 if TYPE_CHECKING:
-    from training.lineage import Night
+    from training.lineage import WarmStartPlan
     from twinspire.config import Config
 
 
@@ -47,7 +47,7 @@ class Run:
     paths: RunPaths
     now: dt.datetime
     beam: BeamConfig
-    night: Night | None = None
+    night: WarmStartPlan | None = None
     read_before: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -230,7 +230,7 @@ NIGHT_STEP_NAMES = tuple(name for name in STEPS if name != "evaluate")
 
 
 def plan(
-    config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str, night: Night | None = None
+    config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str, night: WarmStartPlan | None = None
 ) -> list[Step]:
     """The steps of the main job in order; nothing heavy is imported before a step runs.
 

@@ -40,10 +40,12 @@ from contextlib import contextmanager
 
 import structlog
 
+from artefacts.config import pick
 from artefacts.files import replace_text
 from artefacts.locks import holder_of
 from artefacts.paths import RunPaths
-from training.lineage import HELD_OUT_SUMMARY, Night
+from training.config import WarmStartSections
+from training.lineage import HELD_OUT_SUMMARY, WarmStartPlan
 from twinspire.config import Config
 
 REFUSED = 3
@@ -52,7 +54,7 @@ Day = Annotated[
     dt.datetime | None,
     typer.Option("--date", formats=["%Y-%m-%d"], help="Everything before this day is known. Default: today, UTC."),
 ]
-Full = Annotated[bool, typer.Option("--full", help="Fit everything anew instead of going on from the night before.")]
+Full = Annotated[bool, typer.Option("--full", help="Full retrain instead of a warm start from the previous night.")]
 
 
 def daily(
@@ -143,7 +145,7 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
     from twinspire.main_job import plan
 
     begun = time.perf_counter()
-    night = night_of(config, paths, full=full)
+    night = night_of(pick(WarmStartSections, config), paths, full=full)
     console().print(f"{paths.as_of} {night.why}")
     for change in night.changes:
         console().print(f"[yellow]changed[/] {change}")
@@ -220,7 +222,7 @@ def night_log(paths: RunPaths) -> Iterator[Any]:
 def write_summary(
     config: Config,
     paths: RunPaths,
-    night: Night,
+    night: WarmStartPlan,
     steps: Sequence[dict[str, Any]],
     *,
     outcome: str,
@@ -234,7 +236,7 @@ def write_summary(
         "outcome": outcome,
         "bundle": paths.bundle_name.read_text() if rows else None,
         "parent": None if night.parent is None else str(night.parent),
-        "goes_on": night.goes_on,
+        "is_warm_start": night.is_warm_start,
         "why": night.why,
         "seconds": round(seconds, 1),
         "run_at": now.isoformat(),
@@ -246,7 +248,7 @@ def write_summary(
 
 
 def _recall(paths: RunPaths) -> dict[str, Any] | None:
-    """What the fit before reached on the new days, and both on the users held out of today's."""
+    """Recall of the previous fit on the new days, and of both fits on the users held out of today's."""
     path = paths.model / HELD_OUT_SUMMARY
     if not path.exists():
         return None
@@ -286,7 +288,16 @@ def print_status(found: dict[str, Any]) -> None:
         console().print("\nno night yet: `twinspire daily` does the first one")
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("night", "outcome", "bundle", "fit", "seconds", "peak MB", "recall of the fit before", "slowest step"):
+    for name in (
+        "night",
+        "outcome",
+        "bundle",
+        "fit",
+        "seconds",
+        "peak MB",
+        "recall of the previous fit",
+        "slowest step",
+    ):
         table.add_column(name, justify="right" if name in ("seconds", "peak MB") else "left")
     for night in found["nights"]:
         table.add_row(*_row(night))
@@ -300,7 +311,9 @@ def _row(night: dict[str, Any]) -> Iterator[str]:
     yield night["day"]
     yield night["outcome"]
     yield night["bundle"] or "-"
-    yield f"on from {night['parent']}" if night["goes_on"] else "full"
+    # The name of the key in summaries of earlier versions.
+    is_warm_start = night["is_warm_start"] if "is_warm_start" in night else night["goes_on"]
+    yield f"warm start from {night['parent']}" if is_warm_start else "full"
     yield f"{night['seconds']:,.0f}"
     yield f"{max((step['peak_memory_bytes'] for step in steps), default=0) / 1e6:,.0f}"
     yield "-" if recall is None else f"@{recall['k']} {recall['next_day']:.4f} of {recall['num_users']:,} users"

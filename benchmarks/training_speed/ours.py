@@ -20,10 +20,11 @@ from world import World
 from features.columns import ITEM_ID, USER_ID
 from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
+from towers.history import HISTORY_ENCODERS
 from towers.two_tower import build_two_tower
-from training.dataset import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches, count_items
-from training.fused_softmax import fused_softmax
-from training.softmax_terms import softmax_term
+from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches, count_items
+from training.losses.fused_softmax import fused_softmax
+from training.losses.softmax import softmax_term
 from training.trainer import RetrievalModel, embed, fit, row_adagrad
 from twinspire.config import Config
 
@@ -39,8 +40,7 @@ def our_model(
         hidden_units=config.towers.hidden_units,
         head=config.towers.head,
         activation=config.towers.activation,
-        history_decay_days=config.towers.history_decay_days,
-        history_power=config.towers.history_power,
+        history=HISTORY_ENCODERS[config.towers.history_encoder](**config.towers.history_arguments),
     )
     terms = [(1.0, softmax_term(config.training.log_q, kernel=fused_softmax))]
     return RetrievalModel(towers, terms=terms, temperature=config.towers.temperature, learn_temperature=False)
@@ -109,7 +109,7 @@ def fit_ours(
             batches_of=batches_of,
             optimizer=row_adagrad(config.training.learning_rate),
             folder=Path(folder),
-            look=lambda towers: {},
+            evaluate=lambda towers: {},
             on_step=lambda loss: clock.step(),
         )
     vectors = (

@@ -14,9 +14,8 @@ from evaluation.metrics import judge, recall_at_k
 from features.columns import day_range
 from features.encoding import Encoder, Inputs
 from serving import exact
-from training.dataset import Span
-from training.negatives import KnownPositives
-from training.training_data import (
+from training.data.batches import Span
+from training.data.training_data import (
     catalogue_inputs,
     first_meetings,
     fit_encoder_on,
@@ -24,6 +23,7 @@ from training.training_data import (
     read_days,
     seen_items,
 )
+from training.negatives.known_positives import KnownPositives
 from twinspire.config import Config
 
 Floats = npt.NDArray[np.float32]
@@ -72,12 +72,14 @@ def load_world(config: Config, paths: RunPaths, *, told: str) -> World:
             f"make them with: twinspire ingest {told} && twinspire features {told}"
         )
 
-    encoder = fit_encoder_on(config, paths, days)
+    encoder = fit_encoder_on(
+        paths, days, dataset=config.dataset, towers=config.towers, history_length=config.features.history_length
+    )
     known = known_positives(encoder, paths, before=held_out)
     users, items = catalogue_inputs(encoder, paths.catalogue(held_out))
     return World(
         encoder=encoder,
-        span=read_days(config, paths, encoder, days),
+        span=read_days(paths, encoder, training=settings, days=days),
         known=known,
         users=users,
         items=items,

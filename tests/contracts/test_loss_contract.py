@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from training.losses import SOFTMAX, weighted_mean
-from training.negatives import KnownPositives, false_negatives
+from training.losses.objective import weighted_mean
+from training.losses.softmax import SOFTMAX
+from training.negatives.known_positives import KnownPositives, false_negatives
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

@@ -16,11 +16,12 @@ import tensorflow as tf
 
 from features.kinds import InputSpec
 from towers.two_tower import TwoTower, build_two_tower
-from training.counterpart import counterpart_term
-from training.dual_augmented import category_alignment_term, mimic_term
-from training.mobius import ThreeClassLoss
-from training.objective import Outputs, Term
-from training.softmax_terms import hard_in_batch_term, softmax_term
+from training.losses.counterpart import counterpart_term
+from training.losses.dual_augmented import category_alignment_term, mimic_term
+from training.losses.hard_in_batch import hard_in_batch_term
+from training.losses.mobius import ThreeClassLoss
+from training.losses.objective import Outputs, Term
+from training.losses.softmax import softmax_term
 
 NUM_ROWS, NUM_SHARED, NUM_PRIVATE, NUM_QUEUED, WIDTH = 5, 8, 2, 4, 6
 

@@ -129,9 +129,9 @@ def test_the_others_stay_in_the_online_store(story: Story) -> None:
     assert story.online == {f"c{user:02}" for user in range(60)} - {"c07"}
 
 
-def test_the_next_night_goes_on_from_the_fit_without_them(story: Story) -> None:
+def test_the_next_night_is_a_warm_start_from_the_fit_without_them(story: Story) -> None:
     assert story.night.returncode == 0, story.night.stderr
-    assert f"{NEXT_DAY} goes on from {DAY}" in story.night.stdout
+    assert f"{NEXT_DAY} warm start from {DAY}" in story.night.stdout
     assert "filtered (forgotten)" in story.night.stdout
     users = IdMap.load(story.root / "models" / str(NEXT_DAY) / "encoder" / "user_ids.parquet")
     assert len(users) == 60

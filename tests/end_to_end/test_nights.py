@@ -1,4 +1,4 @@
-"""Does a night go on from the one before, and say so? Nights of a growing shop, as a scheduler calls them."""
+"""Nights of a growing shop, as a scheduler calls them: warm starts, full retrains and what is logged of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Nights:
         shop: After three nights, orders arriving before each, and the third one again.
         filled: After the first night, and the others by one backfill.
         refused: A gate refused the second; before the third an order came late.
-        full: Three nights after the first, all of which begin anew.
+        full: Three nights after the first, all of them full retrains.
         ran: What was printed.
         served: What the pointer named after some of them.
     """
@@ -113,20 +113,20 @@ def test_three_nights_are_published_one_on_the_other(nights: Nights) -> None:
     for name, day, before in (("second", SECOND, FIRST), ("third", THIRD, SECOND)):
         ran = nights.ran[name]
         assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
-        assert ran.stdout.splitlines()[0] == f"{day} goes on from {before}"
+        assert ran.stdout.splitlines()[0] == f"{day} warm start from {before}"
         assert [line.split()[0] for line in ran.stdout.splitlines() if line.split()[0] in STEPS] == STEPS
         assert parent_of(nights.shop, day) == nights.shop.version(before)
     assert parent_of(nights.shop, FIRST) is None
     assert served(nights.shop) == nights.shop.version(THIRD)
     assert lineage(nights.shop, THIRD) == {
-        "parent": str(SECOND), "goes_on": True, "full_fit": str(FIRST), "held_out_share": 0.1,
+        "parent": str(SECOND), "is_warm_start": True, "full_fit": str(FIRST), "held_out_share": 0.1,
         "sparcode_epochs": None,
     }  # fmt: skip
 
 
 def test_a_night_fits_the_new_day_and_the_one_before_it_again(nights: Nights) -> None:
     assert outcome(nights.shop, FIRST, "train").startswith("8 days, 1 epochs: ")
-    assert outcome(nights.shop, THIRD, "train").startswith(f"2 days, 1 epochs, on from {SECOND}: ")
+    assert outcome(nights.shop, THIRD, "train").startswith(f"2 days, 1 epochs, warm start from {SECOND}: ")
     assert "examples joined for 1 new days" in outcome(nights.shop, THIRD, "features")
     taken = []
     for day in (FIRST, SECOND):
@@ -208,7 +208,9 @@ def test_a_backfill_that_ends_before_it_begins_is_refused(nights: Nights) -> Non
     assert (ran.returncode, ran.stderr) == (1, f"error: --from is {THIRD}, after --to, {SECOND}; exchange them\n")
 
 
-def test_a_refused_bundle_is_not_served_and_the_next_night_goes_on_from_the_published_one(nights: Nights) -> None:
+def test_a_refused_bundle_is_not_served_and_the_next_warm_start_is_from_the_published_one(
+    nights: Nights,
+) -> None:
     ran, shop = nights.ran["refused"], nights.refused
     assert ran.returncode == 3
     assert ran.stderr == "refused: the bundle of before goes on being served\n"
@@ -218,8 +220,8 @@ def test_a_refused_bundle_is_not_served_and_the_next_night_goes_on_from_the_publ
     assert (told["outcome"], told["bundle"]) == ("refused", shop.version(SECOND))
     after = nights.ran["after a refusal"]
     assert after.returncode == 0, after.stderr
-    assert after.stdout.splitlines()[0] == f"{THIRD} goes on from {FIRST}"
-    assert outcome(shop, THIRD, "train").startswith(f"3 days, 1 epochs, on from {FIRST}: ")
+    assert after.stdout.splitlines()[0] == f"{THIRD} warm start from {FIRST}"
+    assert outcome(shop, THIRD, "train").startswith(f"3 days, 1 epochs, warm start from {FIRST}: ")
     assert (served(shop), parent_of(shop, THIRD)) == (shop.version(THIRD), shop.version(FIRST))
 
 
@@ -242,11 +244,11 @@ def test_a_full_fit_says_why_and_is_judged_beside_the_night_before(
 ) -> None:
     ran = nights.ran[name]
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
-    assert ran.stdout.splitlines()[0] == f"{day} fits everything anew: {why}"
+    assert ran.stdout.splitlines()[0] == f"{day} full retrain: {why}"
     assert outcome(nights.full, day, "train").startswith("8 days, 1 epochs: ")
     assert f"since {day - ONE_DAY}" in outcome(nights.full, day, "train")
     found = lineage(nights.full, day)
-    assert (found["parent"], found["goes_on"], found["full_fit"]) == (str(day - ONE_DAY), False, str(day))
+    assert (found["parent"], found["is_warm_start"], found["full_fit"]) == (str(day - ONE_DAY), False, str(day))
     Bundle.open(nights.full.root / "bundles" / nights.full.version(day))
 
 

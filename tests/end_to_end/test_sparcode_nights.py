@@ -1,4 +1,4 @@
-"""Does SparCode go on from night to night, whether it was fitted or did best without?"""
+"""SparCode's warm starts from night to night, after a fit of it and after a night that did best without."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPARCODE = "sparcode={{parts: 2, codes: 8, hidden_units: 4, batch_size: 64, choo
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["unfitted", "fitted"])
 def shop(request: pytest.FixtureRequest, first_night: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two nights after the first: one that begins anew because of SparCode, one that goes on from it."""
+    """Two nights after the first: a full retrain because of SparCode, and a warm start from it."""
     shop = first_night.elsewhere(tmp_path_factory.mktemp("sparcode_nights") / "shop")
     for day in (SECOND, THIRD):
         shop.arrive(day)
@@ -33,10 +33,10 @@ def state_of(shop: Any, day: dt.date) -> dict[str, Any]:
         return dict(state)
 
 
-def test_the_night_after_goes_on_and_fits_as_the_full_fit_did(shop: Any) -> None:
+def test_the_night_after_is_a_warm_start_and_fits_as_the_full_retrain_did(shop: Any) -> None:
     shop, epochs, said = shop
     lineages = [json.loads((shop.root / "models" / str(day) / "lineage.json").read_text()) for day in (SECOND, THIRD)]
-    assert [line["goes_on"] for line in lineages] == [False, True]
+    assert [line["is_warm_start"] for line in lineages] == [False, True]
     assert [line["sparcode_epochs"] for line in lineages] == [epochs, epochs]
     assert ("final sparcode epoch 1" in said) == (epochs > 0)
 

@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
-from towers.inputs import BucketDropout, HistoryWeights, embedding_tables, feature_vectors, input_tensors
+from towers.history import History, HistoryWeights, weighted_mean
+from towers.inputs import BucketDropout, embedding_tables, feature_vectors, input_tensors
 
 ROWS = np.array([[3, 5, 0, 0]], np.int32)
 AGES = np.array([[0.0, 10.0, 0.0, 3.0]], np.float32)
@@ -108,8 +110,12 @@ def test_a_history_is_the_weighted_sum_of_its_items_by_hand(training: bool) -> N
     specs = [InputSpec(HISTORY, "history", 4, 6), InputSpec(HISTORY_AGE, "history_number", 4)]
     tensors = input_tensors(specs)
     table = tf_keras.layers.Embedding(6, 2)
-    pooling = HistoryWeights(decay_days=None, power=1.0)
-    [vector] = feature_vectors(specs, tensors, width=2, tables={}, history_table=table, pooling=pooling)
+    encoder = weighted_mean(decay_days=None, power=1.0)
+
+    def encode(table_rows: tf.Tensor) -> tf.Tensor:
+        return encoder(History(tensors[HISTORY], table_rows, tensors[HISTORY_AGE], table))
+
+    [vector] = feature_vectors(specs, tensors, width=2, tables={}, encode_history=encode)
     model = tf_keras.Model(tensors, vector)
     table.set_weights([np.array([[9, 9], [0, 0], [0, 0], [1, 0], [0, 0], [0, 2]], np.float32)])
     model.get_layer("user_history_weights").set_weights([np.array([[1, 0], [0, 3]], np.float32)])
@@ -132,9 +138,9 @@ def test_numbers_without_columns_give_no_vector() -> None:
     assert len(feature_vectors(specs, tensors, width=2, tables=embedding_tables(specs, width=2))) == 1
 
 
-def test_a_history_needs_the_table_of_its_items() -> None:
+def test_a_history_needs_an_encoder() -> None:
     specs = [InputSpec(HISTORY, "history", 4, 9), InputSpec(HISTORY_AGE, "history_number", 4)]
-    with pytest.raises(ValueError, match="input 'user_history' is a history; pass the table of its items"):
+    with pytest.raises(ValueError, match="input 'user_history' is a history; pass encode_history"):
         feature_vectors(specs, input_tensors(specs), width=2, tables=embedding_tables(specs, width=2))
 
 

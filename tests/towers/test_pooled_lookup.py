@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from towers.pooled_lookup import PooledLookup, pooled_lookup
+from towers.inputs import PooledLookup, pooled_lookup
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,7 +16,7 @@ from features.columns import midnight, seconds_of
 from features.encoding import Encoder, fit_encoder
 from features.examples import Day
 from features.schema import Schema, snapshot_schema
-from training.dataset import Span, load_span
+from training.data.batches import Span, load_span
 
 FIRST_DAY = dt.date(2020, 1, 1)
 GROUP_SIZE, MET_OF_GROUP, NUM_DAYS = 12, 8, 4

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from features.encoding import Encoder
+from towers.history import weighted_mean
 from towers.two_tower import TwoTower, build_two_tower
-from training.dataset import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
+from training.data.batches import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
 from training.distribution import Alone, Processes
-from training.negatives import KnownPositives
-from training.softmax_terms import softmax_term
+from training.losses.softmax import softmax_term
+from training.negatives.known_positives import KnownPositives
 from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
 
 PLAIN_NEGATIVES: dict[str, Any] = {
@@ -42,7 +43,7 @@ def fit_small(
     epochs: int = 2,
     learning_rate: float = 0.1,
     optimizer: Any = None,
-    look: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
+    evaluate: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
     make: Callable[[Encoder], RetrievalModel] | None = None,
     negatives: dict[str, object] | None = None,
     processes: Processes | None = None,
@@ -62,7 +63,7 @@ def fit_small(
         batches_of=lambda epoch: processes.shares(batches_of(epoch)),
         optimizer=optimizer,
         folder=out,
-        look=look,
+        evaluate=evaluate,
         graph_of=processes.graph_of,
         **changes,
     )
@@ -122,8 +123,7 @@ def plain_model(encoder: Encoder) -> RetrievalModel:
         encoder.input_specs("item"),
         embedding_dim=8,
         hidden_units=(6,),
-        history_decay_days=30.0,
-        history_power=0.5,
+        history=weighted_mean(decay_days=30.0, power=0.5),
     )
     terms = [(1.0, softmax_term("yi2019"))]
     return RetrievalModel(towers, terms=terms, temperature=0.2, learn_temperature=False)

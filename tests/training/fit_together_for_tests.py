@@ -15,12 +15,12 @@ from features.encoding import Encoder
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
 from towers.two_tower import build_two_tower
-from training.counterpart import counterpart_term
 from training.distribution import PROCESSES, Distribute, workers
-from training.dual_augmented import category_alignment_term, mimic_term
-from training.fused_softmax import fused_softmax
-from training.objective import DecayingWeight
-from training.softmax_terms import softmax_term
+from training.losses.counterpart import counterpart_term
+from training.losses.dual_augmented import category_alignment_term, mimic_term
+from training.losses.fused_softmax import fused_softmax
+from training.losses.objective import DecayingWeight
+from training.losses.softmax import softmax_term
 from training.trainer import RetrievalModel
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("fit_for_tests.py")))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from training.objective import Outputs
+from training.losses.objective import Outputs
 
 
 def outputs_of(

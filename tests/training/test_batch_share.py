@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.dataset import LOG_Q, MASK, PRIVATE_LOG_Q, WEIGHT, Batch
-from training.replicas import COLUMNS, ORDER, share_of
+from training.data.batches import LOG_Q, MASK, PRIVATE_LOG_Q, WEIGHT, Batch
+from training.distribution import COLUMNS, ORDER, share_of
 
 
 def make_batch(num_rows: int, num_uniform: int, num_private: int, seed: int = 0) -> Batch:

@@ -15,6 +15,7 @@ from serving.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented
+from towers.history import weighted_mean
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 from training.trainer import export_tower
@@ -52,8 +53,7 @@ def deep(encoder: Encoder) -> TwoTower:
         encoder.input_specs("item"),
         embedding_dim=8,
         hidden_units=(12, 6),
-        history_decay_days=10.0,
-        history_power=0.5,
+        history=weighted_mean(decay_days=10.0, power=0.5),
     )
 
 

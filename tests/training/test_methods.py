@@ -1,4 +1,4 @@
-"""Does every method train by configuration alone, and does each make towers of its own?"""
+"""Every method trains by configuration alone and makes towers of its own."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from features.encoding import Encoder
 from features.steps import make_features, make_tables
 from serving.exported_tower import ExportedTower
 from serving.vectors import PARTS_FILE
-from training.config import StreamingConfig
-from training.frequency import StreamingFrequency
+from training.config import StreamingConfig, TrainSections
+from training.data.training_data import catalogue_inputs
 from training.held_out import Parent, state_file
+from training.negatives.sampling_bias import StreamingFrequency
 from training.steps import train
-from training.training_data import catalogue_inputs
 from training.warm_start import load_state
 from twinspire.config import Config
 from twinspire.load_config import load
@@ -182,7 +182,7 @@ def train_one(stall: Path, name: str, overrides: list[str]) -> Trained:
     config, paths = load(stall / "stall.yaml", overrides), RunPaths(stall / "runs", AS_OF, name)
     if MINED in overrides:
         shutil.copytree(RunPaths(stall / "runs", AS_OF, "plain").mined, paths.mined)
-    outcome = train(config, paths)
+    outcome = train(pick(TrainSections, config), paths)
     encoder = Encoder.load(paths.model / "encoder")
     inputs = catalogue_inputs(encoder, paths.catalogue(AS_OF))
     vectors = {
@@ -215,7 +215,7 @@ def test_the_same_configuration_gives_the_same_towers(stall: Path, trained: Call
         np.testing.assert_array_equal(again.vectors[tower], vectors)
 
 
-def test_days_held_out_are_judged_before_all_days_are_fitted(trained: Callable[[str], Trained]) -> None:
+def test_days_held_out_are_evaluated_before_all_days_are_fitted(trained: Callable[[str], Trained]) -> None:
     plain, found = trained("plain"), trained("combined")
     assert (list(plain.reports), list(found.reports)) == (["final"], ["validation", "final"])
     assert 0 < found.reports["validation"][-1]["metrics"]["recall_at_5"] < 1
@@ -242,7 +242,7 @@ def test_the_streaming_estimate_is_saved_with_what_it_has_seen(trained: Callable
     assert not [name for name in load_state(state_file(trained("plain").model, "")) if "frequency" in name]
 
 
-def test_a_night_goes_on_from_the_streaming_estimate_although_rows_move(
+def test_a_warm_start_keeps_the_streaming_estimate_although_rows_move(
     stall: Path, trained: Callable[[str], Trained], tmp_path: Path
 ) -> None:
     trained("streaming")
@@ -260,12 +260,12 @@ def test_a_night_goes_on_from_the_streaming_estimate_although_rows_move(
     make_tables(pick(IngestSections, config), paths, now=NOW)
     features_at(config, paths)
     parent = Parent.open(RunPaths(night / "runs", AS_OF, "streaming"))
-    train(config, paths, parent=parent, goes_on=True)
+    train(pick(TrainSections, config), paths, parent=parent, is_warm_start=True)
 
     (before, seen, taken), (after, seen_now, taken_now) = map(streaming_estimate, (parent.model, paths.model))
     rows = [Encoder.load(model / "encoder").item_ids.rows(["i0"])[0] for model in (parent.model, paths.model)]
     assert rows[0] != rows[1]
-    # The cells go on, and steps with them: the one new batch has two items only.
+    # The cells are kept, and steps with them: the one new batch has two items only.
     assert seen_now - seen == taken_now - taken > 0
     untouched = before.keys() - {"i39"}
     assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
@@ -312,5 +312,5 @@ def test_negatives_that_are_not_there_are_told_before_anything_is_fitted(
     config = load(stall / "stall.yaml", [override.format(data=stall / "data") for override in overrides])
     paths = RunPaths(stall / "runs", AS_OF, "nothing")
     with pytest.raises(ValueError, match=message):
-        train(config, paths)
+        train(pick(TrainSections, config), paths)
     assert not paths.model.exists()

@@ -1,4 +1,4 @@
-"""Which process trains, which takes part, and which is refused?"""
+"""Which process trains, which takes part, and which is refused."""
 
 from __future__ import annotations
 
@@ -42,24 +42,27 @@ def test_without_others_a_process_is_no_helper(monkeypatch: pytest.MonkeyPatch) 
 def test_one_process_needs_no_description(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", "not for us")
     for nightly in (False, True):
-        with as_chief(config(), nightly=nightly):
+        with as_chief(config().training, nightly=nightly):
             pass
 
 
 def test_a_nightly_run_of_several_processes_is_refused() -> None:
-    said = r"multi_worker, which a nightly run cannot.*set training.distribute: none"
-    with pytest.raises(ValueError, match=said), as_chief(config(TOGETHER), nightly=True):
+    said = r"multi_worker, which a nightly run does not support.*set training.distribute: none"
+    with pytest.raises(ValueError, match=said), as_chief(config(TOGETHER).training, nightly=True):
         pass
 
 
 def test_several_processes_without_a_description_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match=r"TF_CONFIG is not set.*such as"), as_chief(config(TOGETHER), nightly=False):
+    with (
+        pytest.raises(ValueError, match=r"TF_CONFIG is not set.*such as"),
+        as_chief(config(TOGETHER).training, nightly=False),
+    ):
         pass
 
 
 def test_a_process_that_is_not_the_chief_does_not_write(monkeypatch: pytest.MonkeyPatch) -> None:
     describe(monkeypatch, 1)
     said = r"process 1 of 2, and only the first, 0, writes what is made; here, run `twinspire train`"
-    with pytest.raises(ValueError, match=said), as_chief(config(TOGETHER), nightly=False):
+    with pytest.raises(ValueError, match=said), as_chief(config(TOGETHER).training, nightly=False):
         pass

@@ -18,7 +18,7 @@ from towers.quantizer import ProductQuantizer
 from towers.scorer import MlpInteraction
 from towers.sparcode import SparCode
 from towers.tokenizer import tokenizers
-from training.losses import in_batch_softmax
+from training.losses.softmax import in_batch_softmax
 from training.sparcode import SparCodeModel, adam
 from training.trainer import embed
 

@@ -20,15 +20,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from features.encoding import Encoder, Inputs
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
+from towers.history import weighted_mean
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
-from training.counterpart import counterpart_term
-from training.dataset import Batch, Span
-from training.dual_augmented import category_alignment_term, mimic_term
-from training.mobius import ThreeClassLoss
-from training.objective import DecayingWeight
-from training.queue import VectorQueue
-from training.softmax_terms import hard_in_batch_term, softmax_term
+from training.data.batches import Batch, Span
+from training.losses.counterpart import counterpart_term
+from training.losses.dual_augmented import category_alignment_term, mimic_term
+from training.losses.hard_in_batch import hard_in_batch_term
+from training.losses.mobius import ThreeClassLoss
+from training.losses.objective import DecayingWeight
+from training.losses.softmax import softmax_term
+from training.negatives.queue import VectorQueue
 from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic, row_adagrad
 
 HERE = Path(__file__).parent
@@ -75,13 +77,13 @@ def recall(groups_span: Span, catalogue: Inputs) -> Callable[[TwoTower], dict[st
     group = np.arange(2 * GROUP_SIZE) // GROUP_SIZE
     relevant = (group[:, None] == group[None, :]) & ~met
 
-    def look(towers: TwoTower) -> dict[str, float]:
+    def evaluate(towers: TwoTower) -> dict[str, float]:
         users = embed(towers.user, last_moments(groups_span))
         scores = np.where(met, -np.inf, users @ embed(towers.item, catalogue).T)
         best = np.argsort(-scores, axis=1)[:, :4]
         return {"recall_at_4": float(np.take_along_axis(relevant, best, axis=1).mean())}
 
-    return look
+    return evaluate
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def fitted(
     folder = tmp_path_factory.mktemp("fitted")
     make_deterministic(1)
     untrained = build_two_tower(encoder.input_specs("user"), encoder.input_specs("item"), embedding_dim=8)
-    model, reports = SMALL["fit_small"](groups_folder, folder, seed=1, epochs=EPOCHS, look=recall)
+    model, reports = SMALL["fit_small"](groups_folder, folder, seed=1, epochs=EPOCHS, evaluate=recall)
     return Fitted(model, reports, folder, recall(untrained)["recall_at_4"])
 
 
@@ -160,7 +162,7 @@ def test_every_method_learns_the_groups_and_the_same_bits_from_the_same_seed(
     tmp_path: Path,
 ) -> None:
     make, negatives = METHODS[method]
-    settings = {"seed": 1, "make": make, "negatives": negatives, "look": recall}
+    settings = {"seed": 1, "make": make, "negatives": negatives, "evaluate": recall}
     model, reports = SMALL["fit_small"](groups_folder, tmp_path / "first", epochs=EPOCHS, **settings)
     refresh_fallbacks(model.fitted)
     assert recall(model.fitted)["recall_at_4"] > 0.8
@@ -179,7 +181,7 @@ def test_three_classes_learn_the_groups_from_a_teacher(
         )
         return model_of(with_three_parts(build(encoder), bad_weight=0.5), terms=[(1.0, classes)])
 
-    settings = {"seed": 1, "make": make, "look": recall}
+    settings = {"seed": 1, "make": make, "evaluate": recall}
     _, reports = SMALL["fit_small"](groups_folder, tmp_path / "first", epochs=2 * EPOCHS, **settings)
     assert reports[-1].metrics["recall_at_4"] > 0.9
     _, again = SMALL["fit_small"](groups_folder, tmp_path / "again", epochs=1, **settings)
@@ -215,8 +217,7 @@ def test_a_checkpoint_gives_the_weights_back(fitted: Fitted, encoder: Encoder) -
         encoder.input_specs("item"),
         embedding_dim=8,
         hidden_units=(6,),
-        history_decay_days=30.0,
-        history_power=0.5,
+        history=weighted_mean(decay_days=30.0, power=0.5),
     )
     restored = model_of(towers, temperature=0.2)
     tf.train.Checkpoint(model=restored).restore(latest).expect_partial().assert_existing_objects_matched()
@@ -284,7 +285,9 @@ def test_scores_are_divided_by_the_temperature_before_the_correction() -> None:
 def run_fit(tmp_path: Path, batches: list[Batch], **changes: Any) -> list[EpochReport]:
     model = changes.pop("model", None) or model_of(vector_towers(2), temperature=1.0)
     settings = {"batches_of": lambda epoch: iter(batches), "optimizer": row_adagrad(0.1), "folder": tmp_path}
-    return fit(model, changes.pop("epochs", 1), look=changes.pop("look", lambda towers: {}), **(settings | changes))
+    return fit(
+        model, changes.pop("epochs", 1), evaluate=changes.pop("evaluate", lambda towers: {}), **(settings | changes)
+    )
 
 
 def test_a_loss_that_is_no_number_stops_the_fit_and_says_what_to_do(tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_steps_and_epochs_are_told_and_checkpoints_follow_their_period(tmp_path:
     told: list[EpochReport] = []
     looked: list[TwoTower] = []
 
-    def look(towers: TwoTower) -> dict[str, float]:
+    def evaluate(towers: TwoTower) -> dict[str, float]:
         looked.append(towers)
         return {"seen": float(len(looked))}
 
@@ -317,7 +320,7 @@ def test_steps_and_epochs_are_told_and_checkpoints_follow_their_period(tmp_path:
         tmp_path,
         [batch, batch],
         epochs=5,
-        look=look,
+        evaluate=evaluate,
         on_step=steps.append,
         on_epoch=told.append,
         checkpoint_every_epochs=2,
@@ -343,7 +346,7 @@ def test_a_step_moves_only_the_rows_of_the_tables_that_a_batch_has(encoder: Enco
         batches_of=lambda epoch: iter([batch]),
         optimizer=row_adagrad(0.1),
         folder=tmp_path,
-        look=lambda towers: {},
+        evaluate=lambda towers: {},
     )
     moved = (table.get_weights()[0] != before).any(axis=1)
     assert moved.tolist() == [False, True, True, True, True] + [False] * 5
@@ -412,13 +415,13 @@ def test_what_follows_the_weights_is_refreshed_before_the_look_and_saved_state_c
     model = model_of(vector_towers(2), temperature=1.0, terms=terms)
     seen: list[float] = []
 
-    def look(towers: TwoTower) -> dict[str, float]:
+    def evaluate(towers: TwoTower) -> dict[str, float]:
         seen.append(float(weight.value))
         return {}
 
     batch = vector_batch(np.eye(2), np.eye(2))
     reports = run_fit(
-        tmp_path, [batch], model=model, epochs=3, look=look, after_steps=weight.step, saved={"weight": weight}
+        tmp_path, [batch], model=model, epochs=3, evaluate=evaluate, after_steps=weight.step, saved={"weight": weight}
     )
     assert seen == [0.5, 0.25, 0.125]
     # What the constant term adds: 2, then 1, then 1/2.

@@ -1,4 +1,4 @@
-"""A fit that goes on from a state is the fit that was not interrupted, and rows stay with their ids."""
+"""A warm start from a state is the fit that was not interrupted, and rows stay with their ids."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def fitted(groups_folder: Path, encoder: Encoder) -> tuple[RetrievalModel, dict[
     return model, state_of({"": model.variables}, optimizer)
 
 
-def test_a_fit_that_goes_on_is_the_fit_that_was_not_interrupted(
+def test_a_warm_start_is_the_fit_that_was_not_interrupted(
     groups_folder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     whole, optimizer = plain_model(encoder), row_adagrad(0.1)

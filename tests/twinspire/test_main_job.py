@@ -18,7 +18,7 @@ from artefacts.config import as_read, keys_of, pick
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, finished, run_step
 from serving.exposures.files import Exposure, to_table, write_exposures
-from training.lineage import Night
+from training.lineage import WarmStartPlan
 from twinspire.config import Config
 from twinspire.load_config import load
 from twinspire.main_job import NIGHT_STEP_NAMES, STEP_NAMES, STEPS, plan
@@ -36,7 +36,9 @@ def _orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def planned(*overrides: str, code_version: str = "1", now: dt.datetime = NOW, night: Night | None = None) -> list[Step]:
+def planned(
+    *overrides: str, code_version: str = "1", now: dt.datetime = NOW, night: WarmStartPlan | None = None
+) -> list[Step]:
     config = load(TABLES, overrides)
     paths = RunPaths(Path("runs") / config.name, config.as_of)
     return plan(config, paths, now=now, code_version=code_version, night=night)
@@ -195,7 +197,7 @@ def reads(name: str, key: str, config: Config) -> bool:
 
 
 def test_every_key_runs_the_steps_again_that_read_it_and_those_behind_them_and_no_others() -> None:
-    night = Night(None, is_warm_start=False, why="the first", parent_bundle=None)
+    night = WarmStartPlan(None, is_warm_start=False, why="the first", parent_bundle=None)
     bases = [load(TABLES, base) for base in BASES]
     all_keys = dict.fromkeys(key for base in bases for key, _ in leaves(base.model_dump(mode="json")))
     # A section that one of them leaves out is tried key by key in another one.
@@ -227,7 +229,7 @@ def has(config: Config, key: str) -> bool:
     return True
 
 
-def plan_of(config: Config, *, night: Night | None) -> list[Step]:
+def plan_of(config: Config, *, night: WarmStartPlan | None) -> list[Step]:
     paths = RunPaths(Path("runs") / config.name, config.as_of)
     return plan(config, paths, now=NOW, code_version="1", night=night)
 
@@ -395,7 +397,9 @@ def test_the_paths_of_a_day_lie_below_its_dataset() -> None:
 
 
 def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_that_of_a_plain_run() -> None:
-    night = Night(dt.date(2024, 5, 31), is_warm_start=True, why="goes on", parent_bundle="2024-05-31-00000000")
+    night = WarmStartPlan(
+        dt.date(2024, 5, 31), is_warm_start=True, why="warm start", parent_bundle="2024-05-31-00000000"
+    )
     steps = planned(night=night)
     left_out = {"mine", "codes"}
     assert [step.name for step in steps] == [name for name in NIGHT_STEP_NAMES if name not in left_out]
@@ -413,19 +417,21 @@ def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_th
         {"parent": None},
     ],
 )
-def test_another_night_before_is_fitted_from_anew(change: dict[str, object]) -> None:
-    night = Night(dt.date(2024, 5, 31), is_warm_start=True, why="goes on", parent_bundle="2024-05-31-00000000")
+def test_a_fit_from_another_parent_is_made_again(change: dict[str, object]) -> None:
+    night = WarmStartPlan(
+        dt.date(2024, 5, 31), is_warm_start=True, why="warm start", parent_bundle="2024-05-31-00000000"
+    )
     assert first_changed(planned(night=night), planned(night=replace(night, **change))) == "train"  # type: ignore[arg-type]
 
 
 def test_how_nights_are_fitted_is_read_by_the_fit() -> None:
-    night = Night(None, is_warm_start=False, why="the first", parent_bundle=None)
+    night = WarmStartPlan(None, is_warm_start=False, why="the first", parent_bundle=None)
     assert first_changed(planned(night=night), planned("daily.epochs=2", night=night)) == "train"
     assert first_changed(planned(night=night), planned("daily.keep_exposure_days=9", night=night)) is None
 
 
 def test_gates_are_asked_again_where_their_report_is_of_another_bundle() -> None:
-    gates = next(step for step in planned(night=Night(None, is_warm_start=False, why="", parent_bundle=None))
+    gates = next(step for step in planned(night=WarmStartPlan(None, is_warm_start=False, why="", parent_bundle=None))
                  if step.name == "gates")  # fmt: skip
     config = load(TABLES)
     paths = RunPaths(Path("runs") / config.name, config.as_of)

@@ -5,22 +5,17 @@ Shape letters: U users, N items, P pairs, B users of a batch, C candidates, D ve
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 import tensorflow as tf
 import tf_keras
+from scipy import sparse
 
-from towers.neighbours import NeighbourTowers
-from training.negatives import UserItems
-from training.published.grouped_softmax import grouped_softmax
-from training.sampling_bias import log_of
+from training.negatives.known_positives import UserItems
+from training.negatives.sampling_bias import log_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -139,6 +134,130 @@ class _Sampler:
             drawn = rng.choice(self._num_items, self._num_uniform, replace=False)
             candidates = np.unique(np.concatenate([own, drawn]))
             yield rows, candidates, positive_row, np.searchsorted(candidates, own), self._log_q[candidates]
+
+
+class NeighbourTowers(tf.Module):  # type: ignore[misc]
+    """Id tables of users and items, and the pairs through which they are read.
+
+    Args:
+        users: [P] int64 user rows of distinct pairs.
+        items: [P] int64 item rows.
+        num_users: U.
+        num_items: N.
+        embedding_dim: D.
+        num_hops: H; 0 is matrix factorisation.
+        seed: Of the tables' first values.
+    """
+
+    def __init__(
+        self,
+        users: Ints,
+        items: Ints,
+        *,
+        num_users: int,
+        num_items: int,
+        embedding_dim: int,
+        num_hops: int,
+        seed: int,
+    ) -> None:
+        """Normalises the pairs and fills the tables."""
+        super().__init__()
+        matrix = sparse.csr_array((np.ones(len(users), np.float32), (users, items)), shape=(num_users, num_items))
+        of_users, of_items = (
+            1.0 / np.sqrt(np.maximum(np.bincount(rows, minlength=size), 1.0))
+            for rows, size in ((users, num_users), (items, num_items))
+        )
+        scaled = sparse.csr_array(sparse.diags_array(of_users) @ matrix @ sparse.diags_array(of_items))
+        self._to_users = scaled.astype(np.float32)
+        self._to_items = sparse.csr_array(self._to_users.T)
+        self.num_hops = num_hops
+        rng = np.random.default_rng(seed)
+        self.user_table = tf.Variable(_first_values(rng, num_users, embedding_dim), name="user_table")
+        self.item_table = tf.Variable(_first_values(rng, num_items, embedding_dim), name="item_table")
+
+    def vectors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Vectors of all users [U, D] and all items [N, D], not normalised; gradients reach both tables.
+
+        SciPy multiplies the sparse matrix, fourteen times faster on two cores than TensorFlow does; the map is linear
+        and symmetric, so that it is its own gradient. Runs eagerly.
+        """
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def spread(user_table: tf.Tensor, item_table: tf.Tensor) -> object:
+            def gradient(of_users: tf.Tensor, of_items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                dense = (tf.convert_to_tensor(part).numpy() for part in (of_users, of_items))
+                return self._spread(*dense)
+
+            return self._spread(user_table.numpy(), item_table.numpy()), gradient
+
+        users, items = spread(self.user_table, self.item_table)
+        return users, items
+
+    def _spread(self, users: Floats, items: Floats) -> tuple[tf.Tensor, tf.Tensor]:
+        total_users, total_items = users.copy(), items.copy()
+        for _ in range(self.num_hops):
+            users, items = self._to_users @ items, self._to_items @ users
+            total_users += users
+            total_items += items
+        return tf.convert_to_tensor(total_users), tf.convert_to_tensor(total_items)
+
+
+def _first_values(rng: np.random.Generator, num_rows: int, width: int) -> Floats:
+    # Only the direction counts, so that the length sets how fast it turns.
+    return rng.normal(scale=0.1, size=(num_rows, width)).astype(np.float32)
+
+
+def grouped_softmax(
+    users: tf.Tensor,
+    candidates: tf.Tensor,
+    positive_row: tf.Tensor,
+    positive_column: tf.Tensor,
+    *,
+    log_q: tf.Tensor,
+    temperature: float,
+) -> tf.Tensor:
+    """Sum over pairs of the sampled-softmax loss; users and candidates have length one.
+
+        loss = sum_p ( log sum_c exp(s_{u(p),c} - log q_c) - (s_p - log q_p) ),   s = <u, v> / temperature
+
+    With candidates that are distinct and q_c the probability that c is among them, the sum tends to that over the
+    catalogue. A user's other positives stay in the sum, as in a softmax over the catalogue.
+
+    Args:
+        users: [B, D] float32.
+        candidates: [C, D] float32, distinct items, every positive among them.
+        positive_row: [P] int64, row of `users`.
+        positive_column: [P] int64, row of `candidates`.
+        log_q: [C] float32, natural log of the probability that an item is among the candidates, at most 0.
+        temperature: Scores are divided by it before the correction.
+
+    Returns:
+        [] float32, nats, summed over pairs.
+
+    Source: Yi et al., RecSys 2019, section 3, with one row of scores for all examples of a user.
+    """
+    users = users / temperature
+    bound = 1.0 / temperature
+    # Cosines are at most 1: this bound replaces a pass for each row's largest score. It and log q ride in the product.
+    ones = tf.ones_like(users[:, :1])
+    correction = (-log_q - bound)[:, None]
+    log_sums = bound + _log_sum_exp(tf.concat([users, ones], 1), tf.concat([candidates, correction], 1))
+    positives = tf.reduce_sum(tf.gather(users, positive_row) * tf.gather(candidates, positive_column), axis=1)
+    own = positives - tf.gather(log_q, positive_column)
+    return tf.reduce_sum(tf.gather(log_sums, positive_row) - own)
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _log_sum_exp(left: tf.Tensor, right: tf.Tensor) -> object:
+    """Log of sum_c exp(<l_b, r_c>): [B]; its gradient reuses the exponentials instead of making a softmax of them."""
+    exponentials = tf.exp(tf.matmul(left, right, transpose_b=True))
+    totals = tf.reduce_sum(exponentials, axis=1)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        share = (upstream / totals)[:, None]
+        return share * tf.matmul(exponentials, right), tf.matmul(exponentials, share * left, transpose_a=True)
+
+    return tf.math.log(totals), gradient
 
 
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]

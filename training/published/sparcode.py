@@ -96,13 +96,13 @@ def choose(towers: IdTowers, held_out: Pairs, *, seed: int) -> list[Trial]:
         begin = time.perf_counter()
         recalls: list[float] = []
 
-        def look(fitted: SparCode) -> EpochMetrics:
+        def evaluate(fitted: SparCode) -> EpochMetrics:
             ranked = search_sparcode(fitted, towers, users, k=LONGEST)
             found = figures(ranked, held_out, num_items=len(towers.items))
             recalls.append(found[f"recall@{K}"])
             return found
 
-        fit_over(towers, replace(choice, epochs=MOST_EPOCHS), seed=seed, title="a part of train", look=look)
+        fit_over(towers, replace(choice, epochs=MOST_EPOCHS), seed=seed, title="a part of train", evaluate=evaluate)
         trials.extend(Trial(replace(choice, epochs=epochs), recall) for epochs, recall in enumerate(recalls))
         console().print(
             f"  SparCode: {choice.parts} parts of {choice.codes} codes, {choice.interest_tokens} interest tokens, "

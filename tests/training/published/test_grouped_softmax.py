@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.losses import in_batch_softmax
-from training.published.grouped_softmax import grouped_softmax
+from training.losses.softmax import in_batch_softmax
+from training.published.id_towers import grouped_softmax
 
 TEMPERATURE = 0.2
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.published.seed_items import SeedSettings, with_seed_items
+from training.published.lightgcn import SeedSettings, with_seed_items
 
 USERS, ITEMS = np.array([0, 0, 1]), np.array([2, 1, 1])
 FROM_LAST = np.array([1, 0, 0])

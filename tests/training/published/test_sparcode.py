@@ -58,14 +58,16 @@ def test_it_learns_what_tells_groups_apart_and_never_finds_what_is_known(towers,
     monkeypatch.setattr(sparcode_over_ids, "FIXED", settings)
     users, recalls = np.arange(NUM_USERS), []
 
-    def look(sparcode):
+    def evaluate(sparcode):
         ranked = search_sparcode(sparcode, towers, users, k=50)
         known = towers.known(users).toarray()
         assert not any(known[user, items[items >= 0]].any() for user, items in enumerate(ranked))
         recalls.append(figures(ranked, pairs[1], num_items=NUM_ITEMS)["recall@20"])
         return {}
 
-    fit_over(towers, replace(PLAIN, interest_tokens=interest_tokens, epochs=20), seed=1, title="a test", look=look)
+    fit_over(
+        towers, replace(PLAIN, interest_tokens=interest_tokens, epochs=20), seed=1, title="a test", evaluate=evaluate
+    )
     assert len(recalls) == 21
     # By chance 20 of the 53 unknown items would be .38; knowing the group, 20 of 23 is .87.
     assert recalls[0] < 0.6

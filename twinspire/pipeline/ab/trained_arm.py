@@ -14,7 +14,7 @@ from artefacts.console import console
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, digest_of, finished, run_step
 from serving.bundles.folder import published
-from training.lineage import Night
+from training.lineage import WarmStartPlan
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
 from twinspire.load_config import load
@@ -97,8 +97,8 @@ def train_arm(config: Config, base: Config, runs: Path, run: Run) -> Trained:
 
 
 def _steps(config: Config, paths: RunPaths, run: Run, names: tuple[str, ...]) -> list[Step]:
-    # As a night that goes on from nothing: its bundle is written and not published.
-    night = Night(None, False, "an arm of a comparison", None)
+    # As a nightly run without a parent: its bundle is written and not published.
+    night = WarmStartPlan(None, False, "an arm of a comparison", None)
     steps = plan(config, paths, now=run.now, code_version=run.code_version, night=night)
     # Whichever day the online store holds, a fit does not read it.
     return [

@@ -1,0 +1,108 @@
+"""What do co-purchases alone say about items?"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from training.co_purchase import item_factors
+
+NUM_USERS, NUM_ITEMS = 30, 12
+
+
+def factors_of(
+    matrix: npt.NDArray[np.float64], *, num_factors: int, power: float = 0.5, seed: int = 1
+) -> npt.NDArray[np.float32]:
+    users, items = np.nonzero(matrix)
+    return item_factors(
+        users,
+        items,
+        num_user_rows=matrix.shape[0],
+        num_item_rows=matrix.shape[1],
+        num_factors=num_factors,
+        power=power,
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def matrix() -> npt.NDArray[np.float64]:
+    """Popular items on the left; row 0 of users and of items, the unknown ones, are empty."""
+    rng = np.random.default_rng(2)
+    matrix = (rng.random((NUM_USERS, NUM_ITEMS)) < np.linspace(0.9, 0.1, NUM_ITEMS)).astype(float)
+    matrix[0], matrix[:, 0] = 0, 0
+    return matrix
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["more users than items", "more items than users"])
+def test_factors_are_the_right_singular_vectors_strongest_first(
+    matrix: npt.NDArray[np.float64], transposed: bool
+) -> None:
+    matrix = matrix.T if transposed else matrix
+    expected = np.linalg.svd(matrix)[2][:4].T
+    expected = expected / np.linalg.norm(expected, axis=1).max()
+    found = factors_of(matrix, num_factors=4, power=1.0)
+    assert (found.dtype, found.shape) == (np.float32, (matrix.shape[1], 4))
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+    # Up to the sign of whole columns, which is fixed by the largest entry.
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
+    assert (found[np.abs(found).argmax(axis=0), range(4)] > 0).all()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 1.0])
+def test_lengths_are_tempered_and_directions_kept(matrix: npt.NDArray[np.float64], power: float) -> None:
+    plain, tempered = (factors_of(matrix, num_factors=3, power=exponent) for exponent in (1.0, power))
+    lengths = np.linalg.norm(plain, axis=1)
+    assert lengths.max() == pytest.approx(1)
+    expected = np.append([0.0], lengths[1:] ** power)
+    np.testing.assert_allclose(np.linalg.norm(tempered, axis=1), expected, rtol=1e-4)
+    cosines = np.sum(plain[1:] * tempered[1:], axis=1) / (lengths[1:] * expected[1:])
+    np.testing.assert_allclose(cosines, 1, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_the_same_factors(matrix: npt.NDArray[np.float64]) -> None:
+    first, again, other = (factors_of(matrix, num_factors=4, seed=seed) for seed in (1, 1, 2))
+    assert first.tobytes() == again.tobytes()
+    np.testing.assert_allclose(first, other, atol=1e-4)
+
+
+def test_a_pair_counts_once_however_often_it_is_given() -> None:
+    users, items = np.array([1, 1, 2, 2, 3, 3]), np.array([1, 2, 1, 3, 2, 3])
+    sizes = {"num_user_rows": 4, "num_item_rows": 4, "num_factors": 2, "power": 0.5, "seed": 1}
+    once = item_factors(users, items, **sizes)
+    repeated = item_factors(np.append(users, [1, 1]), np.append(items, [1, 1]), **sizes)
+    assert once.tobytes() == repeated.tobytes()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("num_users", [7, 31], ids=["few users", "many users"])
+def test_beyond_the_rank_factors_are_zero_and_so_are_items_nobody_has_met(num_users: int, power: float) -> None:
+    """Users of three kinds, two items each: rank 3. Items 0 and 7 to 9 are never met."""
+    matrix = np.zeros((num_users, 10))
+    for user in range(1, num_users):
+        kind = user % 3
+        matrix[user, [1 + 2 * kind, 2 + 2 * kind]] = 1
+    found = factors_of(matrix, num_factors=6, power=power)
+    assert np.linalg.matrix_rank(found) == 3
+    assert (found[:, 3:] == 0).all()
+    assert (found[[0, 7, 8, 9]] == 0).all()
+    np.testing.assert_allclose(np.linalg.norm(found[1:7], axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "met"),
+    [
+        ([[0, 0], [0, 1]], [1]),
+        ([[0, 0, 0, 0], [0, 1, 0, 1]], [1, 3]),
+        ([[0, 0], [0, 1], [0, 0], [0, 1]], [1]),
+        ([[0, 0, 0], [0, 0, 0]], []),
+        ([[0, 0, 0]], []),
+    ],
+    ids=["one pair", "one user", "one item", "no pairs", "no users"],
+)
+def test_the_smallest_data_gives_factors(matrix: list[list[float]], met: list[int]) -> None:
+    found = factors_of(np.array(matrix), num_factors=5)
+    expected = np.zeros((len(matrix[0]), 5))
+    expected[met, 0] = 1
+    np.testing.assert_allclose(found, expected, atol=1e-6)

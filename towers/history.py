@@ -1,0 +1,99 @@
+"""History encoders: how the items that a user has met become one vector of the user tower.
+
+An encoder is made of plain values, and turns a history into a vector when the user tower is built. Another one is a
+file of its own and an entry of `HISTORY_ENCODERS`; `towers.history_encoder` in the configuration names it.
+
+Shape letters: B rows, T history length, D vector width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+import tf_keras
+
+from features.encoding import HISTORY
+from towers.inputs import PooledLookup
+
+
+@dataclass(frozen=True)
+class History:
+    """The items that a user has met, the latest first.
+
+    Attributes:
+        items: [B, T] int32 item rows, 0 where padded.
+        table_rows: [B, T] int32 rows of the table: those of the items, unless ids are dropped while training.
+        age_days: [B, T] float32 days since each was met.
+        table: Table of the items' vectors, shared with the item tower: rows -> [..., D].
+    """
+
+    items: tf.Tensor
+    table_rows: tf.Tensor
+    age_days: tf.Tensor
+    table: tf_keras.layers.Embedding
+
+
+HistoryEncoder = Callable[[History], tf.Tensor]
+"""From a history to [B, any width] float32, which a linear layer brings to the tower's width."""
+
+
+def weighted_mean(*, decay_days: float | None, power: float) -> HistoryEncoder:
+    """The weighted mean of the items' vectors.
+
+    Args:
+        decay_days: See `HistoryWeights`.
+        power: See `HistoryWeights`.
+    """
+
+    def encode(history: History) -> tf.Tensor:
+        layer = HistoryWeights(decay_days=decay_days, power=power, name="history_pooling")
+        weights = layer((history.items, history.age_days))
+        return PooledLookup(history.table, name=f"{HISTORY}_sum")((history.table_rows, weights))
+
+    return encode
+
+
+HISTORY_ENCODERS: dict[str, Callable[..., HistoryEncoder]] = {"mean": weighted_mean}
+"""What `towers.history_encoder` names; an encoder's arguments are values of the configuration."""
+
+
+class HistoryWeights(tf_keras.layers.Layer):  # type: ignore[misc]
+    """What each item that a user has met counts in the weighted mean of their vectors.
+
+        share_t = w_t / (sum_t w_t + eps)^power,   w_t = [item t is known] exp(-age_t / decay_days)
+
+    A power of 1 is the mean; below 1 a longer history gives a longer vector, which weighs more beside other features.
+
+    Args:
+        decay_days: Time after which an item counts 1/e; None counts all alike.
+        power: Exponent of the total weight.
+
+    Source: Covington et al., RecSys 2016, section 3.2 (mean of watched items).
+    """
+
+    def __init__(self, *, decay_days: float | None, power: float, **kwargs: object) -> None:
+        """Takes the shape of the weights."""
+        super().__init__(**kwargs)
+        self.decay_days = decay_days
+        self.power = power
+
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Weighs items.
+
+        Args:
+            inputs: rows [B, T] int32 (0 is padding), age_days [B, T] float32.
+
+        Returns:
+            [B, T] float32, zeros where padded.
+        """
+        rows, age_days = inputs
+        weights = tf.cast(rows > 0, age_days.dtype)
+        if self.decay_days is not None:
+            weights *= tf.exp(-age_days / self.decay_days)
+        return weights / tf.pow(tf.reduce_sum(weights, axis=1, keepdims=True) + 1e-3, self.power)
+
+    def get_config(self) -> dict[str, object]:
+        """Arguments that make the same layer again."""
+        return {**super().get_config(), "decay_days": self.decay_days, "power": self.power}

@@ -1,0 +1,1 @@
+"""Days of examples to batches, and what an example counts."""

@@ -1,0 +1,335 @@
+"""How do days of examples become batches? Encoded once, in time order, shuffled within spans of days.
+
+Shape letters: E examples, B rows of a batch, C = B + B' shared candidates, B' uniform negatives, Q items of the queue,
+H private negatives of a row.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from features import columns
+from features.encoding import Encoder, Inputs, moments_of
+from features.examples import FIRST_MEETING, ITEM_ROW, USER_ROW, Day
+from training.data.example_weights import REWARDS, Reward, balanced
+from training.negatives.even_draws import rounds
+from training.negatives.known_positives import KnownPositives, false_negatives
+from training.negatives.private import PrivateNegatives, PrivateSampler, UserNegatives, mask_private
+from training.negatives.queue import RecentItems
+from training.negatives.sampling_bias import StreamingFrequency, log_of, presence
+
+Ints = npt.NDArray[np.int64]
+USER_PREFIX, ITEM_PREFIX = "user/", "item/"
+MASK, LOG_Q, PRIVATE_LOG_Q, WEIGHT = "mask", "log_q", "private_log_q", "weight"
+ITEM_GRADIENT = "item_gradient"
+Batch = dict[str, npt.NDArray[np.generic]]
+Keep = Callable[[dt.date, Ints], npt.NDArray[np.bool_]]
+"""Which examples of a day are taken: day, rows of their users [E] -> [E]."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Encoded examples of consecutive days.
+
+    Attributes:
+        users, items, uniform: Model inputs of the distinct user moments, item moments and uniform negatives.
+        user_row, item_row: [E] int64, rows of `users` and `items`.
+        weight: [E] float32, the reward of each example.
+    """
+
+    users: Inputs
+    items: Inputs
+    uniform: Inputs
+    user_row: Ints
+    item_row: Ints
+    weight: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.user_row)
+
+
+def load_span(
+    folder: Path,
+    days: Sequence[dt.date],
+    encoder: Encoder,
+    *,
+    only_first: bool,
+    user_balance: float,
+    reward: Reward,
+    reward_power: float,
+    keep: Keep | None = None,
+) -> Span:
+    """Reads and encodes the partitions of some days.
+
+    Args:
+        folder: Where the partitions are.
+        days: In time order.
+        encoder: The dataset's encoder.
+        only_first: Keep only the events with which a user meets an item for the first time.
+        user_balance: The power of `training.data.example_weights.balanced`, over the examples of these days.
+        reward: What an example counts, one of `training.data.example_weights.REWARDS`.
+        reward_power: Exponent that tempers it.
+        keep: Which examples of a day are taken, by the rows of their users; None takes all.
+    """
+    parts = [_encode_day(Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward) for day in days]
+    if keep is not None:
+        parts = [_kept(part, keep(day, _example_users(part))) for day, part in zip(days, parts, strict=True)]
+    user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
+    item_offset = np.cumsum([0, *(len(part.items[columns.ITEM_ID]) for part in parts)])
+    span = Span(
+        users=_joined([part.users for part in parts]),
+        items=_joined([part.items for part in parts]),
+        uniform=_joined([part.uniform for part in parts]),
+        user_row=np.concatenate([part.user_row + start for part, start in zip(parts, user_offset, strict=False)]),
+        item_row=np.concatenate([part.item_row + start for part, start in zip(parts, item_offset, strict=False)]),
+        weight=np.concatenate([part.weight for part in parts]),
+    )
+    users = _example_users(span)
+    weight = REWARDS[reward](span.weight, reward_power)
+    return replace(span, weight=balanced(weight, users, user_balance))
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How batches are made.
+
+    Attributes:
+        batch_size: B, about; see `batches`.
+        in_batch: Whether the rows' items are each other's negatives.
+        num_uniform: B'.
+        num_random: R, drawn evenly for each row alone.
+        queue_size: Q.
+        mined: Negatives mined for each user; None has none.
+        num_mined: Of them for each row.
+        impressions: What each user was shown and did not want; None has none.
+        num_impressions: Of them for each row.
+        known: What each user is known to have met, masked as negatives.
+        item_counts: [rows of the item table] int64, examples of each item among those trained on.
+        catalogue_size: Items that even draws are made from.
+        correct: Whether log q is worked out; otherwise it is 0.
+        frequency: Estimates the items' shares while the batches pass, instead of `item_counts`; None counts exactly.
+
+    Raises:
+        ValueError: Negatives are asked for whose lists are missing.
+    """
+
+    batch_size: int
+    in_batch: bool
+    num_uniform: int
+    num_random: int
+    queue_size: int
+    mined: UserNegatives | None
+    num_mined: int
+    impressions: UserNegatives | None
+    num_impressions: int
+    known: KnownPositives
+    item_counts: Ints
+    catalogue_size: int
+    correct: bool
+    frequency: StreamingFrequency | None
+
+    def __post_init__(self) -> None:
+        """Checks that there are lists to draw from."""
+        wanted = {"mined": (self.mined, self.num_mined), "impressions": (self.impressions, self.num_impressions)}
+        for name, (lists, number) in wanted.items():
+            if number and lists is None:
+                raise ValueError(f"num_{name} is {number} and {name} is None, expected lists; give them or set 0")
+
+    @property
+    def hard(self) -> tuple[tuple[UserNegatives, int], ...]:
+        """The lists that a row gets negatives of, and how many."""
+        lists = ((self.mined, self.num_mined), (self.impressions, self.num_impressions))
+        return tuple((negatives, number) for negatives, number in lists if negatives is not None and number)
+
+
+def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
+    """Batches of all spans of an epoch, through which the queue runs on; arguments and result as in `batches`."""
+    recent, numbers = RecentItems(plan.queue_size), count()
+    for span in spans_of_days:
+        yield from batches(span, plan, seed=[*seed, next(numbers)], recent=recent)
+        # Before the next one is read, so that there is one in memory; enumerate would hold it too.
+        del span
+
+
+def batches(span: Span, plan: BatchPlan, *, seed: Sequence[int], recent: RecentItems | None = None) -> Iterator[Batch]:
+    """Batches of a span in random order and of equal size, as near to B as that allows; each example comes once.
+
+    Args:
+        span: The examples.
+        plan: How batches are made.
+        seed: Of the order and of the choice of negatives.
+        recent: The queue's items, which are read and pushed to; None begins with an empty queue.
+
+    Yields:
+        `user/<input>` [B, ...], `item/<input>` [C + B H, ...] (own items first, then uniform negatives, then the H
+        private ones of each row in turn), `mask` [B, C + Q + H] bool, `log_q` [C + Q] float32, `private_log_q` [B, H]
+        float32 where H > 0, `item_gradient` [C + Q] float32 where there is a queue to correct for (see
+        `training.losses.objective.Outputs`), `weight` [B] float32.
+
+    Raises:
+        ValueError: Even draws are asked for and the span has none.
+    """
+    rng = np.random.default_rng(seed)
+    recent = recent or RecentItems(plan.queue_size)
+    uniform = _ids(span.uniform, columns.ITEM_ID)
+    if not len(uniform) and (plan.num_uniform or plan.num_random):
+        raise ValueError(
+            f"num_uniform is {plan.num_uniform} and num_random {plan.num_random}, but the span of {len(span)} examples "
+            "has no even draws; join examples that have, or set both to 0"
+        )
+    order = rng.permutation(len(span))
+    pool = rounds(uniform, rng=rng)
+    sampler = None
+    if plan.hard or plan.num_random:
+        sampler = PrivateSampler.of(
+            plan.hard, plan.num_random, described=_ids(span.items, columns.ITEM_ID), uniform=uniform,
+            num_item_rows=len(plan.item_counts), rng=rng,
+        )  # fmt: skip
+    # Equal parts: a handful of left-over rows would make a step as large as that of a full batch.
+    num_batches = max(1, round(len(order) / plan.batch_size))
+    for number, rows in enumerate(np.array_split(order, num_batches)):
+        drawn = pool[(number * plan.num_uniform + np.arange(plan.num_uniform)) % max(len(pool), 1)]
+        users = _rows(span.users, span.user_row[rows])
+        user_rows = _ids(users, columns.USER_ID)
+        private = sampler.draw(user_rows, rng=rng) if sampler else None
+        items = _candidates(span, span.item_row[rows], drawn, private)
+        shared = _ids(items, columns.ITEM_ID)[: len(rows) + len(drawn)]
+        yield {
+            **{USER_PREFIX + name: values for name, values in users.items()},
+            **{ITEM_PREFIX + name: values for name, values in items.items()},
+            **_comparison(plan, user_rows, shared, private, recent),
+            WEIGHT: span.weight[rows],
+        }
+
+
+def _candidates(span: Span, own: Ints, drawn: Ints, private: PrivateNegatives | None) -> Inputs:
+    parts = [_rows(span.items, own), _rows(span.uniform, drawn)]
+    if private is not None:
+        num_described = len(span.items[columns.ITEM_ID])
+        rows = private.rows.ravel()
+        is_even = rows >= num_described
+        picked = _rows(span.items, np.where(is_even, 0, rows))
+        for name, values in span.uniform.items():
+            picked[name][is_even] = values[rows[is_even] - num_described]
+        parts.append(picked)
+    return _stack(parts)
+
+
+def _comparison(
+    plan: BatchPlan, users: Ints, shared: Ints, private: PrivateNegatives | None, recent: RecentItems
+) -> Batch:
+    """The mask and the log q of a batch; the queue takes its items in."""
+    num_rows = len(users)
+    own, uniform = np.split(shared, [num_rows])
+    candidates = np.concatenate([own, uniform, recent.read()])
+    mask = false_negatives(users, candidates, plan.known, in_batch=plan.in_batch)
+    if plan.frequency is not None:
+        plan.frequency.update(own)
+
+    def log_q(item_rows: Ints, num_queued: int = recent.num_filled) -> npt.NDArray[np.float32]:
+        if not plan.correct:
+            return np.zeros(len(item_rows), np.float32)
+        if plan.frequency is not None:
+            shares = plan.frequency.expected_draws(item_rows) / num_rows
+        else:
+            shares = plan.item_counts[item_rows] / max(int(plan.item_counts.sum()), 1)
+        return log_of(
+            presence(
+                shares,
+                num_examples=(num_rows - 1 if plan.in_batch else 0) + num_queued,
+                num_uniform=len(np.unique(uniform)),
+                num_random=plan.num_random,
+                catalogue_size=plan.catalogue_size,
+            )
+        )
+
+    made: Batch = {MASK: mask, LOG_Q: log_q(candidates)}
+    if plan.queue_size and plan.correct:
+        # An item takes no gradient while only the queue holds it: what its vector misses then, it gets in the batch.
+        made[ITEM_GRADIENT] = np.exp(log_q(candidates) - log_q(candidates, 0))
+    if private is not None:
+        made[MASK] = mask_private(mask, private, users, candidates, plan.known, in_batch=plan.in_batch)
+        # Hard ones are there for sure.
+        made[PRIVATE_LOG_Q] = np.zeros(private.items.shape, np.float32)
+        drawn = private.items[:, private.num_hard :]
+        made[PRIVATE_LOG_Q][:, private.num_hard :] = log_q(drawn.ravel()).reshape(drawn.shape)
+    recent.push(own)
+    return made
+
+
+def spans(
+    days: Sequence[dt.date], size: int, load: Callable[[Sequence[dt.date]], Span], *, held: dict[dt.date, Span] | None
+) -> Iterator[Span]:
+    """Spans of at most `size` days, oldest first, each read when its turn comes.
+
+    Args:
+        days: In time order.
+        size: Days in a span.
+        load: Reads and encodes the days of one span.
+        held: Spans kept in memory between epochs, by first day; None keeps none, so that memory is that of one span.
+    """
+    for begin in range(0, len(days), size):
+        first = days[begin]
+        span = held.get(first) if held is not None else None
+        if span is None:
+            span = load(days[begin : begin + size])
+        if held is not None:
+            held[first] = span
+        if len(span):
+            yield span
+        del span  # before the next one is read
+
+
+def count_items(spans_of_days: Iterable[Span], num_item_rows: int) -> Ints:
+    """Examples of each item: [num_item_rows] int64."""
+    total = np.zeros(num_item_rows, np.int64)
+    for span in spans_of_days:
+        total += np.bincount(span.items[columns.ITEM_ID][span.item_row], minlength=num_item_rows)
+    return total
+
+
+def _encode_day(day: Day, encoder: Encoder, *, only_first: bool, reward: Reward) -> Span:
+    events = day.events
+    span = Span(
+        users=encoder.encode_users(day.users, as_of_seconds=moments_of(day.users)),
+        items=encoder.encode_items(day.items, as_of_seconds=moments_of(day.items)),
+        uniform=encoder.encode_items(day.uniform, as_of_seconds=moments_of(day.uniform)),
+        user_row=events.column(USER_ROW).to_numpy(),
+        item_row=events.column(ITEM_ROW).to_numpy(),
+        weight=events.column(columns.VALUE if reward == "value" else columns.REWARD).to_numpy().astype(np.float32),
+    )
+    return _kept(span, events.column(FIRST_MEETING).to_numpy()) if only_first else span
+
+
+def _kept(span: Span, chosen: npt.NDArray[np.bool_]) -> Span:
+    return replace(span, user_row=span.user_row[chosen], item_row=span.item_row[chosen], weight=span.weight[chosen])
+
+
+def _example_users(span: Span) -> Ints:
+    """Row of each example's user in the id table: [E]."""
+    return _ids(span.users, columns.USER_ID)[span.user_row]
+
+
+def _stack(parts: Sequence[Inputs]) -> Inputs:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    """As `_stack`, out of parts that are empty then: memory has two copies only of the input that is being joined."""
+    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+
+
+def _rows(inputs: Inputs, rows: Ints) -> Inputs:
+    return {name: values[rows] for name, values in inputs.items()}
+
+
+def _ids(inputs: Inputs, name: str) -> Ints:
+    return inputs[name].astype(np.int64)

@@ -1,0 +1,319 @@
+"""Training data of a phase: examples, known positives and listed negatives, read from what the features step wrote."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy import sparse
+
+from artefacts.paths import RunPaths
+from features import columns
+from features.columns import day_range, seconds_of
+from features.encoding import Encoder, Inputs, fit_encoder, moments_of
+from features.examples import Day
+from features.ids import IdMap
+from features.negatives_file import read_negatives
+from features.schema import Schema, Tower
+from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
+from training.config import TowerConfig, TrainingConfig
+from training.data.batches import Keep, Span, count_items, load_span, spans
+from training.negatives.known_positives import KnownPositives
+from training.negatives.private import UserNegatives
+
+Ints = npt.NDArray[np.int64]
+# Pairs that wait to be counted among the distinct ones: 32 MB.
+MERGE_PAIRS = 4_000_000
+
+
+def read_impressions(path: Path, encoder: Encoder, *, before: dt.date) -> tuple[Ints, Ints]:
+    """Pairs of a user and an item that the user was shown; unknown users and items are left out.
+
+    Args:
+        path: A Parquet file with `user_id` and `item_id`, read whole and as it is, or a folder of exposures, of which
+            each pair comes once, by user and item.
+        encoder: Whose rows the pairs are given as.
+        before: Exposures are read up to this day, UTC, so that none of what a phase is evaluated on is fitted.
+
+    Returns:
+        User rows [P] and item rows [P].
+
+    Raises:
+        ValueError: The path is not there, or has not these columns.
+    """
+    if are_exposures(path):
+        return _of_exposures(path, encoder, before)
+    if not path.exists():
+        raise ValueError(
+            f"training.negatives.impressions is {path}, which does not exist; expected a Parquet file with "
+            f"{columns.USER_ID} and {columns.ITEM_ID}, or the exposures that a server has logged"
+        )
+    table = pq.read_table(path)
+    missing = [name for name in (columns.USER_ID, columns.ITEM_ID) if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"{path} has the columns {', '.join(table.column_names)}; expected {' and '.join(missing)} too"
+        )
+    users, items = (
+        ids.rows(table.column(name).cast("string").to_numpy(zero_copy_only=False)).astype(np.int64)
+        for ids, name in ((encoder.user_ids, columns.USER_ID), (encoder.item_ids, columns.ITEM_ID))
+    )
+    known = (users > 0) & (items > 0)
+    return users[known], items[known]
+
+
+def _of_exposures(folder: Path, encoder: Encoder, before: dt.date) -> tuple[Ints, Ints]:
+    """Memory goes with the distinct pairs, not with how often they were shown."""
+    num_item_rows = len(encoder.item_ids)
+    distinct = np.empty(0, np.int64)
+    waiting: list[Ints] = []
+    num_waiting = 0
+    for batch in read_exposures(folder, dt.date.min, before, columns=[columns.USER_ID, ITEM_IDS]):
+        lists = batch.column(ITEM_IDS)
+        users = _rows(encoder.user_ids, batch.column(columns.USER_ID))[pc.list_parent_indices(lists).to_numpy()]
+        items = _rows(encoder.item_ids, pc.list_flatten(lists))
+        known = (users > 0) & (items > 0)
+        waiting.append(np.unique(users[known] * num_item_rows + items[known]))
+        num_waiting += len(waiting[-1])
+        # As many as there are already, so that all merges together cost a few passes.
+        if num_waiting >= max(MERGE_PAIRS, len(distinct)):
+            distinct, waiting, num_waiting = np.unique(np.concatenate([distinct, *waiting])), [], 0
+    distinct = np.unique(np.concatenate([distinct, *waiting]))
+    return distinct // num_item_rows, distinct % num_item_rows
+
+
+def _rows(ids: IdMap, names: pa.Array) -> Ints:
+    """Rows of names, each distinct one looked up once: [n] int64."""
+    encoded = names.dictionary_encode()
+    rows: Ints = ids.rows(encoded.dictionary.to_numpy(zero_copy_only=False)).astype(np.int64)
+    return np.asarray(rows[encoded.indices.to_numpy()])
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a phase is fitted on.
+
+    Attributes:
+        name: Of the phase, `validation` or `final`.
+        load_all: The phase's spans, oldest first.
+        known: What each user had met at the phase's moment.
+        item_counts: [rows of items] int64, examples of each item.
+        user_counts: [rows of users] int64, examples of each user.
+        categories: [rows of items] int32, category of each item, 0 for the unknown one and where there is none.
+        mined: Hard negatives of each user; None where none are asked for.
+        impressions: What each user was shown and did not click; None where none are asked for.
+    """
+
+    name: str
+    load_all: Callable[[], Iterator[Span]]
+    known: KnownPositives
+    item_counts: npt.NDArray[np.int64]
+    user_counts: npt.NDArray[np.int64]
+    categories: npt.NDArray[np.int32]
+    mined: UserNegatives | None
+    impressions: UserNegatives | None
+
+
+def read_training_data(
+    paths: RunPaths,
+    encoder: Encoder,
+    *,
+    training: TrainingConfig,
+    phase: str,
+    days: Sequence[dt.date],
+    known: KnownPositives,
+    before: dt.date,
+    keep: Keep | None = None,
+) -> TrainingData:
+    """Reads the examples of a phase's days, and the listed negatives that the configuration names.
+
+    Args:
+        paths: Where the features are.
+        encoder: Of users and items.
+        training: How to fit.
+        phase: `validation` or `final`.
+        days: Those that are fitted.
+        known: What each user had met at the phase's moment.
+        before: That moment: of what servers have logged, only earlier days are read.
+        keep: Which examples are fitted; None takes all.
+    """
+    negatives = training.negatives
+    held: dict[dt.date, Span] | None = {} if training.keep_in_memory else None
+
+    def load(some: Sequence[dt.date]) -> Span:
+        return read_days(paths, encoder, training=training, days=some, keep=keep)
+
+    def load_all() -> Iterator[Span]:
+        return spans(days, training.shuffle_days, load, held=held)
+
+    user_counts, item_counts = (np.zeros(len(ids), np.int64) for ids in (encoder.user_ids, encoder.item_ids))
+    # Both in one pass: without keep_in_memory each pass reads and encodes all days.
+    for span in load_all():
+        user_counts += np.bincount(span.users[columns.USER_ID][span.user_row], minlength=len(user_counts))
+        item_counts += count_items([span], len(item_counts))
+        del span  # before the next one is read
+    return TrainingData(
+        name=phase,
+        load_all=load_all,
+        known=known,
+        item_counts=item_counts,
+        user_counts=user_counts,
+        categories=_categories(paths, encoder),
+        mined=None if negatives.easy_per_hard is None else _lists(encoder, *read_negatives(paths.mined, encoder)),
+        impressions=None
+        if negatives.impressions is None
+        else _lists(encoder, *read_impressions(negatives.impressions, encoder, before=before)),
+    )
+
+
+def read_days(
+    paths: RunPaths, encoder: Encoder, *, training: TrainingConfig, days: Sequence[dt.date], keep: Keep | None = None
+) -> Span:
+    """The examples of some days, chosen and weighted as configured."""
+    return load_span(
+        paths.examples,
+        days,
+        encoder,
+        only_first=training.examples == "first_meetings",
+        user_balance=training.user_balance,
+        reward=training.reward,
+        reward_power=training.reward_power,
+        keep=keep,
+    )
+
+
+def grown_encoder(
+    paths: RunPaths, parent: Encoder, *, dataset: Schema, towers: TowerConfig, history_length: int
+) -> Encoder:
+    """The encoder of an earlier fit with today's ids and values; numbers are scaled as they were then."""
+    today = fit_encoder_on(paths, [], dataset=dataset, towers=towers, history_length=history_length)
+    return replace(today, scaling=parent.scaling)
+
+
+def fit_encoder_on(
+    paths: RunPaths, days: Sequence[dt.date], *, dataset: Schema, towers: TowerConfig, history_length: int
+) -> Encoder:
+    """The encoder of a dataset, with moments and vocabularies of the examples of some days.
+
+    Args:
+        paths: Where tables and examples are.
+        days: Those whose examples are sampled.
+        dataset: Its columns.
+        towers: How texts and unknown ids are hashed.
+        history_length: Items of a user's history that are kept (T).
+    """
+
+    def samples() -> Iterator[tuple[Tower, pa.Table]]:
+        for day in days:
+            loaded = Day.load(paths.examples / str(day))
+            yield "user", loaded.users
+            yield "item", loaded.items
+            yield "item", loaded.uniform
+
+    return fit_encoder(
+        dataset,
+        pq.read_table(paths.tables / "users.parquet"),
+        pq.read_table(paths.tables / "items.parquet"),
+        samples(),
+        history_length=history_length,
+        text_length=towers.text_length,
+        text_buckets=towers.text_buckets,
+        id_buckets=towers.id_buckets,
+    )
+
+
+def catalogue_inputs(encoder: Encoder, folder: Path) -> tuple[Inputs, Inputs]:
+    """Model inputs of every user and item at one moment, by row of the canonical tables."""
+    users, items = pq.read_table(folder / "users.parquet"), pq.read_table(folder / "items.parquet")
+    return (
+        encoder.encode_users(users, as_of_seconds=moments_of(users)),
+        encoder.encode_items(items, as_of_seconds=moments_of(items)),
+    )
+
+
+def _pairs(
+    encoder: Encoder, paths: RunPaths
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """User row, item row and first meeting (Unix seconds) of every pair before `as_of`."""
+    table = pq.read_table(paths.pairs)
+    users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False))
+    items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False))
+    return users.astype(np.int64), items.astype(np.int64), pc.cast(table.column("first_seconds"), "int64").to_numpy()
+
+
+def known_positives(encoder: Encoder, paths: RunPaths, *, before: dt.date) -> KnownPositives:
+    """What each user had met before a day."""
+    users, items, first = _pairs(encoder, paths)
+    chosen = first < seconds_of(before)
+    return KnownPositives.of(users[chosen], items[chosen], num_user_rows=len(encoder.user_ids))
+
+
+def seen_items(encoder: Encoder, known: KnownPositives) -> sparse.csr_array:
+    """The same as a matrix by row of the canonical tables: [users, items] float32."""
+    return sparse.csr_array(
+        (np.ones(len(known.items), np.float32), known.items - 1, known.starts[1:]),
+        shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
+    )
+
+
+def first_meetings(encoder: Encoder, paths: RunPaths, *, since: dt.date) -> sparse.csr_array:
+    """What each user met first from a day on, up to `as_of`: [users, items] bool."""
+    users, items, first = _pairs(encoder, paths)
+    chosen = first >= seconds_of(since)
+    return sparse.csr_array(
+        (np.ones(chosen.sum(), bool), (users[chosen] - 1, items[chosen] - 1)),
+        shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
+    )
+
+
+def _categories(paths: RunPaths, encoder: Encoder) -> npt.NDArray[np.int32]:
+    """Category of each row of items, 0 for the unknown item and where there is none: [rows of items] int32."""
+    found = np.zeros(len(encoder.item_ids), np.int32)
+    category = encoder.schema.item_category
+    if category in encoder.vocabularies:
+        items = pq.read_table(paths.tables / "items.parquet", columns=[category])
+        found[1:] = encoder.vocabularies[category].rows(items.column(0).to_numpy(zero_copy_only=False))
+    return found
+
+
+def _lists(encoder: Encoder, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> UserNegatives:
+    return UserNegatives.of(users, items, num_user_rows=len(encoder.user_ids))
+
+
+def days_with_examples(paths: RunPaths, *, num_days: int) -> list[dt.date]:
+    """Those of the last days before `as_of`, in time order.
+
+    Args:
+        paths: Where the examples are.
+        num_days: How far back.
+
+    Raises:
+        ValueError: There is none.
+    """
+    first = paths.as_of - dt.timedelta(days=num_days)
+    days = [day for day in day_range(first, paths.as_of) if (paths.examples / str(day)).exists()]
+    if not days:
+        raise ValueError(f"{paths.examples}: no examples from {first} up to {paths.as_of}; run features")
+    return days
+
+
+def split_validation_days(days: Sequence[dt.date], *, as_of: dt.date, num_days: int) -> tuple[list[dt.date], dt.date]:
+    """Holds the last days out for validation.
+
+    Args:
+        days: All days, in time order.
+        as_of: The day after the last one.
+        num_days: How many are held out; 0 validates nothing.
+
+    Returns:
+        The days that are fitted for validation, none if nothing is validated, and the first day that is held out.
+    """
+    held_out = as_of - dt.timedelta(days=num_days)
+    return [day for day in days if day < held_out] if num_days else [], held_out

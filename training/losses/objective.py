@@ -1,0 +1,180 @@
+"""What is a loss made of? Terms, each a number for what the two towers made of a batch, summed with their weights.
+
+Shape letters: B rows of a batch, C shared candidates in it, Q columns of the queue, H private negatives of a row, D
+vector width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import tensorflow as tf
+
+from towers.two_tower import VECTOR
+from training.data.batches import ITEM_GRADIENT, ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, USER_PREFIX, WEIGHT
+from training.distribution import mean_over_replicas
+
+Tensors = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What both towers made of a batch.
+
+    Attributes:
+        users: Parts of the user tower, [B, ...] each; "vector" is among them.
+        items: Parts of the item tower, [C + B H, ...] each: shared candidates, then private ones, row by row.
+        batch: The batch, as `training.data.batches.batches` makes it.
+        temperature: What scores are divided by.
+        queue: [Q, D] vectors of the last batches' items, without gradient; None where there is no queue.
+    """
+
+    users: Tensors
+    items: Tensors
+    batch: Mapping[str, tf.Tensor]
+    temperature: tf.Tensor | float
+    queue: tf.Tensor | None = None
+
+    @property
+    def num_rows(self) -> tf.Tensor:
+        """B."""
+        return tf.shape(self.weight)[0]
+
+    @property
+    def num_private(self) -> tf.Tensor | int:
+        """H."""
+        return tf.shape(self.batch[PRIVATE_LOG_Q])[1] if PRIVATE_LOG_Q in self.batch else 0
+
+    @property
+    def num_shared(self) -> tf.Tensor:
+        """C."""
+        return tf.shape(self.items[VECTOR])[0] - self.num_rows * self.num_private
+
+    @property
+    def weight(self) -> tf.Tensor:
+        """[B] float32, the reward of each row."""
+        return self.batch[WEIGHT]
+
+    @property
+    def mask(self) -> tf.Tensor:
+        """[B, C + Q + H] bool, True where a column is not a negative of the row."""
+        return self.batch[MASK]
+
+    @property
+    def user_inputs(self) -> Tensors:
+        """What the user tower was given."""
+        return inputs_with_prefix(self.batch, USER_PREFIX)
+
+    @property
+    def item_inputs(self) -> Tensors:
+        """What the item tower was given."""
+        return inputs_with_prefix(self.batch, ITEM_PREFIX)
+
+    @property
+    def item_gradient(self) -> tf.Tensor | None:
+        """[C + Q] float32, what the gradient for a column's vector counts where it is another row's negative.
+
+        With a queue, an item comes as a negative q times, and only q' times with a gradient; the others cannot move it.
+        Its gradient counts q / q' in turn. None where every column takes its own.
+        """
+        return self.batch.get(ITEM_GRADIENT)
+
+    @cached_property
+    def common(self) -> tf.Tensor:
+        """[C + Q, D] vectors of the candidates that all rows share."""
+        shared = self.items[VECTOR] if PRIVATE_LOG_Q not in self.batch else self.items[VECTOR][: self.num_shared]
+        return shared if self.queue is None else tf.concat([shared, self.queue], axis=0)
+
+    @cached_property
+    def private(self) -> tf.Tensor | None:
+        """[B, H, D] vectors of the rows' private negatives; None where there are none."""
+        if PRIVATE_LOG_Q not in self.batch:
+            return None
+        vectors = self.items[VECTOR][self.num_shared :]
+        return tf.reshape(vectors, [self.num_rows, self.num_private, vectors.shape[-1]])
+
+    @cached_property
+    def scores(self) -> tf.Tensor:
+        """[B, C + Q + H] float32, divided by the temperature; worked out when a term asks for it."""
+        users = self.users[VECTOR]
+        scores = products(users, self.common, item_gradient=self.item_gradient)
+        if self.private is not None:
+            scores = tf.concat([scores, tf.einsum("bd,bhd->bh", users, self.private)], axis=1)
+        return scores / self.temperature
+
+    @property
+    def log_q(self) -> tf.Tensor:
+        """Of each score: [C + Q] float32, or [B, C + Q + H] where rows have private negatives."""
+        common = self.batch[LOG_Q]
+        if PRIVATE_LOG_Q not in self.batch:
+            return common
+        shape = [self.num_rows, tf.shape(common)[0]]
+        return tf.concat([tf.broadcast_to(common, shape), self.batch[PRIVATE_LOG_Q]], axis=1)
+
+
+Term = Callable[[Outputs], tf.Tensor]
+"""From outputs to one number, [] float32."""
+
+
+class DecayingWeight(tf.Module):  # type: ignore[misc]
+    """A term's weight that shrinks between epochs.
+
+    Args:
+        weight: In the first epoch.
+        decay: What it is multiplied by after each.
+    """
+
+    def __init__(self, weight: float, *, decay: float) -> None:
+        """Starts at the weight."""
+        super().__init__(name="decaying_weight")
+        self.value = tf.Variable(weight, trainable=False, dtype=tf.float32)
+        self._decay = decay
+
+    def step(self) -> None:
+        """Ends an epoch."""
+        self.value.assign(self.value * self._decay)
+
+
+Terms = Sequence[tuple[float | DecayingWeight, Term]]
+
+
+def total_of(terms: Terms, outputs: Outputs) -> tf.Tensor:
+    """sum_t weight_t term_t(outputs): []."""
+    values = [
+        (weight.value if isinstance(weight, DecayingWeight) else weight) * term(outputs) for weight, term in terms
+    ]
+    return tf.add_n(values)
+
+
+def inputs_with_prefix(batch: Mapping[str, tf.Tensor], prefix: str) -> Tensors:
+    """The inputs of one tower, without their prefix."""
+    return {name.removeprefix(prefix): values for name, values in batch.items() if name.startswith(prefix)}
+
+
+def products(users: tf.Tensor, items: tf.Tensor, *, item_gradient: tf.Tensor | None) -> tf.Tensor:
+    """Inner products of all pairs, with a gradient for the items that may count more than once.
+
+    Args:
+        users: [B, D] float32.
+        items: [C, D] float32, the own items of rows 0 to B - 1 first.
+        item_gradient: [C] float32, what an item's gradient counts, but for that of its own row; None leaves it.
+
+    Returns:
+        [B, C] float32, the same whatever `item_gradient` is.
+    """
+    if item_gradient is None:
+        return tf.matmul(users, items, transpose_b=True)
+    scale = tf.stop_gradient(item_gradient)[:, None]
+    counted = scale * items + tf.stop_gradient((1.0 - scale) * items)
+    own = tf.reduce_sum(users * items[: tf.shape(users)[0]], axis=1)
+    return tf.linalg.set_diag(tf.matmul(users, counted, transpose_b=True), own)
+
+
+def weighted_mean(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Mean of losses weighted by the rewards of their examples: both [B] float32 -> []; 0 if all weights are 0.
+
+    Where several processes share a batch, their results have that mean as their own mean.
+    """
+    return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), mean_over_replicas(tf.reduce_sum(weights)))

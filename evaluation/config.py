@@ -10,7 +10,7 @@ from pydantic import ByteSize, Field, field_validator
 from artefacts.config import Section, read
 from evaluation.gates.report import CHECK_NAMES
 from features.schema import Schema
-from serving.config import RankingConfig
+from serving.config import RankingConfig, SparCodeRecallConfig
 
 
 class EvaluationConfig(Section):
@@ -115,6 +115,5 @@ class GatesSections:
     bootstrap_samples: int = read("evaluation.bootstrap_samples")
     min_recall: float = read("index.min_recall")
     ef_search: int = read("index.ef_search")
-    sparcode: Section | None = read("sparcode")
-    """Without any of its fields: whether there are tables."""
+    sparcode: SparCodeRecallConfig | None = read("sparcode")
     ranking: RankingConfig = read("serving")

@@ -12,6 +12,13 @@ from serving.arms import Arm, Arms
 from serving.bundles.manifest import VERSION_PATTERN
 
 
+class SparCodeRecallConfig(Section):
+    """What SparCode's tables must reach."""
+
+    target_recall: float | None = Field(None, gt=0, le=1)
+    """Take the lowest bias whose lists find this share of the best items by all scores of the codes."""
+
+
 class BundlesConfig(Section):
     """Which bundles stay after the daily run; the published one and the one before it always do."""
 

@@ -185,7 +185,7 @@ def _verify_and_publish(settings: Config, folder: Path, version: str, now: dt.da
     from serving.open import retrievers_of
 
     # A server that is started next must be able to answer from it as configured.
-    retrievers_of(Bundle.open(folder / version), settings)
+    retrievers_of(Bundle.open(folder / version), settings.serving, ef_search=settings.index.ef_search)
     before = published(folder)
     publish(folder, version, moment=now, reason=reason)
     told = "was published already" if before == version else f"verified and published; before: {before or 'none'}"

@@ -147,7 +147,7 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
     console().print(f"{paths.as_of} {night.why}")
     for change in night.changes:
         console().print(f"[yellow]changed[/] {change}")
-    tidied = tidy_exposures(config, paths, now=now)
+    tidied = tidy_exposures(config.daily.keep_exposure_days, paths, now=now)
     for line in tidied:
         console().print(line, markup=False)
     steps = plan(config, paths, now=now, code_version=code_version(), night=night)

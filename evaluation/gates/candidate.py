@@ -9,13 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 from artefacts.paths import RunPaths
-from evaluation.config import GatesConfig
+from evaluation.config import GatesConfig, GatesSections
 from evaluation.gates.report import Check, GateReport
 from features.columns import day_range
 from features.encoding import Encoder
 from features.tables import event_days
 from serving.bundles.manifest import BundleError, Manifest, read_manifest
-from twinspire.config import Config
 
 NO_PARENT = "there is no bundle of a night before"
 
@@ -25,13 +24,13 @@ class Candidate:
     """A bundle that was written and is not published yet.
 
     Attributes:
-        config: That it was made with.
+        sections: What is read of the configuration.
         paths: Where everything of its night lies.
         version: Its name.
         parent: Name of the bundle of the night before; None where there is none.
     """
 
-    config: Config
+    sections: GatesSections
     paths: RunPaths
     version: str
     parent: str | None
@@ -39,7 +38,7 @@ class Candidate:
     @property
     def limits(self) -> GatesConfig:
         """What it is held against."""
-        return self.config.gates
+        return self.sections.gates
 
     @property
     def folder(self) -> Path:

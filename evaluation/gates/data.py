@@ -113,7 +113,7 @@ def new_categories(candidate: Candidate) -> Check:
         return Check.not_applicable("new_categories", NO_PARENT)
     shares = {}
     for tower in TOWERS:
-        names = candidate.config.dataset.columns_of_kind(tower, Kind.CATEGORICAL)
+        names = candidate.sections.dataset.columns_of_kind(tower, Kind.CATEGORICAL)
         table = pq.read_table(candidate.paths.tables / f"{tower}s.parquet", columns=names)
         for name in names:
             if name in encoder.vocabularies:
@@ -164,7 +164,7 @@ def _usual(counts: Mapping[dt.date, int], day: dt.date, new: dt.date, begin: dt.
 def _null_shares(candidate: Candidate) -> dict[str, float]:
     shares = {}
     for tower in TOWERS:
-        names = list(candidate.config.dataset.columns_of(tower))
+        names = list(candidate.sections.dataset.columns_of(tower))
         table = pq.read_table(candidate.paths.tables / f"{tower}s.parquet", columns=names)
         for name in names:
             shares[f"{tower}s.{name}"] = num_missing(table.column(name)) / max(table.num_rows, 1)

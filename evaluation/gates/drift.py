@@ -171,7 +171,7 @@ def _read(candidate: Candidate, days: Iterable[dt.date], *, categories: bool) ->
         if not (candidate.paths.examples / str(day)).is_dir():
             continue
         loaded = Day.load(candidate.paths.examples / str(day))
-        rng = np.random.default_rng([candidate.config.seed, number_of(day)])
+        rng = np.random.default_rng([candidate.sections.seed, number_of(day)])
         some = np.sort(rng.permutation(loaded.events.num_rows)[:DAY_EVENTS])
         users |= set(loaded.users.column(columns.USER_ID).to_pylist())
         parts.append(_values(candidate, loaded, loaded.events.take(pa.array(some)), categories=categories))
@@ -182,7 +182,7 @@ def _read(candidate: Candidate, days: Iterable[dt.date], *, categories: bool) ->
 def _values(candidate: Candidate, day: Day, events: pa.Table, *, categories: bool) -> dict[str, Values]:
     found: dict[str, Values] = {}
     for tower, table, row in zip(TOWERS, (day.users, day.items), (USER_ROW, ITEM_ROW), strict=True):
-        rows, schema = events.column(row).to_numpy(), candidate.config.dataset
+        rows, schema = events.column(row).to_numpy(), candidate.sections.dataset
         if categories:
             for name in schema.columns_of_kind(tower, Kind.CATEGORICAL):
                 found[f"{tower}s.{name}"] = table.column(name).to_numpy(zero_copy_only=False)[rows]

@@ -26,8 +26,8 @@ TOLERANCE = 1e-6
 
 def examples(candidate: Candidate) -> Check:
     """As many examples as events on every day that is trained on; on the new days none with a younger feature."""
-    paths, config = candidate.paths, candidate.config
-    first = paths.as_of - dt.timedelta(days=config.features.example_days)
+    paths = candidate.paths
+    first = paths.as_of - dt.timedelta(days=candidate.sections.example_days)
     counts = {day: _counts(candidate, day) for day in candidate.event_days if day >= first}
     short = {day: pair for day, pair in counts.items() if pair[0] != pair[1]}
     if short:
@@ -94,7 +94,7 @@ def parity(candidate: Candidate) -> Check:
     """Features of a sample of users in the catalogue, which the towers saw, against the online store's."""
     paths, count = candidate.paths, candidate.limits.parity_users or 0
     offline = pq.read_table(paths.catalogue(paths.as_of) / "users.parquet")
-    rng = np.random.default_rng(candidate.config.seed)
+    rng = np.random.default_rng(candidate.sections.seed)
     some = np.sort(rng.permutation(offline.num_rows)[:count])
     offline = offline.take(pa.array(some))
     online = Store.open(paths.features).read_online(offline.column(columns.USER_ID).to_pylist())

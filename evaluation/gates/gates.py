@@ -8,10 +8,10 @@ from dataclasses import replace
 from artefacts.console import progress
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
+from evaluation.config import GatesSections
 from evaluation.gates import data, drift, features, index, model, smoke
 from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import CHECK_NAMES, Check, GateError, GateReport
-from twinspire.config import Config
 
 LOOKS: Mapping[str, Look] = {
     **data.CHECKS,
@@ -41,11 +41,11 @@ LIMITS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def check_gates(config: Config, paths: RunPaths, *, parent: str | None) -> str:
+def check_gates(sections: GatesSections, paths: RunPaths, *, parent: str | None) -> str:
     """Looks at the bundle that the night has made, and writes what it finds to `paths.gates`.
 
     Args:
-        config: The resolved configuration.
+        sections: What is read of the configuration.
         paths: Where things lie.
         parent: Version of the bundle of the night before; None where there is none.
 
@@ -55,7 +55,7 @@ def check_gates(config: Config, paths: RunPaths, *, parent: str | None) -> str:
     Raises:
         GateError: A check failed; the error has the report, which is written all the same.
     """
-    candidate = Candidate(config, paths, paths.bundle_name.read_text(), parent)
+    candidate = Candidate(sections, paths, paths.bundle_name.read_text(), parent)
     with progress("gates", total=len(CHECK_NAMES)) as advance:
         checks = []
         for name in CHECK_NAMES:

@@ -18,7 +18,7 @@ from serving.sparcode.postings import read_postings
 
 def index_recall(candidate: Candidate) -> Check:
     """Recall against exact search, as measured when the index was built."""
-    report, lowest = candidate.manifest.facts.index_report, candidate.config.index.min_recall
+    report, lowest = candidate.manifest.facts.index_report, candidate.sections.min_recall
     return Check.judged(
         "index_recall",
         report.recall >= lowest,
@@ -56,7 +56,7 @@ def index_items(candidate: Candidate) -> Check:
 
 def sparcode(candidate: Candidate) -> Check:
     """SparCode's tables: recall, where it was asked for, and whether they are of this catalogue."""
-    report, settings = candidate.manifest.facts.sparcode_report, candidate.config.sparcode
+    report, settings = candidate.manifest.facts.sparcode_report, candidate.sections.sparcode
     if report is None or settings is None:
         return Check.not_applicable("sparcode", "SparCode is not configured")
     postings = read_postings(candidate.folder / layout.SPARCODE / POSTINGS)

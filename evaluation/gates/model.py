@@ -44,7 +44,7 @@ def held_out_recall(candidate: Candidate) -> Check:
             f"{len(fit)} users held out met something new, expected at least {limits.min_held_out_users} to compare",
         )
     found = paired_difference(
-        fit, parent, num_samples=candidate.config.evaluation.bootstrap_samples, seed=candidate.config.seed
+        fit, parent, num_samples=candidate.sections.bootstrap_samples, seed=candidate.sections.seed
     )
     before = float(np.nanmean(parent))
     lowest = -(1.0 if limits.recall_margin is None else limits.recall_margin) * before
@@ -179,7 +179,7 @@ def _users(candidate: Candidate, parent: Encoder | None, num_users: int) -> npt.
     rows = np.arange(num_users)
     if parent is not None:
         rows = rows[parent.user_ids.rows(_user_ids(candidate.encoder, rows)) > 0]
-    rng = np.random.default_rng(candidate.config.seed)
+    rng = np.random.default_rng(candidate.sections.seed)
     return np.sort(rng.permutation(rows)[: candidate.limits.sample_users])
 
 

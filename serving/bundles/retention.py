@@ -18,8 +18,8 @@ from features.forgotten import Forgotten
 from serving.bundles import folder as history
 from serving.bundles.folder import Entry, list_bundles, no_folder, published, size_of
 from serving.bundles.publish import sync_folder
+from serving.config import BundlesConfig
 from serving.exposures.merge import tidy
-from twinspire.config import Config
 
 _LEFT_OVER = (".writing-", ".publishing-", ".removing-")
 
@@ -171,20 +171,25 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def prune_bundles(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
-    """Removes what `bundles.keep` and `bundles.max_age_days` exclude; returns one line of outcome."""
-    removals = prune(paths.bundles, keep=config.bundles.keep, max_age_days=config.bundles.max_age_days, now=now)
+def prune_bundles(bundles: BundlesConfig, paths: RunPaths, *, now: dt.datetime) -> str:
+    """Removes what `keep` and `max_age_days` exclude; returns one line of outcome."""
+    removals = prune(paths.bundles, keep=bundles.keep, max_age_days=bundles.max_age_days, now=now)
     if not removals:
         return "no bundle removed"
     size = sum(removal.size_bytes for removal in removals)
     return f"{len(removals)} removed, {size / 1e6:.1f} MB: {', '.join(removal.name for removal in removals)}"
 
 
-def tidy_exposures(config: Config, paths: RunPaths, *, now: dt.datetime) -> list[str]:
-    """Removes what `daily.keep_exposure_days` excludes, and merges the files of days before yesterday.
+def tidy_exposures(keep_days: int | None, paths: RunPaths, *, now: dt.datetime) -> list[str]:
+    """Removes exposures older than `keep_days`, and merges the files of days before yesterday.
 
     To be called before the night's steps are planned, as a fit may read what is merged: called once more for the same
     night, it changes nothing that one of them depends on.
+
+    Args:
+        keep_days: Days whose exposures are kept; None keeps all.
+        paths: Where they lie.
+        now: The moment of the run.
 
     Returns:
         A line for people on what was done, and on each thing that could not be; none where there was nothing to do.
@@ -195,7 +200,6 @@ def tidy_exposures(config: Config, paths: RunPaths, *, now: dt.datetime) -> list
         forgotten = Forgotten.load(paths.forgotten)
     except ValueError as error:
         return [f"exposures are left as they are: {error}"]
-    keep_days = config.daily.keep_exposure_days
     tidied = tidy(paths.exposures, today=today, keep_days=keep_days, forgotten=forgotten)
     lines = [f"exposures are left as they are: {problem}" for problem in tidied.problems]
     if tidied.num_removed:

@@ -26,6 +26,7 @@ from features.config import FeaturesSections
 from features.encoding import moments_of
 from features.steps import open_store
 from serving.bundles.bundle import Bundle
+from serving.config import ServeSections
 from serving.open import open_recommender
 from serving.ranking import Rows, Scores, padding
 from serving.retrievers import UserQueries
@@ -274,7 +275,7 @@ def test_training_time_batch_and_served_vectors_of_users_are_equal(two_days: Two
     shop = two_days.second
     config = load(shop.config, [f"as_of={shop.next_day}"])
     paths = RunPaths(shop.root, shop.next_day)
-    recommender = open_recommender(config, paths)
+    recommender = open_recommender(pick(ServeSections, config), paths)
     ids = recommender.bundle.encoder.user_ids.ids(np.arange(1, len(recommender.bundle.encoder.user_ids)))
     spy = Spy()
     recommender.retrievers["spy"] = spy

@@ -245,9 +245,9 @@ def test_pruning_takes_its_limits_from_the_configuration(shop: Shop) -> None:
 def test_the_daily_run_prunes_by_its_configuration(shop: Shop) -> None:
     config = load(shop.root / "small.yaml", ["bundles.max_age_days=1"])
     paths = RunPaths(shop.root / "runs" / "small", config.as_of)
-    told = prune_bundles(config, paths, now=NOW)
+    told = prune_bundles(config.bundles, paths, now=NOW)
     assert re.fullmatch(rf"1 removed, \d+\.\d MB: {shop.versions[0]}", told)
-    assert prune_bundles(config, paths, now=NOW) == "no bundle removed"
+    assert prune_bundles(config.bundles, paths, now=NOW) == "no bundle removed"
 
 
 @pytest.mark.parametrize("command", ["show", "promote"])

@@ -115,7 +115,7 @@ def _baseline_arms(config: Config, split: Split, counts: npt.NDArray[np.int64]) 
 def _model_arms(config: Config, paths: RunPaths, bundle: Bundle, split: Split) -> Iterable[Arm]:
     vectors = read_vectors(paths.vectors / "users")
     tokens = None if bundle.sparcode is None else read_vectors(paths.codes / "user_tokens")
-    served = retrievers_of(bundle, config)
+    served = retrievers_of(bundle, config.serving, ef_search=config.index.ef_search)
     exact = TwoTower(bundle.ranked, None, ef=0, max_fetch=0)
     k = max(config.evaluation.ks)
 

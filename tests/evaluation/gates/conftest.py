@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
+from evaluation.config import GatesSections
 from evaluation.gates.candidate import Candidate
 from evaluation.gates.gates import check
 from evaluation.gates.report import GateReport
@@ -63,7 +65,7 @@ class Shop:
 
     def candidate(self, *, parent: bool = True, **gates: Any) -> Candidate:
         config = Config.model_validate({**CONFIG, "gates": gates})
-        return Candidate(config, self.paths, VERSION, PARENT if parent else None)
+        return Candidate(pick(GatesSections, config), self.paths, VERSION, PARENT if parent else None)
 
     def write_events(self, day: dt.date, count: int) -> None:
         rng = np.random.default_rng(day.toordinal())

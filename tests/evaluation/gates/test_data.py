@@ -69,7 +69,7 @@ def test_every_day_since_the_night_before_counts(shop: Any) -> None:
     shop.write_events(EARLIER, 10)
     assert check(shop.candidate(), "volume").outcome == "passed"
     candidate = shop.candidate()
-    earlier = type(candidate)(candidate.config, candidate.paths, candidate.version, f"{EARLIER}-11111111")
+    earlier = type(candidate)(candidate.sections, candidate.paths, candidate.version, f"{EARLIER}-11111111")
     assert "2024-03-09 has 10 events" in check(earlier, "volume").sentence
 
 

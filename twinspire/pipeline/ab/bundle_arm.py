@@ -131,7 +131,7 @@ class BundleAtCut:
     def _retrievers(self, *, exact: bool) -> dict[str, Retriever]:
         # Exact search is what every retriever falls back to where it is asked for more than the index is.
         serving = self._config.serving.model_copy(update={"max_fetch": 0}) if exact else self._config.serving
-        return retrievers_of(self.bundle, self._config.model_copy(update={"serving": serving}))
+        return retrievers_of(self.bundle, serving, ef_search=self._config.index.ef_search)
 
 
 class FeaturesAtCut:

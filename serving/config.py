@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 
 from artefacts.config import Section, read
 from serving.arms import Arm, Arms
-from serving.bundles.manifest import VERSION_PATTERN
+
+VERSION_PATTERN = r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$"
+"""Name of a bundle: its day, and the beginning of a hash over its contents."""
 
 
 class SparCodeRecallConfig(Section):

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from artefacts.config import ConfigError
-from serving.bundles.manifest import VERSION_PATTERN
-from serving.config import RetrieverName
+from serving.config import VERSION_PATTERN, RetrieverName
 
 Kind = Literal["bundle", "baseline", "file", "train"]
 Baseline = Literal["popularity", "repeat", "item-knn", "ease", "als"]

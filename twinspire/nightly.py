@@ -11,11 +11,15 @@ import gc
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 
-from artefacts.locks import only_run
+from artefacts.files import replace_text
+from artefacts.locks import holder_of, only_run
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
@@ -34,17 +38,8 @@ from twinspire.job import (
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
+    from training.lineage import Night
     from twinspire.config import Config
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-import structlog
-
-from artefacts.files import replace_text
-from artefacts.locks import holder_of
-from artefacts.paths import RunPaths
-from training.lineage import HELD_OUT_SUMMARY, Night
-from twinspire.config import Config
 
 REFUSED = 3
 
@@ -247,6 +242,8 @@ def write_summary(
 
 def _recall(paths: RunPaths) -> dict[str, Any] | None:
     """What the fit before reached on the new days, and both on the users held out of today's."""
+    from training.lineage import HELD_OUT_SUMMARY
+
     path = paths.model / HELD_OUT_SUMMARY
     if not path.exists():
         return None

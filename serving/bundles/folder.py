@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 
 from serving.bundles import folder as history
 from serving.bundles.bundle import CURRENT
-from serving.bundles.manifest import VERSION_PATTERN, BundleError, Declaration, Manifest, day_of, read_manifest
+from serving.bundles.manifest import BundleError, Declaration, Manifest, day_of, read_manifest
+from serving.config import VERSION_PATTERN
 
 # Versions that a message names; the newest tell what the others look like.
 _NUM_NAMED = 5

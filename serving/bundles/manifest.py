@@ -12,10 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from features.schema import Schema
+from serving.config import VERSION_PATTERN
 from serving.index import IndexReport
 from serving.sparcode.files import SparCodeReport
-
-VERSION_PATTERN = r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$"
 
 
 def day_of(version: str) -> dt.date:

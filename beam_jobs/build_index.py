@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from serving.vectors import read_vectors
+from serving.retrieval.vectors import read_vectors
 
 if TYPE_CHECKING:
-    from serving.eligible import Items
-    from serving.index import HnswIndex
-    from serving.weights import Form
-from serving.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
+    from serving.retrieval.eligible import Items
+    from serving.retrieval.index import HnswIndex
+    from serving.retrieval.weights import Form
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 
 
 class IndexRefusedError(ValueError):
@@ -42,7 +42,7 @@ class IndexSettings:
     """Shape of the graph and how it is measured.
 
     Attributes:
-        m: Links per node; a weighted graph has at least `serving.weights.MIN_LINKS`.
+        m: Links per node; a weighted graph has at least `serving.retrieval.weights.MIN_LINKS`.
         ef_construction: Beam width while building; a weighted graph takes at least `MIN_EF_CONSTRUCTION`.
         ef_search: Beam width of the searches that are measured.
         k: Length of the lists that are compared with exact search.
@@ -111,9 +111,9 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
             IndexRefusedError: Its recall is too low.
             ValueError: The vectors, weights and rows do not fit each other, or no item is offered.
         """
-        from serving.eligible import NO_ITEMS, WITHDRAWN_FILE, load_withdrawn
-        from serving.index import IndexReport
-        from serving.weights import WEIGHTS_FILE, load_weights, log_weight_spread, weighted
+        from serving.retrieval.eligible import NO_ITEMS, WITHDRAWN_FILE, load_withdrawn
+        from serving.retrieval.index import IndexReport
+        from serving.retrieval.weights import WEIGHTS_FILE, load_weights, log_weight_spread, weighted
 
         items, users, out = (Path(path) for path in element[:3])
         settings = self._settings
@@ -167,8 +167,8 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
         has_weights: bool,
     ) -> Candidate:
         """The first form whose recall is enough."""
-        from serving.index import INDEXES
-        from serving.weights import choose_form
+        from serving.retrieval.index import INDEXES
+        from serving.retrieval.weights import choose_form
 
         settings = self._settings
         first = choose_form(spread)
@@ -197,8 +197,8 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
         *,
         has_weights: bool,
     ) -> Candidate:
-        from serving.index import INDEXES, measure_recall
-        from serving.weights import MIN_EF_CONSTRUCTION, MIN_LINKS
+        from serving.retrieval.index import INDEXES, measure_recall
+        from serving.retrieval.weights import MIN_EF_CONSTRUCTION, MIN_LINKS
 
         settings = self._settings
         links, width = (MIN_LINKS, MIN_EF_CONSTRUCTION) if has_weights else (0, 0)

@@ -20,9 +20,10 @@ from beam_jobs.config import BeamConfig, CodesSections, SparCodeTablesConfig
 from evaluation.metrics import index_recall_at_k
 from features.encoding import Encoder
 from features.schema import Tower
-from serving.eligible import Items, everything_but, offered_rows, withdrawn_rows
-from serving.purchases import Purchases
-from serving.retrievers import UserQueries
+from serving.retrieval.eligible import Items, everything_but, offered_rows, withdrawn_rows
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.retrievers import UserQueries
+from serving.retrieval.vectors import read_vectors
 from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import (
@@ -43,7 +44,6 @@ from serving.sparcode.interactions import Interaction, load_interaction
 from serving.sparcode.postings import catalogue_digest, read_postings, truncated
 from serving.sparcode.postings_writer import PostingsWriter
 from serving.sparcode.retriever import SparCode
-from serving.vectors import read_vectors
 
 CODE_BLOCK = 512
 Floats = npt.NDArray[np.float32]

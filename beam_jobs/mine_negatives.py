@@ -26,10 +26,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from features import columns
 from features.ids import IdMap
-from serving.vectors import read_vectors
+from serving.retrieval.vectors import read_vectors
 
 if TYPE_CHECKING:
-    from serving.purchases import Purchases
+    from serving.retrieval.purchases import Purchases
 from features.negatives_file import NEGATIVES_SCHEMA, Ints
 
 Vectors = npt.NDArray[np.float32]
@@ -100,8 +100,8 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Loads vectors, index, ids and known items, once a worker."""
-        from serving.eligible import NO_ITEMS, everything_but, load_withdrawn
-        from serving.index import HnswIndex
+        from serving.retrieval.eligible import NO_ITEMS, everything_but, load_withdrawn
+        from serving.retrieval.index import HnswIndex
 
         files = self._files
         self._queries = read_vectors(files.user_vectors)
@@ -145,8 +145,8 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
         )
 
     def _lists(self, users: Ints, known: Purchases) -> tuple[npt.NDArray[np.int32], Vectors]:
-        from serving import exact
-        from serving.filters import search_offered
+        from serving.retrieval import exact
+        from serving.retrieval.filters import search_offered
 
         queries, last = self._queries[users], self._settings.band[1]
         if self._index is None:
@@ -214,7 +214,7 @@ def _ids(path: Path, name: str) -> npt.NDArray[np.object_]:
 
 def _known(pairs: Path, user_ids: npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_]) -> Purchases:
     """What each user is known to have met, by vector row; pairs of others' ids are left out."""
-    from serving.purchases import Purchases
+    from serving.retrieval.purchases import Purchases
 
     table = pq.read_table(pairs, columns=[columns.USER_ID, columns.ITEM_ID])
     users = IdMap(user_ids).rows(table.column(columns.USER_ID).to_numpy()).astype(np.int64)

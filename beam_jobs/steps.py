@@ -19,10 +19,10 @@ from beam_jobs import build_index, embed
 from beam_jobs.config import BeamConfig, IndexConfig, IndexSections, MineSections
 from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
 from features.schema import TOWERS
-from serving.eligible import WITHDRAWN_FILE, write_withdrawn
-from serving.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
-from serving.vectors import read_parts, read_vectors
-from serving.weights import WEIGHTS_FILE, item_weights, positive
+from serving.retrieval.eligible import WITHDRAWN_FILE, write_withdrawn
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
+from serving.retrieval.vectors import read_parts, read_vectors
+from serving.retrieval.weights import WEIGHTS_FILE, item_weights, positive
 
 MARGIN = "margin"
 

@@ -28,10 +28,10 @@ import numpy.typing as npt  # noqa: E402
 from artefacts.paths import RunPaths  # noqa: E402
 from serving import exact  # noqa: E402
 from serving.bundles.bundle import Bundle  # noqa: E402
-from serving.eligible import Mask, Offer  # noqa: E402
-from serving.filters import BEAM_COST, search_offered  # noqa: E402
-from serving.ranking import Rows  # noqa: E402
-from serving.vectors import read_vectors  # noqa: E402
+from serving.retrieval.eligible import Mask, Offer  # noqa: E402
+from serving.retrieval.filters import BEAM_COST, search_offered  # noqa: E402
+from serving.retrieval.ranking import Rows  # noqa: E402
+from serving.retrieval.vectors import read_vectors  # noqa: E402
 from twinspire.load_config import load  # noqa: E402
 
 SHARES = (0.9, 0.5, 0.1, 0.02, 0.001)

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.explain import Explanation
-from serving.ranking import Rows, Scores
-from serving.retrievers import UserQueries
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import UserQueries
 
 Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "no_tables"]
 """Why an answer is not the plain one: nobody of that id, or without a past; the online store did not answer, and what

@@ -15,7 +15,7 @@ from features import columns
 from features.ids import IdMap
 from features.schema import Kind, Schema, view_schema
 from serving.answers import QuestionError
-from serving.purchases import Purchases
+from serving.retrieval.purchases import Purchases
 
 LATEST = 50
 """Items of the history that stand in where the online store does not answer."""

@@ -11,8 +11,8 @@ from typing import TypedDict
 import numpy as np
 
 from serving.bundles.bundle import Bundle
-from serving.ranking import Rows, Scores
-from serving.retrievers import Fused, Retriever, UserQueries
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import Fused, Retriever, UserQueries
 
 NUM_NEAR = 3
 

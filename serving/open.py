@@ -15,11 +15,11 @@ from serving.bundles.bundle import Bundle
 from serving.bundles.folder import published
 from serving.bundles.manifest import BundleError
 from serving.config import RankingConfig, ServeSections
-from serving.eligible import DeniedItems
 from serving.exposures.log import ExposureLog
 from serving.live import Live
 from serving.recommender import Recommender
-from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower
+from serving.retrieval.eligible import DeniedItems
+from serving.retrieval.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower
 from serving.web import server, workers
 from serving.web.app import Protection, create_app
 from serving.web.feature_reads import FeatureReads

@@ -18,10 +18,10 @@ import pyarrow as pa
 from serving.answers import Answer, Question, QuestionError, Ranked, Reason, Recommendations, RecommendedItem
 from serving.bundles.bundle import Bundle
 from serving.context import features_without_store, with_context, with_recent
-from serving.eligible import NO_ITEMS, DeniedItems, Items, Offer, Offers, UnknownCategoryError, less
 from serving.explain import Explanation, explanations
-from serving.ranking import Rows, Scores
-from serving.retrievers import Retriever, UserQueries
+from serving.retrieval.eligible import NO_ITEMS, DeniedItems, Items, Offer, Offers, UnknownCategoryError, less
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import Retriever, UserQueries
 
 FALLBACK = "popularity"
 NO_TABLES = "two_tower"

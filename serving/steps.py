@@ -30,12 +30,12 @@ from serving.bundles.manifest import BusinessWeight, DataWindow, Facts
 from serving.bundles.publish import BundleExistsError, Parts, publish, write
 from serving.bundles.retention import prune_bundles
 from serving.config import BundleSections, PublishSections
-from serving.eligible import withdrawn_rows
-from serving.index import INDEX_FILE, INDEXES, REPORT_FILE, VECTORS_FILE, IndexReport
 from serving.open import retrievers_of
-from serving.purchases import Purchases
+from serving.retrieval.eligible import withdrawn_rows
+from serving.retrieval.index import INDEX_FILE, INDEXES, REPORT_FILE, VECTORS_FILE, IndexReport
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.weights import WEIGHTS_FILE, Form, load_weights, weighted
 from serving.sparcode.files import SERVED, read_report
-from serving.weights import WEIGHTS_FILE, Form, load_weights, weighted
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
 

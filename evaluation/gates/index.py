@@ -10,8 +10,8 @@ from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check, Number
 from serving.bundles import bundle as layout
 from serving.bundles.manifest import Manifest
-from serving.eligible import withdrawn_rows
-from serving.index import read_shape
+from serving.retrieval.eligible import withdrawn_rows
+from serving.retrieval.index import read_shape
 from serving.sparcode.files import POSTINGS
 from serving.sparcode.postings import read_postings
 

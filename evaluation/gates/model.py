@@ -17,8 +17,8 @@ from evaluation.gates.report import Check, Number
 from evaluation.paired import paired_difference
 from evaluation.verdict import decide
 from features.encoding import Encoder
-from serving import exact
-from serving.vectors import read_vectors
+from serving.retrieval import exact
+from serving.retrieval.vectors import read_vectors
 
 HELD_OUT = "held_out.npz"
 TOP = 10

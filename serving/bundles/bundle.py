@@ -38,15 +38,15 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.encoding import Encoder
+from serving.bundles.exported_tower import ExportedTower
 from serving.bundles.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
-from serving.eligible import NO_ITEMS, WITHDRAWN_FILE, Items, withdrawn_in
-from serving.exported_tower import ExportedTower
-from serving.index import INDEXES, HnswIndex
-from serving.purchases import Purchases
-from serving.ranking import Scores
+from serving.retrieval.eligible import NO_ITEMS, WITHDRAWN_FILE, Items, withdrawn_in
+from serving.retrieval.index import INDEXES, HnswIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import Scores
+from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode.files import SparCodeParts
 from serving.sparcode.postings import catalogue_digest
-from serving.weights import WEIGHTS_FILE, load_weights, weighted
 
 CURRENT = "current"
 CATEGORY = "category"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from features.schema import Schema
 from serving.config import VERSION_PATTERN
-from serving.index import IndexReport
+from serving.retrieval.index import IndexReport
 from serving.sparcode.files import SparCodeReport
 
 

@@ -34,9 +34,9 @@ from serving.bundles.manifest import (
     version_of,
 )
 from serving.bundles.model_card import model_card
-from serving.eligible import NO_ITEMS, Items
-from serving.index import HnswIndex
-from serving.purchases import Purchases
+from serving.retrieval.eligible import NO_ITEMS, Items
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.purchases import Purchases
 
 
 class BundleExistsError(BundleError):

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from serving.exact import excluded_by_block
-from serving.running_top_k import RunningTopK
+from serving.retrieval.exact import excluded_by_block
+from serving.retrieval.running_top_k import RunningTopK
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import Interaction
 

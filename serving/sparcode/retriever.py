@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from serving.ranking import Rows, Scores, padding
-from serving.retrievers import UserQueries
+from serving.retrieval.ranking import Rows, Scores, padding
+from serving.retrieval.retrievers import UserQueries
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings
 

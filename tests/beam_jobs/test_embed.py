@@ -22,7 +22,7 @@ from beam_jobs.embed import Embed, run
 from features.encoding import Encoder, Inputs, numeric_names
 from features.ids import IdMap
 from features.schema import ENTITY_KEY, TOWERS, Schema, Tower, view_schema
-from serving.vectors import read_vectors, vector_schema
+from serving.retrieval.vectors import read_vectors, vector_schema
 from training.trainer import export_tower
 
 NOW = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.eligible import NO_ITEMS, Items, everything_but
-from serving.index import AugmentedIndex, HnswIndex
-from serving.purchases import Purchases
-from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+from serving.retrieval.eligible import NO_ITEMS, Items, everything_but
+from serving.retrieval.index import AugmentedIndex, HnswIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+from serving.retrieval.weights import weighted
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings
 from serving.sparcode.postings_writer import PostingsWriter
 from serving.sparcode.retriever import SparCode
-from serving.weights import weighted
 
 NUM_ITEMS, DIMENSION = 40, 8
 KNOWN = [[3, 17, 20], [], [*range(36)], [*range(NUM_ITEMS)]]

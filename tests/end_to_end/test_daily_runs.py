@@ -28,9 +28,9 @@ from features.steps import open_store
 from serving.bundles.bundle import Bundle
 from serving.config import ServeSections
 from serving.open import open_recommender
-from serving.ranking import Rows, Scores, padding
-from serving.retrievers import UserQueries
-from serving.vectors import read_vectors
+from serving.retrieval.ranking import Rows, Scores, padding
+from serving.retrieval.retrievers import UserQueries
+from serving.retrieval.vectors import read_vectors
 from twinspire.load_config import dump, load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]

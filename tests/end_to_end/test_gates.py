@@ -28,8 +28,8 @@ from features.store import Store
 from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import FILE_NAME, describe_files, read_manifest, version_of
-from serving.index import HnswIndex
-from serving.purchases import Purchases
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.purchases import Purchases
 from twinspire.load_config import load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]

@@ -21,9 +21,9 @@ from features.columns import seconds_of
 from serving.bundles.bundle import Bundle
 from serving.config import ServeSections
 from serving.open import open_recommender, retrievers_of
-from serving.ranking import Scores
 from serving.recommender import Recommender
-from serving.vectors import read_vectors
+from serving.retrieval.ranking import Scores
+from serving.retrieval.vectors import read_vectors
 from twinspire.config import Config
 from twinspire.load_config import load
 

@@ -22,11 +22,11 @@ from serving.bundles.bundle import Bundle, BundleError
 from serving.config import ServeSections
 from serving.open import open_recommender
 from serving.recommender import Recommender
+from serving.retrieval.vectors import read_vectors
 from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import load_interaction
 from serving.sparcode.postings import read_postings
-from serving.vectors import read_vectors
 from twinspire.load_config import load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]

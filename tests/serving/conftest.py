@@ -36,11 +36,11 @@ from serving.bundles.manifest import (
     version_of,
 )
 from serving.bundles.publish import Parts, write
-from serving.index import AugmentedIndex, HnswIndex, IndexReport
 from serving.open import build_retrievers
-from serving.purchases import Purchases
 from serving.recommender import Recommender
-from serving.weights import log_weight_spread, weighted
+from serving.retrieval.index import AugmentedIndex, HnswIndex, IndexReport
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.weights import log_weight_spread, weighted
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

@@ -32,10 +32,10 @@ def main() -> None:
 
     from serving.arms import one_arm
     from serving.bundles.bundle import Bundle
-    from serving.eligible import DeniedItems
     from serving.live import Live
     from serving.open import build_retrievers
     from serving.recommender import Recommender
+    from serving.retrieval.eligible import DeniedItems
     from serving.web.app import create_app
     from serving.web.feature_reads import FeatureReads
     from serving.web.metrics import Metrics

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving import exact
 from serving.bundles.bundle import Bundle
 from serving.open import build_retrievers
-from serving.ranking import Scores
 from serving.recommender import Recommender
+from serving.retrieval import exact
+from serving.retrieval.ranking import Scores
 
 MIDNIGHT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
 

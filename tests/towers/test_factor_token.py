@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY, Inputs, InputSpec
-from serving.exported_tower import ExportedTower
+from serving.bundles.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
 from towers.factor_token import FactorToken, rest_tower
 from towers.quantizer import ProductQuantizer

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY, Inputs, InputSpec
-from serving.exported_tower import ExportedTower
+from serving.bundles.exported_tower import ExportedTower
 from towers.quantizer import ProductQuantizer
 from towers.scorer import MlpInteraction
 from towers.sparcode import SparCode, commitment, passed_on

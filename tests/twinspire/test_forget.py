@@ -25,7 +25,7 @@ from features.steps import make_features, make_tables, open_store
 from serving.config import ServeSections
 from serving.exposures.files import Exposure, read_exposures
 from serving.open import exposure_log
-from serving.vectors import read_vectors, vector_schema
+from serving.retrieval.vectors import read_vectors, vector_schema
 from serving.web.metrics import Metrics
 from training.forget_fits import forget_in_fit
 from twinspire.cli import app

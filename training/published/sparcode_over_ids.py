@@ -14,8 +14,8 @@ from scipy import sparse
 
 from artefacts.console import console, progress
 from features.sources.lightgcn import Pairs
-from serving import exact
-from serving.ranking import Rows
+from serving.retrieval import exact
+from serving.retrieval.ranking import Rows
 from serving.sparcode import all_to_all, interactions
 from serving.sparcode.codebook import Codebook
 from towers.quantizer import ProductQuantizer

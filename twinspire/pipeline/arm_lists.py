@@ -15,18 +15,18 @@ from artefacts.paths import RunPaths
 from evaluation.split import Split
 from features.columns import seconds_of
 from features.encoding import Encoder
-from serving.eligible import everything_but, withdrawn_in, withdrawn_rows
-from serving.index import INDEX_FILE, INDEXES, REPORT_FILE, VECTORS_FILE, IndexReport, measure_recall
-from serving.purchases import Purchases
-from serving.ranking import Rows, Scores
-from serving.retrievers import Cascade, Fused, Retriever, TwoTower, UserQueries
+from serving.retrieval.eligible import everything_but, withdrawn_in, withdrawn_rows
+from serving.retrieval.index import INDEX_FILE, INDEXES, REPORT_FILE, VECTORS_FILE, IndexReport, measure_recall
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import Cascade, Fused, Retriever, TwoTower, UserQueries
+from serving.retrieval.vectors import read_parts, read_vectors
 from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import CODEBOOK, FOLDER, INTERACTION, POSTINGS, SERVED, read_shape
 from serving.sparcode.interactions import Interaction, load_interaction
 from serving.sparcode.postings import read_postings
 from serving.sparcode.retriever import SparCode
-from serving.vectors import read_parts, read_vectors
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
 
@@ -86,7 +86,7 @@ class AllScores:
     needs_tokens: bool = field(default=True, init=False)
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
-        """See `serving.retrievers.Retriever`."""
+        """See `serving.retrieval.retrievers.Retriever`."""
         assert users.user_tokens is not None
         return all_to_all.search(
             users.user_tokens,

@@ -24,11 +24,11 @@ from features.columns import midnight, seconds_of
 from features.tables import read_events
 from serving.bundles import bundle as layout
 from serving.bundles.bundle import Bundle
-from serving.eligible import everything_but
 from serving.open import retrievers_of
-from serving.ranking import Rows, Scores
-from serving.retrievers import Cascade, Retriever, TwoTower, UserQueries
-from serving.vectors import read_vectors
+from serving.retrieval.eligible import everything_but
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import Cascade, Retriever, TwoTower, UserQueries
+from serving.retrieval.vectors import read_vectors
 from twinspire.config import Config
 
 TABLE_FILE = "table.txt"

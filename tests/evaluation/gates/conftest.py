@@ -26,7 +26,7 @@ from features.columns import day_range, midnight, seconds_of
 from features.encoding import fit_encoder
 from features.schema import MOMENT, view_schema
 from features.sources.events import EVENTS_SCHEMA
-from serving.vectors import vector_schema
+from serving.retrieval.vectors import vector_schema
 from twinspire.config import Config
 
 AS_OF = dt.date(2024, 3, 11)

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.purchases import Purchases
-from serving.retrievers import Retriever, UserQueries
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.retrievers import Retriever, UserQueries
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import MlpInteraction
 from serving.sparcode.postings import Postings, PostingsWriter

@@ -26,7 +26,7 @@ from features.encoding import Encoder
 from features.ids import IdMap
 from serving.bundles.manifest import Facts
 from serving.bundles.publish import Parts, write
-from serving.index import HnswIndex
+from serving.retrieval.index import HnswIndex
 from serving.web.api import MAX_BODY_BYTES
 from serving.web.counts_folder import PREFIX
 from serving.web.workers import MAX_DEATHS

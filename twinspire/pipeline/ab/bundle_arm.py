@@ -25,9 +25,9 @@ from serving.answers import Question, QuestionError
 from serving.bundles.bundle import CURRENT, Bundle
 from serving.bundles.folder import list_bundles, published, rollback_target
 from serving.open import retrievers_of
-from serving.ranking import NO_ROW, Rows
 from serving.recommender import Recommender
-from serving.retrievers import Retriever
+from serving.retrieval.ranking import NO_ROW, Rows
+from serving.retrieval.retrievers import Retriever
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
 from twinspire.pipeline.ab.leakage import check_bundle, check_features

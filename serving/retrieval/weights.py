@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from serving.ranking import Scores
+from serving.retrieval.ranking import Scores
 
 WEIGHTS_FILE = "item_weights.npy"
 Form = Literal["ip", "augmented"]

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving import exact
-from serving.index import HnswIndex
-from serving.purchases import Purchases
-from serving.retrievers import Cascade, Popularity, Repeat, TwoTower, UserQueries
+from serving.retrieval import exact
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.retrievers import Cascade, Popularity, Repeat, TwoTower, UserQueries
 
 AS_OF_SECONDS = 1512086400
 DAY = 86_400

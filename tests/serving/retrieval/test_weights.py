@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.weights import (
+from serving.retrieval.weights import (
     AUGMENTED_UP_TO,
     augmented,
     augmented_queries,

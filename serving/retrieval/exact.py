@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from serving.running_top_k import RunningTopK
+from serving.retrieval.running_top_k import RunningTopK
 
 QUERY_BLOCK = 256
 """Queries scored at a time."""

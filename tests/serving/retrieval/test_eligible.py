@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.eligible import Offers, everything_but
+from serving.retrieval.eligible import Offers, everything_but
 
 CATEGORIES = ["fish", None, "fruit", "fish"]
 NOTHING = np.empty(0, np.int32)

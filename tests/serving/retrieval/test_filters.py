@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving import exact
-from serving.eligible import Offer
-from serving.filters import search_offered
-from serving.index import HnswIndex
-from serving.purchases import Purchases
-from serving.ranking import without
+from serving.retrieval import exact
+from serving.retrieval.eligible import Offer
+from serving.retrieval.filters import search_offered
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import without
 
 NUM_ITEMS = 300
 

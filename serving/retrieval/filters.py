@@ -14,11 +14,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from serving import exact
-from serving.eligible import Offer, everything_but
-from serving.index import AnnIndex
-from serving.purchases import Purchases
-from serving.ranking import Rows, Scores, padding, without
+from serving.retrieval import exact
+from serving.retrieval.eligible import Offer, everything_but
+from serving.retrieval.index import AnnIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import Rows, Scores, padding, without
 
 # What a place of the beam costs, in gathered rows.
 BEAM_COST = 10.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.purchases import Purchases
+from serving.retrieval.purchases import Purchases
 
 
 def three_pairs() -> Purchases:

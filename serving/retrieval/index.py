@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import hnswlib
 import numpy as np
 
-from serving import exact
-from serving.eligible import NO_ITEMS, Items, everything_but, offered_rows
-from serving.ranking import Rows, Scores, fit
-from serving.weights import Form, augmented, augmented_queries
+from serving.retrieval import exact
+from serving.retrieval.eligible import NO_ITEMS, Items, everything_but, offered_rows
+from serving.retrieval.ranking import Rows, Scores, fit
+from serving.retrieval.weights import Form, augmented, augmented_queries
 
 if TYPE_CHECKING:
-    from serving.eligible import Items
-    from serving.weights import Form
+    from serving.retrieval.eligible import Items
+    from serving.retrieval.weights import Form
 
 INDEX_FILE, VECTORS_FILE, REPORT_FILE = "index.hnsw", "item_vectors.npy", "index_report.json"
 
@@ -212,8 +212,8 @@ class AugmentedIndex(HnswIndex):
     The order is that of the inner products, and a graph by distance is no longer drawn to the longest vectors.
 
     Args:
-        graph: A filled hnswlib index over `serving.weights.augmented(vectors)`, whose length is that of the longest of
-            all N, so that it does not depend on what is left out.
+        graph: A filled hnswlib index over `augmented(vectors)`, whose length is that of the longest of all N, so that it
+            does not depend on what is left out.
         vectors: [N, D] float32, before the coordinate was added.
         left_out: [W] int32 catalogue rows, ascending, that the graph does not hold.
     """

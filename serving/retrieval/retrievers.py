@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serving import exact
-from serving.eligible import Offer
-from serving.filters import BEAM_COST, search_offered
-from serving.index import AnnIndex
-from serving.purchases import Purchases
-from serving.ranking import NO_SCORE, Rows, Scores, best_of_each, padding, reciprocal_rank_fusion, without
+from serving.retrieval import exact
+from serving.retrieval.eligible import Offer
+from serving.retrieval.filters import BEAM_COST, search_offered
+from serving.retrieval.index import AnnIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import NO_SCORE, Rows, Scores, best_of_each, padding, reciprocal_rank_fusion, without
 
 SECONDS_PER_DAY = 86_400
 

@@ -13,10 +13,10 @@ import pytest
 from serving.bundles.bundle import WITHDRAWN, Bundle
 from serving.bundles.manifest import BundleError, Facts
 from serving.bundles.publish import Parts, write
-from serving.eligible import DeniedItems
-from serving.index import HnswIndex
 from serving.open import build_retrievers
 from serving.recommender import Recommender
+from serving.retrieval.eligible import DeniedItems
+from serving.retrieval.index import HnswIndex
 
 Sign = Callable[..., Path]
 

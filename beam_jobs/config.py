@@ -31,6 +31,9 @@ class IndexConfig(Section):
     """Exponent that tempers the weights (kappa)."""
     min_recall: float = Field(0.95, gt=0, le=1)
     """Recall against exact search, with the weights on, below which the index is refused."""
+    form: str | None = None
+    """Backend of the index, a name in `INDEXES` of `serving/retrieval/index.py`; null takes the form of the HNSW graph
+    that suits the spread of the business weights, and the other one where it finds too little."""
 
 
 class BeamConfig(Section):

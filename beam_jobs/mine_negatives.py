@@ -79,6 +79,7 @@ class MiningFiles:
         pairs: Parquet with user_id and item_id of what each user is known to have met, by any moment.
         withdrawn: File of the rows of item vectors that the index leaves out, which are no negatives either; None where
             there are none.
+        form: Backend of the index.
     """
 
     user_vectors: Path
@@ -88,6 +89,7 @@ class MiningFiles:
     items: Path
     pairs: Path
     withdrawn: Path | None = None
+    form: str = "ip"
 
 
 class MineBlock(beam.DoFn):  # type: ignore[misc]
@@ -101,7 +103,7 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         """Loads vectors, index, ids and known items, once a worker."""
         from serving.retrieval.eligible import NO_ITEMS, everything_but, load_withdrawn
-        from serving.retrieval.index import HnswIndex
+        from serving.retrieval.index import backend_of
 
         files = self._files
         self._queries = read_vectors(files.user_vectors)
@@ -109,8 +111,8 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
         num_items, left_out = len(self._vectors), NO_ITEMS
         if files.withdrawn is not None:
             left_out = load_withdrawn(files.withdrawn, num_items=num_items)
-        self._index = None if files.index is None else HnswIndex.load(files.index, self._vectors, left_out)
-        self._offer = everything_but(left_out, num_items=num_items)
+        self._index = None if files.index is None else backend_of(files.form).load(files.index, self._vectors, left_out)
+        self._eligible = everything_but(left_out, num_items=num_items)
         self._user_ids, self._item_ids = _ids(files.users, columns.USER_ID), _ids(files.items, columns.ITEM_ID)
         for path, ids, vectors in (
             (files.users, self._user_ids, self._queries),
@@ -146,18 +148,18 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
 
     def _lists(self, users: Ints, known: Purchases) -> tuple[npt.NDArray[np.int32], Vectors]:
         from serving.retrieval import exact
-        from serving.retrieval.filters import search_offered
+        from serving.retrieval.vector_search import search_eligible
 
         queries, last = self._queries[users], self._settings.band[1]
         if self._index is None:
-            offered = None if self._offer is None else self._offer.mask
+            offered = None if self._eligible is None else self._eligible.mask
             return exact.search(queries, self._vectors, k=last, exclude=known.csr(), offered=offered)
-        return search_offered(
+        return search_eligible(
             self._index,
             self._vectors,
             query_embeddings=queries,
             known=known,
-            offer=self._offer,
+            eligible=self._eligible,
             k=last,
             ef=self._settings.ef,
             max_fetch=self._settings.max_fetch,

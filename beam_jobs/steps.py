@@ -53,6 +53,7 @@ def index_catalogue(sections: IndexSections, beam: BeamConfig, paths: RunPaths) 
         seed=sections.seed,
         min_recall=sections.index.min_recall,
         parts=read_parts(paths.model),
+        form=sections.index.form,
     )
     with fresh_folder(paths.index) as folder, progress("HNSW index"):
         withdrawn = write_withdrawn(paths, folder)
@@ -136,6 +137,7 @@ def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
         items=items,
         pairs=paths.pairs,
         withdrawn=withdrawn if withdrawn.exists() else None,
+        form=json.loads((previous.index / REPORT_FILE).read_text())["form"],
     )
     num_users = pq.ParquetFile(files.users).metadata.num_rows
     with fresh_folder(paths.mined) as folder, progress("hard negatives"):

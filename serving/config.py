@@ -30,11 +30,7 @@ class BundlesConfig(Section):
     """Days after which a bundle goes; null keeps them at any age. What either limit excludes goes."""
 
 
-RetrieverName = Literal["two_tower", "hnsw", "exact", "cascade", "sparcode", "repeat", "popularity", "fused"]
-FusedRetriever = Literal["two_tower", "sparcode", "repeat", "popularity"]
-
-
-def _default_fusion_weights() -> dict[FusedRetriever, float]:
+def _default_fusion_weights() -> dict[str, float]:
     return {"repeat": 1.0, "two_tower": 0.3}
 
 
@@ -47,7 +43,7 @@ class ArmConfig(Section):
     """Of the users."""
     bundle: str | None = Field(None, pattern=VERSION_PATTERN)
     """Version that it answers from; null takes the one that is published."""
-    retriever: RetrieverName | None = None
+    retriever: str | None = None
     """What answers where a request names none; null takes `serving.retriever`."""
     weight_exponent: float | None = Field(None, ge=0)
     """Power of the business values where a request names none; null takes the index's."""
@@ -60,11 +56,11 @@ class ArmConfig(Section):
 class RankingConfig(Section):
     """How the items of a list are found and merged; the part of `serving` that decides what is served."""
 
-    retriever: RetrieverName = "fused"
-    """What answers when the request names none."""
+    retriever: str = "fused"
+    """What answers when the request names none: a name in `serving.retrieval.registry`."""
     max_fetch: int = Field(2000, ge=1)
     """Most items that the index is asked for; beyond it exact search is cheaper."""
-    fusion_weights: dict[FusedRetriever, Annotated[float, Field(gt=0)]] = Field(
+    fusion_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=_default_fusion_weights, min_length=1
     )
     """Weight of each retriever in the fused list."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 from features import columns
 from features.ids import IdMap
 from features.schema import Kind, Schema, view_schema
-from serving.answers import QuestionError
+from serving.answers import RequestError
 from serving.retrieval.purchases import Purchases
 
 LATEST = 50
@@ -30,16 +30,16 @@ def with_context(raw: pa.Table, context: Mapping[str, str | float | None], schem
         schema: The dataset.
 
     Raises:
-        QuestionError: A column is not one of the user's, or a value is not of its kind.
+        RequestError: A column is not one of the user's, or a value is not of its kind.
     """
     for name, value in context.items():
         if name not in schema.user_columns:
             known = ", ".join(schema.user_columns) or "(none declared)"
-            raise QuestionError(f"context.{name}", f"is not a column of users; expected some of: {known}")
+            raise RequestError(f"context.{name}", f"is not a column of users; expected some of: {known}")
         is_number = schema.user_columns[name] == (Kind.NUMERIC,)
         fits = isinstance(value, float | int) if is_number else isinstance(value, str)
         if value is not None and (not fits or isinstance(value, bool)):
-            raise QuestionError(f"context.{name}", f"is {value!r}, expected {'a number' if is_number else 'text'}")
+            raise RequestError(f"context.{name}", f"is {value!r}, expected {'a number' if is_number else 'text'}")
         place = raw.schema.get_field_index(name)
         kind = raw.schema.field(place).type
         raw = raw.set_column(place, name, pa.array([value] * raw.num_rows, kind))
@@ -47,7 +47,7 @@ def with_context(raw: pa.Table, context: Mapping[str, str | float | None], schem
 
 
 def with_recent(raw: pa.Table, recent: Sequence[str], *, as_of_seconds: int) -> pa.Table:
-    """Puts items in front of a user's history, met at the moment of the question.
+    """Puts items in front of a user's history, met at the moment of the request.
 
     Counts and shares stay those of last night; history, its ages and the recency follow.
 

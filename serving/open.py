@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
@@ -14,87 +14,17 @@ from serving.bundles import bundle as layout
 from serving.bundles.bundle import Bundle
 from serving.bundles.folder import published
 from serving.bundles.manifest import BundleError
-from serving.config import RankingConfig, ServeSections
+from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
 from serving.recommender import Recommender
 from serving.retrieval.eligible import DeniedItems
-from serving.retrieval.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower
+from serving.retrieval.registry import retrievers_of
 from serving.web import server, workers
 from serving.web.app import Protection, create_app
 from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
 from serving.web.service import Exposures, Service
-
-
-def build_retrievers(
-    bundle: Bundle,
-    *,
-    ef: int,
-    max_fetch: int,
-    fusion_weights: Mapping[str, float],
-    rank_constant: float,
-    fusion_depth: int,
-) -> dict[str, Retriever]:
-    """All retrievers over a bundle, by name.
-
-    Args:
-        bundle: What they search.
-        ef: Beam width of the index.
-        max_fetch: Largest number of items to ask the index for; beyond it exact search takes over.
-        fusion_weights: Retriever -> weight in the fused list.
-        rank_constant: Of the fusion.
-        fusion_depth: Length of the lists that are fused, and of the one that the second model of a cascade orders.
-
-    Returns:
-        `two_tower`, which is also called `hnsw` after its index, `exact` without one, `repeat`, `popularity` and
-        `fused`; `cascade` too where the vectors are of several models, and `sparcode` where the bundle has its tables.
-
-    Raises:
-        ValueError: A weight names no retriever.
-    """
-    towers = TwoTower(bundle.ranked, bundle.index, ef=ef, max_fetch=max_fetch, weights=bundle.item_weights)
-    exact = TwoTower(bundle.ranked, None, ef=0, max_fetch=0, weights=bundle.item_weights)
-    single: dict[str, Retriever] = {"two_tower": towers, "exact": exact}
-    if bundle.sparcode is not None:
-        single["sparcode"] = bundle.sparcode.retriever()
-    widths = bundle.manifest.facts.index_report.parts
-    if len(widths) > 1:
-        single["cascade"] = Cascade(towers, first_width=widths[0], depth=fusion_depth)
-    single |= {"repeat": Repeat(), "popularity": Popularity(bundle.popularity)}
-    if unknown := sorted(fusion_weights.keys() - single.keys()):
-        raise ValueError(f"fusion_weights names {unknown[0]!r}, expected some of: {', '.join(single)}")
-    parts = tuple((single[name], weight) for name, weight in fusion_weights.items())
-    return {**single, "hnsw": towers, "fused": Fused(parts, rank_constant=rank_constant, depth=fusion_depth)}
-
-
-def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> dict[str, Retriever]:
-    """The retrievers of a bundle as configured.
-
-    Args:
-        bundle: What they search.
-        ranking: Of the server.
-        ef_search: Beam width of the index.
-
-    Raises:
-        ValueError: The configured one needs vectors of several models, and the bundle's are of one.
-    """
-    retrievers = build_retrievers(
-        bundle,
-        ef=ef_search,
-        max_fetch=ranking.max_fetch,
-        fusion_weights={str(name): weight for name, weight in ranking.fusion_weights.items()},
-        rank_constant=ranking.fusion_rank_constant,
-        fusion_depth=ranking.fusion_depth,
-    )
-    if ranking.retriever not in retrievers:
-        widths = bundle.manifest.facts.index_report.parts
-        raise ValueError(
-            f"{bundle.folder}: serving.retriever is {ranking.retriever!r}, which needs vectors of several "
-            f"models side by side, and these are of {len(widths)} part, width {widths[0]}; fit a second model (with "
-            "training.hard_model_weight), or choose another retriever"
-        )
-    return retrievers
 
 
 def open_recommender(sections: ServeSections, paths: RunPaths, version: str | None = None) -> Recommender:

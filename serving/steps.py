@@ -22,19 +22,20 @@ from artefacts.steps import digest_of
 from features import columns
 from features.encoding import Encoder
 from features.feast_repo.definitions import SERVICE_NAMES
+from features.forgotten import Forgotten
 from features.tables import event_days
 from serving.bundles import bundle as layout
-from serving.bundles.commit import code_commit
 from serving.bundles.folder import size_of
-from serving.bundles.manifest import BusinessWeight, DataWindow, Facts
+from serving.bundles.manifest import BusinessWeight, DataWindow, Facts, code_commit
 from serving.bundles.publish import BundleExistsError, Parts, publish, write
-from serving.bundles.retention import prune_bundles
-from serving.config import BundleSections, PublishSections
-from serving.open import retrievers_of
+from serving.bundles.retention import prune
+from serving.config import BundlesConfig, BundleSections, PublishSections
+from serving.exposures.merge import tidy
 from serving.retrieval.eligible import withdrawn_rows
-from serving.retrieval.index import INDEX_FILE, INDEXES, REPORT_FILE, VECTORS_FILE, IndexReport
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport, backend_of
 from serving.retrieval.purchases import Purchases
-from serving.retrieval.weights import WEIGHTS_FILE, Form, load_weights, weighted
+from serving.retrieval.registry import retrievers_of
+from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode.files import SERVED, read_report
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
@@ -83,8 +84,46 @@ def publish_bundle(sections: PublishSections, paths: RunPaths, *, now: dt.dateti
     return f"{version} is served; {prune_bundles(sections.bundles, paths, now=now)}"
 
 
+def prune_bundles(bundles: BundlesConfig, paths: RunPaths, *, now: dt.datetime) -> str:
+    """Removes what `keep` and `max_age_days` exclude; returns one line of outcome."""
+    removals = prune(paths.bundles, keep=bundles.keep, max_age_days=bundles.max_age_days, now=now)
+    if not removals:
+        return "no bundle removed"
+    size = sum(removal.size_bytes for removal in removals)
+    return f"{len(removals)} removed, {size / 1e6:.1f} MB: {', '.join(removal.name for removal in removals)}"
+
+
+def tidy_exposures(keep_days: int | None, paths: RunPaths, *, now: dt.datetime) -> list[str]:
+    """Removes exposures older than `keep_days`, and merges the files of days before yesterday.
+
+    To be called before the night's steps are planned, as a fit may read what is merged: called once more for the same
+    night, it changes nothing that one of them depends on.
+
+    Args:
+        keep_days: Days whose exposures are kept; None keeps all.
+        paths: Where they lie.
+        now: The moment of the run.
+
+    Returns:
+        A line for people on what was done, and on each thing that could not be; none where there was nothing to do.
+    """
+    # A night of a past day leaves alone what came later; one of a day to come does not touch what is being written.
+    today = min(paths.as_of, now.date())
+    try:
+        forgotten = Forgotten.load(paths.forgotten)
+    except ValueError as error:
+        return [f"exposures are left as they are: {error}"]
+    tidied = tidy(paths.exposures, today=today, keep_days=keep_days, forgotten=forgotten)
+    lines = [f"exposures are left as they are: {problem}" for problem in tidied.problems]
+    if tidied.num_removed:
+        lines.append(f"exposures: {tidied.num_removed} days removed, older than {keep_days} days")
+    if tidied.num_replaced:
+        lines.append(f"exposures: {tidied.num_replaced:,} files of finished days merged")
+    return lines
+
+
 def _parts(
-    sections: BundleSections, paths: RunPaths, encoder: Encoder, made_with: Mapping[str, Any], form: Form
+    sections: BundleSections, paths: RunPaths, encoder: Encoder, made_with: Mapping[str, Any], form: str
 ) -> Parts:
     vectors = ranked = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
     weights = None
@@ -103,28 +142,12 @@ def _parts(
         item_vectors=vectors,
         item_weights=weights,
         sparcode=None if sections.sparcode is None else paths.codes / SERVED,
-        index=INDEXES[form].load(paths.index / INDEX_FILE, ranked, withdrawn),
+        index=backend_of(form).load(paths.index / INDEX_FILE, ranked, withdrawn),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
-        purchases=load_purchases(paths.pairs, encoder),
+        purchases=Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
         popularity=_recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
         metrics=_metrics(paths.model / "epochs.json"),
         withdrawn=withdrawn,
-    )
-
-
-def load_purchases(pairs: Path, encoder: Encoder) -> Purchases:
-    """Who has met what, by row of the encoder's users and of the catalogue."""
-    table = pq.read_table(pairs)
-    users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False)).astype(np.int64)
-    items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False)) - 1
-    order = np.lexsort((items, users))
-    counts = np.bincount(users, minlength=len(encoder.user_ids))
-    return Purchases(
-        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        indices=items[order].astype(np.int32),
-        counts=table.column("num_events").to_numpy()[order].astype(np.int32),
-        last_seconds=table.column("last_seconds").to_numpy()[order],
-        num_items=len(encoder.item_ids) - 1,
     )
 
 

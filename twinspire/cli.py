@@ -20,7 +20,8 @@ import typer
 
 from artefacts.config import pick
 from artefacts.locks import only_run
-from serving.config import RetrieverName, ServeSections
+from serving.config import ServeSections
+from serving.retrieval.registry import retriever_names
 from twinspire.ab_command import ab
 from twinspire.bundles import bundles
 from twinspire.comparisons import ablate, benchmarks
@@ -196,13 +197,23 @@ def codes(
             print_curve(read_report(prepared[1].codes))
 
 
+def _registered(name: str | None) -> str | None:
+    """Validates the name of a retriever."""
+    if name is not None and name not in retriever_names():
+        raise typer.BadParameter(f"{name!r} is not one of: {', '.join(retriever_names())}")
+    return name
+
+
 @app.command()
 def recommend(
     user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     retriever: Annotated[
-        RetrieverName | None,
-        typer.Option(help="What finds the items; the file's choice if left out."),
+        str | None,
+        typer.Option(
+            callback=_registered,
+            help=f"What finds the items: {', '.join(retriever_names())}; the file's choice if left out.",
+        ),
     ] = None,
     exclude_bought: Annotated[
         bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")

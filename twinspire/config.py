@@ -14,6 +14,7 @@ from evaluation.config import EvaluationConfig, GatesConfig
 from features.config import FeatureConfig, IngestConfig
 from features.schema import Schema
 from serving.config import BundlesConfig, ServingConfig
+from serving.retrieval.registry import check_retriever_names
 from training.config import DailyConfig, SparCodeFitConfig, TowerConfig, TrainingConfig, check_methods
 
 
@@ -88,6 +89,7 @@ class Config(Section):
                 f"training.distribute is {self.training.distribute}, and sparcode is fitted by one process alone; set "
                 "sparcode: null, or training.distribute: none"
             )
+        check_retriever_names(self.serving)
         named = {*self.serving.fusion_weights, self.serving.retriever}
         if self.sparcode is None and "sparcode" in named:
             raise ValueError("serving names the retriever sparcode, and sparcode is null; set sparcode: {} to fit it")

@@ -133,7 +133,7 @@ def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now:
 def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
     from artefacts.console import console
     from evaluation.gates.report import GateError
-    from serving.bundles.retention import tidy_exposures
+    from serving.steps import tidy_exposures
     from training.lineage import night_of
     from twinspire.main_job import plan
 

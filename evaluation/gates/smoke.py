@@ -13,12 +13,10 @@ from features.store import Store
 from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError
-from serving.open import retrievers_of
 from serving.recommender import Recommender
+from serving.retrieval.registry import retrievers_of
 
 UNKNOWN = "(nobody: a user whom the bundle has never heard of)"
-# The others have only what a user bought before, or what is stored for a code.
-FULL = {"two_tower", "cascade", "popularity"}
 TO_DO = (
     "run the bundle step again with --force; if it stays, this is a fault of the code: keep the bundle and report it"
 )
@@ -38,9 +36,8 @@ def answers(candidate: Candidate) -> Check:
     """Lists of a few users and an unknown one, by every retriever."""
     recommender, users, k = _asked(candidate)
     bundle, problems, count = recommender.bundle, [], 0
-    always_full = FULL | {"fused"} if FULL & candidate.sections.ranking.fusion_weights.keys() else FULL
-    for name in recommender.retrievers:
-        full = min(k, bundle.manifest.num_items - len(bundle.withdrawn)) if name in always_full else 0
+    for name, retriever in recommender.retrievers.items():
+        full = min(k, bundle.manifest.num_items - len(bundle.withdrawn)) if retriever.finds_all else 0
         found = recommender.recommend(users, k=k, retriever=name)
         problems += [f"{name}: {problem}" for problem in wrong(found, bundle, num_items=full)]
         problems += [f"{name}: {UNKNOWN} counts as known" for answer in found.answers[-1:] if not answer.unknown_user]

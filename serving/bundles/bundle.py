@@ -41,7 +41,7 @@ from features.encoding import Encoder
 from serving.bundles.exported_tower import ExportedTower
 from serving.bundles.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
 from serving.retrieval.eligible import NO_ITEMS, WITHDRAWN_FILE, Items, withdrawn_in
-from serving.retrieval.index import INDEXES, HnswIndex
+from serving.retrieval.index import AnnIndex, backend_of
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.ranking import Scores
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
@@ -79,7 +79,7 @@ class Bundle:
     ranked: Scores
     """[N, D], read-only: the item vectors times the items' business weights, or the item vectors where there are none.
     What the index is over and exact search scores."""
-    index: HnswIndex
+    index: AnnIndex
     """Over the ranked vectors of what is not withdrawn."""
     item_names: list[str | None]
     """[N] by catalogue row."""
@@ -134,7 +134,7 @@ class Bundle:
         weights = _item_weights(folder, num_items, has_weights=manifest.facts.business_weight is not None)
         ranked = vectors if weights is None else _ranked(folder, vectors, weights)
         withdrawn = _load(folder / WITHDRAWN, lambda path: withdrawn_in(path.parent, num_items=num_items))
-        index = _load(folder / INDEX, lambda path: INDEXES[report.form].load(path, ranked, withdrawn))
+        index = _load(folder / INDEX, lambda path: backend_of(report.form).load(path, ranked, withdrawn))
         items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)))
         item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
         _expect(folder / ITEMS, "number of items", items.num_rows, num_items)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ FILE_NAME = "manifest.json"
 REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
 
 _BLOCK_BYTES = 1 << 20
+_GIT_SECONDS = 10
 
 
 class BundleError(ValueError):
@@ -197,3 +200,40 @@ def _describe(path: Path) -> FileEntry:
             digest.update(block)
         size_bytes = file.tell()
     return FileEntry(sha256=digest.hexdigest(), size_bytes=size_bytes)
+
+
+def code_commit(file: Path = Path(__file__)) -> str | None:
+    """Commit of a file's git work tree.
+
+    Args:
+        file: One of the code; it must be tracked, because an installed copy may lie inside somebody else's work tree.
+
+    Returns:
+        40 hex digits, with `-dirty` after them where tracked files differ from the commit; None outside a work tree and
+        without git.
+    """
+    if _git(file, "ls-files", "--error-unmatch", file.name) is None:
+        return None
+    commit = _git(file, "rev-parse", "--verify", "HEAD")
+    changed = _git(file, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(file: Path, *arguments: str) -> str | None:
+    """What git answers in the folder of a file, on one line; None where it refuses or is not there."""
+    # A hook's GIT_DIR would speak of another repository, and a lock taken here could stop somebody's commit.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(file.parent), *arguments]
+    try:
+        ran = subprocess.run(
+            command,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            errors="replace",
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ran.stdout.strip() if ran.returncode == 0 else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import sync_folder
 from artefacts.locks import locked
 from features.encoding import Encoder
 from serving.bundles import bundle as layout
@@ -35,7 +35,7 @@ from serving.bundles.manifest import (
 )
 from serving.bundles.model_card import model_card
 from serving.retrieval.eligible import NO_ITEMS, Items
-from serving.retrieval.index import HnswIndex
+from serving.retrieval.index import AnnIndex
 from serving.retrieval.purchases import Purchases
 
 
@@ -64,7 +64,7 @@ class Parts:
     """[N, D] by catalogue row."""
     item_weights: npt.NDArray[np.float32] | None
     """[N] business weights; None where the index ranks by the vectors alone."""
-    index: HnswIndex
+    index: AnnIndex
     """Over the item vectors times the weights, without what is withdrawn."""
     sparcode: Path | None
     """Folder with the files of `serving.sparcode.files`; None where there is no such retriever."""
@@ -139,15 +139,6 @@ def current(bundles: Path) -> Path:
     if not pointer.is_dir():
         raise BundleError(f"{pointer}: points to no bundle; make one with `twinspire bundle`")
     return pointer.resolve()
-
-
-def sync_folder(path: Path) -> None:
-    """Has a file, or the names in a folder, on disk before this returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: history.Reason) -> None:

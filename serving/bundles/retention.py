@@ -12,14 +12,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from artefacts.files import sync_folder
 from artefacts.locks import locked
-from artefacts.paths import RunPaths
-from features.forgotten import Forgotten
 from serving.bundles import folder as history
 from serving.bundles.folder import Entry, list_bundles, no_folder, published, size_of
-from serving.bundles.publish import sync_folder
-from serving.config import BundlesConfig
-from serving.exposures.merge import tidy
 
 _LEFT_OVER = (".writing-", ".publishing-", ".removing-")
 
@@ -169,41 +165,3 @@ def _remove(folder: Path) -> None:
         # Else a power failure could keep the deletions and lose the name.
         sync_folder(folder.parent)
     shutil.rmtree(folder)
-
-
-def prune_bundles(bundles: BundlesConfig, paths: RunPaths, *, now: dt.datetime) -> str:
-    """Removes what `keep` and `max_age_days` exclude; returns one line of outcome."""
-    removals = prune(paths.bundles, keep=bundles.keep, max_age_days=bundles.max_age_days, now=now)
-    if not removals:
-        return "no bundle removed"
-    size = sum(removal.size_bytes for removal in removals)
-    return f"{len(removals)} removed, {size / 1e6:.1f} MB: {', '.join(removal.name for removal in removals)}"
-
-
-def tidy_exposures(keep_days: int | None, paths: RunPaths, *, now: dt.datetime) -> list[str]:
-    """Removes exposures older than `keep_days`, and merges the files of days before yesterday.
-
-    To be called before the night's steps are planned, as a fit may read what is merged: called once more for the same
-    night, it changes nothing that one of them depends on.
-
-    Args:
-        keep_days: Days whose exposures are kept; None keeps all.
-        paths: Where they lie.
-        now: The moment of the run.
-
-    Returns:
-        A line for people on what was done, and on each thing that could not be; none where there was nothing to do.
-    """
-    # A night of a past day leaves alone what came later; one of a day to come does not touch what is being written.
-    today = min(paths.as_of, now.date())
-    try:
-        forgotten = Forgotten.load(paths.forgotten)
-    except ValueError as error:
-        return [f"exposures are left as they are: {error}"]
-    tidied = tidy(paths.exposures, today=today, keep_days=keep_days, forgotten=forgotten)
-    lines = [f"exposures are left as they are: {problem}" for problem in tidied.problems]
-    if tidied.num_removed:
-        lines.append(f"exposures: {tidied.num_removed} days removed, older than {keep_days} days")
-    if tidied.num_replaced:
-        lines.append(f"exposures: {tidied.num_replaced:,} files of finished days merged")
-    return lines

@@ -17,8 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import sync_folder
 from features.forgotten import NOBODY, Forgotten, are_of
-from serving.bundles.publish import sync_folder
 from serving.exposures.files import (
     COMPRESSION,
     MERGED,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from serving.retrieval.ranking import Scores
 
 WEIGHTS_FILE = "item_weights.npy"
 Form = Literal["ip", "augmented"]
+FORMS: tuple[Form, ...] = get_args(Form)
 # Values below this quantile of the positive ones are raised to it: the logarithm of next to nothing has no bottom.
 FLOOR_QUANTILE = 0.01
 LENGTH_TOLERANCE = 1e-3

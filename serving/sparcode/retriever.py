@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +54,10 @@ class SparCode:
         ValueError: No code was built, or the postings are of another codebook.
     """
 
-    needs_embeddings: bool = False
-    needs_tokens: bool = True
+    needs_embeddings: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = True
+    finds_all: ClassVar[bool] = False
+    fills_up: ClassVar[bool] = True
 
     def __init__(self, codebook: Codebook, postings: Postings, *, num_tokens: int) -> None:
         """Takes apart the codes that were built, to find the nearest of them."""

@@ -38,8 +38,7 @@ from starlette.types import ASGIApp
 from serving.live import LOOK_SECONDS, Live, Refusal
 from serving.recommender import Recommender
 from serving.web import server
-from serving.web.counts_folder import counts_folder, memory
-from serving.web.metrics import Metrics, ended, share
+from serving.web.metrics import Metrics, counts_folder, ended, memory, share
 
 READY = b"ready"
 START_SECONDS = 120.0

@@ -16,7 +16,8 @@ import pytest
 from serving.retrieval.eligible import NO_ITEMS, Items, everything_but
 from serving.retrieval.index import AugmentedIndex, HnswIndex
 from serving.retrieval.purchases import Purchases
-from serving.retrieval.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+from serving.retrieval.retrievers import Fused, Popularity, Repeat, Retriever, UserQueries
+from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.weights import weighted
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings
@@ -43,8 +44,8 @@ AUGMENTED_INDEX = AugmentedIndex.build(WEIGHTED, m=8, ef_construction=100, seed=
 POPULARITY = np.random.default_rng(2).integers(0, 9, NUM_ITEMS).astype(np.float32)
 
 
-def two_tower(*, index: HnswIndex | None, max_fetch: int = 25, beam_cost: float = 1.0) -> TwoTower:
-    return TwoTower(VECTORS, index, ef=20, max_fetch=max_fetch, beam_cost=beam_cost)
+def two_tower(*, index: HnswIndex | None, max_fetch: int = 25, beam_cost: float = 1.0) -> TwoTowerRetriever:
+    return TwoTowerRetriever(VECTORS, index, ef=20, max_fetch=max_fetch, beam_cost=beam_cost)
 
 
 def sparcode(*, share_built: float) -> SparCode:
@@ -66,9 +67,11 @@ RETRIEVERS: dict[str, Retriever] = {
     "two_tower": two_tower(index=INDEX),
     "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000, beam_cost=0.0),
     "two_tower, exact": two_tower(index=None),
-    "two_tower, weighted": TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25, weights=WEIGHTS),
+    "two_tower, weighted": TwoTowerRetriever(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25, weights=WEIGHTS),
     "cascade": Cascade(two_tower(index=INDEX), first_width=5, depth=12),
-    "cascade, weighted": Cascade(TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3),
+    "cascade, weighted": Cascade(
+        TwoTowerRetriever(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3
+    ),
     "sparcode": sparcode(share_built=1.0),
     "sparcode, most codes not built": sparcode(share_built=0.3),
     "repeat": Repeat(),
@@ -101,8 +104,8 @@ def users(rows: list[int], *, exclude_known: bool, denied: Items = NO_ITEMS) -> 
     vectors = unit_vectors(NUM_USERS + 1, 4)[rows]
     # Two tokens of half the width, side by side.
     own = purchases().of(np.array(rows))
-    offer = everything_but(denied, num_items=NUM_ITEMS)
-    return UserQueries(own, moments, vectors, exclude_known, user_tokens=vectors, offer=offer)
+    eligible = everything_but(denied, num_items=NUM_ITEMS)
+    return UserQueries(own, moments, vectors, exclude_known, user_tokens=vectors, eligible=eligible)
 
 
 def everybody(*, exclude_known: bool, denied: Items = NO_ITEMS) -> UserQueries:

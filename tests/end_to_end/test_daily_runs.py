@@ -264,7 +264,7 @@ def test_the_server_stops_when_told(server: Server) -> None:
 class Spy:
     """A retriever that keeps the vectors that serving computed."""
 
-    needs_embeddings, needs_tokens = True, False
+    needs_embeddings, needs_tokens, finds_all, fills_up = True, False, False, True
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         self.embeddings = users.query_embeddings

@@ -25,7 +25,7 @@ from serving.bundles.bundle import Bundle
 from serving.bundles.folder import list_bundles, published, read
 from serving.bundles.manifest import Facts
 from serving.bundles.publish import Parts, publish, write
-from serving.bundles.retention import prune_bundles
+from serving.steps import prune_bundles
 from twinspire.bundles import bundles as commands
 from twinspire.load_config import dump, load
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundles.commit import code_commit
+from serving.bundles.manifest import code_commit
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 

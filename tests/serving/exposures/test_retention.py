@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from artefacts.paths import RunPaths
 from features.forgotten import Forgotten
-from serving.bundles.retention import tidy_exposures
 from serving.exposures.files import Exposure, exposure_files, read_exposures, to_table, write_exposures
+from serving.steps import tidy_exposures
 from twinspire.cli import app
 from twinspire.forget_everywhere import forget, known, remember
 from twinspire.load_config import load

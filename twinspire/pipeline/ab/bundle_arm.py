@@ -21,12 +21,12 @@ from artefacts.paths import RunPaths
 from evaluation.ab.report import Latency
 from features import columns
 from features.schema import Schema, view_schema
-from serving.answers import Question, QuestionError
+from serving.answers import RecommendRequest, RequestError
 from serving.bundles.bundle import CURRENT, Bundle
 from serving.bundles.folder import list_bundles, published, rollback_target
-from serving.open import retrievers_of
 from serving.recommender import Recommender
 from serving.retrieval.ranking import NO_ROW, Rows
+from serving.retrieval.registry import retrievers_of
 from serving.retrieval.retrievers import Retriever
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
@@ -53,9 +53,9 @@ class Asked:
     retriever: str | None
     weight_exponent: float | None
 
-    def question(self, user_ids: list[str]) -> Question:
+    def question(self, user_ids: list[str]) -> RecommendRequest:
         """For some users."""
-        return Question(
+        return RecommendRequest(
             tuple(user_ids),
             k=self.k,
             retriever=self.retriever,
@@ -173,7 +173,7 @@ def ask(
         for begin in range(0, len(user_ids), USER_BLOCK):
             block = [str(user_id) for user_id in user_ids[begin : begin + USER_BLOCK]]
             parts.append(row_of[recommender.rank(asked.question(block)).rows])
-    except QuestionError as error:
+    except RequestError as error:
         raise ValueError(f"{recommender.bundle.version}: {error}") from None
     return without_holes(np.concatenate(parts))
 

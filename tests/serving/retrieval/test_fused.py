@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.retrieval.ranking import reciprocal_rank_fusion
+from serving.retrieval.retrievers import reciprocal_rank_fusion
 
 
 def test_shares_of_all_lists_add_up() -> None:

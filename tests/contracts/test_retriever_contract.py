@@ -8,15 +8,19 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from serving.config import RankingConfig
 from serving.retrieval.eligible import NO_ITEMS, Items, everything_but
 from serving.retrieval.index import AugmentedIndex, HnswIndex
 from serving.retrieval.purchases import Purchases
-from serving.retrieval.retrievers import Fused, Popularity, Repeat, Retriever, UserQueries
+from serving.retrieval.registry import ALIASES, retriever_names, retrievers_of
+from serving.retrieval.retrievers import Fused, Popularity, Retriever, UserQueries
 from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.weights import weighted
 from serving.sparcode.codebook import Codebook
@@ -63,20 +67,32 @@ def sparcode(*, share_built: float) -> SparCode:
     return SparCode(codebook, postings, num_tokens=2)
 
 
+def registered() -> dict[str, Retriever]:
+    """Everything in the registry, over a bundle that has what each of them needs."""
+    report = SimpleNamespace(parts=(5, 3))
+    bundle: Any = SimpleNamespace(
+        folder=Path("bundle"),
+        manifest=SimpleNamespace(facts=SimpleNamespace(index_report=report)),
+        ranked=VECTORS,
+        index=INDEX,
+        item_weights=None,
+        popularity=POPULARITY,
+        sparcode=SimpleNamespace(retriever=lambda: sparcode(share_built=1.0)),
+    )
+    weights = {"two_tower": 1.0, "repeat": 2.0}
+    found = retrievers_of(bundle, RankingConfig(max_fetch=25, fusion_weights=weights, fusion_depth=15), ef_search=20)
+    return {name: retriever for name, retriever in found.items() if name not in ALIASES}
+
+
 RETRIEVERS: dict[str, Retriever] = {
-    "two_tower": two_tower(index=INDEX),
+    **registered(),
+    "two_tower, by the index where that is slower": two_tower(index=INDEX),
     "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000, beam_cost=0.0),
-    "two_tower, exact": two_tower(index=None),
     "two_tower, weighted": TwoTowerRetriever(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25, weights=WEIGHTS),
-    "cascade": Cascade(two_tower(index=INDEX), first_width=5, depth=12),
     "cascade, weighted": Cascade(
         TwoTowerRetriever(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3
     ),
-    "sparcode": sparcode(share_built=1.0),
     "sparcode, most codes not built": sparcode(share_built=0.3),
-    "repeat": Repeat(),
-    "popularity": Popularity(POPULARITY),
-    "fused": Fused(((two_tower(index=INDEX), 1.0), (Repeat(), 2.0)), rank_constant=60, depth=15),
     "fused, short lists": Fused(
         ((two_tower(index=INDEX), 1.0), (Popularity(POPULARITY), 1.0)), rank_constant=1, depth=1
     ),
@@ -119,6 +135,18 @@ def num_candidates(name: str, *, exclude_known: bool, denied: Items = NO_ITEMS) 
     if name == "repeat":
         return np.array([0 if exclude_known else len(items - out) for items in known])
     return np.array([NUM_ITEMS - len(items | out if exclude_known else out) for items in known])
+
+
+def test_every_registered_retriever_is_under_contract() -> None:
+    assert set(retriever_names()) - ALIASES.keys() <= RETRIEVERS.keys()
+
+
+@every_retriever
+def test_a_retriever_that_claims_to_find_all_does(name: str) -> None:
+    if not RETRIEVERS[name].finds_all:
+        return
+    rows, _ = RETRIEVERS[name].retrieve(everybody(exclude_known=False), NUM_ITEMS)
+    assert (rows >= 0).all()
 
 
 @every_retriever
@@ -192,12 +220,12 @@ def test_how_many_a_user_may_get_is_counted(exclude_known: bool, denied: Items) 
 
 
 # Others have scores of their own: counts, and ranks.
-@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name.startswith(("two_tower", "sparcode"))])
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name.startswith(("two_tower", "exact", "sparcode"))])
 @excluding_or_not
 def test_business_weights_of_a_question_count_in_place_of_the_retrievers_own(name: str, exclude_known: bool) -> None:
     weights = np.random.default_rng(9).uniform(0.1, 1, NUM_ITEMS).astype(np.float32)
     asked = everybody(exclude_known=exclude_known)
-    plain = RETRIEVERS[name.replace("weighted", "exact")].retrieve(asked, NUM_ITEMS)
+    plain = RETRIEVERS["exact" if name == "two_tower, weighted" else name].retrieve(asked, NUM_ITEMS)
     found = RETRIEVERS[name].retrieve(replace(asked, scale=weights), NUM_ITEMS)
     for (rows, scores), (own_rows, own_scores) in zip(zip(*plain, strict=True), zip(*found, strict=True), strict=True):
         rows, own_rows = rows[rows >= 0], own_rows[own_rows >= 0]

@@ -1,4 +1,4 @@
-"""What does a recommender answer? Lists of B users as rows, and the same as items with names."""
+"""Requests for recommendations, the answers to them, and explanations of an answer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import Fused, Retriever, UserQueries
 
 Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "no_tables"]
-"""Why an answer is not the plain one: nobody of that id, or without a past; the online store did not answer, and what
-the bundle knows stood in; nothing was found; the list was too short, and popularity filled it; no SparCode tables."""
+"""Why a list has a fallback: no such user, or none with a history; the online store did not answer, and features of the
+bundle were used; nothing was found; the list was too short, and popularity filled it; no SparCode tables."""
 NUM_NEAR = 3
 """Items of the history that explain an item, at most."""
 
@@ -40,12 +40,12 @@ class NearItem(TypedDict):
 
 
 class Explanation(TypedDict):
-    """Why an item stands in a list."""
+    """Why an item is in a list."""
 
     found_by: dict[str, Found]
     """Retriever -> its place in that one's list; empty where it was filled in."""
     near: list[NearItem]
-    """What the user met before that is most like it, most alike first."""
+    """The most similar items of the user's history, most similar first."""
 
 
 class RecommendedItem(TypedDict):
@@ -65,13 +65,13 @@ class Answer:
     user_id: str
     """As asked."""
     items: list[RecommendedItem]
-    """Best first; fewer than k where no more exist."""
+    """Best first; fewer than k where there are not more."""
     unknown_user: bool
-    """Whether the bundle has never heard of the user."""
+    """Whether the bundle does not know the user."""
     fallback: str | None
-    """Retriever that stood in because the asked one had nothing to go by; None if it did not have to."""
+    """Retriever that answered because the one asked for found nothing; None otherwise."""
     reasons: tuple[Reason, ...] = ()
-    """Why the answer is not the plain one; nothing where it is."""
+    """Why the list has a fallback; empty where it has none."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ class Ranked:
         rows: [B, k] int32 catalogue rows, best first, -1 behind the last one.
         scores: [B, k] float32, -inf there.
         fell_back: [B] whether popularity answered in its place.
-        filled: [B] whether popularity stands behind what it found.
-        is_known: [B] whether the bundle has heard of the user.
-        has_past: [B] whether there is anything to go by.
-        missing: Why all of them are not the plain ones.
+        filled: [B] whether popular items fill up what it found.
+        is_known: [B] whether the bundle knows the user.
+        has_past: [B] whether anything is known of the user's past.
+        missing: Why all of them have a fallback.
     """
 
     retriever: str
@@ -115,7 +115,7 @@ class Ranked:
     missing: tuple[Reason, ...] = ()
 
     def reasons(self, user: int) -> tuple[Reason, ...]:
-        """Why a user's list is not the plain one."""
+        """Why a user's list has a fallback."""
         reasons = list(self.missing)
         if not self.is_known[user]:
             reasons.append("unknown_user")
@@ -162,9 +162,9 @@ class RecommendRequest:
     recent_items: tuple[str, ...] = ()
     """What the one user has met since the features were computed, latest first; unknown ids change nothing."""
     as_of: dt.datetime | None = None
-    """The moment of the question; None takes the moment that the bundle speaks of, 00:00 UTC of its day."""
+    """The moment of the request; None takes that of the bundle, 00:00 UTC of its day."""
     explain: bool = False
-    """Whether every item tells which retrievers found it, and which items of the history it is near."""
+    """Whether every item comes with the retrievers that found it, and the nearest items of the history."""
     arm: str | None = None
     """Name of the arm that answers; None takes the one that the user is assigned to."""
 
@@ -189,7 +189,7 @@ def explanations(
     names = {name: asked}
     if isinstance(asked, Fused):
         depth = max(depth, asked.depth)
-        # One of them may have two names: the first tells.
+        # One of them may have two names: the first is taken.
         named = {id(part): own for own, part in reversed(list(retrievers.items()))}
         names = {named[id(part)]: part for part, _ in asked.parts}
     lists = {own: part.retrieve(users, depth) for own, part in names.items()}
@@ -222,7 +222,7 @@ def _near(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[li
     if not len(own) or not len(found):
         return [[] for _ in found]
     cosines = _unit(bundle.item_vectors[found]) @ _unit(bundle.item_vectors[own]).T
-    # An item that was bought before is like itself, which tells nothing.
+    # An item that was bought before is its own nearest, which explains nothing.
     cosines[found[:, None] == own] = -np.inf
     best = np.argsort(-cosines, axis=1, kind="stable")[:, :NUM_NEAR]
     ids = bundle.encoder.item_ids

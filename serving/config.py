@@ -1,4 +1,4 @@
-"""How is the server configured? What answers, how fast, to whom, and what it is protected from."""
+"""Configuration of serving: retrievers, bundles and the server."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class RankingConfig(Section):
     )
     """Weight of each retriever in the fused list."""
     fusion_rank_constant: float = Field(60.0, gt=0)
-    """The larger, the less the first places of a list stand out."""
+    """The larger, the less the first places of a list weigh."""
     fusion_depth: int = Field(200, ge=1)
     """Length of the lists that are fused; at least the longest list that is evaluated."""
 
@@ -74,7 +74,7 @@ class ServingConfig(RankingConfig):
     """The server."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; loopback unless told otherwise."""
+    """Address to listen on; loopback by default."""
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
     workers: int = Field(1, ge=1, le=256)
@@ -84,13 +84,13 @@ class ServingConfig(RankingConfig):
     arms: tuple[ArmConfig, ...] = ()
     """Ways of answering that share out the users; none listed, all users get the published bundle."""
     arm_salt: str = "twinspire"
-    """Another one shares users out anew."""
+    """Another salt assigns users again, independently."""
     log_exposures: bool = False
     """Whether the lists that users get by their arms are written to `runs/<name>/exposures`."""
     exposure_flush_seconds: float = Field(60.0, gt=0)
-    """How often they are written; a server that is killed loses those of so many seconds."""
+    """How often they are written; a killed server loses those of that many seconds."""
     exposure_rows: int = Field(10_000, ge=1)
-    """So many that wait are written at once."""
+    """Exposures that are written at once when that many wait."""
     feature_deadline_ms: float = Field(200.0, gt=0)
     """What a read of the online store may take, in milliseconds; after it users are answered without it."""
     requests_per_second: float | None = Field(None, gt=0)

@@ -1,4 +1,4 @@
-"""How do features of last night become those of this moment? What a request tells, and what to do without any.
+"""Features at the moment of a request: context, recent items, and what replaces an online store that is down.
 
 B users of a request, T history length.
 """
@@ -18,11 +18,11 @@ from serving.answers import RequestError
 from serving.retrieval.purchases import Purchases
 
 LATEST = 50
-"""Items of the history that stand in where the online store does not answer."""
+"""Items of the history that are used where the online store does not answer."""
 
 
 def with_context(raw: pa.Table, context: Mapping[str, str | float | None], schema: Schema) -> pa.Table:
-    """Puts what a request says of its moment in the place of stored values.
+    """Replaces stored values by those of the request.
 
     Args:
         raw: [B] rows of the user view.
@@ -75,14 +75,14 @@ def with_recent(raw: pa.Table, recent: Sequence[str], *, as_of_seconds: int) -> 
 def features_without_store(
     user_ids: Sequence[str], purchases: Purchases, item_ids: IdMap, schema: Schema, *, as_of_seconds: int
 ) -> pa.Table:
-    """The user view as far as a bundle can tell: counts, history and recency; the rest is null.
+    """The user view as far as a bundle knows it: counts, history and recency; the rest is null.
 
     Args:
         user_ids: [B].
         purchases: B rows.
         item_ids: Of the catalogue.
         schema: The dataset.
-        as_of_seconds: The moment that the bundle speaks of.
+        as_of_seconds: The moment of the bundle.
 
     Returns:
         [B] rows with user_id and the fields of the user view; nulls for users who have bought nothing.

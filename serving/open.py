@@ -1,4 +1,4 @@
-"""Serve: a published bundle and the feature store as one recommender, for the server and for the shell."""
+"""Opening what serves: the recommender over a published bundle and the feature store, and the server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_recommender(sections: ServeSections, paths: RunPaths, version: str | No
 
     Args:
         sections: How to serve.
-        paths: Where bundles and features lie.
+        paths: Of the run folder.
         version: Of the bundle; None opens the published one.
 
     Raises:
@@ -60,7 +60,7 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
 
     Args:
         sections: How to serve.
-        paths: Where bundles and features lie.
+        paths: Of the run folder.
         warm_up: Whether they are asked at once; if not, no feature store is read yet.
     """
     serving = sections.serving
@@ -92,8 +92,8 @@ def service_of(
         live: Bundles.
         metrics: What it counts.
         sections: How to serve.
-        paths: Where bundles and features lie.
-        exposures: Where lists are logged; None has them written below the runs where the configuration says so.
+        paths: Of the run folder.
+        exposures: Where lists are logged; None logs them in the run folder if `serving.log_exposures` is set.
     """
     serving = sections.serving
     in_place = sections.online_store == "sqlite"
@@ -120,7 +120,7 @@ def serve(sections: ServeSections, paths: RunPaths, *, api_key: str | None) -> N
 
     Args:
         sections: How to serve.
-        paths: Where bundles and features lie.
+        paths: Of the run folder.
         api_key: What requests have to show; None asks for nothing.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What does this user get now? From user ids to named items, stage by stage.
+"""The recommender: from user ids to named items, stage by stage.
 
 B users of a request, N items of the catalogue.
 """
@@ -42,7 +42,7 @@ from serving.retrieval.retrievers import Retriever, UserQueries
 
 FALLBACK = "popularity"
 NO_TABLES = "two_tower"
-"""What answers where SparCode is asked for and the bundle has no tables."""
+"""Retriever that answers where SparCode is asked for and the bundle has no tables."""
 WARM_UP_USER = "(warm-up)"
 
 ReadUsers = Callable[[list[str]], pa.Table]
@@ -65,7 +65,7 @@ class Recommender:
         read_users: Reads the features of users, such as the online store's `read`.
         retrievers: Name -> retriever over this bundle; `popularity` must be among them.
         default_retriever: Name of the one that answers when none is asked for.
-        denied: Items that nobody gets, by any retriever; None where there are none. Asked anew for every request.
+        denied: Items that no user gets, by any retriever; None where there are none. Read again for every request.
 
     Raises:
         ValueError: A name that is needed is not among the retrievers.
@@ -128,14 +128,14 @@ class Recommender:
         """
         stages = _Stages()
         found = self._rank(request, features, stages)
-        told: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
+        explained: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
         if request.explain:
-            told = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows)
+            explained = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows)
             stages.end("explanation")
         answers = [
             Answer(
                 user_id,
-                self._items(found.rows[user], found.scores[user], told[user]),
+                self._items(found.rows[user], found.scores[user], explained[user]),
                 not bool(found.is_known[user]),
                 FALLBACK if found.fell_back[user] else None,
                 found.reasons(user),
@@ -148,8 +148,8 @@ class Recommender:
     def rank(self, request: RecommendRequest, features: pa.Table | Unavailable | None = None) -> Ranked:
         """The lists that answer a request, as catalogue rows.
 
-        Users without any past get what is popular, and so do those for whom the retriever finds nothing. A list that
-        is shorter than what exists is filled by popularity. Without features, those stand in that the bundle can tell.
+        Users without any past get popular items, and so do those for whom the retriever finds nothing. A list that is
+        shorter than it could be is filled up with them. Without features from the store, those of the bundle are used.
 
         Args:
             request: What is asked.
@@ -186,7 +186,7 @@ class Recommender:
                 raw = features_without_store(
                     user_ids, purchases, encoder.item_ids, encoder.schema, as_of_seconds=self._as_of_seconds
                 )
-            raw = self._as_told(raw, request, as_of_seconds)
+            raw = self._at_request(raw, request, as_of_seconds)
             has_past |= _num_events(raw) > 0
             stages.end("features")
             inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
@@ -197,7 +197,7 @@ class Recommender:
             if asked.needs_tokens and self.bundle.sparcode is not None:
                 tokens = self.bundle.sparcode.tokenizer.embed(inputs)
                 stages.end("tokenizer")
-            # What a request tells is something to go by, for the tower alone.
+            # Context and recent items are inputs of the tower alone.
             has_past |= bool(request.context or request.recent_items)
         scale = self._scale(request)
         users = UserQueries(purchases, moments, embeddings, request.exclude_known, tokens, eligible, scale)
@@ -243,9 +243,9 @@ class Recommender:
         vector = np.array(self.bundle.item_vectors[row][None])
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         towers = self.retrievers["two_tower"]
-        nobody = self.bundle.purchases.of(np.zeros(1, np.int64))
+        no_history = self.bundle.purchases.of(np.zeros(1, np.int64))
         moments = np.array([self._as_of_seconds], np.int64)
-        rows, scores = towers.retrieve(UserQueries(nobody, moments, vector, eligible=self._eligible(request)), k)
+        rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=self._eligible(request)), k)
         return self._items(rows[0], scores[0], None)
 
     def warm_up(self) -> None:
@@ -289,8 +289,8 @@ class Recommender:
         except UnknownCategoryError as error:
             raise RequestError("allow_categories", f"names {error}") from None
 
-    def _as_told(self, raw: pa.Table, request: RecommendRequest, as_of_seconds: int) -> pa.Table:
-        """Features with what the request says of its moment."""
+    def _at_request(self, raw: pa.Table, request: RecommendRequest, as_of_seconds: int) -> pa.Table:
+        """Features with the context and recent items of the request."""
         if request.context:
             raw = with_context(raw, request.context, self.bundle.encoder.schema)
         if request.recent_items:
@@ -337,7 +337,7 @@ class Recommender:
         rest = k - len(own)
         found.rows[user, len(own) :], found.scores[user, len(own) :] = rows[0, :rest], scores[0, :rest]
 
-    def _items(self, rows: Rows, scores: Scores, told: Sequence[Explanation] | None) -> list[RecommendedItem]:
+    def _items(self, rows: Rows, scores: Scores, explained: Sequence[Explanation] | None) -> list[RecommendedItem]:
         found = rows[rows >= 0]
         item_ids = self.bundle.encoder.item_ids.ids(found + 1)
         names, categories = self.bundle.item_names, self.bundle.categories
@@ -345,7 +345,7 @@ class Recommender:
             {"item_id": item_id, "item_name": names[row], "category": categories[row], "score": score}
             for item_id, row, score in zip(item_ids, found.tolist(), scores[: len(found)].tolist(), strict=True)
         ]
-        for item, explanation in zip(items, told or (), strict=False):
+        for item, explanation in zip(items, explained or (), strict=False):
             item["explanation"] = explanation
         return items
 
@@ -362,7 +362,7 @@ class _Found:
 
 @dataclass
 class _KeptOut:
-    """What nobody gets now: what left the catalogue, and what is denied; the same array as long as nothing changes."""
+    """What no user gets now: withdrawn and denied items; the same array as long as nothing changes."""
 
     withdrawn: Items
     denied: DeniedItems | None

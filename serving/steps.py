@@ -1,4 +1,4 @@
-"""Bundle: everything that serving needs in one verified folder, then the pointer to it."""
+"""The steps of serving: make a bundle, publish it, remove old bundles and exposures."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def make_bundle(
 
     Args:
         sections: What is read of the configuration.
-        paths: Where things lie.
+        paths: Of the run folder.
         now: The moment that the bundle carries.
         made_with: What all steps up to this one read of the configuration, as its file holds it.
-        parent: Version of the bundle that its fit went on from, or was judged beside; None where there was none.
+        parent: Version of the bundle that the fit is a warm start from or was compared with; None where there was none.
 
     Returns:
         One line of outcome.
@@ -69,7 +69,7 @@ def make_bundle(
             name = write(paths.bundles, parts, facts)
         except BundleExistsError as same:
             name = same.version
-        # Refuses, before anybody is served by it, a bundle that cannot answer as configured.
+        # Before it is published: a bundle that cannot answer as configured is an error.
         retrievers_of(layout.Bundle.open(paths.bundles / name), sections.ranking, ef_search=sections.ef_search)
     replace_text(paths.bundle_name, name)
     folder = paths.bundles / name
@@ -78,10 +78,10 @@ def make_bundle(
 
 
 def publish_bundle(sections: PublishSections, paths: RunPaths, *, now: dt.datetime) -> str:
-    """Has a day's bundle served, and removes what the configuration does not keep; returns one line of outcome."""
+    """Publishes the bundle of a day and removes those that expired; returns one line of outcome."""
     version = paths.bundle_name.read_text()
     publish(paths.bundles, version, moment=now, reason="bundle")
-    return f"{version} is served; {prune_bundles(sections.bundles, paths, now=now)}"
+    return f"{version} published; {prune_bundles(sections.bundles, paths, now=now)}"
 
 
 def prune_bundles(bundles: BundlesConfig, paths: RunPaths, *, now: dt.datetime) -> str:
@@ -101,7 +101,7 @@ def tidy_exposures(keep_days: int | None, paths: RunPaths, *, now: dt.datetime) 
 
     Args:
         keep_days: Days whose exposures are kept; None keeps all.
-        paths: Where they lie.
+        paths: Of the run folder.
         now: The moment of the run.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which commands look at the bundles that are there, and choose the served one? Heavy imports wait until one runs."""
+"""The commands that list, compare, publish and remove bundles; heavy imports wait until one runs."""
 
 from __future__ import annotations
 

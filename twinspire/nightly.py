@@ -1,7 +1,7 @@
-"""What does a scheduler call each night? One day, many days, and where everything stands.
+"""The commands of a nightly run: `daily`, `backfill` and `status`.
 
-Exit codes: 0 published or unchanged, 1 an error, 2 a mistake in the configuration, 3 refused by a gate, so that the
-bundle of before goes on being served, 4 another run is at work.
+Exit codes: 0 published or unchanged, 1 an error, 2 a mistake in the configuration, 3 not published because gate checks
+failed, so that the previous bundle stays live, 4 another run is at work.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _show(error: Any) -> None:
     from twinspire.show import print_gates
 
     print_gates(error.report)
-    typer.secho("refused: the bundle of before goes on being served", err=True, fg="red")
+    typer.secho("not published: gate checks failed; the previous bundle stays live", err=True, fg="red")
 
 
 def _forget_graphs() -> None:

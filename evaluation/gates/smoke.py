@@ -1,4 +1,4 @@
-"""Would the bundle answer? Asked through the code of the server, before anybody is served by it."""
+"""Smoke checks: the bundle is asked through the code of the server before it is published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.bundles.manifest import BundleError
 from serving.recommender import Recommender
 from serving.retrieval.registry import retrievers_of
 
-UNKNOWN = "(nobody: a user whom the bundle has never heard of)"
+UNKNOWN = "(unknown: a user whom the bundle does not know)"
 TO_DO = (
     "run the bundle step again with --force; if it stays, this is a fault of the code: keep the bundle and report it"
 )
@@ -28,8 +28,10 @@ def opens(candidate: Candidate) -> Check:
         bundle = Bundle.open(candidate.folder)
         names = ", ".join(retrievers_of(bundle, candidate.sections.ranking, ef_search=candidate.sections.ef_search))
     except BundleError as error:
-        return Check.judged("opens", False, f"the server refuses the bundle: {error}", "make the bundle again")
-    return Check.judged("opens", True, f"{len(bundle.manifest.files)} files as in the manifest; answers by {names}", "")
+        return Check.measured("opens", False, f"the server refuses the bundle: {error}", "make the bundle again")
+    return Check.measured(
+        "opens", True, f"{len(bundle.manifest.files)} files as in the manifest; answers by {names}", ""
+    )
 
 
 def answers(candidate: Candidate) -> Check:
@@ -42,7 +44,7 @@ def answers(candidate: Candidate) -> Check:
         problems += [f"{name}: {problem}" for problem in wrong(found, bundle, num_items=full)]
         problems += [f"{name}: {UNKNOWN} counts as known" for answer in found.answers[-1:] if not answer.unknown_user]
         count += len(found.answers)
-    return Check.judged(
+    return Check.measured(
         "answers",
         not problems,
         problems[0] if problems else f"{count} lists of up to {k} items of the catalogue, none twice, scores finite",
@@ -63,7 +65,7 @@ def exclude_bought(candidate: Candidate) -> Check:
             again = bought[answer.user_id] & {item["item_id"] for item in answer.items}
             if again:
                 problems.append(f"{name}: {answer.user_id} is offered {len(again)} items bought before")
-    return Check.judged(
+    return Check.measured(
         "exclude_bought",
         not problems,
         problems[0] if problems else f"{len(users)} users are offered nothing that they bought before",

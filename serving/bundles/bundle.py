@@ -1,4 +1,4 @@
-"""Is this the bundle that its manifest describes? A bundle is everything that serving needs, in one folder.
+"""A bundle: everything that serving needs in one folder, verified when it is opened.
 
     bundles/
       current -> 2017-12-01-0f3c9a71   the published one
@@ -18,8 +18,8 @@
         withdrawn.npy                  [W] int32 catalogue rows that are never answered with; only where there are any
         metrics.json  MODEL_CARD.md    how good it is, for programs and for people
 
-N items, D vector width, U user rows. Two numberings of items meet here: catalogue rows run from 0 to N - 1 and are what
-vectors, index, purchases and retrievers speak of; the encoder's item rows run from 1 to N because row 0 is its unknown
+N items, D vector width, U user rows. Two numberings of items meet here: catalogue rows run from 0 to N - 1 and number
+vectors, index, purchases and retrievers; the encoder's item rows run from 1 to N because row 0 is its unknown
 item. Item row = catalogue row + 1. Users have the encoder's rows, 0 to U - 1, with the unknown user first.
 """
 
@@ -69,7 +69,7 @@ class Bundle:
     folder: Path
     """Where it was read from, the pointer resolved."""
     manifest: Manifest
-    """What it says about itself."""
+    """Its description and checksums."""
     encoder: Encoder
     """Raw values -> inputs of the user tower; also the ids of users and items."""
     user_tower: ExportedTower

@@ -1,4 +1,4 @@
-"""What does a bundle say about itself? One JSON document, read before anything else of the bundle."""
+"""The manifest of a bundle: one JSON document that describes it and holds the checksum of every file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def day_of(version: str) -> dt.date:
 
 FORMAT_VERSION = 5
 FILE_NAME = "manifest.json"
-# Written about the bundle, not part of what it answers: they may speak of times and machines.
+# Written about the bundle, not part of what it answers: they may name times and machines.
 REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
 
 _BLOCK_BYTES = 1 << 20
@@ -73,7 +73,7 @@ class BusinessWeight(Declaration):
 
 
 class Facts(Declaration):
-    """What the maker of a bundle knows and its files do not tell."""
+    """What the maker of a bundle knows and its files do not show."""
 
     dataset: str
     """Name of the dataset."""
@@ -90,7 +90,7 @@ class Facts(Declaration):
     index_report: IndexReport
     """Quality and cost of the index."""
     business_weight: BusinessWeight | None
-    """By what the index ranks beside the cosine; None if by nothing, and then the bundle holds no weights."""
+    """By what the index ranks besides the cosine; None if by nothing, and then the bundle holds no weights."""
     sparcode_report: SparCodeReport | None
     """Quality and cost of SparCode's tables; None where the bundle has none."""
     configuration_digest: str
@@ -100,7 +100,7 @@ class Facts(Declaration):
     commit: str | None
     """Git commit of that code, with `-dirty` after it where files differed from it; None outside a work tree."""
     parent: str | None
-    """Version of the bundle whose fit this one went on from, or was judged beside; None where there was none."""
+    """Version of the bundle that the fit is a warm start from or was compared with; None where there was none."""
     seed: int
     """Seed of the run."""
     package_versions: dict[str, str]
@@ -179,7 +179,7 @@ def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
     """Name of a bundle: the same for the same contents, whenever and wherever they were made.
 
     Args:
-        facts: Of it, only what says what the contents mean: dataset, day, feature services, seed and configuration.
+        facts: Only what gives the contents their meaning: dataset, day, feature services, seed and configuration.
         files: All files; the reports are left out.
 
     Returns:
@@ -206,7 +206,7 @@ def code_commit(file: Path = Path(__file__)) -> str | None:
     """Commit of a file's git work tree.
 
     Args:
-        file: One of the code; it must be tracked, because an installed copy may lie inside somebody else's work tree.
+        file: One of the code; it must be tracked, because an installed copy may be inside another project's work tree.
 
     Returns:
         40 hex digits, with `-dirty` after them where tracked files differ from the commit; None outside a work tree and
@@ -221,7 +221,7 @@ def code_commit(file: Path = Path(__file__)) -> str | None:
 
 def _git(file: Path, *arguments: str) -> str | None:
     """What git answers in the folder of a file, on one line; None where it refuses or is not there."""
-    # A hook's GIT_DIR would speak of another repository, and a lock taken here could stop somebody's commit.
+    # A hook's GIT_DIR would name another repository, and a lock taken here could stop a commit.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(file.parent), *arguments]
     try:

@@ -1,4 +1,4 @@
-"""How does a bundle come into being, and how does it become the one that is served?"""
+"""Writing a bundle, whole or not at all, and moving the pointer to the published one."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ class Parts:
 
 
 def write(bundles: Path, parts: Parts, facts: Facts) -> str:
-    """Writes a bundle: beside its place first, to disk, then moved there at once.
+    """Writes a bundle into a temporary folder, synced to disk, then renames it.
 
     Args:
         bundles: Folder of all bundles, made if it is not there.
         parts: Its contents.
-        facts: What the contents do not tell.
+        facts: What the contents do not show.
 
     Returns:
         The version, which is the name of the new folder.
@@ -162,7 +162,7 @@ def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: hist
 
 @contextmanager
 def _folder_to_fill(bundles: Path) -> Iterator[Path]:
-    """A folder whose lock says that its writer lives, so that no retention takes it for what a killed one left."""
+    """A folder that is locked while its writer lives, so that retention does not remove it as a killed writer's."""
     with ExitStack() as held:
         with locked(bundles):
             folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=bundles))

@@ -1,7 +1,7 @@
-"""Which bundles may go, and how do they go without a reader ever seeing half a one?
+"""Retention of bundles: which ones expire, and their removal, of which a reader never sees half.
 
-A bundle is first renamed to `.removing-<version>`, which nobody reads, then deleted. So a killed removal leaves a whole
-bundle or a hidden folder, which the next one removes together with what killed writers left.
+A bundle is first renamed to `.removing-<version>`, which no reader looks at, then deleted. So a killed removal leaves
+a whole bundle or a hidden folder, which the next removal deletes together with what killed writers left.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def prune(
     """
     if not bundles.is_dir():
         raise no_folder(bundles)
-    # Nobody publishes a bundle between the decision that it goes and its going.
+    # No bundle may be published between the decision to remove it and its removal.
     with locked(bundles):
         entries = list_bundles(bundles)
         created = {entry.version: entry.created for entry in entries}
@@ -73,7 +73,7 @@ def prune(
 
 
 def remove(bundles: Path, versions: Collection[str], *, reason: str) -> list[Removal]:
-    """Removes some bundles, whatever a retention would keep; the published one stays.
+    """Removes some bundles regardless of retention; the published one stays.
 
     Args:
         bundles: Folder of all bundles.
@@ -142,7 +142,7 @@ def _needed(bundles: Path, entries: list[Entry]) -> set[str]:
 
 
 def _left_over(bundles: Path) -> list[Removal]:
-    """Folders of processes that are no more. Publishing and removing hold the lock of all bundles, as we do now."""
+    """Folders of killed processes. Publishing and removing hold the lock of all bundles, which is held here."""
     found = []
     for folder in sorted(bundles.iterdir()):
         if folder.name.startswith(_LEFT_OVER) and folder.is_dir() and not _is_being_filled(folder):

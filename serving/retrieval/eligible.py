@@ -1,4 +1,4 @@
-"""Which items may be answered with? A mask over the catalogue, the same for all users of a request.
+"""Eligible items: a mask over the catalogue, without withdrawn, denied and filtered items.
 
 N items of the catalogue.
 """
@@ -95,7 +95,7 @@ class DeniedItems:
     Args:
         path: The file; where there is none, nothing is denied.
         item_ids: Of the catalogue.
-        clock: Seconds that never go back; told only for tests.
+        clock: Monotonic seconds; given only by tests.
     """
 
     def __init__(self, path: Path, item_ids: IdMap, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -108,7 +108,7 @@ class DeniedItems:
     def rows(self) -> Items:
         """Catalogue rows of the denied items, ascending and distinct.
 
-        A file that cannot be read changes nothing: what was denied before stays denied, and a line of log says so.
+        A file that cannot be read changes nothing: what was denied before stays denied, and a line is logged.
         """
         now = self._clock()
         if now >= self._next_look:
@@ -189,7 +189,7 @@ class Eligibility:
 
     Args:
         categories: [N] name of each item's category, or None.
-        kept_out: Catalogue rows that nobody gets now. Called for every request, and returns the same array as long as
+        kept_out: Catalogue rows that no user gets now. Called for every request, and returns the same array as long as
             nothing has changed.
     """
 
@@ -224,7 +224,7 @@ class Eligibility:
         """
         allowed = None if allow is None else frozenset(allow)
         self._check(allowed or ())
-        eligible = self._standing()
+        eligible = self._unfiltered()
         denied = frozenset(name for name in deny if name in self._numbers)
         if allowed is not None or denied:
             mask = self._of_categories(allowed, denied)
@@ -233,8 +233,8 @@ class Eligibility:
             return eligible
         return less(eligible, exclude, num_items=len(self._of_item))
 
-    def _standing(self) -> EligibleItems | None:
-        """What may come whatever is asked; the same object until something changes."""
+    def _unfiltered(self) -> EligibleItems | None:
+        """What may come without filters; the same object until something changes."""
         kept_out, last = self._kept_out(), self._last
         if last is None or last[0] is not kept_out:
             last = (kept_out, everything_but(kept_out, num_items=len(self._of_item)))
@@ -267,7 +267,7 @@ def withdrawn_rows(paths: RunPaths) -> Items:
 
 
 def write_withdrawn(paths: RunPaths, folder: Path) -> Path | None:
-    """Writes these rows into a folder, for jobs and for whoever reads the folder later; None where there are none."""
+    """Writes these rows into a folder, for jobs and for later readers of the folder; None where there are none."""
     rows = withdrawn_rows(paths)
     if not len(rows):
         return None

@@ -1,4 +1,4 @@
-"""Which items are nearest to a query vector, roughly but fast?
+"""Index backends: approximate nearest neighbours by inner product (HNSW), and their measured recall.
 
 B queries, N items of the catalogue, D vector width. Scores are inner products of the queries with the vectors given:
 cosines where both have length one, weighted cosines where the items' lengths are their business weights. W items of

@@ -1,4 +1,4 @@
-"""Who has bought what, how often and how lately?
+"""Purchases: which user has met which item, how often and when last, in compressed rows.
 
 U user rows (row 0 is the unknown user and stays empty), N items of the catalogue, E distinct (user, item) pairs.
 """

@@ -1,4 +1,4 @@
-"""How does a loose set of scored items become one padded list per user?
+"""Ranked lists: scored items as one padded list per user.
 
 B users, E loose entries, N items of the catalogue. A list is rows [B, k] int32 and scores [B, k] float32, best first,
 padded with row -1 and score -inf.

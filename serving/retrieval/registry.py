@@ -22,7 +22,7 @@ ALIASES: Mapping[str, str] = {"hnsw": "two_tower"}
 
 
 class MissingPartError(ValueError):
-    """A bundle lacks what a retriever needs; the message says what that is and how to get it."""
+    """A bundle lacks what a retriever needs; the message names it and how to get it."""
 
 
 class Builder(Protocol):
@@ -126,7 +126,7 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> 
     """All retrievers over a bundle for which it has what they need, by name.
 
     Raises:
-        ValueError: A fused retriever, or the default one, is unknown or lacks something; the message says what.
+        ValueError: A fused retriever, or the default one, is unknown, or the bundle lacks what it needs.
     """
     from serving.retrieval.retrievers import Fused
 

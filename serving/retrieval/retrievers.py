@@ -25,7 +25,7 @@ class UserQueries:
     """What is asked for a batch of users.
 
     Raises:
-        ValueError: The parts speak of different numbers of users.
+        ValueError: The parts are of different numbers of users.
     """
 
     purchases: Purchases
@@ -39,7 +39,7 @@ class UserQueries:
     user_tokens: Scores | None = None
     """[B, K_u D] float32, the users' tokens for SparCode side by side; None where no retriever needs them."""
     eligible: EligibleItems | None = None
-    """What anybody may get; None offers the whole catalogue."""
+    """Items that any user may get; None has the whole catalogue."""
     scale: Scores | None = None
     """[N] float32 business weights that count in place of the retriever's own; None leaves these."""
 
@@ -106,7 +106,7 @@ class Retriever(Protocol):
         """The best k candidates of each user.
 
         Args:
-            users: B questions.
+            users: B users.
             k: Length of the lists, at least 1.
 
         Returns:
@@ -144,13 +144,13 @@ class Repeat:
             scores=counts + 1 / (2 + age_days),
             num_users=len(users),
             k=k,
-            # The exact order: float32 scores cannot tell two moments of the same day apart.
+            # The exact order: float32 scores are equal for two moments of the same day.
             ascending_keys=(-counts, -last_seconds),
         )
 
 
 class Popularity:
-    """What everybody buys, the same list for all users; the score is the number of recent events.
+    """Popular items, the same list for all users; the score is the number of recent events.
 
     Args:
         popularity: [N] recent events of each item.
@@ -185,7 +185,7 @@ class Fused:
     parts: tuple[tuple[Retriever, float], ...]
     """Retrievers and their weights."""
     rank_constant: float
-    """The larger, the less the first places of a list stand out."""
+    """The larger, the less the first places of a list weigh."""
     depth: int
     """Length of the lists that are fused, raised to k where it is smaller."""
     fills_up: ClassVar[bool] = True
@@ -216,14 +216,14 @@ class Fused:
 def reciprocal_rank_fusion(
     lists: Sequence[Rows], weights: Sequence[float], *, rank_constant: float, k: int
 ) -> tuple[Rows, Scores]:
-    """Adds up what each list says about an item, by rank alone, so that scores need no common scale.
+    """Adds up reciprocal ranks of each item, so that scores need no common scale.
 
         score_i = sum_r w_r / (rank_constant + rank_r(i)),  rank 1 for the first; a list without i adds nothing
 
     Args:
         lists: R of [B, k_r] int32 catalogue rows, best first, -1 where empty.
         weights: R, at least 0.
-        rank_constant: At least 0; the larger, the less the first places stand out.
+        rank_constant: At least 0; the larger, the less the first places weigh.
         k: Length of the resulting lists.
 
     Returns:

@@ -157,7 +157,7 @@ def search_eligible(
         vectors: [N, D] float32, searched exactly otherwise.
         query_embeddings: [B, D] float32.
         known: B rows, what each user must not get; None keeps nothing out.
-        eligible: What anybody may get, nothing that the index leaves out; None offers all that is in it.
+        eligible: Items that any user may get, none that the index leaves out; None has all that are in it.
         k: Length of the lists.
         ef: Beam width of the index.
         max_fetch: Largest number of items to ask the index for.
@@ -185,7 +185,7 @@ def search_eligible(
             k=k,
             offered=None if eligible is None else eligible.mask,
         )
-    # What is offered may lie far from the user: fetching has then found too few, though there are more.
+    # Eligible items may be far from the user: fetching has then found too few, though there are more.
     by_index &= (rows[:, -1] >= 0) | (fetches >= k + num_known + num_indexed - num_offered)
     users = np.flatnonzero(~by_index)
     if len(users):

@@ -1,4 +1,4 @@
-"""How do business weights change which items are found? By the lengths of the vectors, as one inner product.
+"""Business weights of items, which scale their vectors so that one inner product ranks by relevance and value.
 
     score = w_i cos(u, v_i) = <u, w_i v_i>,   w_i = value_i^power / max_j value_j^power
 
@@ -57,7 +57,7 @@ def positive(values: npt.NDArray[np.floating]) -> PositiveValues:
     """Replaces what has no logarithm.
 
     What is missing (nan) counts as the median of the positive values, so that an item that nobody has bought yet is
-    neither favoured nor buried. Zeros, losses and everything else below the floor, the 1% quantile of the positive
+    neither favoured nor suppressed. Zeros, losses and everything else below the floor, the 1% quantile of the positive
     values, are raised to it.
 
     Args:
@@ -120,7 +120,7 @@ def item_weights(values: npt.NDArray[np.float64], *, power: float) -> npt.NDArra
 
 
 def load_weights(path: Path, *, num_items: int) -> npt.NDArray[np.float32]:
-    """Reads the weights that lie beside an index: [N] float32.
+    """Reads the weights in the folder of an index: [N] float32.
 
     Raises:
         ValueError: The file holds anything else than `num_items` positive float32 numbers.

@@ -1,4 +1,4 @@
-"""Which items does the whole model of SparCode score highest? All codes against all items, the oracle of its tables.
+"""Exhaustive scoring with SparCode's model: all codes against all items, the oracle of its tables.
 
     score(user, item) = sum_k relu( S(token_k, item) + bias )
 

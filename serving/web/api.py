@@ -1,4 +1,4 @@
-"""What may a request say, and what does an answer look like?"""
+"""The bodies of HTTP requests and answers, and their validation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RecommendBody(Asked):
     user_ids: tuple[Id, ...] | None = None
     """Several users."""
     k: int = 10
-    """How many items each user gets; fewer come only where no more exist."""
+    """Items for each user; fewer only where there are not more."""
     retriever: str | None = None
     """What finds the items; the arm's, or the server's default, if left out."""
     arm: str | None = None
@@ -57,9 +57,9 @@ class RecommendBody(Asked):
     recent_items: Annotated[tuple[Id, ...], Field(max_length=MAX_RECENT)] = ()
     """Ids of items that the one user has met since the features were computed, latest first."""
     explain: bool = False
-    """Whether each item tells which retrievers found it, and what of the history it is like."""
+    """Whether each item comes with the retrievers that found it, and similar items of the history."""
     timings: bool = False
-    """Whether the answer tells the time of each stage."""
+    """Whether the answer has the time of each stage."""
 
     def to_request(self, user_ids: tuple[str, ...]) -> RecommendRequest:
         """What the recommender is asked."""
@@ -108,7 +108,7 @@ class NearItemResponse(BaseModel):
 
 
 class ExplanationResponse(BaseModel):
-    """Why an item stands in a list."""
+    """Why an item is in a list."""
 
     found_by: dict[str, FoundResponse]
     near: list[NearItemResponse]
@@ -325,7 +325,7 @@ def _user_ids(request: RecommendBody) -> tuple[str, ...]:
             raise bad(422, "user_id", "missing; give either user_id or user_ids")
         return (request.user_id,)
     if request.user_id is not None:
-        raise bad(422, "user_ids", "given beside user_id; give one of the two")
+        raise bad(422, "user_ids", "given together with user_id; give one of the two")
     if not 1 <= len(request.user_ids) <= MAX_USERS:
         raise bad(422, "user_ids", f"has {len(request.user_ids)} entries, expected 1 to {MAX_USERS}")
     return request.user_ids

@@ -1,4 +1,4 @@
-"""How is a recommender asked over HTTP? Routes, and nothing of what answers."""
+"""The HTTP routes around a service, its page, and the answers to malformed requests."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "des
 KEY_AND_RATE: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 429)}
 OF_USER = KEY_AND_RATE | NOT_FOUND
 NO_FEATURES: dict[int | str, dict[str, Any]] = {
-    503: {"model": ErrorResponse, "description": "the online store does not answer, and nothing can stand in"}
+    503: {"model": ErrorResponse, "description": "the online store does not answer, and nothing can replace it"}
 }
 ENDPOINTS = frozenset(
     {"/", "/v1/recommend", "/v1/similar-items", "/v1/bundle", "/healthz", "/readyz", "/metrics", "/openapi.json"}
@@ -244,7 +244,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", response_model=ReadyResponse)
     async def readyz() -> Response:
-        """Whether requests are answered, from which bundle, and what stands in the way of a newer one."""
+        """Whether requests are answered, from which bundle, and why a newer one is not live."""
         refusal = live.refusal
         return _json(
             {
@@ -278,7 +278,7 @@ def _errors(route: Route) -> Route:
         except BadRequestError as error:
             return _json({"errors": [dict(issue) for issue in error.errors]}, status=error.status)
         except ClientDisconnect:
-            # Nobody is left to read this.
+            # The client is gone.
             return Response(status_code=400)
 
     return answered

@@ -54,7 +54,7 @@ def share(folder: Path, place: Callable[[], str]) -> None:
 
 
 def ended(folder: Path, place: str) -> None:
-    """Tells that the process of a place has ended: what it alone knew of the moment is told no more."""
+    """Drops the gauges of a process that has ended."""
     multiprocess.mark_process_dead(place, path=str(folder))  # type: ignore[no-untyped-call]
 
 
@@ -82,7 +82,7 @@ class Metrics:
             "twinspire_lists", "Lists answered with.", ["arm", "bundle", "retriever"], registry=self.registry
         )
         self.reasons = Counter(
-            "twinspire_lists_not_plain", "Lists with a fallback, by reason.", ["reason"], registry=self.registry
+            "twinspire_fallback_lists", "Lists with a fallback, by reason.", ["reason"], registry=self.registry
         )
         self.items = Counter("twinspire_items", "Items answered with.", registry=self.registry)
         self.swaps = Gauge(
@@ -93,7 +93,7 @@ class Metrics:
         )
         self.refused = Gauge(
             "twinspire_bundle_refused",
-            "1 while the published bundle is refused and the one before goes on.",
+            "1 while the published bundle cannot be served and the previous one stays live.",
             registry=self.registry,
             multiprocess_mode="livemostrecent",
         )
@@ -116,7 +116,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it, in Prometheus's format."""
-        # Not told by the environment: Feast sets these variables for itself.
+        # Not taken from the environment: Feast sets these variables for itself.
         return generate_latest(self.registry if self._folder is None else _OfAll(self._folder))
 
 
@@ -167,7 +167,7 @@ def _locked_folder(parent: Path, held: ExitStack) -> Path:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether it is a folder of this user: anybody may put a link, or a folder of that name, into such a place."""
+    """Whether it is a folder of this user: any user may put a link or a folder of that name there."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 

@@ -1,4 +1,4 @@
-"""How does a request become an answer? Users to their arms, features in time, lists, counts, exposures."""
+"""The service behind the routes: users to arms, features in time, lists, counts and exposures."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Service:
         """What a user has bought, the latest first.
 
         Raises:
-            BadRequestError: Nobody of that id is known (404).
+            BadRequestError: There is no such user (404).
         """
         bundle = self.live.current.bundle
         row = bundle.encoder.user_ids.rows([user_id])

@@ -1,4 +1,4 @@
-"""What every retriever promises, run against each of them.
+"""The contract of retrievers, run against each of them.
 
 40 items; users: one with three items, one without any, one who knows all but four, one who knows all.
 """

@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True)
 class Night:
-    """A copy of a run for a test to spoil, beside a night before that ended the same."""
+    """A copy of a run for a test to spoil, beside a previous night that ended the same."""
 
     candidate: Candidate
 
@@ -81,7 +81,7 @@ def night(elsewhere: Any, tmp_path: Path) -> Night:
 
 def test_a_night_as_it_should_be_passes_every_check(night: Night) -> None:
     candidate = night.candidate
-    # Nothing was fitted since the copy that stands for the night before, which is only a warning.
+    # Nothing was fitted since the copy that stands for the previous night, which is only a warning.
     told = check_gates(candidate.sections, candidate.paths, parent=candidate.parent)
     assert told == "16 checks passed, 1 warned, 5 not applicable"
     report = GateReport.from_json(candidate.paths.gates.read_text())

@@ -1,4 +1,4 @@
-"""What does this user get now?"""
+"""The recommender over a small bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is everything that a question may say heard? Categories, exclusions, context, recent items, weights, reasons."""
+"""All fields of a request: categories, exclusions, context, recent items, weights, reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a user whom the towers do not know served from a hash bucket, and from nobody else's purchases?"""
+"""A user whom the towers do not know is served from a hash bucket, and without anyone else's purchases."""
 
 from __future__ import annotations
 

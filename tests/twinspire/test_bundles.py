@@ -1,4 +1,4 @@
-"""What does a person meet who looks at bundles, publishes and removes them?"""
+"""The commands that list, compare, publish and remove bundles."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_rollbacks_go_further_back_until_there_is_nothing(shop: Shop) -> None:
     for version in (shop.versions[1], shop.versions[0]):
         assert shop.done("rollback").startswith(f"{version} verified and published")
         assert published(shop.folder) == version
-    assert f"tells of nothing published before {shop.versions[0]}" in shop.refused("rollback")
+    assert f"has nothing published before {shop.versions[0]}" in shop.refused("rollback")
     assert published(shop.folder) == shop.versions[0]
 
 
@@ -254,7 +254,7 @@ def test_the_daily_run_prunes_by_its_configuration(shop: Shop) -> None:
 def test_a_wrong_version_is_answered_with_what_is_there(shop: Shop, command: str) -> None:
     mistaken = shop.versions[1].replace("-12-", "-21-")
     assert f"no bundle '{mistaken}'; did you mean {shop.versions[1]}? There are" in shop.refused(command, mistaken)
-    assert f"'2017' begins {', '.join(shop.versions[::-1])}; give more" in shop.refused(command, "2017")
+    assert f"'2017' is the beginning of {', '.join(shop.versions[::-1])}; give more" in shop.refused(command, "2017")
 
 
 @pytest.mark.parametrize(

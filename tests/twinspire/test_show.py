@@ -1,4 +1,4 @@
-"""Do people see names, in tables that fit, whatever the names hold?"""
+"""Tables for the terminal fit and show names, including unusual ones."""
 
 from __future__ import annotations
 

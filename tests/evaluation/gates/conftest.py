@@ -205,7 +205,7 @@ def trained_as_written(shop_as_written: Shop, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def shop(shop_as_written: Shop, tmp_path: Path) -> Shop:
-    """The tables of both nights, the encoder of each, and what the checks found the night before; to be spoiled."""
+    """The tables of both nights, the encoder of each, and what the checks found the previous night; to be spoiled."""
     return Shop(Path(shutil.copytree(shop_as_written.root, tmp_path / "shop")))
 
 

@@ -1,4 +1,4 @@
-"""Are all checks made whatever one finds, and can each be turned off, skipped or fail by its own fault?"""
+"""The gates as a whole: every check is made, and can be turned off, skipped or fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this the bundle that its manifest describes?"""
+"""Opening a bundle: what its manifest describes loads, anything else is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the code's commit told where there is one, and no other's?"""
+"""The git commit in a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a user's vector?"""
+"""Vectors from exported towers."""
 
 from __future__ import annotations
 

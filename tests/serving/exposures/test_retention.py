@@ -1,4 +1,4 @@
-"""Do logged lists become few files and go when they are old, by the configuration and before a night begins?"""
+"""A night merges exposure files and removes old days, as configured."""
 
 from __future__ import annotations
 

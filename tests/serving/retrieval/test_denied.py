@@ -1,4 +1,4 @@
-"""Is an item gone as soon as the file says so, and back when it no longer does?"""
+"""The file of denied items takes effect at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items may be answered with, and when does it change?"""
+"""Masks of eligible items, and when they change."""
 
 from __future__ import annotations
 

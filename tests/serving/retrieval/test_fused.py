@@ -1,4 +1,4 @@
-"""How do several lists become one?"""
+"""Reciprocal rank fusion of several lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items are nearest?"""
+"""HNSW indexes: nearest items, files, and items that are left out."""
 
 from __future__ import annotations
 

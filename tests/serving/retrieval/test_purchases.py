@@ -1,4 +1,4 @@
-"""Who has bought what?"""
+"""Purchases in compressed rows."""
 
 from __future__ import annotations
 

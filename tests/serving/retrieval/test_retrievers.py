@@ -1,4 +1,4 @@
-"""Which candidates, in which order? The promises that all share are in the contract."""
+"""Candidates and their order; what all retrievers promise is in the contract."""
 
 from __future__ import annotations
 

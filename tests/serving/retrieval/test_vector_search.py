@@ -1,4 +1,4 @@
-"""How are known items kept out?"""
+"""Vector search without known or ineligible items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do business weights change which items are found?"""
+"""Business weights and the order of items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does what left the catalogue stay in the bundle, and out of its index and every answer?"""
+"""Withdrawn items stay in the bundle, and out of its index and every answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items fit the codes that a user's tokens become?
+"""The SparCode retriever over small tables.
 
 50 items, two tokens of a user. Codes are scored by a random net; what the retriever finds is held against sums over
 every item, worked out from the same net without any table.

@@ -1,4 +1,4 @@
-"""Does what a killed server counted in go with the next server's start, and nothing of one that lives?"""
+"""The folder of counts: a killed server's goes with the next start, a running server's stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do people see at `/`? Chromium opens the page of a server in this process."""
+"""The page at `/`, opened by Chromium against a server in this process."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_nobody_is_told_to_be_nobody_and_gets_what_strangers_get(page, address: 
     assert "Nobody of the id nobody is known" in page.run("document.getElementById('past-note').innerText")
     assert page.names("[data-list=a]") == shown(asked(api, user_id="nobody", k=3, arm="plain")["items"])
     assert page.run("all('[data-list=a] .reasons li')") == [
-        "The bundle has never heard of this user.",
+        "The bundle does not know this user.",
         "Nothing is known of what this user bought.",
         "The retriever popularity answers instead.",
     ]

@@ -1,4 +1,4 @@
-"""Does every request get an answer of one bundle while bundles come and go, processes die and clients misbehave?"""
+"""Every request gets an answer of one bundle while bundles change, processes die and clients misbehave."""
 
 from __future__ import annotations
 

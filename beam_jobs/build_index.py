@@ -24,13 +24,12 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from serving.vectors import read_vectors
+from serving.retrieval.vectors import read_vectors
 
 if TYPE_CHECKING:
-    from serving.eligible import Items
-    from serving.index import HnswIndex
-    from serving.weights import Form
-from serving.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
+    from serving.retrieval.eligible import Items
+    from serving.retrieval.index import AnnIndex
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 
 
 class IndexRefusedError(ValueError):
@@ -42,7 +41,7 @@ class IndexSettings:
     """Shape of the graph and how it is measured.
 
     Attributes:
-        m: Links per node; a weighted graph has at least `serving.weights.MIN_LINKS`.
+        m: Links per node; a weighted graph has at least `serving.retrieval.weights.MIN_LINKS`.
         ef_construction: Beam width while building; a weighted graph takes at least `MIN_EF_CONSTRUCTION`.
         ef_search: Beam width of the searches that are measured.
         k: Length of the lists that are compared with exact search.
@@ -50,6 +49,7 @@ class IndexSettings:
         seed: Draws the level of each node and the users that are asked.
         min_recall: Recall against exact search, with the weights on, below which the index is refused.
         parts: Widths of the parts of which the vectors are concatenated, for the report; (D,) for a single model.
+        form: Backend of the index; None takes the one that finds enough.
     """
 
     m: int
@@ -60,6 +60,7 @@ class IndexSettings:
     seed: int
     min_recall: float
     parts: tuple[int, ...]
+    form: str | None = None
 
 
 class IndexJob(NamedTuple):
@@ -91,8 +92,8 @@ class Candidate:
         seconds: Wall-clock time of the build.
     """
 
-    index: HnswIndex
-    form: Form
+    index: AnnIndex
+    form: str
     recall: float
     seconds: float
 
@@ -111,9 +112,9 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
             IndexRefusedError: Its recall is too low.
             ValueError: The vectors, weights and rows do not fit each other, or no item is offered.
         """
-        from serving.eligible import NO_ITEMS, WITHDRAWN_FILE, load_withdrawn
-        from serving.index import IndexReport
-        from serving.weights import WEIGHTS_FILE, load_weights, log_weight_spread, weighted
+        from serving.retrieval.eligible import NO_ITEMS, WITHDRAWN_FILE, load_withdrawn
+        from serving.retrieval.index import IndexReport
+        from serving.retrieval.weights import WEIGHTS_FILE, load_weights, log_weight_spread, weighted
 
         items, users, out = (Path(path) for path in element[:3])
         settings = self._settings
@@ -167,12 +168,11 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
         has_weights: bool,
     ) -> Candidate:
         """The first form whose recall is enough."""
-        from serving.index import INDEXES
-        from serving.weights import choose_form
+        from serving.retrieval.weights import FORMS, choose_form
 
         settings = self._settings
-        first = choose_form(spread)
-        others: list[Form] = [form for form in INDEXES if form != first] if has_weights else []
+        first = settings.form or choose_form(spread)
+        others = [form for form in FORMS if form != first] if has_weights and settings.form is None else []
         tried: list[Candidate] = []
         for form in (first, *others):
             tried.append(self._build(form, ranked, left_out, asked, has_weights=has_weights))
@@ -190,20 +190,20 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
 
     def _build(
         self,
-        form: Form,
+        form: str,
         ranked: npt.NDArray[np.float32],
         left_out: Items,
         asked: npt.NDArray[np.float32],
         *,
         has_weights: bool,
     ) -> Candidate:
-        from serving.index import INDEXES, measure_recall
-        from serving.weights import MIN_EF_CONSTRUCTION, MIN_LINKS
+        from serving.retrieval.index import backend_of, measure_recall
+        from serving.retrieval.weights import MIN_EF_CONSTRUCTION, MIN_LINKS
 
         settings = self._settings
         links, width = (MIN_LINKS, MIN_EF_CONSTRUCTION) if has_weights else (0, 0)
         started = time.perf_counter()
-        index = INDEXES[form].build(
+        index = backend_of(form).build(
             ranked,
             m=max(settings.m, links),
             ef_construction=max(settings.ef_construction, width),

@@ -20,9 +20,10 @@ from beam_jobs.config import BeamConfig, CodesSections, SparCodeTablesConfig
 from evaluation.metrics import index_recall_at_k
 from features.encoding import Encoder
 from features.schema import Tower
-from serving.eligible import Items, everything_but, offered_rows, withdrawn_rows
-from serving.purchases import Purchases
-from serving.retrievers import UserQueries
+from serving.retrieval.eligible import Items, eligible_rows, everything_but, withdrawn_rows
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.retrievers import UserQueries
+from serving.retrieval.vectors import read_vectors
 from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import (
@@ -43,7 +44,6 @@ from serving.sparcode.interactions import Interaction, load_interaction
 from serving.sparcode.postings import catalogue_digest, read_postings, truncated
 from serving.sparcode.postings_writer import PostingsWriter
 from serving.sparcode.retriever import SparCode
-from serving.vectors import read_vectors
 
 CODE_BLOCK = 512
 Floats = npt.NDArray[np.float32]
@@ -170,7 +170,7 @@ def _embed(beam: BeamConfig, paths: RunPaths, tower_file: Path, out: Path, *, to
 def _write_offered(withdrawn: Items, target: Path, items: Path) -> Path:
     """Writes the rows of the items that are scored: [N - W] int64."""
     num_items = len(np.load(items, mmap_mode="r", allow_pickle=False))
-    np.save(target, offered_rows(withdrawn, num_items=num_items), allow_pickle=False)
+    np.save(target, eligible_rows(withdrawn, num_items=num_items), allow_pickle=False)
     return target
 
 
@@ -188,7 +188,7 @@ def _exact(
     tokens = read_vectors(user_tokens)
     some = np.sort(rng.permutation(len(tokens))[:num_queries])
     item_tokens = np.load(items, mmap_mode="r", allow_pickle=False)
-    offer = everything_but(withdrawn, num_items=len(item_tokens))
+    eligible = everything_but(withdrawn, num_items=len(item_tokens))
     rows, _ = all_to_all.search(
         tokens[some],
         item_tokens,
@@ -196,7 +196,7 @@ def _exact(
         bias=bias,
         codebook=fitted.codebook,
         k=k,
-        offered=None if offer is None else offer.mask,
+        offered=None if eligible is None else eligible.mask,
     )
     return Exact(tokens[some], rows, len(item_tokens))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ByteSize, Field, model_validator
 
 from artefacts.config import Section, read
+from serving.config import SparCodeRecallConfig
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -30,6 +31,9 @@ class IndexConfig(Section):
     """Exponent that tempers the weights (kappa)."""
     min_recall: float = Field(0.95, gt=0, le=1)
     """Recall against exact search, with the weights on, below which the index is refused."""
+    form: str | None = None
+    """Backend of the index, a name in `INDEXES` of `serving/retrieval/index.py`; null takes the form of the HNSW graph
+    that suits the spread of the business weights, and the other one where it finds too little."""
 
 
 class BeamConfig(Section):
@@ -50,7 +54,7 @@ class BeamConfig(Section):
         return PipelineOptions([f"--runner={self.runner}", *self.options])
 
 
-class SparCodeTablesConfig(Section):
+class SparCodeTablesConfig(SparCodeRecallConfig):
     """How SparCode's tables are cut: posting lists of the codes in use."""
 
     posting_cap: int = Field(1000, ge=1)
@@ -59,8 +63,6 @@ class SparCodeTablesConfig(Section):
     """What is added to scores before they are cut at 0; null takes the learned bias, or what a target asks for."""
     target_size_bytes: ByteSize | None = Field(None, ge=1)
     """Take the highest bias whose posting lists are no larger; a number, or such as 50MB."""
-    target_recall: float | None = Field(None, gt=0, le=1)
-    """Take the lowest bias whose lists find this share of the best items by all scores of the codes."""
     curve_points: int = Field(8, ge=2)
     """Biases that are tried for the curve of size against recall."""
     num_queries: int = Field(500, ge=1)

@@ -20,11 +20,11 @@ from features.encoding import Encoder, moments_of
 from features.schema import Tower
 
 if TYPE_CHECKING:
-    from serving.exported_tower import ExportedTower
+    from serving.bundles.exported_tower import ExportedTower
 import os
 import uuid
 
-from serving.vectors import vector_schema
+from serving.retrieval.vectors import vector_schema
 
 
 class WriteNumbered(beam.DoFn):  # type: ignore[misc]
@@ -61,7 +61,7 @@ class EmbedBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Loads encoder and tower, once a worker."""
-        from serving.exported_tower import ExportedTower
+        from serving.bundles.exported_tower import ExportedTower
 
         self._encoder = Encoder.load(Path(self._encoder_path))
         self._model: ExportedTower = ExportedTower(Path(self._tower_file))

@@ -22,10 +22,10 @@ import scipy.sparse as sp
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.embed import WriteNumbered
-from serving.vectors import ROW, VECTOR, all_files
+from serving.retrieval.vectors import ROW, VECTOR, all_files
 
 if TYPE_CHECKING:
-    from serving.purchases import Purchases
+    from serving.retrieval.purchases import Purchases
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]
@@ -61,7 +61,7 @@ class SearchBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Maps the items and what is known, once a worker."""
-        from serving.purchases import Purchases
+        from serving.retrieval.purchases import Purchases
 
         files = self._files
         self._items: Vectors = np.load(files.item_vectors, mmap_mode="r", allow_pickle=False)
@@ -75,7 +75,7 @@ class SearchBlock(beam.DoFn):  # type: ignore[misc]
         Raises:
             ValueError: Users and items do not fit together, or a vector holds nan or infinity.
         """
-        from serving import exact
+        from serving.retrieval import exact
 
         number, path, group = element
         table = pq.ParquetFile(path).read_row_group(group)
@@ -135,7 +135,7 @@ def run(transform: ExactSearch, vectors: Path, *, out: Path, options: PipelineOp
 
 
 def read_lists(folder: Path) -> tuple[Rows, Vectors]:
-    """Lists in the order of the user vectors, as `serving.exact.search` gives them.
+    """Lists in the order of the user vectors, as `serving.retrieval.exact.search` gives them.
 
     Returns:
         rows [U, k] int32 and scores [U, k] float32; -1 and -inf behind the last one.

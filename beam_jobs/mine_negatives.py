@@ -26,10 +26,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from features import columns
 from features.ids import IdMap
-from serving.vectors import read_vectors
+from serving.retrieval.vectors import read_vectors
 
 if TYPE_CHECKING:
-    from serving.purchases import Purchases
+    from serving.retrieval.purchases import Purchases
 from features.negatives_file import NEGATIVES_SCHEMA, Ints
 
 Vectors = npt.NDArray[np.float32]
@@ -79,6 +79,7 @@ class MiningFiles:
         pairs: Parquet with user_id and item_id of what each user is known to have met, by any moment.
         withdrawn: File of the rows of item vectors that the index leaves out, which are no negatives either; None where
             there are none.
+        form: Backend of the index.
     """
 
     user_vectors: Path
@@ -88,6 +89,7 @@ class MiningFiles:
     items: Path
     pairs: Path
     withdrawn: Path | None = None
+    form: str = "ip"
 
 
 class MineBlock(beam.DoFn):  # type: ignore[misc]
@@ -100,8 +102,8 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Loads vectors, index, ids and known items, once a worker."""
-        from serving.eligible import NO_ITEMS, everything_but, load_withdrawn
-        from serving.index import HnswIndex
+        from serving.retrieval.eligible import NO_ITEMS, everything_but, load_withdrawn
+        from serving.retrieval.index import backend_of
 
         files = self._files
         self._queries = read_vectors(files.user_vectors)
@@ -109,8 +111,8 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
         num_items, left_out = len(self._vectors), NO_ITEMS
         if files.withdrawn is not None:
             left_out = load_withdrawn(files.withdrawn, num_items=num_items)
-        self._index = None if files.index is None else HnswIndex.load(files.index, self._vectors, left_out)
-        self._offer = everything_but(left_out, num_items=num_items)
+        self._index = None if files.index is None else backend_of(files.form).load(files.index, self._vectors, left_out)
+        self._eligible = everything_but(left_out, num_items=num_items)
         self._user_ids, self._item_ids = _ids(files.users, columns.USER_ID), _ids(files.items, columns.ITEM_ID)
         for path, ids, vectors in (
             (files.users, self._user_ids, self._queries),
@@ -145,19 +147,19 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
         )
 
     def _lists(self, users: Ints, known: Purchases) -> tuple[npt.NDArray[np.int32], Vectors]:
-        from serving import exact
-        from serving.filters import search_offered
+        from serving.retrieval import exact
+        from serving.retrieval.vector_search import search_eligible
 
         queries, last = self._queries[users], self._settings.band[1]
         if self._index is None:
-            offered = None if self._offer is None else self._offer.mask
+            offered = None if self._eligible is None else self._eligible.mask
             return exact.search(queries, self._vectors, k=last, exclude=known.csr(), offered=offered)
-        return search_offered(
+        return search_eligible(
             self._index,
             self._vectors,
             query_embeddings=queries,
             known=known,
-            offer=self._offer,
+            eligible=self._eligible,
             k=last,
             ef=self._settings.ef,
             max_fetch=self._settings.max_fetch,
@@ -214,7 +216,7 @@ def _ids(path: Path, name: str) -> npt.NDArray[np.object_]:
 
 def _known(pairs: Path, user_ids: npt.NDArray[np.object_], item_ids: npt.NDArray[np.object_]) -> Purchases:
     """What each user is known to have met, by vector row; pairs of others' ids are left out."""
-    from serving.purchases import Purchases
+    from serving.retrieval.purchases import Purchases
 
     table = pq.read_table(pairs, columns=[columns.USER_ID, columns.ITEM_ID])
     users = IdMap(user_ids).rows(table.column(columns.USER_ID).to_numpy()).astype(np.int64)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.embed import WriteNumbered
-from serving.vectors import all_files
+from serving.retrieval.vectors import all_files
 
 if TYPE_CHECKING:
     from serving.sparcode.postings import PostingsWriter

@@ -19,10 +19,10 @@ from beam_jobs import build_index, embed
 from beam_jobs.config import BeamConfig, IndexConfig, IndexSections, MineSections
 from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
 from features.schema import TOWERS
-from serving.eligible import WITHDRAWN_FILE, write_withdrawn
-from serving.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
-from serving.vectors import read_parts, read_vectors
-from serving.weights import WEIGHTS_FILE, item_weights, positive
+from serving.retrieval.eligible import WITHDRAWN_FILE, write_withdrawn
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
+from serving.retrieval.vectors import read_parts, read_vectors
+from serving.retrieval.weights import WEIGHTS_FILE, item_weights, positive
 
 MARGIN = "margin"
 
@@ -53,6 +53,7 @@ def index_catalogue(sections: IndexSections, beam: BeamConfig, paths: RunPaths) 
         seed=sections.seed,
         min_recall=sections.index.min_recall,
         parts=read_parts(paths.model),
+        form=sections.index.form,
     )
     with fresh_folder(paths.index) as folder, progress("HNSW index"):
         withdrawn = write_withdrawn(paths, folder)
@@ -136,6 +137,7 @@ def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
         items=items,
         pairs=paths.pairs,
         withdrawn=withdrawn if withdrawn.exists() else None,
+        form=json.loads((previous.index / REPORT_FILE).read_text())["form"],
     )
     num_users = pq.ParquetFile(files.users).metadata.num_rows
     with fresh_folder(paths.mined) as folder, progress("hard negatives"):

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.embed import WriteNumbered
-from serving.vectors import VECTOR, all_files
+from serving.retrieval.vectors import VECTOR, all_files
 
 if TYPE_CHECKING:
     from serving.sparcode.codebook import Codebook

@@ -33,9 +33,9 @@ from features import columns
 from features.columns import day_range
 from features.encoding import Encoder, moments_of
 from features.tables import read_events
-from serving import exact
-from serving.exported_tower import ExportedTower
-from serving.vectors import read_vectors
+from serving.bundles.exported_tower import ExportedTower
+from serving.retrieval import exact
+from serving.retrieval.vectors import read_vectors
 from twinspire.load_config import load
 
 ROOT = Path(__file__).parent.parent

@@ -30,7 +30,7 @@ import numpy.typing as npt  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
 
 from evaluation.metrics import judge, ndcg_at_k, recall_at_k  # noqa: E402
-from serving import exact  # noqa: E402
+from serving.retrieval import exact  # noqa: E402
 
 PAGE = ROOT / "docs" / "exact_evaluation.md"
 NUM_EXCLUDED, NUM_RELEVANT, NUM_TASTES = 100, 10, 500

@@ -26,12 +26,12 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
 from artefacts.paths import RunPaths  # noqa: E402
-from serving import exact  # noqa: E402
 from serving.bundles.bundle import Bundle  # noqa: E402
-from serving.eligible import Mask, Offer  # noqa: E402
-from serving.filters import BEAM_COST, search_offered  # noqa: E402
-from serving.ranking import Rows  # noqa: E402
-from serving.vectors import read_vectors  # noqa: E402
+from serving.retrieval import exact  # noqa: E402
+from serving.retrieval.eligible import EligibleItems, Mask  # noqa: E402
+from serving.retrieval.ranking import Rows  # noqa: E402
+from serving.retrieval.vector_search import BEAM_COST, search_eligible  # noqa: E402
+from serving.retrieval.vectors import read_vectors  # noqa: E402
 from twinspire.load_config import load  # noqa: E402
 
 SHARES = (0.9, 0.5, 0.1, 0.02, 0.001)
@@ -56,7 +56,7 @@ def main() -> None:
     print(f"| {' | '.join(names)} | callback, us |\n|{'---|' * (len(names) + 1)}")
     for share in SHARES:
         for kind, mask in (("evenly", evenly(bundle, share, rng)), ("categories", categories(bundle, share, rng))):
-            print(row(bundle, queries, Offer(mask), kind, share, ef=settings.index.ef_search))
+            print(row(bundle, queries, EligibleItems(mask), kind, share, ef=settings.index.ef_search))
 
 
 def evenly(bundle: Bundle, share: float, rng: np.random.Generator) -> Mask:
@@ -79,26 +79,26 @@ def categories(bundle: Bundle, share: float, rng: np.random.Generator) -> Mask:
     return _offered(bundle, np.isin(numbers, chosen))
 
 
-def row(bundle: Bundle, queries: Queries, offer: Offer, kind: str, share: float, *, ef: int) -> str:
+def row(bundle: Bundle, queries: Queries, eligible: EligibleItems, kind: str, share: float, *, ef: int) -> str:
     """One line of the table."""
 
     def ours(beam_cost: float) -> Callable[[Queries], Rows]:
-        return lambda query: search_offered(
-            bundle.index, bundle.ranked, query_embeddings=query, known=None, offer=offer, k=K, ef=ef,
+        return lambda query: search_eligible(
+            bundle.index, bundle.ranked, query_embeddings=query, known=None, eligible=eligible, k=K, ef=ef,
             max_fetch=len(bundle.ranked) if beam_cost == 0 else 2000, beam_cost=beam_cost,
         )[0]  # fmt: skip
 
     def exactly(query: Queries) -> Rows:
-        return exact.search(query, bundle.ranked, k=K, offered=offer.mask)[0]
+        return exact.search(query, bundle.ranked, k=K, offered=eligible.mask)[0]
 
     def callback(query: Queries) -> Rows:
         bundle.index._graph.set_ef(ef)
         try:
             return bundle.index._graph.knn_query(
                 bundle.index._asked(query),
-                k=min(K, offer.num_items),
+                k=min(K, eligible.num_items),
                 num_threads=1,
-                filter=lambda item: offer.mask[item],
+                filter=lambda item: eligible.mask[item],
             )[0]
         except RuntimeError:
             # Fewer than k within its beam.
@@ -111,10 +111,10 @@ def row(bundle: Bundle, queries: Queries, offer: Offer, kind: str, share: float,
     by_index, index_taken = timed(ours(0.0), queries)
     _, exact_taken = timed(exactly, queries)
     _, callback_taken = timed(callback, queries[:20])
-    fetch = K / max(offer.num_items / len(bundle.ranked), 1e-9) * 1.25
-    side = "index" if max(fetch, ef) * BEAM_COST <= offer.num_items else "exact"
+    fetch = K / max(eligible.num_items / len(bundle.ranked), 1e-9) * 1.25
+    side = "index" if max(fetch, ef) * BEAM_COST <= eligible.num_items else "exact"
     return (
-        f"| {share:.1%}, {kind} | {offer.num_items:,} | {side} | {recall(found, wanted):.4f} | {taken:,.0f} | "
+        f"| {share:.1%}, {kind} | {eligible.num_items:,} | {side} | {recall(found, wanted):.4f} | {taken:,.0f} | "
         f"{index_taken:,.0f} | {recall(by_index, wanted):.4f} | {exact_taken:,.0f} | {callback_taken:,.0f} |"
     )
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from evaluation.split import Split
-from serving.exact import search
+from serving.retrieval.exact import search
 
 
 def als(

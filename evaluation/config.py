@@ -1,4 +1,4 @@
-"""What must a night's bundle pass before it is published? A limit for each check; null turns a check off."""
+"""Configuration of the evaluation: recall after the cut, and the limits of the gates; null turns a check off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import ByteSize, Field, field_validator
 from artefacts.config import Section, read
 from evaluation.gates.report import CHECK_NAMES
 from features.schema import Schema
-from serving.config import RankingConfig
+from serving.config import RankingConfig, SparCodeRecallConfig
 
 
 class EvaluationConfig(Section):
@@ -35,11 +35,11 @@ class GatesConfig(Section):
     max_volume_ratio: float | None = Field(1.75, ge=1)
     """The same ratio, above which too many came."""
     max_quarantine_share: float | None = Field(0.005, ge=0, le=1)
-    """Share of the rows read since the night before that may be set aside; ingestion stops at a limit for all rows."""
+    """Share of the rows read since the previous night that may be set aside; for all rows there is `ingest`'s limit."""
     max_null_rise: float | None = Field(0.02, ge=0, le=1)
-    """By how much the share of nulls in a declared column may have risen since the night before."""
+    """By how much the share of nulls in a declared column may have risen since the previous night."""
     max_new_category_share: float | None = Field(0.05, ge=0, le=1)
-    """Share of the values of a categorical column that the encoder of the night before may not know."""
+    """Share of the values of a categorical column that the encoder of the previous night may not know."""
     max_numeric_drift: float | None = Field(0.25, gt=0)
     """Population stability index of a number in the new events against the days before, beyond what chance explains."""
     max_category_drift: float | None = Field(0.25, gt=0)
@@ -47,7 +47,7 @@ class GatesConfig(Section):
     drift_days: int = Field(28, ge=7)
     """Days before the new ones which drift is measured against."""
     drift_min_users: int = Field(50, ge=1)
-    """Users of the new events below which drift is not judged."""
+    """Users of the new events below which drift is not checked."""
 
     max_feature_age_days: int | None = Field(0, ge=0)
     """Days by which the newest features may be older than the bundle's day."""
@@ -65,12 +65,12 @@ class GatesConfig(Section):
     max_mean_cosine: float | None = Field(0.99, gt=0, le=1)
     """Mean cosine of two user vectors, or of two item vectors, from which on they count as one."""
     min_distinct_ratio: float | None = Field(0.5, ge=0, le=1)
-    """Distinct items in the lists of a sample of users, as a ratio of the night before, below which too few remain."""
+    """Distinct items in the lists of a sample of users, as a ratio of the previous night's; fewer fail."""
     sample_users: int = Field(500, ge=2)
     """Users whose lists are looked at."""
 
     min_size_ratio: float | None = Field(0.5, ge=0, le=1)
-    """Bytes of the bundle, as a ratio of the night before, below which something is missing."""
+    """Bytes of the bundle, as a ratio of the previous night, below which something is missing."""
     max_size_ratio: float | None = Field(2.0, ge=1)
     """The same ratio, above which something is in it twice."""
     max_bundle_bytes: ByteSize | None = Field(None, ge=1)
@@ -81,7 +81,7 @@ class GatesConfig(Section):
     smoke_k: int | None = Field(50, ge=1)
     """Length of the lists that the finished bundle is asked for before it is published."""
     smoke_users: int = Field(8, ge=1)
-    """Users who are asked for, beside an unknown one."""
+    """Users who are asked for, besides an unknown one."""
 
     @field_validator("skip")
     @classmethod
@@ -115,6 +115,5 @@ class GatesSections:
     bootstrap_samples: int = read("evaluation.bootstrap_samples")
     min_recall: float = read("index.min_recall")
     ef_search: int = read("index.ef_search")
-    sparcode: Section | None = read("sparcode")
-    """Without any of its fields: whether there are tables."""
+    sparcode: SparCodeRecallConfig | None = read("sparcode")
     ranking: RankingConfig = read("serving")

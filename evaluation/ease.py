@@ -12,8 +12,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from evaluation.split import Split
-from serving.exact import top_k
-from serving.running_top_k import RunningTopK
+from serving.retrieval.exact import top_k
+from serving.retrieval.running_top_k import RunningTopK
 
 _BLOCK = 2048
 """Items (by users) or users (by items) scored at a time: 20 MiB of float32 at 2,500 users."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from evaluation.split import Split
-from serving.exact import top_k
+from serving.retrieval.exact import top_k
 
 _BLOCK_ENTRIES = 1 << 24
 """Entries of a dense block: 64 MiB of float32."""

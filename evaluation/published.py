@@ -13,7 +13,7 @@ from scipy import sparse
 
 from evaluation.metrics import judge, ndcg_at_k, recall_at_k
 from features.sources.lightgcn import Pairs
-from serving import exact
+from serving.retrieval import exact
 
 Floats = npt.NDArray[np.float32]
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.encoding import Encoder
-from serving.vectors import all_files
+from serving.retrieval.vectors import all_files
 
 if TYPE_CHECKING:
     pass

@@ -1,1 +1,1 @@
-"""What does this user get now: bundles, indexes, retrievers, the server."""
+"""Serving: bundles, retrieval, exposure logs and the HTTP server."""

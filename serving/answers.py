@@ -1,4 +1,4 @@
-"""What does a recommender answer? Lists of B users as rows, and the same as items with names."""
+"""Requests for recommendations, the answers to them, and explanations of an answer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,42 @@ from typing import Literal, NotRequired, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from serving.explain import Explanation
-from serving.ranking import Rows, Scores
-from serving.retrievers import UserQueries
+from serving.bundles.bundle import Bundle
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import Fused, Retriever, UserQueries
 
 Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "no_tables"]
-"""Why an answer is not the plain one: nobody of that id, or without a past; the online store did not answer, and what
-the bundle knows stood in; nothing was found; the list was too short, and popularity filled it; no SparCode tables."""
+"""Why a list has a fallback: no such user, or none with a history; the online store did not answer, and features of the
+bundle were used; nothing was found; the list was too short, and popularity filled it; no SparCode tables."""
+NUM_NEAR = 3
+"""Items of the history that explain an item, at most."""
+
+
+class Found(TypedDict):
+    """Where one retriever had an item."""
+
+    rank: int
+    """From 1."""
+    score: float
+    """In the retriever's own unit."""
+
+
+class NearItem(TypedDict):
+    """An item that the user met before."""
+
+    item_id: str
+    item_name: str | None
+    cosine: float
+    """Of the two items' vectors."""
+
+
+class Explanation(TypedDict):
+    """Why an item is in a list."""
+
+    found_by: dict[str, Found]
+    """Retriever -> its place in that one's list; empty where it was filled in."""
+    near: list[NearItem]
+    """The most similar items of the user's history, most similar first."""
 
 
 class RecommendedItem(TypedDict):
@@ -36,13 +65,13 @@ class Answer:
     user_id: str
     """As asked."""
     items: list[RecommendedItem]
-    """Best first; fewer than k where no more exist."""
+    """Best first; fewer than k where there are not more."""
     unknown_user: bool
-    """Whether the bundle has never heard of the user."""
+    """Whether the bundle does not know the user."""
     fallback: str | None
-    """Retriever that stood in because the asked one had nothing to go by; None if it did not have to."""
+    """Retriever that answered because the one asked for found nothing; None otherwise."""
     reasons: tuple[Reason, ...] = ()
-    """Why the answer is not the plain one; nothing where it is."""
+    """Why the list has a fallback; empty where it has none."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +98,10 @@ class Ranked:
         rows: [B, k] int32 catalogue rows, best first, -1 behind the last one.
         scores: [B, k] float32, -inf there.
         fell_back: [B] whether popularity answered in its place.
-        filled: [B] whether popularity stands behind what it found.
-        is_known: [B] whether the bundle has heard of the user.
-        has_past: [B] whether there is anything to go by.
-        missing: Why all of them are not the plain ones.
+        filled: [B] whether popular items fill up what it found.
+        is_known: [B] whether the bundle knows the user.
+        has_past: [B] whether anything is known of the user's past.
+        missing: Why all of them have a fallback.
     """
 
     retriever: str
@@ -86,7 +115,7 @@ class Ranked:
     missing: tuple[Reason, ...] = ()
 
     def reasons(self, user: int) -> tuple[Reason, ...]:
-        """Why a user's list is not the plain one."""
+        """Why a user's list has a fallback."""
         reasons = list(self.missing)
         if not self.is_known[user]:
             reasons.append("unknown_user")
@@ -99,8 +128,8 @@ class Ranked:
         return tuple(reasons)
 
 
-class QuestionError(ValueError):
-    """A question that cannot be answered; `field` names the part of it that is wrong."""
+class RequestError(ValueError):
+    """A request that cannot be answered; `field` names the part of it that is wrong."""
 
     def __init__(self, field: str, message: str) -> None:
         """Takes the field and what is wrong with it."""
@@ -109,7 +138,7 @@ class QuestionError(ValueError):
 
 
 @dataclass(frozen=True)
-class Question:
+class RecommendRequest:
     """One call: which users get lists, of what, found how."""
 
     user_ids: tuple[str, ...]
@@ -133,8 +162,84 @@ class Question:
     recent_items: tuple[str, ...] = ()
     """What the one user has met since the features were computed, latest first; unknown ids change nothing."""
     as_of: dt.datetime | None = None
-    """The moment of the question; None takes the moment that the bundle speaks of, 00:00 UTC of its day."""
+    """The moment of the request; None takes that of the bundle, 00:00 UTC of its day."""
     explain: bool = False
-    """Whether every item tells which retrievers found it, and which items of the history it is near."""
+    """Whether every item comes with the retrievers that found it, and the nearest items of the history."""
     arm: str | None = None
     """Name of the arm that answers; None takes the one that the user is assigned to."""
+
+
+def explanations(
+    bundle: Bundle, retrievers: Mapping[str, Retriever], name: str, users: UserQueries, rows: Rows
+) -> list[list[Explanation]]:
+    """Explains the lists of some users.
+
+    Args:
+        bundle: What was searched.
+        retrievers: All of them, by name.
+        name: The one that found the lists.
+        users: B questions.
+        rows: [B, k] its lists.
+
+    Returns:
+        For each user an explanation of each item of the list.
+    """
+    asked = retrievers[name]
+    depth = rows.shape[1]
+    names = {name: asked}
+    if isinstance(asked, Fused):
+        depth = max(depth, asked.depth)
+        # One of them may have two names: the first is taken.
+        named = {id(part): own for own, part in reversed(list(retrievers.items()))}
+        names = {named[id(part)]: part for part, _ in asked.parts}
+    lists = {own: part.retrieve(users, depth) for own, part in names.items()}
+    answers = []
+    for user, own_rows in enumerate(rows):
+        found = own_rows[own_rows >= 0]
+        places = {
+            part: {int(row): place for place, row in enumerate(part_rows[user].tolist()) if row >= 0}
+            for part, (part_rows, _) in lists.items()
+        }
+        near = _near(bundle, users, user, found)
+        answers.append(
+            [
+                Explanation(
+                    found_by={
+                        part: Found(rank=place[row] + 1, score=float(lists[part][1][user, place[row]]))
+                        for part, place in places.items()
+                        if row in place
+                    },
+                    near=near[position],
+                )
+                for position, row in enumerate(found.tolist())
+            ]
+        )
+    return answers
+
+
+def _near(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[list[NearItem]]:
+    own = users.purchases.indices[users.purchases.indptr[user] : users.purchases.indptr[user + 1]]
+    if not len(own) or not len(found):
+        return [[] for _ in found]
+    cosines = _unit(bundle.item_vectors[found]) @ _unit(bundle.item_vectors[own]).T
+    # An item that was bought before is its own nearest, which explains nothing.
+    cosines[found[:, None] == own] = -np.inf
+    best = np.argsort(-cosines, axis=1, kind="stable")[:, :NUM_NEAR]
+    ids = bundle.encoder.item_ids
+    return [
+        [
+            NearItem(
+                item_id=ids.ids([own[place] + 1])[0],
+                item_name=bundle.item_names[own[place]],
+                cosine=float(cosines[position, place]),
+            )
+            for place in places
+            if np.isfinite(cosines[position, place])
+        ]
+        for position, places in enumerate(best)
+    ]
+
+
+def _unit(vectors: Scores) -> Scores:
+    unit: Scores = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -1,4 +1,4 @@
-"""Which arm answers a user? A salted hash decides, the same in every process and on every day.
+"""Arms: a salted hash of the user id decides which arm answers, the same in every process and on every day.
 
     place = stable_number("<salt>:<user>") mod 10,000;   the arm whose interval of places it falls into
 
@@ -37,11 +37,11 @@ class Arm:
 
 
 class Arms:
-    """Arms that share out all users.
+    """Arms to which all users are assigned.
 
     Args:
         arms: At least one, with distinct names and shares that add up to 1.
-        salt: Another salt shares users out anew, independently of any before.
+        salt: Another salt assigns users again, independently of any before.
 
     Raises:
         ValueError: They are not such arms.

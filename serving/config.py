@@ -1,4 +1,4 @@
-"""How is the server configured? What answers, how fast, to whom, and what it is protected from."""
+"""Configuration of serving: retrievers, bundles and the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 
 from artefacts.config import Section, read
 from serving.arms import Arm, Arms
-from serving.bundles.manifest import VERSION_PATTERN
+
+VERSION_PATTERN = r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$"
+"""Name of a bundle: its day, and the beginning of a hash over its contents."""
+
+
+class SparCodeRecallConfig(Section):
+    """What SparCode's tables must reach."""
+
+    target_recall: float | None = Field(None, gt=0, le=1)
+    """Take the lowest bias whose lists find this share of the best items by all scores of the codes."""
 
 
 class BundlesConfig(Section):
@@ -21,11 +30,7 @@ class BundlesConfig(Section):
     """Days after which a bundle goes; null keeps them at any age. What either limit excludes goes."""
 
 
-RetrieverName = Literal["two_tower", "hnsw", "exact", "cascade", "sparcode", "repeat", "popularity", "fused"]
-FusedRetriever = Literal["two_tower", "sparcode", "repeat", "popularity"]
-
-
-def _default_fusion_weights() -> dict[FusedRetriever, float]:
+def _default_fusion_weights() -> dict[str, float]:
     return {"repeat": 1.0, "two_tower": 0.3}
 
 
@@ -38,7 +43,7 @@ class ArmConfig(Section):
     """Of the users."""
     bundle: str | None = Field(None, pattern=VERSION_PATTERN)
     """Version that it answers from; null takes the one that is published."""
-    retriever: RetrieverName | None = None
+    retriever: str | None = None
     """What answers where a request names none; null takes `serving.retriever`."""
     weight_exponent: float | None = Field(None, ge=0)
     """Power of the business values where a request names none; null takes the index's."""
@@ -51,16 +56,16 @@ class ArmConfig(Section):
 class RankingConfig(Section):
     """How the items of a list are found and merged; the part of `serving` that decides what is served."""
 
-    retriever: RetrieverName = "fused"
-    """What answers when the request names none."""
+    retriever: str = "fused"
+    """What answers when the request names none: a name in `serving.retrieval.registry`."""
     max_fetch: int = Field(2000, ge=1)
     """Most items that the index is asked for; beyond it exact search is cheaper."""
-    fusion_weights: dict[FusedRetriever, Annotated[float, Field(gt=0)]] = Field(
+    fusion_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=_default_fusion_weights, min_length=1
     )
     """Weight of each retriever in the fused list."""
     fusion_rank_constant: float = Field(60.0, gt=0)
-    """The larger, the less the first places of a list stand out."""
+    """The larger, the less the first places of a list weigh."""
     fusion_depth: int = Field(200, ge=1)
     """Length of the lists that are fused; at least the longest list that is evaluated."""
 
@@ -69,7 +74,7 @@ class ServingConfig(RankingConfig):
     """The server."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; loopback unless told otherwise."""
+    """Address to listen on; loopback by default."""
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
     workers: int = Field(1, ge=1, le=256)
@@ -79,13 +84,13 @@ class ServingConfig(RankingConfig):
     arms: tuple[ArmConfig, ...] = ()
     """Ways of answering that share out the users; none listed, all users get the published bundle."""
     arm_salt: str = "twinspire"
-    """Another one shares users out anew."""
+    """Another salt assigns users again, independently."""
     log_exposures: bool = False
     """Whether the lists that users get by their arms are written to `runs/<name>/exposures`."""
     exposure_flush_seconds: float = Field(60.0, gt=0)
-    """How often they are written; a server that is killed loses those of so many seconds."""
+    """How often they are written; a killed server loses those of that many seconds."""
     exposure_rows: int = Field(10_000, ge=1)
-    """So many that wait are written at once."""
+    """Exposures that are written at once when that many wait."""
     feature_deadline_ms: float = Field(200.0, gt=0)
     """What a read of the online store may take, in milliseconds; after it users are answered without it."""
     requests_per_second: float | None = Field(None, gt=0)

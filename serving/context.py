@@ -1,4 +1,4 @@
-"""How do features of last night become those of this moment? What a request tells, and what to do without any.
+"""Features at the moment of a request: context, recent items, and what replaces an online store that is down.
 
 B users of a request, T history length.
 """
@@ -15,15 +15,15 @@ from features import columns
 from features.ids import IdMap
 from features.kinds import Kind
 from features.schema import Schema, view_schema
-from serving.answers import QuestionError
-from serving.purchases import Purchases
+from serving.answers import RequestError
+from serving.retrieval.purchases import Purchases
 
 LATEST = 50
-"""Items of the history that stand in where the online store does not answer."""
+"""Items of the history that are used where the online store does not answer."""
 
 
 def with_context(raw: pa.Table, context: Mapping[str, str | float | None], schema: Schema) -> pa.Table:
-    """Puts what a request says of its moment in the place of stored values.
+    """Replaces stored values by those of the request.
 
     Args:
         raw: [B] rows of the user view.
@@ -31,16 +31,16 @@ def with_context(raw: pa.Table, context: Mapping[str, str | float | None], schem
         schema: The dataset.
 
     Raises:
-        QuestionError: A column is not one of the user's, or a value is not of its kind.
+        RequestError: A column is not one of the user's, or a value is not of its kind.
     """
     for name, value in context.items():
         if name not in schema.user_columns:
             known = ", ".join(schema.user_columns) or "(none declared)"
-            raise QuestionError(f"context.{name}", f"is not a column of users; expected some of: {known}")
+            raise RequestError(f"context.{name}", f"is not a column of users; expected some of: {known}")
         is_number = schema.user_columns[name] == (Kind.NUMERIC,)
         fits = isinstance(value, float | int) if is_number else isinstance(value, str)
         if value is not None and (not fits or isinstance(value, bool)):
-            raise QuestionError(f"context.{name}", f"is {value!r}, expected {'a number' if is_number else 'text'}")
+            raise RequestError(f"context.{name}", f"is {value!r}, expected {'a number' if is_number else 'text'}")
         place = raw.schema.get_field_index(name)
         kind = raw.schema.field(place).type
         raw = raw.set_column(place, name, pa.array([value] * raw.num_rows, kind))
@@ -48,7 +48,7 @@ def with_context(raw: pa.Table, context: Mapping[str, str | float | None], schem
 
 
 def with_recent(raw: pa.Table, recent: Sequence[str], *, as_of_seconds: int) -> pa.Table:
-    """Puts items in front of a user's history, met at the moment of the question.
+    """Puts items in front of a user's history, met at the moment of the request.
 
     Counts and shares stay those of last night; history, its ages and the recency follow.
 
@@ -76,14 +76,14 @@ def with_recent(raw: pa.Table, recent: Sequence[str], *, as_of_seconds: int) -> 
 def features_without_store(
     user_ids: Sequence[str], purchases: Purchases, item_ids: IdMap, schema: Schema, *, as_of_seconds: int
 ) -> pa.Table:
-    """The user view as far as a bundle can tell: counts, history and recency; the rest is null.
+    """The user view as far as a bundle knows it: counts, history and recency; the rest is null.
 
     Args:
         user_ids: [B].
         purchases: B rows.
         item_ids: Of the catalogue.
         schema: The dataset.
-        as_of_seconds: The moment that the bundle speaks of.
+        as_of_seconds: The moment of the bundle.
 
     Returns:
         [B] rows with user_id and the fields of the user view; nulls for users who have bought nothing.

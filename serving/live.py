@@ -1,8 +1,8 @@
-"""Which bundles answer now? The published one and those that arms name; a new one takes over between two requests.
+"""The bundles that answer now, and hot swap: a newly published bundle takes over between two requests.
 
-A bundle that is published is opened, verified and asked once by every retriever before it answers anybody. One that
-cannot be opened is refused: the one before goes on, and the reason is told until another is published. A request takes
-its recommender once, so that all of its answer is of one bundle.
+A published bundle is opened, verified and asked once by every retriever before it answers a request. If it cannot be
+opened, the previous bundle stays live, and the reason is reported until another is published. A request takes its
+recommender once, so that all of its answer is of one bundle.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ class Live:
                 new = self._ready(version)
                 if before is not None:
                     before(new)
-            except Exception as error:  # Whatever is wrong with a bundle, the one before goes on.
+            except Exception as error:  # Whatever the error, the previous bundle stays live.
                 self._refuse(version, str(error) or type(error).__name__)
                 return False
             self.take(new)
-            _log.info("%s answers from now on", version)
+            _log.info("%s is live", version)
             return True
 
     def take(self, new: Recommender) -> None:
@@ -116,8 +116,8 @@ class Live:
         self._current, self._refusal = new, None
         self.num_swaps += 1
 
-    def told(self, refusal: Refusal | None, num_swaps: int) -> None:
-        """Takes over what another process, which looks in place of this one, knows of bundles."""
+    def adopt_state(self, refusal: Refusal | None, num_swaps: int) -> None:
+        """Takes over the state of bundles from another process, which watches them for this one."""
         self._refusal, self.num_swaps = refusal, num_swaps
 
     def warm_up(self) -> None:
@@ -137,7 +137,7 @@ class Live:
         return thread
 
     def close(self) -> None:
-        """Looks no more."""
+        """Stops watching."""
         self._stop.set()
 
     def _ready(self, version: str) -> Recommender:
@@ -151,4 +151,9 @@ class Live:
     def _refuse(self, version: str, reason: str) -> None:
         if self._refusal is None or (self._refusal.bundle_version, self._refusal.reason) != (version, reason):
             self._refusal = Refusal(version, reason, self._clock())
-            _log.error("%s is published and refused: %s; %s goes on", version, reason, self._current.bundle.version)
+            _log.error(
+                "%s is published and cannot be served: %s; the previous bundle %s stays live",
+                version,
+                reason,
+                self._current.bundle.version,
+            )

@@ -1,9 +1,9 @@
-"""Serve: a published bundle and the feature store as one recommender, for the server and for the shell."""
+"""Opening what serves: the recommender over a published bundle and the feature store, and the server."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
@@ -14,90 +14,25 @@ from serving.bundles import bundle as layout
 from serving.bundles.bundle import Bundle
 from serving.bundles.folder import published
 from serving.bundles.manifest import BundleError
-from serving.eligible import DeniedItems
+from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
 from serving.recommender import Recommender
-from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower
+from serving.retrieval.eligible import DeniedItems
+from serving.retrieval.registry import retrievers_of
 from serving.web import server, workers
 from serving.web.app import Protection, create_app
 from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
 from serving.web.service import Exposures, Service
-from twinspire.config import Config
 
 
-def build_retrievers(
-    bundle: Bundle,
-    *,
-    ef: int,
-    max_fetch: int,
-    fusion_weights: Mapping[str, float],
-    rank_constant: float,
-    fusion_depth: int,
-) -> dict[str, Retriever]:
-    """All retrievers over a bundle, by name.
-
-    Args:
-        bundle: What they search.
-        ef: Beam width of the index.
-        max_fetch: Largest number of items to ask the index for; beyond it exact search takes over.
-        fusion_weights: Retriever -> weight in the fused list.
-        rank_constant: Of the fusion.
-        fusion_depth: Length of the lists that are fused, and of the one that the second model of a cascade orders.
-
-    Returns:
-        `two_tower`, which is also called `hnsw` after its index, `exact` without one, `repeat`, `popularity` and
-        `fused`; `cascade` too where the vectors are of several models, and `sparcode` where the bundle has its tables.
-
-    Raises:
-        ValueError: A weight names no retriever.
-    """
-    towers = TwoTower(bundle.ranked, bundle.index, ef=ef, max_fetch=max_fetch, weights=bundle.item_weights)
-    exact = TwoTower(bundle.ranked, None, ef=0, max_fetch=0, weights=bundle.item_weights)
-    single: dict[str, Retriever] = {"two_tower": towers, "exact": exact}
-    if bundle.sparcode is not None:
-        single["sparcode"] = bundle.sparcode.retriever()
-    widths = bundle.manifest.facts.index_report.parts
-    if len(widths) > 1:
-        single["cascade"] = Cascade(towers, first_width=widths[0], depth=fusion_depth)
-    single |= {"repeat": Repeat(), "popularity": Popularity(bundle.popularity)}
-    if unknown := sorted(fusion_weights.keys() - single.keys()):
-        raise ValueError(f"fusion_weights names {unknown[0]!r}, expected some of: {', '.join(single)}")
-    parts = tuple((single[name], weight) for name, weight in fusion_weights.items())
-    return {**single, "hnsw": towers, "fused": Fused(parts, rank_constant=rank_constant, depth=fusion_depth)}
-
-
-def retrievers_of(bundle: Bundle, config: Config) -> dict[str, Retriever]:
-    """The retrievers of a bundle as configured.
-
-    Raises:
-        ValueError: The configured one needs vectors of several models, and the bundle's are of one.
-    """
-    retrievers = build_retrievers(
-        bundle,
-        ef=config.index.ef_search,
-        max_fetch=config.serving.max_fetch,
-        fusion_weights={str(name): weight for name, weight in config.serving.fusion_weights.items()},
-        rank_constant=config.serving.fusion_rank_constant,
-        fusion_depth=config.serving.fusion_depth,
-    )
-    if config.serving.retriever not in retrievers:
-        widths = bundle.manifest.facts.index_report.parts
-        raise ValueError(
-            f"{bundle.folder}: serving.retriever is {config.serving.retriever!r}, which needs vectors of several "
-            f"models side by side, and these are of {len(widths)} part, width {widths[0]}; fit a second model (with "
-            "training.hard_model_weight), or choose another retriever"
-        )
-    return retrievers
-
-
-def open_recommender(config: Config, paths: RunPaths, version: str | None = None) -> Recommender:
+def open_recommender(sections: ServeSections, paths: RunPaths, version: str | None = None) -> Recommender:
     """Opens a bundle and the feature store that it was made with; denied items are kept out of answers.
 
     Args:
-        config: How to serve.
-        paths: Where bundles and features lie.
+        sections: How to serve.
+        paths: Of the run folder.
         version: Of the bundle; None opens the published one.
 
     Raises:
@@ -105,7 +40,7 @@ def open_recommender(config: Config, paths: RunPaths, version: str | None = None
     """
     bundle = Bundle.open(paths.bundles / (version or layout.CURRENT))
     store = Store.open(paths.features)
-    store.online_wait_seconds = config.serving.feature_deadline_ms / 1000
+    store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
     if store.settings.schema != bundle.manifest.dataset_schema:
         raise ValueError(
             f"{paths.features}: the feature store is of another dataset schema than {bundle.version}; make features "
@@ -114,21 +49,21 @@ def open_recommender(config: Config, paths: RunPaths, version: str | None = None
     return Recommender(
         bundle,
         store.read_online,
-        retrievers=retrievers_of(bundle, config),
-        default_retriever=config.serving.retriever,
+        retrievers=retrievers_of(bundle, sections.serving, ef_search=sections.ef_search),
+        default_retriever=sections.serving.retriever,
         denied=DeniedItems(paths.denied_items, bundle.encoder.item_ids),
     )
 
 
-def open_live(config: Config, paths: RunPaths, *, warm_up: bool = True) -> Live:
+def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True) -> Live:
     """Opens the bundles of all arms, and follows what is published as soon as it is watched.
 
     Args:
-        config: How to serve.
-        paths: Where bundles and features lie.
+        sections: How to serve.
+        paths: Of the run folder.
         warm_up: Whether they are asked at once; if not, no feature store is read yet.
     """
-    serving = config.serving
+    serving = sections.serving
     arms = Arms([arm.arm() for arm in serving.arms], salt=serving.arm_salt) if serving.arms else one_arm()
 
     def version() -> str:
@@ -141,7 +76,7 @@ def open_live(config: Config, paths: RunPaths, *, warm_up: bool = True) -> Live:
 
     return Live(
         arms,
-        lambda name: open_recommender(config, paths, name),
+        lambda name: open_recommender(sections, paths, name),
         version,
         clock=lambda: dt.datetime.now(dt.UTC),
         warm_up=warm_up,
@@ -149,43 +84,43 @@ def open_live(config: Config, paths: RunPaths, *, warm_up: bool = True) -> Live:
 
 
 def service_of(
-    live: Live, metrics: Metrics, config: Config, paths: RunPaths, *, exposures: Exposures | None = None
+    live: Live, metrics: Metrics, sections: ServeSections, paths: RunPaths, *, exposures: Exposures | None = None
 ) -> Service:
     """What one process answers with.
 
     Args:
         live: Bundles.
         metrics: What it counts.
-        config: How to serve.
-        paths: Where bundles and features lie.
-        exposures: Where lists are logged; None has them written below the runs where the configuration says so.
+        sections: How to serve.
+        paths: Of the run folder.
+        exposures: Where lists are logged; None logs them in the run folder if `serving.log_exposures` is set.
     """
-    serving = config.serving
-    in_place = config.features.online_store == "sqlite"
+    serving = sections.serving
+    in_place = sections.online_store == "sqlite"
     reads = FeatureReads(serving.feature_deadline_ms / 1000, in_place=in_place)
     if exposures is None and serving.log_exposures:
-        exposures = exposure_log(config, paths, metrics)
+        exposures = exposure_log(sections, paths, metrics)
     return Service(live, reads, metrics, exposures)
 
 
-def exposure_log(config: Config, paths: RunPaths, metrics: Metrics) -> ExposureLog:
+def exposure_log(sections: ServeSections, paths: RunPaths, metrics: Metrics) -> ExposureLog:
     """Where the lists that users get are written, without those of people who are forgotten."""
     return ExposureLog(
         paths.exposures,
-        flush_seconds=config.serving.exposure_flush_seconds,
-        max_rows=config.serving.exposure_rows,
+        flush_seconds=sections.serving.exposure_flush_seconds,
+        max_rows=sections.serving.exposure_rows,
         forgotten=paths.forgotten,
         count_written=metrics.exposures.inc,
         count_dropped=metrics.exposures_dropped.inc,
     )
 
 
-def serve(config: Config, paths: RunPaths, *, api_key: str | None) -> None:
+def serve(sections: ServeSections, paths: RunPaths, *, api_key: str | None) -> None:
     """Answers over HTTP until SIGTERM or SIGINT, with one process or several.
 
     Args:
-        config: How to serve.
-        paths: Where bundles and features lie.
+        sections: How to serve.
+        paths: Of the run folder.
         api_key: What requests have to show; None asks for nothing.
 
     Raises:
@@ -193,19 +128,19 @@ def serve(config: Config, paths: RunPaths, *, api_key: str | None) -> None:
         OSError: The address cannot be listened on, or something cannot be read.
         WorkerError: One of several processes cannot answer.
     """
-    serving = config.serving
+    serving = sections.serving
     protection = Protection(api_key, serving.requests_per_second, serving.body_seconds)
 
     def app(live: Live, metrics: Metrics, watch: Callable[[], object]) -> ASGIApp:
-        service = service_of(live, metrics, config, paths)
+        service = service_of(live, metrics, sections, paths)
         return create_app(service, max_k=serving.max_k, protection=protection, watch=watch)
 
     if serving.workers == 1:
-        live = open_live(config, paths)
+        live = open_live(sections, paths)
         server.run(app(live, Metrics(), live.watch), serving.host, serving.port)
         return
     workers.run(
-        lambda: open_live(config, paths, warm_up=False),
+        lambda: open_live(sections, paths, warm_up=False),
         app,
         serving.host,
         serving.port,

@@ -1,4 +1,4 @@
-"""What does this user get now? From user ids to named items, stage by stage.
+"""The recommender: from user ids to named items, stage by stage.
 
 B users of a request, N items of the catalogue.
 """
@@ -15,20 +15,35 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from serving.answers import Answer, Question, QuestionError, Ranked, Reason, Recommendations, RecommendedItem
+from serving.answers import (
+    Answer,
+    Explanation,
+    Ranked,
+    Reason,
+    Recommendations,
+    RecommendedItem,
+    RecommendRequest,
+    RequestError,
+    explanations,
+)
 from serving.bundles.bundle import Bundle
 from serving.context import features_without_store, with_context, with_recent
-from serving.eligible import NO_ITEMS, DeniedItems, Items, Offer, Offers, UnknownCategoryError, less
-from serving.explain import Explanation, explanations
-from serving.ranking import Rows, Scores
-from serving.retrievers import Retriever, UserQueries
+from serving.retrieval.eligible import (
+    NO_ITEMS,
+    DeniedItems,
+    Eligibility,
+    EligibleItems,
+    Items,
+    UnknownCategoryError,
+    less,
+)
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import Retriever, UserQueries
 
 FALLBACK = "popularity"
 NO_TABLES = "two_tower"
-"""What answers where SparCode is asked for and the bundle has no tables."""
+"""Retriever that answers where SparCode is asked for and the bundle has no tables."""
 WARM_UP_USER = "(warm-up)"
-# Lists that end where the user's or everybody's past does: nothing is filled in behind them.
-ENDING = frozenset({"repeat", "popularity"})
 
 ReadUsers = Callable[[list[str]], pa.Table]
 """User ids -> one row per id in the order asked: user_id and the fields of the user view, nulls where unknown."""
@@ -50,7 +65,7 @@ class Recommender:
         read_users: Reads the features of users, such as the online store's `read`.
         retrievers: Name -> retriever over this bundle; `popularity` must be among them.
         default_retriever: Name of the one that answers when none is asked for.
-        denied: Items that nobody gets, by any retriever; None where there are none. Asked anew for every request.
+        denied: Items that no user gets, by any retriever; None where there are none. Read again for every request.
 
     Raises:
         ValueError: A name that is needed is not among the retrievers.
@@ -73,7 +88,7 @@ class Recommender:
         self.retrievers = dict(retrievers)
         self.default_retriever = default_retriever
         self.read_users = read_users
-        self.offers = Offers(bundle.categories, _KeptOut(bundle.withdrawn, denied))
+        self.eligibility = Eligibility(bundle.categories, _KeptOut(bundle.withdrawn, denied))
         midnight = dt.datetime.combine(bundle.manifest.facts.as_of, dt.time(), dt.UTC)
         self._as_of_seconds = int(midnight.timestamp())
 
@@ -83,81 +98,81 @@ class Recommender:
         Args:
             user_ids: B ids, B >= 1; one may be asked for twice.
             k: Length of the lists, at least 1.
-            asked: Further fields of `Question`.
+            asked: Further fields of `RecommendRequest`.
 
         Returns:
             Answers in the order asked.
 
         Raises:
-            QuestionError: Names the field that is wrong.
+            RequestError: Names the field that is wrong.
         """
-        return self.answer(Question(tuple(user_ids), k, **asked))
+        return self.answer(RecommendRequest(tuple(user_ids), k, **asked))
 
-    def needs_features(self, question: Question) -> bool:
-        """Whether features of users are read for a question."""
-        asked = self.retrievers.get(self.retriever_of(question))
+    def needs_features(self, request: RecommendRequest) -> bool:
+        """Whether features of users are read for a request."""
+        asked = self.retrievers.get(self.retriever_of(request))
         return asked is not None and (asked.needs_embeddings or asked.needs_tokens)
 
-    def answer(self, question: Question, features: pa.Table | Unavailable | None = None) -> Recommendations:
-        """Answers a question, as `rank` does, with items that have names.
+    def answer(self, request: RecommendRequest, features: pa.Table | Unavailable | None = None) -> Recommendations:
+        """Answers a request, as `rank` does, with items that have names.
 
         Args:
-            question: What is asked.
+            request: What is asked.
             features: As for `rank`.
 
         Returns:
             Answers in the order asked.
 
         Raises:
-            QuestionError: Names the field that is wrong.
+            RequestError: Names the field that is wrong.
         """
         stages = _Stages()
-        found = self._rank(question, features, stages)
-        told: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
-        if question.explain:
-            told = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows)
+        found = self._rank(request, features, stages)
+        explained: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
+        if request.explain:
+            explained = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows)
             stages.end("explanation")
         answers = [
             Answer(
                 user_id,
-                self._items(found.rows[user], found.scores[user], told[user]),
+                self._items(found.rows[user], found.scores[user], explained[user]),
                 not bool(found.is_known[user]),
                 FALLBACK if found.fell_back[user] else None,
                 found.reasons(user),
             )
-            for user, user_id in enumerate(question.user_ids)
+            for user, user_id in enumerate(request.user_ids)
         ]
         stages.end("answer")
         return Recommendations(self.bundle.version, found.retriever, answers, stages.microseconds)
 
-    def rank(self, question: Question, features: pa.Table | Unavailable | None = None) -> Ranked:
-        """The lists that answer a question, as catalogue rows.
+    def rank(self, request: RecommendRequest, features: pa.Table | Unavailable | None = None) -> Ranked:
+        """The lists that answer a request, as catalogue rows.
 
-        Users without any past get what is popular, and so do those for whom the retriever finds nothing. A list that
-        is shorter than what exists is filled by popularity. Without features, those stand in that the bundle can tell.
+        Users without any past get popular items, and so do those for whom the retriever finds nothing. A list that is
+        shorter than it could be is filled up with them. Without features from the store, those of the bundle are used.
 
         Args:
-            question: What is asked.
+            request: What is asked.
             features: Of the users, if they were read before, or why they could not be; None reads them here.
 
         Returns:
             Lists in the order asked.
 
         Raises:
-            QuestionError: Names the field that is wrong.
+            RequestError: Names the field that is wrong.
         """
-        return self._rank(question, features, _Stages())
+        return self._rank(request, features, _Stages())
 
-    def retriever_of(self, question: Question) -> str:
+    def retriever_of(self, request: RecommendRequest) -> str:
         """Name of the retriever that answers: where SparCode has no tables, the two towers do."""
-        name = question.retriever or self.default_retriever
+        name = request.retriever or self.default_retriever
         return NO_TABLES if name == "sparcode" and name not in self.retrievers else name
 
-    def _rank(self, question: Question, features: pa.Table | Unavailable | None, stages: _Stages) -> Ranked:
-        name, as_of_seconds = self.retriever_of(question), self._check(question)
-        offer = self._offer(question)
+    def _rank(self, request: RecommendRequest, features: pa.Table | Unavailable | None, stages: _Stages) -> Ranked:
+        name, as_of_seconds = self.retriever_of(request), self._check(request)
+        eligible = self._eligible(request)
         stages.end("filters")
-        user_ids = question.user_ids
+        user_ids = request.user_ids
         known_rows = self.bundle.encoder.user_ids.rows(user_ids)
         purchases = self.bundle.purchases.of(known_rows)
         moments = np.full(len(user_ids), as_of_seconds, np.int64)
@@ -171,7 +186,7 @@ class Recommender:
                 raw = features_without_store(
                     user_ids, purchases, encoder.item_ids, encoder.schema, as_of_seconds=self._as_of_seconds
                 )
-            raw = self._as_told(raw, question, as_of_seconds)
+            raw = self._at_request(raw, request, as_of_seconds)
             has_past |= _num_events(raw) > 0
             stages.end("features")
             inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
@@ -182,14 +197,14 @@ class Recommender:
             if asked.needs_tokens and self.bundle.sparcode is not None:
                 tokens = self.bundle.sparcode.tokenizer.embed(inputs)
                 stages.end("tokenizer")
-            # What a request tells is something to go by, for the tower alone.
-            has_past |= bool(question.context or question.recent_items)
-        scale = self._scale(question)
-        users = UserQueries(purchases, moments, embeddings, question.exclude_known, tokens, offer, scale)
+            # Context and recent items are inputs of the tower alone.
+            has_past |= bool(request.context or request.recent_items)
+        scale = self._scale(request)
+        users = UserQueries(purchases, moments, embeddings, request.exclude_known, tokens, eligible, scale)
         missing: tuple[Reason, ...] = ("no_features",) if isinstance(features, Unavailable) else ()
-        if question.retriever == "sparcode" != name:
+        if request.retriever == "sparcode" != name:
             missing = (*missing, "no_tables")
-        found = self._retrieve(users, name, k=question.k, has_past=has_past)
+        found = self._retrieve(users, name, k=request.k, has_past=has_past)
         stages.end("retrieval")
         return Ranked(
             name,
@@ -219,18 +234,18 @@ class Recommender:
         """Items whose vectors have the largest cosine with an item's, best first; None where there is no such item.
 
         Raises:
-            QuestionError: A category in `allow` is not there.
+            RequestError: A category in `allow` is not there.
         """
         row = int(self.bundle.encoder.item_ids.rows([item_id])[0]) - 1
         if row < 0:
             return None
-        question = Question((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
+        request = RecommendRequest((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
         vector = np.array(self.bundle.item_vectors[row][None])
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         towers = self.retrievers["two_tower"]
-        nobody = self.bundle.purchases.of(np.zeros(1, np.int64))
+        no_history = self.bundle.purchases.of(np.zeros(1, np.int64))
         moments = np.array([self._as_of_seconds], np.int64)
-        rows, scores = towers.retrieve(UserQueries(nobody, moments, vector, offer=self._offer(question)), k)
+        rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=self._eligible(request)), k)
         return self._items(rows[0], scores[0], None)
 
     def warm_up(self) -> None:
@@ -238,54 +253,54 @@ class Recommender:
         for name in self.retrievers:
             self.recommend([WARM_UP_USER], k=1, retriever=name)
 
-    def _check(self, question: Question) -> int:
-        name = self.retriever_of(question)
-        if not question.user_ids:
-            raise QuestionError("user_ids", "is empty; ask for at least one user")
-        if question.k < 1:
-            raise QuestionError("k", f"is {question.k}, expected at least 1")
+    def _check(self, request: RecommendRequest) -> int:
+        name = self.retriever_of(request)
+        if not request.user_ids:
+            raise RequestError("user_ids", "is empty; ask for at least one user")
+        if request.k < 1:
+            raise RequestError("k", f"is {request.k}, expected at least 1")
         if name not in self.retrievers:
-            raise QuestionError("retriever", f"is {name!r}, expected one of: {', '.join(self.retrievers)}")
-        if question.recent_items and len(question.user_ids) > 1:
-            raise QuestionError("recent_items", f"are given for {len(question.user_ids)} users, expected one user")
+            raise RequestError("retriever", f"is {name!r}, expected one of: {', '.join(self.retrievers)}")
+        if request.recent_items and len(request.user_ids) > 1:
+            raise RequestError("recent_items", f"are given for {len(request.user_ids)} users, expected one user")
         about = self.bundle.manifest.facts.business_weight
-        if question.weight_exponent is not None and (about is None or about.power == 0):
-            raise QuestionError(
+        if request.weight_exponent is not None and (about is None or about.power == 0):
+            raise RequestError(
                 "weight_exponent", "is given, and this bundle has no business weights; configure index.weight"
             )
-        as_of = question.as_of
+        as_of = request.as_of
         if as_of is None:
             return self._as_of_seconds
         if as_of.tzinfo is None:
-            raise QuestionError("as_of", f"is {as_of}, which has no time zone; expected such as {as_of}+00:00")
+            raise RequestError("as_of", f"is {as_of}, which has no time zone; expected such as {as_of}+00:00")
         return int(as_of.timestamp())
 
-    def _offer(self, question: Question) -> Offer | None:
+    def _eligible(self, request: RecommendRequest) -> EligibleItems | None:
         """What may come."""
-        names = list(question.exclude_items)
-        if question.exclude_known:
-            names += question.recent_items
+        names = list(request.exclude_items)
+        if request.exclude_known:
+            names += request.recent_items
         excluded: Items = NO_ITEMS
         if names:
             rows = self.bundle.encoder.item_ids.rows(names)
             excluded = rows[rows > 0] - 1
         try:
-            return self.offers.of(allow=question.allow_categories, deny=question.deny_categories, exclude=excluded)
+            return self.eligibility.of(allow=request.allow_categories, deny=request.deny_categories, exclude=excluded)
         except UnknownCategoryError as error:
-            raise QuestionError("allow_categories", f"names {error}") from None
+            raise RequestError("allow_categories", f"names {error}") from None
 
-    def _as_told(self, raw: pa.Table, question: Question, as_of_seconds: int) -> pa.Table:
-        """Features with what the request says of its moment."""
-        if question.context:
-            raw = with_context(raw, question.context, self.bundle.encoder.schema)
-        if question.recent_items:
-            raw = with_recent(raw, question.recent_items, as_of_seconds=as_of_seconds)
+    def _at_request(self, raw: pa.Table, request: RecommendRequest, as_of_seconds: int) -> pa.Table:
+        """Features with the context and recent items of the request."""
+        if request.context:
+            raw = with_context(raw, request.context, self.bundle.encoder.schema)
+        if request.recent_items:
+            raw = with_recent(raw, request.recent_items, as_of_seconds=as_of_seconds)
         return raw
 
-    def _scale(self, question: Question) -> Scores | None:
+    def _scale(self, request: RecommendRequest) -> Scores | None:
         """[N] business weights to the power that is asked for; those of the index themselves where it is theirs."""
         about, weights = self.bundle.manifest.facts.business_weight, self.bundle.item_weights
-        asked = question.weight_exponent
+        asked = request.weight_exponent
         if asked is None or about is None or weights is None:
             return None
         if asked == about.power:
@@ -293,12 +308,13 @@ class Recommender:
         return np.asarray(weights ** (asked / about.power), np.float32)
 
     def _retrieve(self, users: UserQueries, name: str, *, k: int, has_past: npt.NDArray[np.bool_]) -> _Found:
-        rows, scores = self.retrievers[name].retrieve(users, k)
+        retriever = self.retrievers[name]
+        rows, scores = retriever.retrieve(users, k)
         found = _Found(rows, scores, np.zeros(len(users), np.bool_), np.zeros(len(users), np.bool_))
         if name == FALLBACK:
             return found
         found.fell_back[:] = ~has_past | (rows[:, 0] < 0)
-        if name not in ENDING:
+        if retriever.fills_up:
             short = ~found.fell_back & (rows[:, -1] < 0)
             if short.any():
                 found.filled[:] = short & ((rows >= 0).sum(axis=1) < users.num_candidates)
@@ -312,16 +328,16 @@ class Recommender:
     def _fill(self, users: UserQueries, found: _Found, user: int, k: int) -> None:
         """Puts what is popular behind what was found of one user's list, or in its place."""
         own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
-        offer = less(users.offer, own, num_items=users.purchases.num_items) if len(own) else users.offer
+        eligible = less(users.eligible, own, num_items=users.purchases.num_items) if len(own) else users.eligible
         alone = np.array([user])
         others = UserQueries(
-            users.purchases.of(alone), users.as_of_seconds[alone], exclude_known=users.exclude_known, offer=offer
+            users.purchases.of(alone), users.as_of_seconds[alone], exclude_known=users.exclude_known, eligible=eligible
         )
         rows, scores = self.retrievers[FALLBACK].retrieve(others, k)
         rest = k - len(own)
         found.rows[user, len(own) :], found.scores[user, len(own) :] = rows[0, :rest], scores[0, :rest]
 
-    def _items(self, rows: Rows, scores: Scores, told: Sequence[Explanation] | None) -> list[RecommendedItem]:
+    def _items(self, rows: Rows, scores: Scores, explained: Sequence[Explanation] | None) -> list[RecommendedItem]:
         found = rows[rows >= 0]
         item_ids = self.bundle.encoder.item_ids.ids(found + 1)
         names, categories = self.bundle.item_names, self.bundle.categories
@@ -329,7 +345,7 @@ class Recommender:
             {"item_id": item_id, "item_name": names[row], "category": categories[row], "score": score}
             for item_id, row, score in zip(item_ids, found.tolist(), scores[: len(found)].tolist(), strict=True)
         ]
-        for item, explanation in zip(items, told or (), strict=False):
+        for item, explanation in zip(items, explained or (), strict=False):
             item["explanation"] = explanation
         return items
 
@@ -346,7 +362,7 @@ class _Found:
 
 @dataclass
 class _KeptOut:
-    """What nobody gets now: what left the catalogue, and what is denied; the same array as long as nothing changes."""
+    """What no user gets now: withdrawn and denied items; the same array as long as nothing changes."""
 
     withdrawn: Items
     denied: DeniedItems | None

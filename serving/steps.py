@@ -1,9 +1,10 @@
-"""Bundle: everything that serving needs in one verified folder, then the pointer to it."""
+"""The steps of serving: make a bundle, publish it, remove old bundles and exposures."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,107 +13,141 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from artefacts.console import progress
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
+from artefacts.steps import digest_of
 from features import columns
 from features.encoding import Encoder
 from features.feast_repo.definitions import SERVICE_NAMES
+from features.forgotten import Forgotten
 from features.tables import event_days
 from serving.bundles import bundle as layout
-from serving.bundles.commit import code_commit
 from serving.bundles.folder import size_of
-from serving.bundles.manifest import BusinessWeight, DataWindow, Facts
+from serving.bundles.manifest import BusinessWeight, DataWindow, Facts, code_commit
 from serving.bundles.publish import BundleExistsError, Parts, publish, write
-from serving.bundles.retention import prune_bundles
-from serving.eligible import withdrawn_rows
-from serving.index import INDEX_FILE, INDEXES, REPORT_FILE, VECTORS_FILE, IndexReport
-from serving.open import retrievers_of
-from serving.purchases import Purchases
+from serving.bundles.retention import prune
+from serving.config import BundlesConfig, BundleSections, PublishSections
+from serving.exposures.merge import tidy
+from serving.retrieval.eligible import withdrawn_rows
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport, backend_of
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.registry import retrievers_of
+from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode.files import SERVED, read_report
-from serving.weights import WEIGHTS_FILE, Form, load_weights, weighted
-from twinspire.config import Config
-from twinspire.load_config import dump
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
 
 
-def make_bundle(config: Config, paths: RunPaths, *, now: dt.datetime, parent: str | None = None) -> str:
+def make_bundle(
+    sections: BundleSections,
+    paths: RunPaths,
+    *,
+    now: dt.datetime,
+    made_with: Mapping[str, Any],
+    parent: str | None = None,
+) -> str:
     """Writes the bundle of a day and verifies it.
 
     Args:
-        config: The resolved configuration.
-        paths: Where things lie.
+        sections: What is read of the configuration.
+        paths: Of the run folder.
         now: The moment that the bundle carries.
-        parent: Version of the bundle that its fit went on from, or was judged beside; None where there was none.
+        made_with: What all steps up to this one read of the configuration, as its file holds it.
+        parent: Version of the bundle that the fit is a warm start from or was compared with; None where there was none.
 
     Returns:
         One line of outcome.
     """
     encoder = Encoder.load(paths.model / "encoder")
     with progress("bundle"):
-        facts = _facts(config, paths, encoder, now=now, parent=parent)
-        parts = _parts(config, paths, encoder, facts.index_report.form)
+        facts = _facts(sections, paths, encoder, now=now, made_with=made_with, parent=parent)
+        parts = _parts(sections, paths, encoder, made_with, facts.index_report.form)
         try:
             name = write(paths.bundles, parts, facts)
         except BundleExistsError as same:
             name = same.version
-        # Refuses, before anybody is served by it, a bundle that cannot answer as configured.
-        retrievers_of(layout.Bundle.open(paths.bundles / name), config)
+        # Before it is published: a bundle that cannot answer as configured is an error.
+        retrievers_of(layout.Bundle.open(paths.bundles / name), sections.ranking, ef_search=sections.ef_search)
     replace_text(paths.bundle_name, name)
     folder = paths.bundles / name
     size = size_of(folder)
     return f"{name}, {size / 1e6:.0f} MB, verified; model card: {folder / layout.MODEL_CARD}"
 
 
-def publish_bundle(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
-    """Has a day's bundle served, and removes what the configuration does not keep; returns one line of outcome."""
+def publish_bundle(sections: PublishSections, paths: RunPaths, *, now: dt.datetime) -> str:
+    """Publishes the bundle of a day and removes those that expired; returns one line of outcome."""
     version = paths.bundle_name.read_text()
     publish(paths.bundles, version, moment=now, reason="bundle")
-    return f"{version} is served; {prune_bundles(config, paths, now=now)}"
+    return f"{version} published; {prune_bundles(sections.bundles, paths, now=now)}"
 
 
-def _parts(config: Config, paths: RunPaths, encoder: Encoder, form: Form) -> Parts:
+def prune_bundles(bundles: BundlesConfig, paths: RunPaths, *, now: dt.datetime) -> str:
+    """Removes what `keep` and `max_age_days` exclude; returns one line of outcome."""
+    removals = prune(paths.bundles, keep=bundles.keep, max_age_days=bundles.max_age_days, now=now)
+    if not removals:
+        return "no bundle removed"
+    size = sum(removal.size_bytes for removal in removals)
+    return f"{len(removals)} removed, {size / 1e6:.1f} MB: {', '.join(removal.name for removal in removals)}"
+
+
+def tidy_exposures(keep_days: int | None, paths: RunPaths, *, now: dt.datetime) -> list[str]:
+    """Removes exposures older than `keep_days`, and merges the files of days before yesterday.
+
+    To be called before the night's steps are planned, as a fit may read what is merged: called once more for the same
+    night, it changes nothing that one of them depends on.
+
+    Args:
+        keep_days: Days whose exposures are kept; None keeps all.
+        paths: Of the run folder.
+        now: The moment of the run.
+
+    Returns:
+        A line for people on what was done, and on each thing that could not be; none where there was nothing to do.
+    """
+    # A night of a past day leaves alone what came later; one of a day to come does not touch what is being written.
+    today = min(paths.as_of, now.date())
+    try:
+        forgotten = Forgotten.load(paths.forgotten)
+    except ValueError as error:
+        return [f"exposures are left as they are: {error}"]
+    tidied = tidy(paths.exposures, today=today, keep_days=keep_days, forgotten=forgotten)
+    lines = [f"exposures are left as they are: {problem}" for problem in tidied.problems]
+    if tidied.num_removed:
+        lines.append(f"exposures: {tidied.num_removed} days removed, older than {keep_days} days")
+    if tidied.num_replaced:
+        lines.append(f"exposures: {tidied.num_replaced:,} files of finished days merged")
+    return lines
+
+
+def _parts(
+    sections: BundleSections, paths: RunPaths, encoder: Encoder, made_with: Mapping[str, Any], form: str
+) -> Parts:
     vectors = ranked = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
     weights = None
-    if config.index.weight != "none":
+    if sections.weight != "none":
         weights = load_weights(paths.index / WEIGHTS_FILE, num_items=len(vectors))
         ranked = weighted(vectors, weights)
     withdrawn = withdrawn_rows(paths)
     items = pq.read_table(paths.tables / "items.parquet")
-    category = config.dataset.item_category
+    category = sections.item_category
     categories = items.column(category) if category else pa.nulls(items.num_rows, pa.string())
     return Parts(
-        config_yaml=dump(config),
+        config_yaml=yaml.safe_dump(dict(made_with), sort_keys=False),
         encoder=encoder,
         user_tower=paths.model / "user_tower.tflite",
         item_tower=paths.model / "item_tower.tflite",
         item_vectors=vectors,
         item_weights=weights,
-        sparcode=None if config.sparcode is None else paths.codes / SERVED,
-        index=INDEXES[form].load(paths.index / INDEX_FILE, ranked, withdrawn),
+        sparcode=None if sections.sparcode is None else paths.codes / SERVED,
+        index=backend_of(form).load(paths.index / INDEX_FILE, ranked, withdrawn),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
-        purchases=load_purchases(paths.pairs, encoder),
-        popularity=_recent_events(paths.catalogue(config.as_of) / "items.parquet"),
+        purchases=Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
+        popularity=_recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
         metrics=_metrics(paths.model / "epochs.json"),
         withdrawn=withdrawn,
-    )
-
-
-def load_purchases(pairs: Path, encoder: Encoder) -> Purchases:
-    """Who has met what, by row of the encoder's users and of the catalogue."""
-    table = pq.read_table(pairs)
-    users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False)).astype(np.int64)
-    items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False)) - 1
-    order = np.lexsort((items, users))
-    counts = np.bincount(users, minlength=len(encoder.user_ids))
-    return Purchases(
-        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        indices=items[order].astype(np.int32),
-        counts=table.column("num_events").to_numpy()[order].astype(np.int32),
-        last_seconds=table.column("last_seconds").to_numpy()[order],
-        num_items=len(encoder.item_ids) - 1,
     )
 
 
@@ -128,30 +163,38 @@ def _metrics(epochs: Path) -> dict[str, Any]:
     return {name: {"loss": reports[-1]["loss"], **reports[-1]["metrics"]} for name, reports in phases.items()}
 
 
-def _facts(config: Config, paths: RunPaths, encoder: Encoder, *, now: dt.datetime, parent: str | None) -> Facts:
-    days = [day for day in event_days(paths.tables) if day < config.as_of]
+def _facts(
+    sections: BundleSections,
+    paths: RunPaths,
+    encoder: Encoder,
+    *,
+    now: dt.datetime,
+    made_with: Mapping[str, Any],
+    parent: str | None,
+) -> Facts:
+    days = [day for day in event_days(paths.tables) if day < paths.as_of]
     num_events = sum(pq.ParquetFile(paths.tables / "events" / f"{day}.parquet").metadata.num_rows for day in days)
     specs = [*encoder.input_specs("user"), *encoder.input_specs("item")]
     return Facts(
-        dataset=config.name,
-        as_of=config.as_of,
+        dataset=sections.name,
+        as_of=paths.as_of,
         created=now,
-        data_window=DataWindow(first=days[0], end=config.as_of, num_events=num_events),
+        data_window=DataWindow(first=days[0], end=paths.as_of, num_events=num_events),
         feature_services=dict(SERVICE_NAMES),
         vocabulary_sizes={spec.name: spec.num_rows for spec in specs if spec.num_rows},
         index_report=IndexReport(**json.loads((paths.index / REPORT_FILE).read_text())),
-        business_weight=_business_weight(config),
-        sparcode_report=None if config.sparcode is None else read_report(paths.codes),
-        configuration_digest=config.digest(),
+        business_weight=_business_weight(sections),
+        sparcode_report=None if sections.sparcode is None else read_report(paths.codes),
+        configuration_digest=digest_of(made_with)[:12],
         code_version=version("twinspire"),
         commit=code_commit(),
         parent=parent,
-        seed=config.seed,
+        seed=sections.seed,
         package_versions={name: version(name) for name in PACKAGES},
     )
 
 
-def _business_weight(config: Config) -> BusinessWeight | None:
-    if config.index.weight == "none":
+def _business_weight(sections: BundleSections) -> BusinessWeight | None:
+    if sections.weight == "none":
         return None
-    return BusinessWeight(name=config.index.weight, power=config.index.weight_power)
+    return BusinessWeight(name=sections.weight, power=sections.weight_power)

@@ -15,13 +15,17 @@ FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).r
 # File, what is planted in it, and what the report has to name.
 PLANTED = [
     ("artefacts/files.py", "import features.ids", "artefacts.files -> features.ids"),
-    ("features/ids.py", "from serving import exact", "features.ids -> serving.exact"),
+    ("features/ids.py", "from serving import exact", "features.ids -> serving.retrieval.exact"),
     ("features/ids.py", "import apache_beam as beam", "features.ids -> apache_beam"),
     ("towers/inputs.py", "from features import store", "towers.inputs -> features.store"),
     ("towers/inputs.py", "import pandas as pd", "towers.inputs -> pandas"),
-    ("towers/inputs.py", "from serving.exact import search", "towers.inputs -> serving.exact"),
-    ("serving/exact.py", "if TYPE_CHECKING:\n    from towers import inputs", "serving.exact -> towers.inputs"),
-    ("serving/exact.py", "def late():\n    import tensorflow as tf", "serving.exact -> tensorflow"),
+    ("towers/inputs.py", "from serving.retrieval.exact import search", "towers.inputs -> serving.retrieval.exact"),
+    (
+        "serving/retrieval/exact.py",
+        "if TYPE_CHECKING:\n    from towers import inputs",
+        "serving.retrieval.exact -> towers.inputs",
+    ),
+    ("serving/retrieval/exact.py", "def late():\n    import tensorflow as tf", "serving.retrieval.exact -> tensorflow"),
     ("beam_jobs/embed.py", "from towers import inputs", "beam_jobs.embed -> towers.inputs"),
     ("beam_jobs/embed.py", "from training import fit", "beam_jobs.embed -> training.fit"),
     ("training/trainer.py", "def late():\n    from beam_jobs.embed import run", "training.trainer -> beam_jobs.embed"),

@@ -28,8 +28,8 @@ from artefacts.paths import CUTTING, RunPaths
 from features import columns
 from features.ids import IdMap
 from features.schema import ENTITY_KEY
+from serving.retrieval.vectors import ROW, VECTOR
 from serving.sparcode.files import FOLDER
-from serving.vectors import ROW, VECTOR
 from training.held_out import HELD_OUT, STATE, TRAINED
 from training.warm_start import OWNERS, SLOT
 

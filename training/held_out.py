@@ -21,8 +21,8 @@ from features.columns import seconds_of
 from features.encoding import Encoder, Inputs
 from features.ids import stable_number
 from features.schema import ENTITY_KEY, TOWERS
-from serving import exact
-from serving.vectors import read_vectors
+from serving.retrieval import exact
+from serving.retrieval.vectors import read_vectors
 from towers.two_tower import TwoTower
 from training.data.training_data import catalogue_inputs
 from training.lineage import HELD_OUT_SUMMARY

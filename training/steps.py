@@ -20,11 +20,11 @@ from evaluation.diagnosis import diagnose
 from evaluation.metrics import judge, recall_at_k
 from features.encoding import Encoder, Inputs
 from features.schema_changes import SchemaFacts
-from serving import exact
+from serving.retrieval import exact
+from serving.retrieval.vectors import PARTS_FILE
 from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import FOLDER
-from serving.vectors import PARTS_FILE
 from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
 from training.co_purchase import with_factors_of

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from artefacts.config import ConfigError
-from serving.bundles.manifest import VERSION_PATTERN
-from serving.config import RetrieverName
+from serving.config import VERSION_PATTERN
+from serving.retrieval.registry import retriever_names
 
 Kind = Literal["bundle", "baseline", "file", "train"]
 Baseline = Literal["popularity", "repeat", "item-knn", "ease", "als"]
@@ -50,7 +50,7 @@ class ArmSpec:
     name: str
     kind: Kind
     what: str
-    retriever: RetrieverName | None = None
+    retriever: str | None = None
     weight_exponent: float | None = None
     runs: Path | None = None
     overrides: tuple[str, ...] = field(default=())
@@ -130,8 +130,8 @@ def _kind_of(what: str, text: str) -> tuple[Kind, str]:
     )
 
 
-def _retriever(value: str | None, text: str) -> RetrieverName | None:
-    names: tuple[RetrieverName, ...] = get_args(RetrieverName)
+def _retriever(value: str | None, text: str) -> str | None:
+    names = retriever_names()
     for name in names:
         if value == name:
             return name

@@ -1,34 +1,29 @@
-"""Which commands look at the bundles that are there, and choose the served one? Heavy imports wait until one runs."""
+"""The commands that list, compare, publish and remove bundles; heavy imports wait until one runs."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, DryRun, Now, Overrides, Runs, errors, moment
-
-if TYPE_CHECKING:
-    from serving.bundles.folder import Reason
-    from twinspire.config import Config
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
 from rich.box import SIMPLE_HEAD
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from artefacts.console import console
-from serving.bundles.bundle_diff import BundleDiff, Changes, Exchange, leaves
-from serving.bundles.folder import Entry
-from serving.bundles.manifest import Facts, Manifest
-from serving.bundles.retention import Removal
-from twinspire.show import shown_name
+from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, DryRun, Now, Overrides, Runs, errors, moment
+
+if TYPE_CHECKING:
+    from serving.bundles.bundle_diff import BundleDiff, Changes, Exchange
+    from serving.bundles.folder import Entry, Reason
+    from serving.bundles.manifest import Facts, Manifest
+    from serving.bundles.retention import Removal
+    from twinspire.config import Config
 
 VERSION_HELP = "A version, or the beginning of just one, such as its day."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -178,14 +173,13 @@ def _open(config: Path, overrides: list[str] | None, runs: Path) -> tuple[Config
 
 
 def _verify_and_publish(settings: Config, folder: Path, version: str, now: dt.datetime, reason: Reason) -> None:
-    from artefacts.console import console
     from serving.bundles.bundle import Bundle
     from serving.bundles.folder import published
     from serving.bundles.publish import publish
-    from serving.open import retrievers_of
+    from serving.retrieval.registry import retrievers_of
 
     # A server that is started next must be able to answer from it as configured.
-    retrievers_of(Bundle.open(folder / version), settings)
+    retrievers_of(Bundle.open(folder / version), settings.serving, ef_search=settings.index.ef_search)
     before = published(folder)
     publish(folder, version, moment=now, reason=reason)
     told = "was published already" if before == version else f"verified and published; before: {before or 'none'}"
@@ -205,6 +199,8 @@ def summary(entry: Entry, *, published: str | None, rollback: str | None) -> dic
         published: Version of the published one.
         rollback: Version of the one that a rollback would publish.
     """
+    from serving.bundles.bundle_diff import leaves
+
     manifest = entry.manifest
     figures = dict(leaves(manifest.metrics)) if manifest else {}
     return {
@@ -242,6 +238,8 @@ def print_bundles(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_manifest(manifest: Manifest, *, is_published: bool, size_bytes: int) -> None:
     """Prints a verified bundle's lineage, figures, reports and files."""
+    from serving.bundles.bundle_diff import leaves
+
     _print(Text(f"{manifest.bundle_version}{', published' if is_published else ''}", style="bold"))
     checked = f"{len(manifest.files)} files, {_size(size_bytes)}, every checksum as in the manifest"
     _section("", [("verified", checked)])
@@ -326,6 +324,8 @@ def _changed(changes: Changes) -> Iterable[tuple[str, str]]:
 
 
 def _exchanged(exchange: Exchange) -> Iterable[tuple[str, str]]:
+    from twinspire.show import shown_name
+
     for title, count, named in (
         ("added", exchange.num_added, exchange.added),
         ("removed", exchange.num_removed, exchange.removed),

@@ -12,13 +12,16 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from artefacts.config import pick
 from artefacts.locks import only_run
-from serving.config import RetrieverName
+from serving.config import ServeSections
+from serving.retrieval.registry import retriever_names
 from twinspire.ab_command import ab
 from twinspire.bundles import bundles
 from twinspire.comparisons import ablate, benchmarks
@@ -86,7 +89,7 @@ def run(
     dry_run: DryRun = False,
     now: Now = None,
 ) -> None:
-    """Do all steps: ingest, features, (mine,) train, embed, index, (codes,) bundle, evaluate."""
+    """Do all steps: ingest, features, (mine,) train, embed, index, (codes,) bundle, publish, evaluate."""
     with errors():
         settings, paths, steps = prepare(config, set_, as_of, runs, now)
         if dry_run:
@@ -136,8 +139,10 @@ def _do_one(
     if name not in names:
         raise ValueError(_LEFT_OUT[name])
     place = names.index(name)
+    # A bundle that is asked for by itself is published at once, as `twinspire run` does.
+    chosen = steps[place : place + 2] if name == "bundle" else steps[place : place + 1]
     if dry_run:
-        print_plan(settings, steps[place : place + 1])
+        print_plan(settings, chosen)
         return
     if place:
         need(steps[place - 1])
@@ -146,7 +151,8 @@ def _do_one(
         return
     with only_run(paths.root, command=f"twinspire {name}", now=moment(now)):
         save_config(settings, paths)
-        do(steps[place], force=force)
+        for step in chosen:
+            do(step, force=force)
 
 
 for _name, _text in {
@@ -191,13 +197,23 @@ def codes(
             print_curve(read_report(prepared[1].codes))
 
 
+def _registered(name: str | None) -> str | None:
+    """Validates the name of a retriever."""
+    if name is not None and name not in retriever_names():
+        raise typer.BadParameter(f"{name!r} is not one of: {', '.join(retriever_names())}")
+    return name
+
+
 @app.command()
 def recommend(
     user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     retriever: Annotated[
-        RetrieverName | None,
-        typer.Option(help="What finds the items; the file's choice if left out."),
+        str | None,
+        typer.Option(
+            callback=_registered,
+            help=f"What finds the items: {', '.join(retriever_names())}; the file's choice if left out.",
+        ),
     ] = None,
     exclude_bought: Annotated[
         bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
@@ -214,7 +230,7 @@ def recommend(
         from serving.open import open_recommender
         from twinspire.show import print_answers
 
-        recommender = open_recommender(settings, paths)
+        recommender = open_recommender(pick(ServeSections, settings), paths)
         found = recommender.recommend(user, k=k, retriever=retriever, exclude_known=exclude_bought)
         if as_json:
             from dataclasses import asdict
@@ -245,8 +261,9 @@ def serve(
 
         asked = {"host": host, "port": port, "workers": workers}
         told = {name: value for name, value in asked.items() if value is not None}
-        serving = settings.serving.model_copy(update=told)
-        serve(settings.model_copy(update={"serving": serving}), paths, api_key=os.environ.get(API_KEY))
+        sections = pick(ServeSections, settings)
+        sections = replace(sections, serving=sections.serving.model_copy(update=told))
+        serve(sections, paths, api_key=os.environ.get(API_KEY))
 
 
 app.command()(daily)
@@ -286,7 +303,7 @@ def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
     from twinspire.pipeline.evaluate import TABLE_FILE
     from twinspire.show import print_answers, some_users
 
-    recommender = open_recommender(config, paths)
+    recommender = open_recommender(pick(ServeSections, config), paths)
     users = some_users(recommender, 3)
     judged = (paths.report / TABLE_FILE).exists()
     if judged:

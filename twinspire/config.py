@@ -14,6 +14,7 @@ from evaluation.config import EvaluationConfig, GatesConfig
 from features.config import FeatureConfig, IngestConfig
 from features.schema import Schema
 from serving.config import BundlesConfig, ServingConfig
+from serving.retrieval.registry import check_retriever_names
 from training.config import DailyConfig, SparCodeFitConfig, TowerConfig, TrainingConfig, check_methods
 
 
@@ -88,6 +89,9 @@ class Config(Section):
                 f"training.distribute is {self.training.distribute}, and sparcode is fitted by one process alone; set "
                 "sparcode: null, or training.distribute: none"
             )
+        check_retriever_names(self.serving)
+        if self.index.form is not None:
+            _check_form(self.index.form)
         named = {*self.serving.fusion_weights, self.serving.retriever}
         if self.sparcode is None and "sparcode" in named:
             raise ValueError("serving names the retriever sparcode, and sparcode is null; set sparcode: {} to fit it")
@@ -109,6 +113,14 @@ class Config(Section):
     def digest(self) -> str:
         """First 12 hex digits of the SHA-256 over the resolved configuration."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def _check_form(form: str) -> None:
+    # Not at the top: the backends of indexes take seconds to import.
+    from serving.retrieval.index import INDEXES
+
+    if form not in INDEXES:
+        raise ValueError(f"index.form is {form!r}, expected one of: {', '.join(INDEXES)}")
 
 
 def _refuse_day() -> NoReturn:

@@ -1,4 +1,4 @@
-"""Which command takes an item out of all answers at once? A file that a running server looks at."""
+"""The command `deny`: keeps the file of items that a running server leaves out of all answers."""
 
 from __future__ import annotations
 

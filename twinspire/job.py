@@ -164,8 +164,9 @@ def need(step: Step) -> None:
     from artefacts.steps import finished
 
     if finished(step) is None:
+        command = "bundle" if step.name == "publish" else step.name
         raise ValueError(
-            f"step {step.name!r} is not done for this configuration and day; run `twinspire {step.name}` first, or "
+            f"step {step.name!r} is not done for this configuration and day; run `twinspire {command}` first, or "
             "`twinspire run` for all steps"
         )
 

@@ -1,7 +1,7 @@
-"""What does a scheduler call each night? One day, many days, and where everything stands.
+"""The commands of a nightly run: `daily`, `backfill` and `status`.
 
-Exit codes: 0 published or unchanged, 1 an error, 2 a mistake in the configuration, 3 refused by a gate, so that the
-bundle of before goes on being served, 4 another run is at work.
+Exit codes: 0 published or unchanged, 1 an error, 2 a mistake in the configuration, 3 not published because gate checks
+failed, so that the previous bundle stays live, 4 another run is at work.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ import gc
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 
-from artefacts.locks import only_run
+from artefacts.files import replace_text
+from artefacts.locks import holder_of, only_run
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
@@ -34,19 +38,8 @@ from twinspire.job import (
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
+    from training.lineage import WarmStartPlan
     from twinspire.config import Config
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-import structlog
-
-from artefacts.config import pick
-from artefacts.files import replace_text
-from artefacts.locks import holder_of
-from artefacts.paths import RunPaths
-from training.config import WarmStartSections
-from training.lineage import HELD_OUT_SUMMARY, WarmStartPlan
-from twinspire.config import Config
 
 REFUSED = 3
 
@@ -138,9 +131,11 @@ def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now:
 
 
 def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
+    from artefacts.config import pick
     from artefacts.console import console
     from evaluation.gates.report import GateError
-    from serving.bundles.retention import tidy_exposures
+    from serving.steps import tidy_exposures
+    from training.config import WarmStartSections
     from training.lineage import night_of
     from twinspire.main_job import plan
 
@@ -149,7 +144,7 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
     console().print(f"{paths.as_of} {night.why}")
     for change in night.changes:
         console().print(f"[yellow]changed[/] {change}")
-    tidied = tidy_exposures(config, paths, now=now)
+    tidied = tidy_exposures(config.daily.keep_exposure_days, paths, now=now)
     for line in tidied:
         console().print(line, markup=False)
     steps = plan(config, paths, now=now, code_version=code_version(), night=night)
@@ -194,7 +189,7 @@ def _show(error: Any) -> None:
     from twinspire.show import print_gates
 
     print_gates(error.report)
-    typer.secho("refused: the bundle of before goes on being served", err=True, fg="red")
+    typer.secho("not published: gate checks failed; the previous bundle stays live", err=True, fg="red")
 
 
 def _forget_graphs() -> None:
@@ -248,7 +243,9 @@ def write_summary(
 
 
 def _recall(paths: RunPaths) -> dict[str, Any] | None:
-    """Recall of the previous fit on the new days, and of both fits on the users held out of today's."""
+    """What the fit before reached on the new days, and both on the users held out of today's."""
+    from training.lineage import HELD_OUT_SUMMARY
+
     path = paths.model / HELD_OUT_SUMMARY
     if not path.exists():
         return None

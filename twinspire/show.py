@@ -1,4 +1,4 @@
-"""How are answers and the installation shown to a person?"""
+"""Tables for the terminal: answers, gate reports and the installation."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import numpy as np
 from artefacts.paths import RunPaths
 from features.store import Store
 from serving.bundles.bundle import Bundle
-from serving.index import measure_recall
-from serving.vectors import read_vectors
+from serving.retrieval.index import measure_recall
+from serving.retrieval.vectors import read_vectors
 from twinspire.load_config import load
 
 NUM_QUERIES = 500

@@ -13,7 +13,7 @@ from artefacts.paths import RunPaths
 from evaluation.metrics import judge, recall_at_k
 from features.columns import day_range
 from features.encoding import Encoder, Inputs
-from serving import exact
+from serving.retrieval import exact
 from training.data.batches import Span
 from training.data.training_data import (
     catalogue_inputs,

@@ -1,4 +1,4 @@
-"""What is judged, and beside what? A night's bundle with everything that it was made of, and the night before."""
+"""The bundle that the gates check, with everything it was made of, and the previous night."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 
 from artefacts.paths import RunPaths
-from evaluation.config import GatesConfig
+from evaluation.config import GatesConfig, GatesSections
 from evaluation.gates.report import Check, GateReport
 from features.columns import day_range
 from features.encoding import Encoder
 from features.tables import event_days
 from serving.bundles.manifest import BundleError, Manifest, read_manifest
-from twinspire.config import Config
 
-NO_PARENT = "there is no bundle of a night before"
+NO_PARENT = "there is no bundle of a previous night"
 
 
 @dataclass(frozen=True)
@@ -25,21 +24,21 @@ class Candidate:
     """A bundle that was written and is not published yet.
 
     Attributes:
-        config: That it was made with.
-        paths: Where everything of its night lies.
+        sections: What is read of the configuration.
+        paths: Of its night.
         version: Its name.
-        parent: Name of the bundle of the night before; None where there is none.
+        parent: Name of the bundle of the previous night; None where there is none.
     """
 
-    config: Config
+    sections: GatesSections
     paths: RunPaths
     version: str
     parent: str | None
 
     @property
     def limits(self) -> GatesConfig:
-        """What it is held against."""
-        return self.config.gates
+        """The limits of the checks."""
+        return self.sections.gates
 
     @property
     def folder(self) -> Path:
@@ -48,7 +47,7 @@ class Candidate:
 
     @property
     def before(self) -> RunPaths | None:
-        """Where the night before lies."""
+        """Paths of the previous night."""
         if self.parent is None:
             return None
         # A version begins with its day.
@@ -61,7 +60,7 @@ class Candidate:
 
     @cached_property
     def parent_manifest(self) -> Manifest | None:
-        """Of the bundle of the night before; None where it is gone, or of code that wrote another format."""
+        """Of the bundle of the previous night; None where it is gone, or of code that wrote another format."""
         if self.parent is None:
             return None
         try:
@@ -76,7 +75,7 @@ class Candidate:
 
     @cached_property
     def parent_encoder(self) -> Encoder | None:
-        """Of the fit of the night before; None where it is gone."""
+        """Of the fit of the previous night; None where it is gone."""
         before = self.before
         if before is None or not (before.model / "encoder").is_dir():
             return None
@@ -84,7 +83,7 @@ class Candidate:
 
     @cached_property
     def parent_report(self) -> GateReport | None:
-        """What the checks found the night before; None where that is not known."""
+        """What the checks found the previous night; None where that is not known."""
         before = self.before
         if before is None or not before.gates.exists():
             return None
@@ -101,7 +100,7 @@ class Candidate:
 
     @property
     def new_days(self) -> list[dt.date]:
-        """Days since the night before, the last one where there is none; without events, too."""
+        """Days since the previous night, the last one where there is none; without events, too."""
         before = self.before
         first = self.paths.as_of - dt.timedelta(days=1) if before is None else before.as_of
         return day_range(first, self.paths.as_of)

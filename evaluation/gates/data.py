@@ -1,4 +1,4 @@
-"""Did the events, users and items of the new days arrive, as many and as whole as ever?"""
+"""Checks of the new events, users and items: volume, quarantine, nulls, new categories."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def volume(candidate: Candidate) -> Check:
 
     worst = max(new, key=beyond)
     ratio = counts[worst] / max(usual[worst], 0.5)
-    return Check.judged(
+    return Check.measured(
         "volume",
         beyond(worst) <= 1,
         f"{worst} has {counts[worst]:,} events, {ratio:.2f} of the {usual[worst]:,.0f} that are usual on its weekday; "
@@ -57,9 +57,9 @@ def volume(candidate: Candidate) -> Check:
 
 
 def quarantine(candidate: Candidate) -> Check:
-    """Share of the rows read since the night before that ingestion set aside, table by table.
+    """Share of the rows read since the previous night that ingestion set aside, table by table.
 
-    Where a table was replaced rather than appended to, or there is no night before, of all its rows.
+    Where a table was replaced rather than appended to, or there is no previous night, of all its rows.
     """
     now = _rows(candidate)
     before = {} if candidate.parent_report is None else candidate.parent_report.found("quarantine")
@@ -71,10 +71,10 @@ def quarantine(candidate: Candidate) -> Check:
         if read <= 0 or aside < 0:
             read, aside = (now[name] for name in names)
         shares[table] = aside / max(read, 1)
-        # A single bad row among forty is no more than chance would have.
+        # A single bad row among forty is within chance.
         excess[table] = aside - limit * read - DEVIATIONS * np.sqrt(limit * read)
     worst = max(TABLES, key=lambda table: (excess[table] > 0, shares[table]))
-    return Check.judged(
+    return Check.measured(
         "quarantine",
         excess[worst] <= 0,
         f"{shares[worst]:.2%} of the new rows of {worst} were set aside; expected at most {limit:.2%}",
@@ -86,19 +86,19 @@ def quarantine(candidate: Candidate) -> Check:
 
 
 def nulls(candidate: Candidate) -> Check:
-    """Rise of the share of nulls in each declared column since the night before, as its report has it."""
+    """Rise of the share of nulls in each declared column since the previous night, as its report has it."""
     now = _null_shares(candidate)
     earlier = {} if candidate.parent_report is None else candidate.parent_report.found("nulls")
     known = {name: float(earlier[name] or 0) for name in now if name in earlier}
     if not known:
-        why = NO_PARENT if candidate.parent is None else "the night before has no report with these columns"
+        why = NO_PARENT if candidate.parent is None else "the previous night has no report with these columns"
         return Check.not_applicable("nulls", why if now else "no columns are declared", found=now)
     worst = max(known, key=lambda name: now[name] - known[name])
     limit = candidate.limits.max_null_rise or 0.0
-    return Check.judged(
+    return Check.measured(
         "nulls",
         now[worst] - known[worst] <= limit,
-        f"{now[worst]:.1%} of {worst} are null, {known[worst]:.1%} the night before; expected a rise of at most "
+        f"{now[worst]:.1%} of {worst} are null, {known[worst]:.1%} the previous night; expected a rise of at most "
         f"{limit:.1%}",
         f"look whether the source still fills {worst}, under the name that ingest.source.columns gives it",
         # All of them, because the next night compares with them.
@@ -108,13 +108,13 @@ def nulls(candidate: Candidate) -> Check:
 
 
 def new_categories(candidate: Candidate) -> Check:
-    """Share of the values of each categorical column that the encoder of the night before does not know."""
+    """Share of the values of each categorical column that the encoder of the previous night does not know."""
     encoder = candidate.parent_encoder
     if encoder is None:
         return Check.not_applicable("new_categories", NO_PARENT)
     shares = {}
     for tower in TOWERS:
-        names = candidate.config.dataset.columns_of_kind(tower, Kind.CATEGORICAL)
+        names = candidate.sections.dataset.columns_of_kind(tower, Kind.CATEGORICAL)
         table = pq.read_table(candidate.paths.tables / f"{tower}s.parquet", columns=names)
         for name in names:
             if name in encoder.vocabularies:
@@ -125,11 +125,12 @@ def new_categories(candidate: Candidate) -> Check:
         return Check.not_applicable("new_categories", "no categorical columns are declared")
     limit, worst = candidate.limits.max_new_category_share, max(shares, key=lambda name: shares[name])
     allowed = 1.0 if limit is None else limit
-    return Check.judged(
+    return Check.measured(
         "new_categories",
         shares[worst] <= allowed,
-        f"{shares[worst]:.2%} of the values of {worst} are new since the night before; expected at most {allowed:.2%}",
-        f"look whether the source spells {worst} otherwise; if it is meant, skip the check once and fit anew",
+        f"{shares[worst]:.2%} of the values of {worst} are new since the previous night; expected at most "
+        f"{allowed:.2%}",
+        f"look whether the source spells {worst} differently; if it is intended, skip the check once and retrain fully",
         found=shares,
         expected={"max_share": limit},
     )
@@ -165,7 +166,7 @@ def _usual(counts: Mapping[dt.date, int], day: dt.date, new: dt.date, begin: dt.
 def _null_shares(candidate: Candidate) -> dict[str, float]:
     shares = {}
     for tower in TOWERS:
-        names = list(candidate.config.dataset.columns_of(tower))
+        names = list(candidate.sections.dataset.columns_of(tower))
         table = pq.read_table(candidate.paths.tables / f"{tower}s.parquet", columns=names)
         for name in names:
             shares[f"{tower}s.{name}"] = num_missing(table.column(name)) / max(table.num_rows, 1)

@@ -1,12 +1,12 @@
-"""Do the events of the new days look like those before? Numbers and categories, as they enter the towers.
+"""Checks of drift: numbers and categories of the new events against the days before.
 
 Measured by the population stability index of two histograms p (new days) and q (days before) over B bins:
 
     PSI = sum_b (p_b - q_b) ln(p_b / q_b)
 
 From .1 on it is usually called a moderate shift, from .25 on a large one. Of two samples of the same things it is not 0
-but about chi-square with B - 1 degrees of freedom times (1/n + 1/m), so that on few samples a large value says nothing.
-What chance explains but once in a thousand is taken off first. Events of a user come in baskets and resemble each
+but about chi-square with B - 1 degrees of freedom times (1/n + 1/m): on few samples a large value means nothing.
+What chance explains but once in a thousand is subtracted first. Events of a user come in baskets and resemble each
 other: n and m are numbers of users, not of events.
 
 Source: Siddiqi, Credit Risk Scorecards, 2006, chapter 10; the distribution, Yurdakul, PhD thesis, Western Michigan
@@ -141,7 +141,7 @@ def _check(candidate: Candidate, name: str, limit: float | None, *, categories: 
         return Check.not_applicable(name, "there is no such column")
     worst = max(drifts, key=lambda key: drifts[key].beyond_chance)
     drift, allowed = drifts[worst], np.inf if limit is None else limit
-    return Check.judged(
+    return Check.measured(
         name,
         drift.beyond_chance <= allowed,
         f"{worst} has a stability index of {drift.index:.3f} against the {len(earlier)} days before, of which chance "
@@ -157,7 +157,7 @@ def _why_not(candidate: Candidate) -> str | None:
     """Why there is nothing to compare; None if there is."""
     first, days = candidate.new_days[0], candidate.limits.drift_days
     have = [day for day in candidate.event_days if (candidate.paths.examples / str(day)).is_dir()]
-    # In a young log everybody's counts grow from day to day, which is no drift.
+    # In a young log all users' counts grow from day to day, which is no drift.
     if not candidate.event_days or (first - candidate.event_days[0]).days < 2 * days:
         return f"the events begin less than {2 * days} days before {first}, when all counts still grow"
     recent = [day for day in have if 0 < (first - day).days <= days]
@@ -173,7 +173,7 @@ def _read(candidate: Candidate, days: Iterable[dt.date], *, categories: bool) ->
         if not (candidate.paths.examples / str(day)).is_dir():
             continue
         loaded = Day.load(candidate.paths.examples / str(day))
-        rng = np.random.default_rng([candidate.config.seed, number_of(day)])
+        rng = np.random.default_rng([candidate.sections.seed, number_of(day)])
         some = np.sort(rng.permutation(loaded.events.num_rows)[:DAY_EVENTS])
         users |= set(loaded.users.column(columns.USER_ID).to_pylist())
         parts.append(_values(candidate, loaded, loaded.events.take(pa.array(some)), categories=categories))
@@ -184,7 +184,7 @@ def _read(candidate: Candidate, days: Iterable[dt.date], *, categories: bool) ->
 def _values(candidate: Candidate, day: Day, events: pa.Table, *, categories: bool) -> dict[str, Values]:
     found: dict[str, Values] = {}
     for tower, table, row in zip(TOWERS, (day.users, day.items), (USER_ROW, ITEM_ROW), strict=True):
-        rows, schema = events.column(row).to_numpy(), candidate.config.dataset
+        rows, schema = events.column(row).to_numpy(), candidate.sections.dataset
         if categories:
             for name in schema.columns_of_kind(tower, Kind.CATEGORICAL):
                 found[f"{tower}s.{name}"] = table.column(name).to_numpy(zero_copy_only=False)[rows]

@@ -1,4 +1,4 @@
-"""Are the features whole, of today, and the same for the towers as for the server?"""
+"""Checks of the features: complete, fresh, and equal in training and in the online store (feature parity)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ TOLERANCE = 1e-6
 
 def examples(candidate: Candidate) -> Check:
     """As many examples as events on every day that is trained on; on the new days none with a younger feature."""
-    paths, config = candidate.paths, candidate.config
-    first = paths.as_of - dt.timedelta(days=config.features.example_days)
+    paths = candidate.paths
+    first = paths.as_of - dt.timedelta(days=candidate.sections.example_days)
     counts = {day: _counts(candidate, day) for day in candidate.event_days if day >= first}
     short = {day: pair for day, pair in counts.items() if pair[0] != pair[1]}
     if short:
@@ -47,8 +47,8 @@ def examples(candidate: Candidate) -> Check:
 
 
 def catalogue(candidate: Candidate) -> Check:
-    """Everybody and everything once, in the order of the tables, with numbers that are numbers."""
-    said = []
+    """Every user and item once, in the order of the tables, with numbers that are numbers."""
+    counted = []
     for tower in TOWERS:
         path = candidate.paths.catalogue(candidate.paths.as_of) / f"{tower}s.parquet"
         table, key = pq.read_table(path), ENTITY_KEY[tower]
@@ -59,12 +59,12 @@ def catalogue(candidate: Candidate) -> Check:
             problems.append(f"it has {len(ids):,} ids, and the tables have {len(wanted):,} or others in another order")
         problems += [f"{count:,} values of {name} are not finite" for name, count in _not_finite(table)]
         if problems:
-            return Check.judged(
+            return Check.measured(
                 "catalogue", False, f"{path}: {problems[0]}; expected every id once and finite numbers",
                 "run the features step again with --force; then look for the value in the source",
             )  # fmt: skip
-        said.append(f"{len(ids):,} {tower}s")
-    return Check.judged("catalogue", True, f"{' and '.join(said)}, each once, all numbers finite", "")
+        counted.append(f"{len(ids):,} {tower}s")
+    return Check.measured("catalogue", True, f"{' and '.join(counted)}, each once, all numbers finite", "")
 
 
 def freshness(candidate: Candidate) -> Check:
@@ -79,7 +79,7 @@ def freshness(candidate: Candidate) -> Check:
     online = paths.online_day.read_text() if paths.online_day.exists() else None
     allowed = float("inf") if limit is None else limit
     shown = ", ".join(f"the newest features of {name} are {age:g} days old" for name, age in ages.items())
-    return Check.judged(
+    return Check.measured(
         "freshness",
         max(ages.values()) <= allowed and online == str(paths.as_of),
         f"{shown}, and the online store holds {online or 'no day'}; expected at most {allowed:g} days, and "
@@ -94,13 +94,13 @@ def parity(candidate: Candidate) -> Check:
     """Features of a sample of users in the catalogue, which the towers saw, against the online store's."""
     paths, count = candidate.paths, candidate.limits.parity_users or 0
     offline = pq.read_table(paths.catalogue(paths.as_of) / "users.parquet")
-    rng = np.random.default_rng(candidate.config.seed)
+    rng = np.random.default_rng(candidate.sections.seed)
     some = np.sort(rng.permutation(offline.num_rows)[:count])
     offline = offline.take(pa.array(some))
     online = Store.open(paths.features).read_online(offline.column(columns.USER_ID).to_pylist())
     differ = differences(offline, online)
     worst = max(differ, key=lambda name: differ[name])
-    return Check.judged(
+    return Check.measured(
         "parity",
         not differ[worst],
         f"{differ[worst]:,} of {len(some):,} users have another {worst} in the online store than the towers were "
@@ -134,7 +134,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _examples(sentence: str, num_days: int) -> Check:
-    return Check.judged(
+    return Check.measured(
         "examples",
         not num_days,
         sentence,

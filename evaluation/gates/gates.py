@@ -1,4 +1,4 @@
-"""Gates: may the night's bundle be published? Every check is made, whatever the others find."""
+"""The gates of a night: all checks of a bundle, each made whether or not others fail."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 from artefacts.console import progress
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
+from evaluation.config import GatesSections
 from evaluation.gates import data, drift, features, index, model, smoke
 from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import CHECK_NAMES, Check, GateError, GateReport
-from twinspire.config import Config
 
 LOOKS: Mapping[str, Look] = {
     **data.CHECKS,
@@ -41,13 +41,13 @@ LIMITS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def check_gates(config: Config, paths: RunPaths, *, parent: str | None) -> str:
-    """Looks at the bundle that the night has made, and writes what it finds to `paths.gates`.
+def check_gates(sections: GatesSections, paths: RunPaths, *, parent: str | None) -> str:
+    """Checks the bundle of the night and writes the report to `paths.gates`.
 
     Args:
-        config: The resolved configuration.
-        paths: Where things lie.
-        parent: Version of the bundle of the night before; None where there is none.
+        sections: What is read of the configuration.
+        paths: Of the run folder.
+        parent: Version of the bundle of the previous night; None where there is none.
 
     Returns:
         One line of outcome.
@@ -55,7 +55,7 @@ def check_gates(config: Config, paths: RunPaths, *, parent: str | None) -> str:
     Raises:
         GateError: A check failed; the error has the report, which is written all the same.
     """
-    candidate = Candidate(config, paths, paths.bundle_name.read_text(), parent)
+    candidate = Candidate(sections, paths, paths.bundle_name.read_text(), parent)
     with progress("gates", total=len(CHECK_NAMES)) as advance:
         checks = []
         for name in CHECK_NAMES:
@@ -76,9 +76,9 @@ def check(candidate: Candidate, name: str) -> Check:
         return Check(name, "skipped", f"turned off by {named} at null")
     try:
         found = LOOKS[name](candidate)
-    # Whatever is so broken that it cannot be looked at must not be published, and the other checks still say theirs.
+    # What is too broken to be checked must not be published, and the other checks are still made.
     except Exception as error:
-        found = Check.judged(
+        found = Check.measured(
             name,
             False,
             f"could not be made ({type(error).__name__}: {error}); expected files that can be read",

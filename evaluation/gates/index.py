@@ -1,4 +1,4 @@
-"""Does the index find what is there, and is everything in it? SparCode's tables likewise."""
+"""Checks of the index, of SparCode's tables, and of the size of the bundle."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check, Number
 from serving.bundles import bundle as layout
 from serving.bundles.manifest import Manifest
-from serving.eligible import withdrawn_rows
-from serving.index import read_shape
+from serving.retrieval.eligible import withdrawn_rows
+from serving.retrieval.index import read_shape
 from serving.sparcode.files import POSTINGS
 from serving.sparcode.postings import read_postings
 
 
 def index_recall(candidate: Candidate) -> Check:
     """Recall against exact search, as measured when the index was built."""
-    report, lowest = candidate.manifest.facts.index_report, candidate.config.index.min_recall
-    return Check.judged(
+    report, lowest = candidate.manifest.facts.index_report, candidate.sections.min_recall
+    return Check.measured(
         "index_recall",
         report.recall >= lowest,
         f"the index finds {report.recall:.4f} of the exact top {report.k} at ef {report.ef}, over "
@@ -44,7 +44,7 @@ def index_items(candidate: Candidate) -> Check:
     expected = f"{wanted:,} each, the items of the catalogue"
     if num_withdrawn:
         expected += f", but {wanted - num_withdrawn:,} in the index, as {num_withdrawn:,} of them were withdrawn"
-    return Check.judged(
+    return Check.measured(
         "index_items",
         found == {"index": wanted - num_withdrawn, "vectors": wanted, "manifest": wanted},
         f"there are {shown}; expected {expected}",
@@ -56,7 +56,7 @@ def index_items(candidate: Candidate) -> Check:
 
 def sparcode(candidate: Candidate) -> Check:
     """SparCode's tables: recall, where it was asked for, and whether they are of this catalogue."""
-    report, settings = candidate.manifest.facts.sparcode_report, candidate.config.sparcode
+    report, settings = candidate.manifest.facts.sparcode_report, candidate.sections.sparcode
     if report is None or settings is None:
         return Check.not_applicable("sparcode", "SparCode is not configured")
     postings = read_postings(candidate.folder / layout.SPARCODE / POSTINGS)
@@ -68,7 +68,7 @@ def sparcode(candidate: Candidate) -> Check:
         and num_empty < max(report.num_codes, 1)
         and report.recall >= lowest
     )
-    return Check.judged(
+    return Check.measured(
         "sparcode",
         holds,
         f"the tables have {len(postings.keys):,} codes over {postings.num_items:,} items, {num_empty:,} of them "
@@ -84,27 +84,27 @@ MEGABYTE = 1e6
 
 
 def bundle_size(candidate: Candidate) -> Check:
-    """Bytes of the bundle, as a ratio of the night before and against a limit of their own."""
+    """Bytes of the bundle, as a ratio of the previous night and against a limit of their own."""
     limits, size = candidate.limits, size_of(candidate.manifest)
     problems = []
     if limits.max_bundle_bytes is not None and size > limits.max_bundle_bytes:
         problems.append(f"expected at most {limits.max_bundle_bytes / MEGABYTE:,.2f} MB (gates.max_bundle_bytes)")
-    parent, beside = candidate.parent_manifest, ""
+    parent, compared = candidate.parent_manifest, ""
     found: dict[str, Number] = {"size_bytes": size}
     if parent is not None:
         ratio = size / max(size_of(parent), 1)
-        beside = f", {ratio:.2f} of the {size_of(parent) / MEGABYTE:,.2f} MB of the night before"
+        compared = f", {ratio:.2f} of the {size_of(parent) / MEGABYTE:,.2f} MB of the previous night"
         lowest, highest = limits.min_size_ratio or 0.0, limits.max_size_ratio or float("inf")
         if not lowest <= ratio <= highest:
             problems.append(f"expected {lowest:g} to {highest:g} of it")
         found["ratio"] = ratio
     if parent is None and limits.max_bundle_bytes is None:
-        return Check.not_applicable("bundle_size", "there is no bundle of a night before, and no limit", found=found)
-    return Check.judged(
+        return Check.not_applicable("bundle_size", "there is no bundle of a previous night, and no limit", found=found)
+    return Check.measured(
         "bundle_size",
         not problems,
-        f"the bundle has {size / MEGABYTE:,.2f} MB{beside}" + "".join(f"; {problem}" for problem in problems),
-        "look with `twinspire bundles diff` which file it is; if it is meant, skip the check once",
+        f"the bundle has {size / MEGABYTE:,.2f} MB{compared}" + "".join(f"; {problem}" for problem in problems),
+        "look with `twinspire bundles diff` which file it is; if it is intended, skip the check once",
         found=found,
         expected={
             "min_ratio": limits.min_size_ratio,
@@ -115,10 +115,10 @@ def bundle_size(candidate: Candidate) -> Check:
 
 
 def disk_space(candidate: Candidate) -> Check:
-    """Free bytes where the bundles lie, in bundles of this size."""
+    """Free bytes on the disk of the bundles, in bundles of this size."""
     free, size = shutil.disk_usage(candidate.paths.bundles).free, size_of(candidate.manifest)
     room, lowest = free / max(size, 1), candidate.limits.min_free_bundles or 0.0
-    return Check.judged(
+    return Check.measured(
         "disk_space",
         room >= lowest,
         f"{free / MEGABYTE:,.2f} MB are free, room for {room:,.1f} more bundles; expected at least {lowest:g}",

@@ -1,4 +1,4 @@
-"""Has the fit learned, or forgotten? Its lists and vectors, beside those of the fit before.
+"""Checks of a fit: held-out recall, vectors and lists, compared with the previous fit.
 
 Shape letters: U users of a sample, K places of a list, N items, D vector width.
 """
@@ -17,8 +17,8 @@ from evaluation.gates.report import Check, Number
 from evaluation.statistics import paired_difference
 from evaluation.verdict import decide
 from features.encoding import Encoder
-from serving import exact
-from serving.vectors import read_vectors
+from serving.retrieval import exact
+from serving.retrieval.vectors import read_vectors
 
 HELD_OUT = "held_out.npz"
 TOP = 10
@@ -44,18 +44,18 @@ def held_out_recall(candidate: Candidate) -> Check:
             f"{len(fit)} users held out met something new, expected at least {limits.min_held_out_users} to compare",
         )
     found = paired_difference(
-        fit, parent, num_samples=candidate.config.evaluation.bootstrap_samples, seed=candidate.config.seed
+        fit, parent, num_samples=candidate.sections.bootstrap_samples, seed=candidate.sections.seed
     )
     before = float(np.nanmean(parent))
     lowest = -(1.0 if limits.recall_margin is None else limits.recall_margin) * before
     verdict = decide(found, metric=f"recall@{k}", lowest=lowest)
-    return Check.judged(
+    return Check.measured(
         "held_out_recall",
         verdict.decision != "do not ship",
         f"recall@{k} of {found.num_users:,} users held out is {np.nanmean(fit):.4f}, of the fit before {before:.4f}: "
         f"{found.mean:+.4f}, with 95% between {found.low:+.4f} and {found.high:+.4f}; expected to reach {lowest:+.4f}: "
         f"{verdict.decision}",
-        "fit everything anew with `twinspire daily --full`; if that is no better, look at the data of the new days",
+        "retrain fully with `twinspire daily --full`; if that is no better, look at the data of the new days",
         found={
             "difference": found.mean,
             "low": found.low,
@@ -71,7 +71,7 @@ def vectors(candidate: Candidate) -> Check:
     """Every user and item vector: finite, and of length one."""
     found: dict[str, Number] = {}
     limit = np.inf if candidate.limits.norm_tolerance is None else candidate.limits.norm_tolerance
-    holds, said = True, []
+    holds, problems = True, []
     for name in ("users", "items"):
         values = read_vectors(candidate.paths.vectors / name)
         bad = int((~np.isfinite(values).all(axis=1)).sum())
@@ -79,19 +79,21 @@ def vectors(candidate: Candidate) -> Check:
         off = float(np.nan_to_num(np.abs(np.linalg.norm(values, axis=1) - 1), posinf=0.0).max(initial=0.0))
         found |= {f"{name}_not_finite": bad, f"{name}_norm_off": off}
         holds &= not bad and off <= limit
-        said.append(f"{bad:,} of {len(values):,} {name}' vectors are not finite, lengths are up to {off:.4f} from 1")
-    return Check.judged(
+        problems.append(
+            f"{bad:,} of {len(values):,} {name}' vectors are not finite, lengths are up to {off:.4f} from 1"
+        )
+    return Check.measured(
         "vectors",
         holds,
-        f"{'; '.join(said)}; expected none, and at most {limit:g}",
-        "lower training.learning_rate and fit anew; look for numbers beyond all bounds in the features of the new days",
+        f"{'; '.join(problems)}; expected none, and at most {limit:g}",
+        "lower training.learning_rate and retrain; look for extreme numbers in the features of the new days",
         found=found,
         expected={"not_finite": 0, "norm_off": candidate.limits.norm_tolerance},
     )
 
 
 def collapse(candidate: Candidate) -> Check:
-    """How varied the lists of a sample of users and the vectors are; lists also beside those of the night before."""
+    """How varied the lists of a sample of users and the vectors are, and the lists compared with the previous night."""
     limits, sample = candidate.limits, _sample(candidate)
     diagnosis = sample.diagnosis
     chance = diagnosis.chance_share
@@ -103,7 +105,7 @@ def collapse(candidate: Candidate) -> Check:
     too_high = [
         f"{value:.3f} {what} is above {limit:g}"
         for what, value, limit in (
-            ("of the way to the same list for everybody", alike, limits.max_common_share),
+            ("of the way to the same list for all users", alike, limits.max_common_share),
             ("mean cosine of two users", cosine["users"], limits.max_mean_cosine),
             ("mean cosine of two items", cosine["items"], limits.max_mean_cosine),
         )
@@ -111,19 +113,19 @@ def collapse(candidate: Candidate) -> Check:
     ]
     if ratio is not None and limits.min_distinct_ratio is not None and ratio < limits.min_distinct_ratio:
         too_high.append(
-            f"{diagnosis.distinct_items:,} distinct items are {ratio:.2f} of the {before:,} the night before, below "
+            f"{diagnosis.distinct_items:,} distinct items are {ratio:.2f} of the {before:,} the previous night, below "
             f"{limits.min_distinct_ratio:g}"
         )
     fine = (
         f"{diagnosis.distinct_items:,} distinct items in the top {TOP} of {diagnosis.num_lists:,} users, lists are "
-        f"{alike:.2f} of the way to the same for everybody, mean cosines of users {cosine['users']:.2f} and of items "
+        f"{alike:.2f} of the way to the same for all users, mean cosines of users {cosine['users']:.2f} and of items "
         f"{cosine['items']:.2f}"
     )
-    return Check.judged(
+    return Check.measured(
         "collapse",
         not too_high,
         "; ".join(too_high) or fine,
-        "fit everything anew; if it stays, raise training.negatives.num_uniform or lower training.learning_rate",
+        "retrain fully; if it stays, raise training.negatives.num_uniform or lower training.learning_rate",
         found={"common": alike, "user_cosine": cosine["users"], "item_cosine": cosine["items"],
                "distinct_items": diagnosis.distinct_items, "distinct_ratio": ratio},
         expected={"max_common": limits.max_common_share, "max_cosine": limits.max_mean_cosine,
@@ -132,11 +134,11 @@ def collapse(candidate: Candidate) -> Check:
 
 
 def changed_lists(candidate: Candidate) -> Check:
-    """Share of users whose list is the same as the night before: where all are, nothing was learned. Only a warning."""
+    """Share of users with the same list as on the previous night; a warning where all are, as nothing was learned."""
     same = _sample(candidate).same_lists
     if same is None:
         return Check.not_applicable("changed_lists", NO_PARENT)
-    sentence = f"{same:.1%} of the lists are those of the night before; expected less than all"
+    sentence = f"{same:.1%} of the lists are those of the previous night; expected less than all"
     if same < 1:
         return Check("changed_lists", "passed", sentence, found={"same_share": same}, expected={"below": 1})
     return Check(
@@ -175,16 +177,16 @@ def _sample(candidate: Candidate) -> _Sample:
 
 
 def _users(candidate: Candidate, parent: Encoder | None, num_users: int) -> npt.NDArray[np.int64]:
-    """Rows of a sample of users, of those whom the night before knew, too."""
+    """Rows of a sample of users, of those whom the previous night knew, too."""
     rows = np.arange(num_users)
     if parent is not None:
         rows = rows[parent.user_ids.rows(_user_ids(candidate.encoder, rows)) > 0]
-    rng = np.random.default_rng(candidate.config.seed)
+    rng = np.random.default_rng(candidate.sections.seed)
     return np.sort(rng.permutation(rows)[: candidate.limits.sample_users])
 
 
 def _parent_lists(candidate: Candidate, parent: Encoder, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_] | None:
-    """Ids in the lists of the same users the night before: [U, K]; None where its vectors are gone."""
+    """Ids in the lists of the same users the previous night: [U, K]; None where its vectors are gone."""
     folder = (candidate.before or RunPaths(candidate.paths.root, candidate.paths.as_of)).vectors
     if not folder.is_dir():
         return None
@@ -206,7 +208,7 @@ def _ids(found: list[str], lists: Rows) -> npt.NDArray[np.str_]:
 
 
 def _popular(candidate: Candidate, num_users: int) -> Rows:
-    """The most popular items, the same for everybody: [U, K]."""
+    """The most popular items, the same for all users: [U, K]."""
     popularity = np.load(candidate.folder / "popularity.npy", allow_pickle=False)
     return np.tile(np.argsort(-popularity, kind="stable")[:TOP].astype(np.int32), (num_users, 1))
 

@@ -1,4 +1,4 @@
-"""What did the checks of a night find? Every check by itself, in numbers and in words, for people and for programs."""
+"""The report of the gates: what each check found, for people and for programs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Check:
         return GROUP_OF[self.name]
 
     @classmethod
-    def judged(
+    def measured(
         cls,
         name: str,
         holds: bool,
@@ -67,7 +67,7 @@ class Check:
 
     @classmethod
     def not_applicable(cls, name: str, why: str, *, found: Mapping[str, Number] | None = None) -> Check:
-        """A check that has nothing to judge."""
+        """A check that does not apply, such as on a first night."""
         return cls(name, "not applicable", why, found=found or {})
 
 
@@ -78,7 +78,7 @@ class GateReport:
     Attributes:
         as_of: Day of the bundle, such as `2017-12-01`.
         bundle: Version of the bundle that was checked.
-        parent: Version of the bundle of the night before; None where there is none.
+        parent: Version of the bundle of the previous night; None where there is none.
         checks: In the order in which they ran.
     """
 
@@ -106,8 +106,8 @@ class GateReport:
         counts = {outcome: 0 for outcome in ("failed", "passed", "warned", "skipped", "not applicable")}
         for check in self.checks:
             counts[check.outcome] += 1
-        said = [f"{count} {outcome}" for outcome, count in counts.items() if count]
-        first, *rest = said or ["0 passed"]
+        counted = [f"{count} {outcome}" for outcome, count in counts.items() if count]
+        first, *rest = counted or ["0 passed"]
         number, _, word = first.partition(" ")
         return ", ".join([f"{number} check{'' if number == '1' else 's'} {word}", *rest])
 

@@ -1,4 +1,4 @@
-"""Would the bundle answer? Asked through the code of the server, before anybody is served by it."""
+"""Smoke checks: the bundle is asked through the code of the server before it is published."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from artefacts.paths import RunPaths
 from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
@@ -14,13 +13,10 @@ from features.store import Store
 from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError
-from serving.open import retrievers_of
 from serving.recommender import Recommender
-from twinspire.config import Config
+from serving.retrieval.registry import retrievers_of
 
-UNKNOWN = "(nobody: a user whom the bundle has never heard of)"
-# The others have only what a user bought before, or what is stored for a code.
-FULL = {"two_tower", "cascade", "popularity"}
+UNKNOWN = "(unknown: a user whom the bundle does not know)"
 TO_DO = (
     "run the bundle step again with --force; if it stays, this is a fault of the code: keep the bundle and report it"
 )
@@ -30,24 +26,25 @@ def opens(candidate: Candidate) -> Check:
     """Whether the server would accept the bundle: every checksum, and every part against the others."""
     try:
         bundle = Bundle.open(candidate.folder)
-        names = ", ".join(retrievers_of(bundle, candidate.config))
+        names = ", ".join(retrievers_of(bundle, candidate.sections.ranking, ef_search=candidate.sections.ef_search))
     except BundleError as error:
-        return Check.judged("opens", False, f"the server refuses the bundle: {error}", "make the bundle again")
-    return Check.judged("opens", True, f"{len(bundle.manifest.files)} files as in the manifest; answers by {names}", "")
+        return Check.measured("opens", False, f"the server refuses the bundle: {error}", "make the bundle again")
+    return Check.measured(
+        "opens", True, f"{len(bundle.manifest.files)} files as in the manifest; answers by {names}", ""
+    )
 
 
 def answers(candidate: Candidate) -> Check:
     """Lists of a few users and an unknown one, by every retriever."""
     recommender, users, k = _asked(candidate)
     bundle, problems, count = recommender.bundle, [], 0
-    always_full = FULL | {"fused"} if FULL & candidate.config.serving.fusion_weights.keys() else FULL
-    for name in recommender.retrievers:
-        full = min(k, bundle.manifest.num_items - len(bundle.withdrawn)) if name in always_full else 0
+    for name, retriever in recommender.retrievers.items():
+        full = min(k, bundle.manifest.num_items - len(bundle.withdrawn)) if retriever.finds_all else 0
         found = recommender.recommend(users, k=k, retriever=name)
         problems += [f"{name}: {problem}" for problem in wrong(found, bundle, num_items=full)]
         problems += [f"{name}: {UNKNOWN} counts as known" for answer in found.answers[-1:] if not answer.unknown_user]
         count += len(found.answers)
-    return Check.judged(
+    return Check.measured(
         "answers",
         not problems,
         problems[0] if problems else f"{count} lists of up to {k} items of the catalogue, none twice, scores finite",
@@ -68,7 +65,7 @@ def exclude_bought(candidate: Candidate) -> Check:
             again = bought[answer.user_id] & {item["item_id"] for item in answer.items}
             if again:
                 problems.append(f"{name}: {answer.user_id} is offered {len(again)} items bought before")
-    return Check.judged(
+    return Check.measured(
         "exclude_bought",
         not problems,
         problems[0] if problems else f"{len(users)} users are offered nothing that they bought before",
@@ -105,7 +102,7 @@ def _wrong(answer: Answer, bundle: Bundle, num_items: int) -> list[str]:
 
 def _asked(candidate: Candidate) -> tuple[Recommender, list[str], int]:
     """The candidate as a server would have it, and whom it is asked for; the unknown user last."""
-    recommender = recommender_of(candidate.config, candidate.paths, candidate.version)
+    recommender = _recommender(candidate)
     active = pc.unique(pq.read_table(candidate.paths.pairs, columns=[columns.USER_ID]).column(0)).sort().to_pylist()
     spread = np.linspace(0, len(active) - 1, min(candidate.limits.smoke_users, len(active))).astype(int)
     users = [active[place] for place in np.unique(spread)]
@@ -123,14 +120,14 @@ def _bought(candidate: Candidate, users: list[str]) -> dict[str, set[str]]:
     return found
 
 
-def recommender_of(config: Config, paths: RunPaths, version: str) -> Recommender:
-    """A bundle that need not be published, with the feature store that it was made with."""
-    bundle = Bundle.open(paths.bundles / version)
+def _recommender(candidate: Candidate) -> Recommender:
+    """The bundle, which is not published yet, with the feature store that it was made with."""
+    bundle, ranking = Bundle.open(candidate.folder), candidate.sections.ranking
     return Recommender(
         bundle,
-        Store.open(paths.features).read_online,
-        retrievers=retrievers_of(bundle, config),
-        default_retriever=config.serving.retriever,
+        Store.open(candidate.paths.features).read_online,
+        retrievers=retrievers_of(bundle, ranking, ef_search=candidate.sections.ef_search),
+        default_retriever=ranking.retriever,
     )
 
 

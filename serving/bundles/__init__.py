@@ -1,1 +1,1 @@
-"""Bundles: everything a server needs of one day, verified, published and rolled back as one."""
+"""Bundles: everything that a server needs of one day, verified, published and rolled back together."""

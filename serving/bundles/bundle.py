@@ -1,4 +1,4 @@
-"""Is this the bundle that its manifest describes? A bundle is everything that serving needs, in one folder.
+"""A bundle: everything that serving needs in one folder, verified when it is opened.
 
     bundles/
       current -> 2017-12-01-0f3c9a71   the published one
@@ -18,8 +18,8 @@
         withdrawn.npy                  [W] int32 catalogue rows that are never answered with; only where there are any
         metrics.json  MODEL_CARD.md    how good it is, for programs and for people
 
-N items, D vector width, U user rows. Two numberings of items meet here: catalogue rows run from 0 to N - 1 and are what
-vectors, index, purchases and retrievers speak of; the encoder's item rows run from 1 to N because row 0 is its unknown
+N items, D vector width, U user rows. Two numberings of items meet here: catalogue rows run from 0 to N - 1 and number
+vectors, index, purchases and retrievers; the encoder's item rows run from 1 to N because row 0 is its unknown
 item. Item row = catalogue row + 1. Users have the encoder's rows, 0 to U - 1, with the unknown user first.
 """
 
@@ -38,15 +38,15 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.encoding import Encoder
+from serving.bundles.exported_tower import ExportedTower
 from serving.bundles.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
-from serving.eligible import NO_ITEMS, WITHDRAWN_FILE, Items, withdrawn_in
-from serving.exported_tower import ExportedTower
-from serving.index import INDEXES, HnswIndex
-from serving.purchases import Purchases
-from serving.ranking import Scores
+from serving.retrieval.eligible import NO_ITEMS, WITHDRAWN_FILE, Items, withdrawn_in
+from serving.retrieval.index import AnnIndex, backend_of
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import Scores
+from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode.files import SparCodeParts
 from serving.sparcode.postings import catalogue_digest
-from serving.weights import WEIGHTS_FILE, load_weights, weighted
 
 CURRENT = "current"
 CATEGORY = "category"
@@ -69,7 +69,7 @@ class Bundle:
     folder: Path
     """Where it was read from, the pointer resolved."""
     manifest: Manifest
-    """What it says about itself."""
+    """Its description and checksums."""
     encoder: Encoder
     """Raw values -> inputs of the user tower; also the ids of users and items."""
     user_tower: ExportedTower
@@ -79,7 +79,7 @@ class Bundle:
     ranked: Scores
     """[N, D], read-only: the item vectors times the items' business weights, or the item vectors where there are none.
     What the index is over and exact search scores."""
-    index: HnswIndex
+    index: AnnIndex
     """Over the ranked vectors of what is not withdrawn."""
     item_names: list[str | None]
     """[N] by catalogue row."""
@@ -134,7 +134,7 @@ class Bundle:
         weights = _item_weights(folder, num_items, has_weights=manifest.facts.business_weight is not None)
         ranked = vectors if weights is None else _ranked(folder, vectors, weights)
         withdrawn = _load(folder / WITHDRAWN, lambda path: withdrawn_in(path.parent, num_items=num_items))
-        index = _load(folder / INDEX, lambda path: INDEXES[report.form].load(path, ranked, withdrawn))
+        index = _load(folder / INDEX, lambda path: backend_of(report.form).load(path, ranked, withdrawn))
         items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)))
         item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
         _expect(folder / ITEMS, "number of items", items.num_rows, num_items)

@@ -1,4 +1,4 @@
-"""What differs between two bundles?"""
+"""Differences between two bundles: configuration, schema, figures, items, users and sizes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from serving.bundles.bundle import CONFIG, ENCODER, ITEMS, check_files
 from serving.bundles.folder import size_of
 from serving.bundles.manifest import BundleError, Manifest, read_manifest
 
-# Beside the number of ids that came or went, so many are named.
+# Ids that are named, at most, of those that came or went.
 NUM_NAMED = 5
-# Either told elsewhere or, as a list of points, nothing that a line could show.
+# Shown elsewhere, or a list of points that does not fit a line.
 _NOT_COMPARED: dict[str, Any] = {"configuration_digest": True, "sparcode_report": {"curve"}}
 
 Changes = dict[str, dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Which bundles are there, which one is meant, and which one would a rollback serve?"""
+"""The folder of all bundles: list, find, publication history and rollback target."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from pydantic import Field, ValidationError
 
 from serving.bundles import folder as history
 from serving.bundles.bundle import CURRENT
-from serving.bundles.manifest import VERSION_PATTERN, BundleError, Declaration, Manifest, day_of, read_manifest
+from serving.bundles.manifest import BundleError, Declaration, Manifest, day_of, read_manifest
+from serving.config import VERSION_PATTERN
 
-# Versions that a message names; the newest tell what the others look like.
+# Versions that a message names; the newest show what the others look like.
 _NUM_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One bundle, as far as it can be told without reading it whole."""
+    """One bundle, as far as it is known without reading it whole."""
 
     version: str
     """Name of its folder."""
@@ -32,7 +33,7 @@ class Entry:
     size_bytes: int
     """Of all its files."""
     manifest: Manifest | None
-    """What it says about itself; None where that cannot be read."""
+    """Its manifest; None where that cannot be read."""
     problem: str | None
     """Why not; None where it can."""
 
@@ -43,7 +44,7 @@ class Entry:
 
 
 def list_bundles(bundles: Path) -> list[Entry]:
-    """All bundles, the latest written first; what else lies in their folder is left out.
+    """All bundles, the latest written first; other files in their folder are left out.
 
     Raises:
         BundleError: There is no such folder.
@@ -72,7 +73,7 @@ def rollback_target(bundles: Path) -> str:
     version = history.version_before(history.read(bundles), served)
     if version is None:
         raise BundleError(
-            f"{bundles}: {history.FILE_NAME} tells of nothing published before {served}, so there is nothing to go "
+            f"{bundles}: {history.FILE_NAME} has nothing published before {served}, so there is nothing to go "
             "back to; promote the bundle you want"
         )
     if not (bundles / version).is_dir():
@@ -99,7 +100,7 @@ def find_version(bundles: Path, asked: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise BundleError(f"{bundles}: {asked!r} begins {_named(found)}; give more of the one you mean")
+        raise BundleError(f"{bundles}: {asked!r} is the beginning of {_named(found)}; give more characters")
     if not versions:
         raise BundleError(f"{bundles}: holds no bundle; make one with `twinspire bundle`")
     near = difflib.get_close_matches(asked, versions, n=1)
@@ -195,7 +196,7 @@ def version_before(publications: Sequence[Publication], current: str | None) -> 
     """What to go back to: the bundle that was published before the current one.
 
     A rollback takes the bundle that it left out of the way, so that the next one goes further back. A move that no line
-    tells of, such as one by hand, counts as a publication.
+    records, such as one by hand, counts as a publication.
 
     Args:
         publications: As `read` gives them.

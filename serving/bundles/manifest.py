@@ -1,10 +1,12 @@
-"""What does a bundle say about itself? One JSON document, read before anything else of the bundle."""
+"""The manifest of a bundle: one JSON document that describes it and holds the checksum of every file."""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
 import json
+import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from features.schema import Schema
-from serving.index import IndexReport
+from serving.config import VERSION_PATTERN
+from serving.retrieval.index import IndexReport
 from serving.sparcode.files import SparCodeReport
-
-VERSION_PATTERN = r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$"
 
 
 def day_of(version: str) -> dt.date:
@@ -25,10 +26,11 @@ def day_of(version: str) -> dt.date:
 
 FORMAT_VERSION = 5
 FILE_NAME = "manifest.json"
-# Written about the bundle, not part of what it answers: they may speak of times and machines.
+# Written about the bundle, not part of what it answers: they may name times and machines.
 REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
 
 _BLOCK_BYTES = 1 << 20
+_GIT_SECONDS = 10
 
 
 class BundleError(ValueError):
@@ -71,7 +73,7 @@ class BusinessWeight(Declaration):
 
 
 class Facts(Declaration):
-    """What the maker of a bundle knows and its files do not tell."""
+    """What the maker of a bundle knows and its files do not show."""
 
     dataset: str
     """Name of the dataset."""
@@ -88,7 +90,7 @@ class Facts(Declaration):
     index_report: IndexReport
     """Quality and cost of the index."""
     business_weight: BusinessWeight | None
-    """By what the index ranks beside the cosine; None if by nothing, and then the bundle holds no weights."""
+    """By what the index ranks besides the cosine; None if by nothing, and then the bundle holds no weights."""
     sparcode_report: SparCodeReport | None
     """Quality and cost of SparCode's tables; None where the bundle has none."""
     configuration_digest: str
@@ -98,7 +100,7 @@ class Facts(Declaration):
     commit: str | None
     """Git commit of that code, with `-dirty` after it where files differed from it; None outside a work tree."""
     parent: str | None
-    """Version of the bundle whose fit this one went on from, or was judged beside; None where there was none."""
+    """Version of the bundle that the fit is a warm start from or was compared with; None where there was none."""
     seed: int
     """Seed of the run."""
     package_versions: dict[str, str]
@@ -177,7 +179,7 @@ def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
     """Name of a bundle: the same for the same contents, whenever and wherever they were made.
 
     Args:
-        facts: Of it, only what says what the contents mean: dataset, day, feature services, seed and configuration.
+        facts: Only what gives the contents their meaning: dataset, day, feature services, seed and configuration.
         files: All files; the reports are left out.
 
     Returns:
@@ -198,3 +200,40 @@ def _describe(path: Path) -> FileEntry:
             digest.update(block)
         size_bytes = file.tell()
     return FileEntry(sha256=digest.hexdigest(), size_bytes=size_bytes)
+
+
+def code_commit(file: Path = Path(__file__)) -> str | None:
+    """Commit of a file's git work tree.
+
+    Args:
+        file: One of the code; it must be tracked, because an installed copy may be inside another project's work tree.
+
+    Returns:
+        40 hex digits, with `-dirty` after them where tracked files differ from the commit; None outside a work tree and
+        without git.
+    """
+    if _git(file, "ls-files", "--error-unmatch", file.name) is None:
+        return None
+    commit = _git(file, "rev-parse", "--verify", "HEAD")
+    changed = _git(file, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(file: Path, *arguments: str) -> str | None:
+    """What git answers in the folder of a file, on one line; None where it refuses or is not there."""
+    # A hook's GIT_DIR would name another repository, and a lock taken here could stop a commit.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(file.parent), *arguments]
+    try:
+        ran = subprocess.run(
+            command,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            errors="replace",
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ran.stdout.strip() if ran.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""What should a person know before relying on a bundle? Its manifest in words."""
+"""The model card of a bundle: its manifest in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def model_card(manifest: Manifest) -> str:
         f"# {facts.dataset}, bundle {manifest.bundle_version}",
         "",
         "Proposes items for users: a two-tower model finds items near the user's vector; the user's own repeated "
-        "purchases and popular items stand beside it.",
+        "purchases and popular items complete the list.",
         "",
         "## Data",
         "",
@@ -42,9 +42,9 @@ def model_card(manifest: Manifest) -> str:
         "",
         "## Limits",
         "",
-        "- Users without events before the cut get what is popular; the answer says so.",
+        "- Users without events before the cut get popular items; the answer gives the reason.",
         "- Items first seen after the cut are not proposed before the next bundle.",
-        "- Offline recall rewards what people found by themselves; it does not tell what a proposal changes.",
+        "- Offline recall rewards what people found by themselves; it does not measure the effect of a recommendation.",
         "",
     ]
     return "\n".join(lines)
@@ -67,8 +67,8 @@ def _weight(facts: Facts) -> str:
 def _columns(schema: Schema) -> Iterator[str]:
     for tower, used in (("user", schema.user_columns), ("item", schema.item_columns)):
         if used:
-            described = ", ".join(f"{name} ({', '.join(kind.value for kind in kinds)})" for name, kinds in used.items())
-            yield f"- Columns of the {tower} tower beside ids and statistics: {described}."
+            described = ", ".join(f"{name} ({', '.join(kind for kind in kinds)})" for name, kinds in used.items())
+            yield f"- Columns of the {tower} tower besides ids and statistics: {described}."
 
 
 def _figures(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -1,10 +1,9 @@
-"""How does a bundle come into being, and how does it become the one that is served?"""
+"""Writing a bundle, whole or not at all, and moving the pointer to the published one."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import sync_folder
 from artefacts.locks import locked
 from features.encoding import Encoder
 from serving.bundles import bundle as layout
@@ -34,9 +34,9 @@ from serving.bundles.manifest import (
     version_of,
 )
 from serving.bundles.model_card import model_card
-from serving.eligible import NO_ITEMS, Items
-from serving.index import HnswIndex
-from serving.purchases import Purchases
+from serving.retrieval.eligible import NO_ITEMS, Items
+from serving.retrieval.index import AnnIndex
+from serving.retrieval.purchases import Purchases
 
 
 class BundleExistsError(BundleError):
@@ -64,7 +64,7 @@ class Parts:
     """[N, D] by catalogue row."""
     item_weights: npt.NDArray[np.float32] | None
     """[N] business weights; None where the index ranks by the vectors alone."""
-    index: HnswIndex
+    index: AnnIndex
     """Over the item vectors times the weights, without what is withdrawn."""
     sparcode: Path | None
     """Folder with the files of `serving.sparcode.files`; None where there is no such retriever."""
@@ -81,12 +81,12 @@ class Parts:
 
 
 def write(bundles: Path, parts: Parts, facts: Facts) -> str:
-    """Writes a bundle: beside its place first, to disk, then moved there at once.
+    """Writes a bundle into a temporary folder, synced to disk, then renames it.
 
     Args:
         bundles: Folder of all bundles, made if it is not there.
         parts: Its contents.
-        facts: What the contents do not tell.
+        facts: What the contents do not show.
 
     Returns:
         The version, which is the name of the new folder.
@@ -141,15 +141,6 @@ def current(bundles: Path) -> Path:
     return pointer.resolve()
 
 
-def sync_folder(path: Path) -> None:
-    """Has a file, or the names in a folder, on disk before this returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: history.Reason) -> None:
     found = read_manifest(bundles / version).bundle_version
     if found != version:
@@ -171,7 +162,7 @@ def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: hist
 
 @contextmanager
 def _folder_to_fill(bundles: Path) -> Iterator[Path]:
-    """A folder whose lock says that its writer lives, so that no retention takes it for what a killed one left."""
+    """A folder that is locked while its writer lives, so that retention does not remove it as a killed writer's."""
     with ExitStack() as held:
         with locked(bundles):
             folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=bundles))

@@ -1,7 +1,7 @@
-"""Which bundles may go, and how do they go without a reader ever seeing half a one?
+"""Retention of bundles: which ones expire, and their removal, of which a reader never sees half.
 
-A bundle is first renamed to `.removing-<version>`, which nobody reads, then deleted. So a killed removal leaves a whole
-bundle or a hidden folder, which the next one removes together with what killed writers left.
+A bundle is first renamed to `.removing-<version>`, which no reader looks at, then deleted. So a killed removal leaves
+a whole bundle or a hidden folder, which the next removal deletes together with what killed writers left.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from artefacts.files import sync_folder
 from artefacts.locks import locked
-from artefacts.paths import RunPaths
-from features.forgotten import Forgotten
 from serving.bundles import folder as history
 from serving.bundles.folder import Entry, list_bundles, no_folder, published, size_of
-from serving.bundles.publish import sync_folder
-from serving.exposures.merge import tidy
-from twinspire.config import Config
 
 _LEFT_OVER = (".writing-", ".publishing-", ".removing-")
 
@@ -59,7 +55,7 @@ def prune(
     """
     if not bundles.is_dir():
         raise no_folder(bundles)
-    # Nobody publishes a bundle between the decision that it goes and its going.
+    # No bundle may be published between the decision to remove it and its removal.
     with locked(bundles):
         entries = list_bundles(bundles)
         created = {entry.version: entry.created for entry in entries}
@@ -77,7 +73,7 @@ def prune(
 
 
 def remove(bundles: Path, versions: Collection[str], *, reason: str) -> list[Removal]:
-    """Removes some bundles, whatever a retention would keep; the published one stays.
+    """Removes some bundles regardless of retention; the published one stays.
 
     Args:
         bundles: Folder of all bundles.
@@ -146,7 +142,7 @@ def _needed(bundles: Path, entries: list[Entry]) -> set[str]:
 
 
 def _left_over(bundles: Path) -> list[Removal]:
-    """Folders of processes that are no more. Publishing and removing hold the lock of all bundles, as we do now."""
+    """Folders of killed processes. Publishing and removing hold the lock of all bundles, which is held here."""
     found = []
     for folder in sorted(bundles.iterdir()):
         if folder.name.startswith(_LEFT_OVER) and folder.is_dir() and not _is_being_filled(folder):
@@ -169,37 +165,3 @@ def _remove(folder: Path) -> None:
         # Else a power failure could keep the deletions and lose the name.
         sync_folder(folder.parent)
     shutil.rmtree(folder)
-
-
-def prune_bundles(config: Config, paths: RunPaths, *, now: dt.datetime) -> str:
-    """Removes what `bundles.keep` and `bundles.max_age_days` exclude; returns one line of outcome."""
-    removals = prune(paths.bundles, keep=config.bundles.keep, max_age_days=config.bundles.max_age_days, now=now)
-    if not removals:
-        return "no bundle removed"
-    size = sum(removal.size_bytes for removal in removals)
-    return f"{len(removals)} removed, {size / 1e6:.1f} MB: {', '.join(removal.name for removal in removals)}"
-
-
-def tidy_exposures(config: Config, paths: RunPaths, *, now: dt.datetime) -> list[str]:
-    """Removes what `daily.keep_exposure_days` excludes, and merges the files of days before yesterday.
-
-    To be called before the night's steps are planned, as a fit may read what is merged: called once more for the same
-    night, it changes nothing that one of them depends on.
-
-    Returns:
-        A line for people on what was done, and on each thing that could not be; none where there was nothing to do.
-    """
-    # A night of a past day leaves alone what came later; one of a day to come does not touch what is being written.
-    today = min(paths.as_of, now.date())
-    try:
-        forgotten = Forgotten.load(paths.forgotten)
-    except ValueError as error:
-        return [f"exposures are left as they are: {error}"]
-    keep_days = config.daily.keep_exposure_days
-    tidied = tidy(paths.exposures, today=today, keep_days=keep_days, forgotten=forgotten)
-    lines = [f"exposures are left as they are: {problem}" for problem in tidied.problems]
-    if tidied.num_removed:
-        lines.append(f"exposures: {tidied.num_removed} days removed, older than {keep_days} days")
-    if tidied.num_replaced:
-        lines.append(f"exposures: {tidied.num_replaced:,} files of finished days merged")
-    return lines

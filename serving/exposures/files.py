@@ -1,4 +1,4 @@
-"""What was who shown, by which arm? Lists that users got, as Parquet files of a day.
+"""Exposure files: the lists that users got, as Parquet files of a day.
 
     <folder>/day=YYYY-MM-DD/<process>-<number>.parquet     by the day of the list, UTC
     <folder>/day=YYYY-MM-DD/merged-<number>.parquet        several of them, which it names (`serving.exposures.merge`)
@@ -55,7 +55,7 @@ class Exposure:
     bundle_version: str
     retriever: str
     k: int
-    """Length that was asked for; the list is shorter where no more exists."""
+    """Length that was asked for; the list is shorter where there are not more items."""
     reasons: Sequence[str]
     """Why the list is not the arm's plain one, such as `no_history`; nothing where it is."""
     item_ids: Sequence[str]
@@ -98,7 +98,7 @@ def write_exposures(table: pa.Table, path: Path) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes its name once it is on disk; if anything is raised, nothing has changed."""
-    # Not the temporary name of whoever takes a person out of the same file.
+    # Another temporary name than that of the erasure of a person from the same file.
     temporary = path.with_name(f".{path.stem}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -208,7 +208,7 @@ def _replaced_by(merged: Path) -> list[str]:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: cannot be read ({error}); remove it to go on without its lists")
+    return ValueError(f"{path}: cannot be read ({error}); remove it to continue without its lists")
 
 
 def _day_of(path: Path) -> dt.date | None:

@@ -1,6 +1,7 @@
-"""How are exposures written while requests are answered? A bounded queue, and a thread that empties it into files.
+"""The exposure log: a bounded queue, and a thread that writes it to files while requests are answered.
 
-What cannot be written now is kept and tried again; what finds no room meanwhile is dropped and counted. Requests go on.
+What cannot be written now is kept and tried again; what finds no room meanwhile is dropped and counted. Requests are
+still answered.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class ExposureLog:
             self._count_dropped(num_dropped)
 
     def close(self) -> None:
-        """Writes what waits, and takes no more."""
+        """Writes what waits, and accepts nothing after that."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -159,7 +160,7 @@ class ExposureLog:
             self._count_written(self._write_known(rows, path))
             self._number += 1
         except (OSError, _ForgottenError) as error:
-            with suppress(OSError):  # Written, and it cannot be told whether rightly: they come again.
+            with suppress(OSError):  # Perhaps written with rows of forgotten people: written again later.
                 path.unlink(missing_ok=True)
             return False, str(error)
         except Exception as error:  # Rows that no file can hold would otherwise be tried for ever.
@@ -168,7 +169,7 @@ class ExposureLog:
         return True, None
 
     def _write_known(self, rows: Sequence[Exposure], path: Path) -> int:
-        """Writes the rows of those who are not forgotten; again where somebody was while it wrote."""
+        """Writes the rows of those who are not forgotten; again if the list of forgotten people changed meanwhile."""
         table = to_table(rows)
         while True:
             forgotten = self._people.forgotten()
@@ -194,7 +195,7 @@ class ExposureLog:
         if problem is not None and not self._in_trouble:
             self._in_trouble, self._dropped_before = True, self._dropped_told
             _log.error(
-                "exposures cannot all be written to %s (%s); what finds no room is dropped, requests go on",
+                "exposures cannot all be written to %s (%s); what finds no room is dropped, requests are answered",
                 self._folder, problem,
             )  # fmt: skip
         elif problem is None and self._in_trouble:
@@ -204,7 +205,7 @@ class ExposureLog:
 
 
 class _ForgottenError(Exception):
-    """It cannot be told who is to be forgotten."""
+    """The list of forgotten people cannot be read."""
 
 
 class _People:

@@ -1,8 +1,8 @@
-"""How do the thousands of files of a finished day become few, and how do old days go?
+"""Merging the many exposure files of a finished day into few, and removing old days.
 
 A merged file names the files whose lists it has. It is on disk, whole, before the first of them is removed, and readers
 leave out those that it names: killed at any moment, every list is read once, and the next call finishes. A day that
-goes is renamed to what nobody reads before any file of it is deleted.
+goes is renamed to a name that no reader looks at before any file of it is deleted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import sync_folder
 from features.forgotten import NOBODY, Forgotten, are_of
-from serving.bundles.publish import sync_folder
 from serving.exposures.files import (
     COMPRESSION,
     MERGED,
@@ -54,17 +54,17 @@ class Tidied:
 def tidy(
     folder: Path, *, today: dt.date, keep_days: int | None, forgotten: Forgotten = NOBODY, max_bytes: int = MERGED_BYTES
 ) -> Tidied:
-    """Removes old days and merges the files of finished ones; nobody else may do either at the same time.
+    """Removes old days and merges the files of finished ones; no other process may do either at the same time.
 
     Servers may write meanwhile: only days before yesterday are merged, and what comes late to one is left for the next
-    call. A day that something is wrong with is left as it is, and told.
+    call. A day with a damaged file is left as it is and reported.
 
     Args:
         folder: Of the days; it need not be there.
         today: UTC.
         keep_days: How many days before today stay; None keeps all.
         forgotten: People whose lists are left out of merged files.
-        max_bytes: Files of so many bytes together become one.
+        max_bytes: Most bytes of files that become one.
     """
     num_removed, num_replaced = 0, 0
     problems: list[str] = []
@@ -91,7 +91,7 @@ def merge_day(day: Path, *, forgotten: Forgotten = NOBODY, max_bytes: int = MERG
     Args:
         day: The folder.
         forgotten: People whose lists are left out.
-        max_bytes: Files of so many bytes together become one.
+        max_bytes: Most bytes of files that become one.
 
     Raises:
         ValueError: A file is damaged or has other columns.

@@ -1,4 +1,4 @@
-"""Which items does the whole model of SparCode score highest? All codes against all items, the oracle of its tables.
+"""Exhaustive scoring with SparCode's model: all codes against all items, the oracle of its tables.
 
     score(user, item) = sum_k relu( S(token_k, item) + bias )
 
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from serving.exact import excluded_by_block
-from serving.running_top_k import RunningTopK
+from serving.retrieval.exact import excluded_by_block
+from serving.retrieval.running_top_k import RunningTopK
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import Interaction
 

@@ -1,4 +1,4 @@
-"""Which code does a token of a user become? Each of its parts the nearest row of its own codebook, all as one integer.
+"""SparCode's codebook: each part of a user token becomes its nearest row, all parts together one integer.
 
     k_m = argmin_k || t^(m) - C_k^(m) ||,   key = sum_m k_m N^m
 
@@ -123,7 +123,7 @@ class Codebook:
         return np.asarray(keys[:, None] // self._powers % self.num_codes, np.int32)
 
     def decode(self, keys: Keys) -> Floats:
-        """What keys stand for: [n] int64 -> [n, D] float32.
+        """The tokens that keys encode: [n] int64 -> [n, D] float32.
 
         Raises:
             ValueError: A key is no sum of codes.
@@ -160,7 +160,7 @@ class Codebook:
             try:
                 codebooks = np.lib.format.read_array(file, allow_pickle=False)
                 if file.read(1):
-                    raise ValueError("more bytes than its head speaks of")
+                    raise ValueError("more bytes than its header describes")
                 return cls(codebooks)
             except ValueError as error:
                 raise ValueError(f"{path}: holds no codebook: {error}; export it again") from error

@@ -1,4 +1,4 @@
-"""What of SparCode lies in a bundle? The users' tokenizer, the codebook and the posting lists, which belong together.
+"""SparCode's files in a bundle: the users' tokenizer, the codebook and the posting lists.
 
     user_tokenizer.tflite   inputs of the user tower -> [B, K_u D]
     codebook.npy            [M, N, P] float32
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.exported_tower import ExportedTower
+from serving.bundles.exported_tower import ExportedTower
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings
 
@@ -91,8 +91,8 @@ class SparCodeParts:
         """Reads the parts.
 
         Args:
-            folder: Where they lie.
-            catalogue: Digest of the items that rows stand for (`serving.sparcode.postings.catalogue_digest`).
+            folder: That holds them.
+            catalogue: Digest of the items of the rows (`serving.sparcode.postings.catalogue_digest`).
 
         Raises:
             ValueError: A file is damaged, or the lists are of another codebook or catalogue.

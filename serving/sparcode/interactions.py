@@ -1,9 +1,9 @@
-"""How well does a token fit an item, without TensorFlow? What `towers/scorer.py` fits, over many pairs at once.
+"""SparCode's interaction of tokens and items in NumPy: what `towers/scorer.py` fits, over many pairs at once.
 
     h = relu( sum_k W_k (q * t_k) + c ),   S = sum_k <a_k, q * t_k> + <w, h>
 
 W_k diag(t_k) summed over an item's tokens is one matrix [H, D] of the item alone, worked out once for a block of items.
-Products are of one size whatever is asked for, padded at the ends: a library's rounding depends on the size, so that a
+Products are always of one size, padded at the ends: a library's rounding depends on the size, so that a
 pair would else score a last digit more or less by what else is asked. With the kernels for AVX-512 scores are then the
 same to the last digit however tokens and items are cut; those for AVX2 round by the place in the product, too.
 

@@ -1,4 +1,4 @@
-"""Which items fit a code, and how well? An inverted index of what was scored beforehand, mapped from files.
+"""SparCode's posting lists: an inverted index of scored items for each code, mapped from files.
 
     postings/
       keys.npy       [K] int64, ascending: the codes that were built
@@ -9,7 +9,7 @@
 
 Items are cut into X blocks of 65,536, so that an item takes two bytes and a posting four.
 
-Shape letters: K codes, X blocks of items, P postings, N items of the catalogue, n whatever is asked for.
+Shape letters: K codes, X blocks of items, P postings, N items of the catalogue, n rows of a request.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def catalogue_digest(item_ids: Sequence[str]) -> str:
     Args:
         item_ids: [N] by catalogue row.
     """
-    # Lengths part the ids: no two lists look the same, whatever characters are in them.
+    # Lengths part the ids: no two lists look the same.
     made = hashlib.sha256()
     for item_id in item_ids:
         encoded = item_id.encode()
@@ -149,7 +149,7 @@ class Postings:
 
 
 def read_postings(folder: Path) -> Postings:
-    """Maps finished postings, whatever they were made from.
+    """Maps finished postings without checking what they were made from.
 
     Raises:
         ValueError: They are unfinished or damaged.

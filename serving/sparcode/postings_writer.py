@@ -1,4 +1,4 @@
-"""How do scored codes become postings? Run by run, from the lowest code to the highest; see `postings.py`.
+"""Writing posting lists, from the lowest code to the highest; see `postings.py`.
 
 Shape letters: n codes of a run, p postings of a run, N items of the catalogue.
 """
@@ -41,7 +41,7 @@ class PostingsHeader:
     cap: int
     """Postings that a code keeps at most."""
     codebook: str
-    """Digest of the codebook that the keys speak of."""
+    """Digest of the codebook that the keys are of."""
     catalogue: str
     """Digest of the item ids, in the order of the rows."""
     interaction: str

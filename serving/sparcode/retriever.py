@@ -1,4 +1,4 @@
-"""Which items fit the codes that a user's tokens become? Lists scored beforehand, fetched and added up.
+"""The SparCode retriever: posting lists of a user's codes, fetched and summed up.
 
     score(u, i) = sum_t relu( S(code_t, i) + bias )
 
@@ -13,12 +13,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.ranking import Rows, Scores, padding
-from serving.retrievers import UserQueries
+from serving.retrieval.ranking import Rows, Scores, padding
+from serving.retrieval.retrievers import UserQueries
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings
 
@@ -34,7 +35,7 @@ class SparCodeCounts:
     num_tokens: int = 0
     """Their tokens."""
     num_substituted: int = 0
-    """Tokens whose code was not built, so that the nearest built one stood in."""
+    """Tokens whose code was not built, so that the nearest built one was taken."""
     num_empty: int = 0
     """Users left without a single item."""
 
@@ -53,8 +54,10 @@ class SparCode:
         ValueError: No code was built, or the postings are of another codebook.
     """
 
-    needs_embeddings: bool = False
-    needs_tokens: bool = True
+    needs_embeddings: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = True
+    finds_all: ClassVar[bool] = False
+    fills_up: ClassVar[bool] = True
 
     def __init__(self, codebook: Codebook, postings: Postings, *, num_tokens: int) -> None:
         """Takes apart the codes that were built, to find the nearest of them."""
@@ -68,7 +71,7 @@ class SparCode:
         self._codebook, self._postings, self._num_tokens = codebook, postings, num_tokens
         # [M, K]: the distance to a code is the sum of its parts', which are looked up, so that nothing is decoded.
         self._built = np.ascontiguousarray(codebook.codes(postings.keys).T.astype(np.intp))
-        # Sums of a user by item, all zero while nobody uses them; one array for each call at the same time.
+        # Sums of a user by item, all zero while unused; one array for each call at the same time.
         self._free: deque[Scores] = deque()
         self._counts, self._lock = SparCodeCounts(), threading.Lock()
 
@@ -171,7 +174,7 @@ def _best(items: npt.NDArray[np.int64], scores: Scores, *, k: int, most: int) ->
     keys <<= _ITEM_BITS
     keys |= _LAST_ITEM - items.view(np.uint64)
     if len(keys) > k * most:
-        # Among so many are k different items.
+        # That many hold k different items.
         keys = np.partition(keys, -k * most)[-k * most :]
     keys.sort()
     is_last = np.ones(len(keys), np.bool_)

@@ -1,1 +1,1 @@
-"""How is a recommender asked over HTTP, by programs and by people?"""
+"""The HTTP server and its page."""

@@ -1,4 +1,4 @@
-"""What may a request say, and what does an answer look like?"""
+"""The bodies of HTTP requests and answers, and their validation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
-from serving.answers import Question
+from serving.answers import RecommendRequest
 
 MAX_USERS = 256
 MAX_BODY_BYTES = 1 << 17
@@ -29,7 +29,7 @@ class Asked(BaseModel):
 Body = TypeVar("Body", bound=Asked)
 
 
-class RecommendRequest(Asked):
+class RecommendBody(Asked):
     """Body of `POST /v1/recommend`; exactly one of `user_id` and `user_ids` is given."""
 
     user_id: Id | None = None
@@ -37,7 +37,7 @@ class RecommendRequest(Asked):
     user_ids: tuple[Id, ...] | None = None
     """Several users."""
     k: int = 10
-    """How many items each user gets; fewer come only where no more exist."""
+    """Items for each user; fewer only where there are not more."""
     retriever: str | None = None
     """What finds the items; the arm's, or the server's default, if left out."""
     arm: str | None = None
@@ -57,13 +57,13 @@ class RecommendRequest(Asked):
     recent_items: Annotated[tuple[Id, ...], Field(max_length=MAX_RECENT)] = ()
     """Ids of items that the one user has met since the features were computed, latest first."""
     explain: bool = False
-    """Whether each item tells which retrievers found it, and what of the history it is like."""
+    """Whether each item comes with the retrievers that found it, and similar items of the history."""
     timings: bool = False
-    """Whether the answer tells the time of each stage."""
+    """Whether the answer has the time of each stage."""
 
-    def question(self, user_ids: tuple[str, ...]) -> Question:
+    def to_request(self, user_ids: tuple[str, ...]) -> RecommendRequest:
         """What the recommender is asked."""
-        return Question(
+        return RecommendRequest(
             user_ids,
             self.k,
             retriever=self.retriever,
@@ -79,7 +79,7 @@ class RecommendRequest(Asked):
         )
 
 
-class SimilarItemsRequest(Asked):
+class SimilarItemsBody(Asked):
     """Body of `POST /v1/similar-items`."""
 
     item_id: Id
@@ -108,7 +108,7 @@ class NearItemResponse(BaseModel):
 
 
 class ExplanationResponse(BaseModel):
-    """Why an item stands in a list."""
+    """Why an item is in a list."""
 
     found_by: dict[str, FoundResponse]
     near: list[NearItemResponse]
@@ -255,7 +255,7 @@ class Limits:
     arms: Collection[str]
     """Names of the arms."""
 
-    def parse(self, body: bytes) -> tuple[RecommendRequest, tuple[str, ...]]:
+    def parse(self, body: bytes) -> tuple[RecommendBody, tuple[str, ...]]:
         """Reads the body of a request for recommendations.
 
         Args:
@@ -267,7 +267,7 @@ class Limits:
         Raises:
             BadRequestError: Names the field that is wrong, with status 400 (no JSON) or 422.
         """
-        request = _read(RecommendRequest, body)
+        request = _read(RecommendBody, body)
         self._check_k(request.k)
         for field, name, known in (
             ("retriever", request.retriever, self.retrievers),
@@ -277,15 +277,15 @@ class Limits:
                 raise bad(422, field, f"is {name!r}, expected one of: {', '.join(known)}")
         return request, _user_ids(request)
 
-    def parse_similar(self, body: bytes) -> SimilarItemsRequest:
+    def parse_similar(self, body: bytes) -> SimilarItemsBody:
         """Reads the body of a request for similar items; raises as `parse` does."""
-        request = _read(SimilarItemsRequest, body)
+        request = _read(SimilarItemsBody, body)
         self._check_k(request.k)
         return request
 
     def recommend_schema(self) -> dict[str, Any]:
         """JSON schema of a request for recommendations, for the OpenAPI document."""
-        schema = RecommendRequest.model_json_schema()
+        schema = RecommendBody.model_json_schema()
         self._narrow(schema)
         schema["properties"]["user_ids"]["anyOf"][0] |= {"minItems": 1, "maxItems": MAX_USERS}
         schema["properties"]["retriever"]["anyOf"][0] |= {"enum": list(self.retrievers)}
@@ -294,7 +294,7 @@ class Limits:
 
     def similar_schema(self) -> dict[str, Any]:
         """Likewise of a request for similar items."""
-        schema = SimilarItemsRequest.model_json_schema()
+        schema = SimilarItemsBody.model_json_schema()
         self._narrow(schema)
         return schema
 
@@ -319,13 +319,13 @@ def _read(body_class: type[Body], body: bytes) -> Body:
         ) from None
 
 
-def _user_ids(request: RecommendRequest) -> tuple[str, ...]:
+def _user_ids(request: RecommendBody) -> tuple[str, ...]:
     if request.user_ids is None:
         if request.user_id is None:
             raise bad(422, "user_id", "missing; give either user_id or user_ids")
         return (request.user_id,)
     if request.user_id is not None:
-        raise bad(422, "user_ids", "given beside user_id; give one of the two")
+        raise bad(422, "user_ids", "given together with user_id; give one of the two")
     if not 1 <= len(request.user_ids) <= MAX_USERS:
         raise bad(422, "user_ids", f"has {len(request.user_ids)} entries, expected 1 to {MAX_USERS}")
     return request.user_ids

@@ -1,7 +1,8 @@
-"""How is a recommender asked over HTTP? Routes, and nothing of what answers."""
+"""The HTTP routes around a service, its page, and the answers to malformed requests."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ from serving.web.api import (
 )
 from serving.web.guard import Guard, Rate
 from serving.web.metrics import CONTENT_TYPE
-from serving.web.service import Service, within
+from serving.web.service import Service
 
 _FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -83,7 +84,7 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "des
 KEY_AND_RATE: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 429)}
 OF_USER = KEY_AND_RATE | NOT_FOUND
 NO_FEATURES: dict[int | str, dict[str, Any]] = {
-    503: {"model": ErrorResponse, "description": "the online store does not answer, and nothing can stand in"}
+    503: {"model": ErrorResponse, "description": "the online store does not answer, and nothing can replace it"}
 }
 ENDPOINTS = frozenset(
     {"/", "/v1/recommend", "/v1/similar-items", "/v1/bundle", "/healthz", "/readyz", "/metrics", "/openapi.json"}
@@ -139,10 +140,8 @@ def create_app(
     Returns:
         An ASGI application; while it runs, it follows what is published.
     """
-    live, metrics = service.live, service.metrics
+    live = service.live
     guarded = protection or Protection()
-    names = list(dict.fromkeys([*live.current.retrievers, "sparcode"]))
-    limits = Limits(max_k=max_k, retrievers=names, arms=list(live.arms.by_name))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -154,9 +153,18 @@ def create_app(
             await run_in_threadpool(service.exposures.close)
 
     app = FastAPI(title="twinspire", lifespan=lifespan, exception_handlers={HTTPException: _no_route})
+    names = list(dict.fromkeys([*live.current.retrievers, "sparcode"]))
+    limits = Limits(max_k=max_k, retrievers=names, arms=list(live.arms.by_name))
+    _add_recommendations(app, service, limits, body_seconds=guarded.body_seconds)
+    _add_users(app, service)
+    _add_state(app, service)
+    add_page(app)
+    rate = None if guarded.requests_per_second is None else Rate(guarded.requests_per_second)
+    return Guard(app, service.metrics, guarded.api_key, rate, ENDPOINTS)
 
-    async def body_of(request: Request) -> bytes:
-        return await within(guarded.body_seconds, _read_body(request))  # type: ignore[no-any-return]
+
+def _add_recommendations(app: FastAPI, service: Service, limits: Limits, *, body_seconds: float) -> None:
+    """Adds the routes with a body: recommendations and similar items."""
 
     # Routes read and write bytes themselves: FastAPI's own validation of answers costs more than the answer.
     @app.post(
@@ -168,8 +176,8 @@ def create_app(
     @_errors
     async def recommend(request: Request) -> Response:
         """Candidates for one user or several."""
-        asked, user_ids = limits.parse(await body_of(request))
-        results, stages = await service.recommend(asked.question(user_ids))
+        asked, user_ids = limits.parse(await _within(body_seconds, _read_body(request)))
+        results, stages = await service.recommend(asked.to_request(user_ids))
         content: dict[str, Any] = {"results": results}
         if asked.timings:
             content["stage_microseconds"] = stages
@@ -184,8 +192,12 @@ def create_app(
     @_errors
     async def similar_items(request: Request) -> Response:
         """Items whose vectors are nearest to an item's."""
-        found = service.similar(limits.parse_similar(await body_of(request)))
+        found = service.similar(limits.parse_similar(await _within(body_seconds, _read_body(request))))
         return _json(found)
+
+
+def _add_users(app: FastAPI, service: Service) -> None:
+    """Adds the routes of one user: vector and history."""
 
     @app.get(
         "/v1/users/{user_id:any_text}/embedding", response_model=EmbeddingResponse, responses=OF_USER | NO_FEATURES
@@ -200,6 +212,11 @@ def create_app(
     async def history(user_id: str) -> Response:
         """What a user has bought, the latest first, as the bundle knows it."""
         return _json(service.history(user_id))
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    """Adds what operators look at: bundle, arms, health and metrics."""
+    live = service.live
 
     @app.get("/v1/bundle", response_model=Manifest, responses=KEY_AND_RATE)
     async def bundle() -> Response:
@@ -227,7 +244,7 @@ def create_app(
 
     @app.get("/readyz", response_model=ReadyResponse)
     async def readyz() -> Response:
-        """Whether requests are answered, from which bundle, and what stands in the way of a newer one."""
+        """Whether requests are answered, from which bundle, and why a newer one is not live."""
         refusal = live.refusal
         return _json(
             {
@@ -242,10 +259,6 @@ def create_app(
     async def prometheus() -> Response:
         """Counts and times, for Prometheus."""
         return Response(service.metrics_text(), media_type=CONTENT_TYPE)
-
-    add_page(app)
-    rate = None if guarded.requests_per_second is None else Rate(guarded.requests_per_second)
-    return Guard(app, metrics, guarded.api_key, rate, ENDPOINTS)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -265,7 +278,7 @@ def _errors(route: Route) -> Route:
         except BadRequestError as error:
             return _json({"errors": [dict(issue) for issue in error.errors]}, status=error.status)
         except ClientDisconnect:
-            # Nobody is left to read this.
+            # The client is gone.
             return Response(status_code=400)
 
     return answered
@@ -289,3 +302,18 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 def _json(content: Any, *, status: int = 200) -> Response:
     data = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(data, status_code=status, media_type="application/json")
+
+
+async def _within(seconds: float, reading: Any) -> Any:
+    """Waits for a body to arrive.
+
+    Raises:
+        BadRequestError: It takes longer (408).
+    """
+    try:
+        # Without a task of its own, as `wait_for` would make before Python 3.12.
+        async with asyncio.timeout(seconds):
+            return await reading
+    except TimeoutError:
+        message = f"did not arrive within {seconds:g} seconds"
+        raise BadRequestError(408, FieldError(field="body", message=message)) from None

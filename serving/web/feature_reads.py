@@ -1,9 +1,10 @@
-"""What if the online store is slow or down? Reads have a deadline, and after a failure some rest.
+"""Reads of the online store with a deadline and a circuit breaker.
 
 A read of a store behind a network runs in a thread of its own pool. One that is not done by the deadline is given up:
 its thread ends by itself. A store in a file is read in place, because a change of threads costs more than the read; it
-waits for a writer no longer than its own limit, which is to be no more than the deadline. Until a read has worked
-again, one is tried at most every `REST_SECONDS`, so that threads and requests do not pile up before a store that hangs.
+waits for a writer no longer than its own limit, which must not exceed the deadline. After a failed read the
+circuit breaker is open: until a read has worked again, one is tried at most every `REST_SECONDS`, so that threads and
+requests do not pile up before a store that hangs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class FeatureReads:
     Args:
         deadline_seconds: What a read may take.
         in_place: Whether reads keep to a limit of their own, so that no thread is needed.
-        clock: Seconds that never go back; told only for tests.
+        clock: Monotonic seconds; given only by tests.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class FeatureReads:
             now = self._clock()
             if now < self._rest_until:
                 return Unavailable(self._failure)
-            # One request tries; the others go on without until it has worked.
+            # One request tries; the others are answered without features until it has worked.
             self._rest_until = now + REST_SECONDS + self._deadline
         try:
             if self._in_place:
@@ -63,7 +64,7 @@ class FeatureReads:
                 found = await asyncio.wait_for(reading, self._deadline)
         except TimeoutError:
             return self._failed(f"no answer in {self._deadline * 1000:.0f} ms")
-        except Exception as error:  # Stores raise whatever their client does; none of it may be a request's end.
+        except Exception as error:  # Stores raise any error of their client's; none may fail a request.
             return self._failed(f"{type(error).__name__}: {error}")
         if self._failure is not None:
             _log.info("the online store answers again")

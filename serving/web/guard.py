@@ -1,4 +1,4 @@
-"""Who may ask, and how much? A key, a rate, and a count of everything; plain ASGI, which costs microseconds."""
+"""Middleware that asks for an API key, limits the rate and counts requests; plain ASGI, which costs microseconds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Rate:
 
     Args:
         per_second: Allowance.
-        clock: Seconds that never go back; told only for tests.
+        clock: Monotonic seconds; given only by tests.
     """
 
     def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Everybody starts with a second's worth."""
+        """Every client starts with the allowance of one second."""
         self._per_second, self._clock = per_second, clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -53,7 +53,7 @@ class Guard:
         metrics: Where it is counted.
         api_key: What `Authorization: Bearer` or `X-API-Key` must hold on the paths below /v1/; None asks for none.
         rate: How often a client may ask below /v1/; None sets no limit.
-        endpoints: Paths that are counted by name; others are counted together, so that nobody can make up new names.
+        endpoints: Paths that are counted by name; others are counted together, so that clients cannot add names.
     """
 
     app: ASGIApp

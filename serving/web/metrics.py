@@ -1,14 +1,21 @@
-"""What does the server count? Prometheus's metrics, of this process or of all that share a folder.
+"""Prometheus metrics of the server, of this process or of all that share a folder.
 
 After `share`, every process writes its own into files of the folder, and any of them answers with the sums. The files
-are named by the place that a process has among those that run at the same time: one that takes a place over goes on
-counting where the one before ended, so that there are not more files with every bundle.
+are named by the place that a process has among those that run at the same time: one that takes a place over continues
+the counts of the one before it, so that there are not more files with every bundle.
+
+The folder is in memory. A server that is killed cannot remove it; the next one that starts does. A folder is in use
+while its lock is held, by the server or by a worker, which inherits the lock when it is forked.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from prometheus_client import (
@@ -23,12 +30,15 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from artefacts.locks import locked
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds; most stages take microseconds.
 BUCKETS = (25e-6, 50e-6, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 PREFIX = "twinspire_"
+COUNTS_PREFIX = "twinspire-counts-"
 
 
 def share(folder: Path, place: Callable[[], str]) -> None:
@@ -44,7 +54,7 @@ def share(folder: Path, place: Callable[[], str]) -> None:
 
 
 def ended(folder: Path, place: str) -> None:
-    """Tells that the process of a place has ended: what it alone knew of the moment is told no more."""
+    """Drops the gauges of a process that has ended."""
     multiprocess.mark_process_dead(place, path=str(folder))  # type: ignore[no-untyped-call]
 
 
@@ -72,7 +82,7 @@ class Metrics:
             "twinspire_lists", "Lists answered with.", ["arm", "bundle", "retriever"], registry=self.registry
         )
         self.reasons = Counter(
-            "twinspire_lists_not_plain", "Lists with a fallback, by reason.", ["reason"], registry=self.registry
+            "twinspire_fallback_lists", "Lists with a fallback, by reason.", ["reason"], registry=self.registry
         )
         self.items = Counter("twinspire_items", "Items answered with.", registry=self.registry)
         self.swaps = Gauge(
@@ -83,7 +93,7 @@ class Metrics:
         )
         self.refused = Gauge(
             "twinspire_bundle_refused",
-            "1 while the published bundle is refused and the one before goes on.",
+            "1 while the published bundle cannot be served and the previous one stays live.",
             registry=self.registry,
             multiprocess_mode="livemostrecent",
         )
@@ -106,8 +116,60 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it, in Prometheus's format."""
-        # Not told by the environment: Feast sets these variables for itself.
+        # Not taken from the environment: Feast sets these variables for itself.
         return generate_latest(self.registry if self._folder is None else _OfAll(self._folder))
+
+
+def memory() -> Path:
+    """Where no full disk stops a count, and a read-only one does not matter; elsewhere where there is no such place."""
+    found = Path("/dev/shm")
+    return found if os.access(found, os.W_OK) else Path(tempfile.gettempdir())
+
+
+@contextmanager
+def counts_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder of this server's own, which is gone after the block; what killed servers left goes first.
+
+    Args:
+        parent: Of the folders of all servers; `memory()`, but for tests.
+    """
+    remove_left_over(parent)
+    with ExitStack() as held:
+        folder = _locked_folder(parent, held)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_over(parent: Path) -> list[Path]:
+    """Removes the folders of servers of this user of which no process lives any more; returns them."""
+    removed = []
+    for folder in sorted(parent.glob(f"{COUNTS_PREFIX}*")):
+        # Gone meanwhile, or of a server that lives.
+        with suppress(FileNotFoundError, BlockingIOError):
+            if not _is_own(folder):
+                continue
+            with locked(folder, wait=False):
+                shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def _locked_folder(parent: Path, held: ExitStack) -> Path:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=COUNTS_PREFIX, dir=parent))
+        # A server that starts at the same time may take it for left over before it is locked.
+        with suppress(FileNotFoundError):
+            held.enter_context(locked(folder))
+            if folder.exists():
+                return folder
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether it is a folder of this user: any user may put a link or a folder of that name there."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 class _OfAll(Collector):

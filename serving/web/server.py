@@ -1,7 +1,7 @@
-"""How does the application listen, tell its address and stop?
+"""The uvicorn server: listening, announcing its address, and a graceful stop.
 
 A connection on which no request is under way is not closed on a client that may just be using it again: it is closed
-when it has rested as long as any may, or with the next answer, which says so.
+when it has rested as long as any may, or with the next answer, which announces it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(app: ASGIApp, host: str, port: int) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket of an address, on which nobody listens yet; raises as `run` does."""
+    """A socket bound to an address, not listening yet; raises as `run` does."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,7 +80,7 @@ def serve(app: ASGIApp, listener: socket.socket, *, ready: Callable[[], None]) -
 
 
 class _Server(uvicorn.Server):
-    """Tells when it takes requests, and lets clients finish with their connections before it stops."""
+    """Reports when it takes requests, and lets clients finish with their connections before it stops."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -92,7 +92,7 @@ class _Server(uvicorn.Server):
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Ctrl-C: a person waits, and nobody takes over.
+        # Ctrl-C: a person waits, and no other server takes over.
         self._is_hurried = self._is_hurried or sig == signal.SIGINT
         super().handle_exit(sig, frame)
 
@@ -100,7 +100,7 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         for listener in sockets or []:
-            listener.close()  # Else the system goes on taking connections, which nobody would answer.
+            listener.close()  # Otherwise the system would keep accepting connections that are never answered.
         state = self.server_state
         state.default_headers = [*state.default_headers, _CLOSE]
         for connection in state.connections:

@@ -1,8 +1,7 @@
-"""How does a request become an answer? Users to their arms, features in time, lists, counts, exposures."""
+"""The service behind the routes: users to arms, features in time, lists, counts and exposures."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
-from serving.answers import Question, QuestionError, Recommendations
+from serving.answers import Recommendations, RecommendRequest, RequestError
 from serving.arms import Arm
 from serving.exposures.files import Exposure
 from serving.live import Live
 from serving.recommender import Recommender, Unavailable
-from serving.web.api import BadRequestError, FieldError, SimilarItemsRequest, bad
+from serving.web.api import SimilarItemsBody, bad
 from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
 
@@ -55,21 +54,21 @@ class Service:
     exposures: Exposures | None = None
     clock: Callable[[], float] = time.time
 
-    async def recommend(self, question: Question) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """Answers for all users of a question, in the order asked, and the time of each stage, microseconds.
+    async def recommend(self, request: RecommendRequest) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """Answers for all users of a request, in the order asked, and the time of each stage, microseconds.
 
         Raises:
             BadRequestError: Names the field that is wrong.
         """
-        arms = self._arms(question)
+        arms = self._arms(request)
         parts = list(dict.fromkeys(arms))
         if len(parts) == 1:
-            return await self._of_arm(question, parts[0])
+            return await self._of_arm(request, parts[0])
         results: list[dict[str, Any]] = [{}] * len(arms)
         stages: dict[str, float] = {}
         for arm in parts:
             places = [place for place, own in enumerate(arms) if own is arm]
-            part = replace(question, user_ids=tuple(question.user_ids[place] for place in places))
+            part = replace(request, user_ids=tuple(request.user_ids[place] for place in places))
             found, taken = await self._of_arm(part, arm)
             for place, result in zip(places, found, strict=True):
                 results[place] = result
@@ -77,23 +76,23 @@ class Service:
                 stages[stage] = stages.get(stage, 0.0) + value
         return results, stages
 
-    def _arms(self, question: Question) -> list[Arm]:
+    def _arms(self, request: RecommendRequest) -> list[Arm]:
         arms = self.live.arms
-        if question.arm is None:
-            return arms.of(question.user_ids)
-        return [arms.by_name[question.arm]] * len(question.user_ids)
+        if request.arm is None:
+            return arms.of(request.user_ids)
+        return [arms.by_name[request.arm]] * len(request.user_ids)
 
-    async def _of_arm(self, question: Question, arm: Arm) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    async def _of_arm(self, request: RecommendRequest, arm: Arm) -> tuple[list[dict[str, Any]], dict[str, float]]:
         recommender = self.live.of(arm)
-        exponent = question.weight_exponent
+        exponent = request.weight_exponent
         # A request that names what arms differ in does not show what its user's arm does.
-        is_plain = question.retriever is None and question.arm is None and exponent is None
-        question = replace(
-            question,
-            retriever=question.retriever or arm.retriever,
+        is_plain = request.retriever is None and request.arm is None and exponent is None
+        of_arm = replace(
+            request,
+            retriever=request.retriever or arm.retriever,
             weight_exponent=arm.weight_exponent if exponent is None else exponent,
         )
-        found, read_microseconds = await self._answer(recommender, question)
+        found, read_microseconds = await self._answer(recommender, of_arm)
         stages = {**found.stage_microseconds}
         if read_microseconds is not None:
             stages["features"] += read_microseconds
@@ -108,7 +107,7 @@ class Service:
                         arm=arm.name,
                         bundle_version=found.bundle_version,
                         retriever=found.retriever,
-                        k=question.k,
+                        k=request.k,
                         reasons=answer.reasons,
                         item_ids=[item["item_id"] for item in answer.items],
                     )
@@ -128,20 +127,22 @@ class Service:
             for answer in found.answers
         ], stages
 
-    async def _answer(self, recommender: Recommender, question: Question) -> tuple[Recommendations, float | None]:
+    async def _answer(
+        self, recommender: Recommender, request: RecommendRequest
+    ) -> tuple[Recommendations, float | None]:
         features, taken = None, None
-        if recommender.needs_features(question):
+        if recommender.needs_features(request):
             begun = time.perf_counter_ns()
-            features = await self.reads.read(recommender.read_users, list(question.user_ids))
+            features = await self.reads.read(recommender.read_users, list(request.user_ids))
             taken = (time.perf_counter_ns() - begun) / 1000
         try:
-            if len(question.user_ids) <= INLINE_USERS:
-                return recommender.answer(question, features), taken
-            return await run_in_threadpool(recommender.answer, question, features), taken
-        except QuestionError as error:
+            if len(request.user_ids) <= INLINE_USERS:
+                return recommender.answer(request, features), taken
+            return await run_in_threadpool(recommender.answer, request, features), taken
+        except RequestError as error:
             raise bad(422, error.field, error.message) from None
 
-    def similar(self, asked: SimilarItemsRequest) -> dict[str, Any]:
+    def similar(self, asked: SimilarItemsBody) -> dict[str, Any]:
         """Items like one.
 
         Raises:
@@ -152,7 +153,7 @@ class Service:
             items = recommender.similar_items(
                 asked.item_id, k=asked.k, allow=asked.allow_categories, deny=asked.deny_categories
             )
-        except QuestionError as error:
+        except RequestError as error:
             raise bad(422, error.field, error.message) from None
         if items is None:
             raise bad(404, "item_id", f"{asked.item_id!r} is not in the catalogue")
@@ -162,7 +163,7 @@ class Service:
         """What a user has bought, the latest first.
 
         Raises:
-            BadRequestError: Nobody of that id is known (404).
+            BadRequestError: There is no such user (404).
         """
         bundle = self.live.current.bundle
         row = bundle.encoder.user_ids.rows([user_id])
@@ -218,18 +219,3 @@ class Service:
         for answer in found.answers:
             for reason in answer.reasons:
                 metrics.reasons.labels(reason).inc()
-
-
-async def within(seconds: float, reading: Any) -> Any:
-    """Waits for a body to arrive.
-
-    Raises:
-        BadRequestError: It takes longer (408).
-    """
-    try:
-        # Without a task of its own, as `wait_for` would make before Python 3.12.
-        async with asyncio.timeout(seconds):
-            return await reading
-    except TimeoutError:
-        message = f"did not arrive within {seconds:g} seconds"
-        raise BadRequestError(408, FieldError(field="body", message=message)) from None

@@ -1,12 +1,12 @@
-"""How do several processes answer from one socket and one copy of a bundle? One opens bundles, others answer.
+"""Multi-worker serving: one parent opens bundles, forked workers answer from one socket and one copy of a bundle.
 
 The parent opens and verifies a bundle, and forks workers that share its memory; a page is copied where one of them
 writes to it. What must not cross a fork (connections of the feature store, threads, event loops) a worker makes itself,
 and asks every retriever once before it takes requests. When another bundle is published, the workers of the one before
-go on until all new ones take requests, and then drain. A worker that dies gets a successor.
+continue until all new ones take requests, and then drain. A worker that dies is replaced.
 
-A socket ties each worker to its parent: the worker tells that it is ready, or why it never will be; the parent tells
-what became of bundles, and by its end that nobody looks any more, upon which the worker stops, too.
+A socket connects each worker to its parent: the worker reports that it is ready, or why it cannot be; the parent
+reports the state of bundles. When the parent ends, the socket closes, and the worker stops, too.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from starlette.types import ASGIApp
 from serving.live import LOOK_SECONDS, Live, Refusal
 from serving.recommender import Recommender
 from serving.web import server
-from serving.web.counts_folder import counts_folder, memory
-from serving.web.metrics import Metrics, ended, share
+from serving.web.metrics import Metrics, counts_folder, ended, memory, share
 
 READY = b"ready"
 START_SECONDS = 120.0
@@ -47,7 +46,7 @@ START_SECONDS = 120.0
 STOP_SECONDS = server.KEEP_ALIVE_SECONDS + server.DRAIN_SECONDS + 5.0
 """What it may take to stop before it is killed."""
 MAX_DEATHS, WITHIN_SECONDS = 5, 60.0
-"""Workers beyond as many deaths within as many seconds get no successor until fewer are that fresh."""
+"""After more deaths within that many seconds, workers are not replaced until enough of them are older."""
 PARENT = "parent"
 _STOP = {signal.SIGTERM, signal.SIGINT}
 _SIGNALS = {*_STOP, signal.SIGCHLD}
@@ -60,11 +59,11 @@ MakeApp = Callable[[Live, Metrics, Callable[[], object]], ASGIApp]
 
 
 class WorkerError(ValueError):
-    """A worker never became ready; the message says why."""
+    """A worker never became ready; the message has the reason."""
 
 
 class _StopError(BaseException):
-    """Workers are no more waited for: the server is to stop. Nothing that catches errors is to take it for one."""
+    """The server is to stop while it waits for workers; not an `Exception`, so that no handler of errors catches it."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ class Workers:
         self._answering: list[Worker] = []
         self._leaving: dict[Worker, float] = {}
         self._deaths: deque[float] = deque()
-        self._told: bytes = b""
-        self._is_told_to_stop = False
+        self._reported: bytes = b""
+        self._must_stop = False
 
     def run(self) -> None:
         """Starts workers, and keeps them at work until SIGTERM or SIGINT; those under way are drained then.
@@ -126,7 +125,7 @@ class Workers:
         Raises:
             WorkerError: One of the first workers does not become ready.
         """
-        # Waited for in one place, instead of interrupting whatever is under way.
+        # Waited for in one place, instead of interrupting what is under way.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         # A thread of a library that does not block them, as one that is older, may be given a signal while this one is
         # busy: without a handler that would end the process at once.
@@ -145,20 +144,20 @@ class Workers:
                 signal.signal(number, handler)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self._is_told_to_stop = True
+        self._must_stop = True
 
     def _keep(self) -> None:
         next_look = 0.0
         while True:
             received = signal.sigtimedwait(_SIGNALS, LOOK_SECONDS)
-            if self._is_told_to_stop or (received is not None and received.si_signo in _STOP):
+            if self._must_stop or (received is not None and received.si_signo in _STOP):
                 return
             self._reap()
             self._replace()
             if time.monotonic() >= next_look:
                 self._live.look(self._take_over)
                 next_look = time.monotonic() + LOOK_SECONDS
-            self._tell()
+            self._report()
 
     def _take_over(self, new: Recommender) -> None:
         """Starts workers that answer from a bundle, and has the others leave once all of them are ready."""
@@ -193,20 +192,20 @@ class Workers:
         except BaseException:
             for worker in started:
                 # One that is ready answers already, so that it has to drain.
-                is_ready = worker in ready or _said(worker, 0.0) == READY
+                is_ready = worker in ready or _reply(worker, 0.0) == READY
                 self._dismiss(worker, signal.SIGTERM if is_ready else signal.SIGKILL)
             raise
         return started
 
     def _wait_for(self, worker: Worker) -> None:
-        deadline, said = time.monotonic() + START_SECONDS, None
-        while said is None and time.monotonic() < deadline:
-            if self._is_told_to_stop or signal.sigpending() & _STOP:
+        deadline, reply = time.monotonic() + START_SECONDS, None
+        while reply is None and time.monotonic() < deadline:
+            if self._must_stop or signal.sigpending() & _STOP:
                 raise _StopError
-            said = _said(worker, _LOOK_AT_SIGNALS_SECONDS)
-        if said != READY:
+            reply = _reply(worker, _LOOK_AT_SIGNALS_SECONDS)
+        if reply != READY:
             late = f"it was not ready within {START_SECONDS:.0f} seconds"
-            raise WorkerError(f"a worker cannot answer: {late if said is None else said.decode() or 'it died'}")
+            raise WorkerError(f"a worker cannot answer: {late if reply is None else reply.decode() or 'it died'}")
 
     def _fork(self, new: Recommender | None, siblings: list[Worker]) -> Worker:
         taken = {worker.place for worker in (*self._answering, *self._leaving, *siblings)}
@@ -214,7 +213,7 @@ class Workers:
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
         with warnings.catch_warnings():
-            # jemalloc's and Arrow's threads, which both make anew in a child; nothing of ours runs beside this one.
+            # jemalloc's and Arrow's threads, which both start again in a child; no thread of ours runs.
             warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
             pid = os.fork()
         if pid:
@@ -227,7 +226,7 @@ class Workers:
         self._work(theirs, new)
 
     def _work(self, channel: socket.socket, new: Recommender | None) -> NoReturn:
-        """What a worker does, in a process of its own, which ends here whatever happens."""
+        """What a worker does, in its own process, which always ends here."""
         code, is_ready = 1, False
 
         def ready() -> None:
@@ -261,7 +260,7 @@ class Workers:
         self._leaving[worker] = time.monotonic() + STOP_SECONDS
 
     def _reap(self) -> None:
-        """Buries who has ended, and kills who was to end and does not."""
+        """Reaps exited workers, and kills those that do not stop in time."""
         now = time.monotonic()
         for worker, deadline in list(self._leaving.items()):
             if self._has_ended(worker) is not None:
@@ -273,7 +272,7 @@ class Workers:
             status = self._has_ended(worker)
             if status is not None:
                 self._answering.remove(worker)
-                self._died(f"worker {worker.pid} ended with {_told_of(status)}")
+                self._died(f"worker {worker.pid} ended with {_exit_of(status)}")
 
     def _has_ended(self, worker: Worker) -> int | None:
         pid, status = os.waitpid(worker.pid, os.WNOHANG)
@@ -287,20 +286,20 @@ class Workers:
         self._deaths.append(time.monotonic())
         if len(self._deaths) > MAX_DEATHS:
             _log.error(
-                "%s; %d others answer, and it gets no successor yet: more than %d have died within %.0f seconds",
+                "%s; %d others answer, and it is not replaced yet: more than %d have died within %.0f seconds",
                 why, len(self._answering), MAX_DEATHS, WITHIN_SECONDS,
             )  # fmt: skip
         else:
-            _log.error("%s; another takes its place", why)
+            _log.error("%s; it is replaced", why)
 
-    def _tell(self) -> None:
-        told = _to_line(self._live)
-        if told == self._told:
+    def _report(self) -> None:
+        state = _to_line(self._live)
+        if state == self._reported:
             return
-        self._told = told
+        self._reported = state
         for worker in self._answering:
             try:
-                worker.channel.send(told, socket.MSG_DONTWAIT)
+                worker.channel.send(state, socket.MSG_DONTWAIT)
             except OSError:
                 continue  # It has died, which is found out elsewhere.
 
@@ -314,19 +313,19 @@ class Workers:
             self._reap()
 
 
-def _said(worker: Worker, seconds: float) -> bytes | None:
-    """What a worker tells within some time; empty once it has died, None where it tells nothing."""
+def _reply(worker: Worker, seconds: float) -> bytes | None:
+    """What a worker reports within some time; empty once it has died, None where it reports nothing."""
     readable, _, _ = select.select([worker.channel], [], [], seconds)
     return worker.channel.recv(1 << 16).strip() if readable else None
 
 
 def _listen(channel: socket.socket, live: Live) -> None:
-    """Follows, in a thread of its own, what the parent tells."""
+    """Follows what the parent reports, in its own thread."""
 
     def run() -> None:
         with channel.makefile("rb") as lines:
             for line in lines:
-                live.told(*_from_line(line))
+                live.adopt_state(*_from_line(line))
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=run, name="parent", daemon=True).start()
@@ -334,13 +333,13 @@ def _listen(channel: socket.socket, live: Live) -> None:
 
 def _to_line(live: Live) -> bytes:
     refusal = live.refusal
-    told = None if refusal is None else [refusal.bundle_version, refusal.reason, refusal.moment.isoformat()]
-    return json.dumps([told, live.num_swaps]).encode() + b"\n"
+    plain = None if refusal is None else [refusal.bundle_version, refusal.reason, refusal.moment.isoformat()]
+    return json.dumps([plain, live.num_swaps]).encode() + b"\n"
 
 
 def _from_line(line: bytes) -> tuple[Refusal | None, int]:
-    told, num_swaps = json.loads(line)
-    refusal = None if told is None else Refusal(told[0], told[1], dt.datetime.fromisoformat(told[2]))
+    plain, num_swaps = json.loads(line)
+    refusal = None if plain is None else Refusal(plain[0], plain[1], dt.datetime.fromisoformat(plain[2]))
     return refusal, num_swaps
 
 
@@ -355,5 +354,5 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _told_of(status: int) -> str:
+def _exit_of(status: int) -> str:
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"

@@ -20,9 +20,9 @@ from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.build_index import BuildIndexes, IndexJob, IndexRefusedError, IndexSettings, run
-from serving.index import INDEXES, AugmentedIndex, read_shape
-from serving.vectors import vector_schema
-from serving.weights import item_weights, weighted
+from serving.retrieval.index import INDEXES, AugmentedIndex, read_shape
+from serving.retrieval.vectors import vector_schema
+from serving.retrieval.weights import item_weights, weighted
 
 NUM_ITEMS, NUM_USERS, DIMENSION = 600, 40, 16
 # So few links and so narrow a search that the index misses some: a recall of 1 would prove little.

@@ -15,10 +15,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_jobs import score_codes, sweep_codes
 from beam_jobs.score_codes import ScoreCodes, ScoringFiles, ScoringSettings
 from beam_jobs.sweep_codes import SweepCodes, read_codes
+from serving.retrieval.vectors import vector_schema
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import load_interaction, save_interaction
 from serving.sparcode.postings import PostingsWriter
-from serving.vectors import vector_schema
 
 NUM_USERS, NUM_ITEMS, NUM_TOKENS, NUM_ITEM_TOKENS, WIDTH, HIDDEN = 300, 1500, 2, 2, 8, 4
 RUNNERS = {

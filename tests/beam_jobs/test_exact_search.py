@@ -16,9 +16,9 @@ from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import BeamAssertException, assert_that
 
 from beam_jobs.exact_search import ExactSearch, SearchFiles, list_schema, read_lists, run
-from serving import exact
-from serving.purchases import Purchases
-from serving.vectors import vector_schema
+from serving.retrieval import exact
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.vectors import vector_schema
 
 NUM_USERS, NUM_ITEMS, WIDTH, K = 23, 60, 4, 7
 # Small integers: products are exact in float32, so that ties are ties whatever else is in the block.

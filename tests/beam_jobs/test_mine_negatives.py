@@ -21,8 +21,8 @@ from features.encoding import Encoder
 from features.ids import IdMap
 from features.negatives_file import read_negatives
 from features.schema import Schema
-from serving.index import HnswIndex
-from serving.vectors import vector_schema
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.vectors import vector_schema
 
 NUM_USERS, NUM_ITEMS, DIMENSION = 9, 60, 6
 SETTINGS = MiningSettings(band=(4, 23), per_user=5, near_duplicate=1.0, ef=NUM_ITEMS, max_fetch=1000, seed=3)

@@ -20,9 +20,9 @@ from beam_jobs.config import IndexSections, MineSections
 from beam_jobs.steps import index_catalogue, mine, previous_fit
 from features.ids import IdMap
 from features.negatives_file import NEGATIVES_SCHEMA
-from serving.index import INDEXES, read_shape
-from serving.vectors import vector_schema
-from serving.weights import load_weights, weighted
+from serving.retrieval.index import INDEXES, read_shape
+from serving.retrieval.vectors import vector_schema
+from serving.retrieval.weights import load_weights, weighted
 from twinspire.config import Config
 
 TODAY, YESTERDAY = dt.date(2024, 6, 2), dt.date(2024, 6, 1)

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.sweep_codes import CODES_SCHEMA, NUM_SHARES, AddUp, SweepBlock, SweepCodes, add_up, read_codes, run
+from serving.retrieval.vectors import vector_schema
 from serving.sparcode.codebook import Codebook
-from serving.vectors import vector_schema
 
 NUM_USERS, NUM_TOKENS, WIDTH = 90, 3, 6
 Floats = npt.NDArray[np.float32]

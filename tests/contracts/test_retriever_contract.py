@@ -1,4 +1,4 @@
-"""What every retriever promises, run against each of them.
+"""The contract of retrievers, run against each of them.
 
 40 items; users: one with three items, one without any, one who knows all but four, one who knows all.
 """
@@ -8,20 +8,25 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.eligible import NO_ITEMS, Items, everything_but
-from serving.index import AugmentedIndex, HnswIndex
-from serving.purchases import Purchases
-from serving.retrievers import Cascade, Fused, Popularity, Repeat, Retriever, TwoTower, UserQueries
+from serving.config import RankingConfig
+from serving.retrieval.eligible import NO_ITEMS, Items, everything_but
+from serving.retrieval.index import AugmentedIndex, HnswIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.registry import ALIASES, retriever_names, retrievers_of
+from serving.retrieval.retrievers import Fused, Popularity, Retriever, UserQueries
+from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
+from serving.retrieval.weights import weighted
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings
 from serving.sparcode.postings_writer import PostingsWriter
 from serving.sparcode.retriever import SparCode
-from serving.weights import weighted
 
 NUM_ITEMS, DIMENSION = 40, 8
 KNOWN = [[3, 17, 20], [], [*range(36)], [*range(NUM_ITEMS)]]
@@ -43,8 +48,8 @@ AUGMENTED_INDEX = AugmentedIndex.build(WEIGHTED, m=8, ef_construction=100, seed=
 POPULARITY = np.random.default_rng(2).integers(0, 9, NUM_ITEMS).astype(np.float32)
 
 
-def two_tower(*, index: HnswIndex | None, max_fetch: int = 25, beam_cost: float = 1.0) -> TwoTower:
-    return TwoTower(VECTORS, index, ef=20, max_fetch=max_fetch, beam_cost=beam_cost)
+def two_tower(*, index: HnswIndex | None, max_fetch: int = 25, beam_cost: float = 1.0) -> TwoTowerRetriever:
+    return TwoTowerRetriever(VECTORS, index, ef=20, max_fetch=max_fetch, beam_cost=beam_cost)
 
 
 def sparcode(*, share_built: float) -> SparCode:
@@ -62,18 +67,32 @@ def sparcode(*, share_built: float) -> SparCode:
     return SparCode(codebook, postings, num_tokens=2)
 
 
+def registered() -> dict[str, Retriever]:
+    """Everything in the registry, over a bundle that has what each of them needs."""
+    report = SimpleNamespace(parts=(5, 3))
+    bundle: Any = SimpleNamespace(
+        folder=Path("bundle"),
+        manifest=SimpleNamespace(facts=SimpleNamespace(index_report=report)),
+        ranked=VECTORS,
+        index=INDEX,
+        item_weights=None,
+        popularity=POPULARITY,
+        sparcode=SimpleNamespace(retriever=lambda: sparcode(share_built=1.0)),
+    )
+    weights = {"two_tower": 1.0, "repeat": 2.0}
+    found = retrievers_of(bundle, RankingConfig(max_fetch=25, fusion_weights=weights, fusion_depth=15), ef_search=20)
+    return {name: retriever for name, retriever in found.items() if name not in ALIASES}
+
+
 RETRIEVERS: dict[str, Retriever] = {
-    "two_tower": two_tower(index=INDEX),
+    **registered(),
+    "two_tower, by the index where that is slower": two_tower(index=INDEX),
     "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000, beam_cost=0.0),
-    "two_tower, exact": two_tower(index=None),
-    "two_tower, weighted": TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25, weights=WEIGHTS),
-    "cascade": Cascade(two_tower(index=INDEX), first_width=5, depth=12),
-    "cascade, weighted": Cascade(TwoTower(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3),
-    "sparcode": sparcode(share_built=1.0),
+    "two_tower, weighted": TwoTowerRetriever(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25, weights=WEIGHTS),
+    "cascade, weighted": Cascade(
+        TwoTowerRetriever(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3
+    ),
     "sparcode, most codes not built": sparcode(share_built=0.3),
-    "repeat": Repeat(),
-    "popularity": Popularity(POPULARITY),
-    "fused": Fused(((two_tower(index=INDEX), 1.0), (Repeat(), 2.0)), rank_constant=60, depth=15),
     "fused, short lists": Fused(
         ((two_tower(index=INDEX), 1.0), (Popularity(POPULARITY), 1.0)), rank_constant=1, depth=1
     ),
@@ -101,8 +120,8 @@ def users(rows: list[int], *, exclude_known: bool, denied: Items = NO_ITEMS) -> 
     vectors = unit_vectors(NUM_USERS + 1, 4)[rows]
     # Two tokens of half the width, side by side.
     own = purchases().of(np.array(rows))
-    offer = everything_but(denied, num_items=NUM_ITEMS)
-    return UserQueries(own, moments, vectors, exclude_known, user_tokens=vectors, offer=offer)
+    eligible = everything_but(denied, num_items=NUM_ITEMS)
+    return UserQueries(own, moments, vectors, exclude_known, user_tokens=vectors, eligible=eligible)
 
 
 def everybody(*, exclude_known: bool, denied: Items = NO_ITEMS) -> UserQueries:
@@ -116,6 +135,18 @@ def num_candidates(name: str, *, exclude_known: bool, denied: Items = NO_ITEMS) 
     if name == "repeat":
         return np.array([0 if exclude_known else len(items - out) for items in known])
     return np.array([NUM_ITEMS - len(items | out if exclude_known else out) for items in known])
+
+
+def test_every_registered_retriever_is_under_contract() -> None:
+    assert set(retriever_names()) - ALIASES.keys() <= RETRIEVERS.keys()
+
+
+@every_retriever
+def test_a_retriever_that_claims_to_find_all_does(name: str) -> None:
+    if not RETRIEVERS[name].finds_all:
+        return
+    rows, _ = RETRIEVERS[name].retrieve(everybody(exclude_known=False), NUM_ITEMS)
+    assert (rows >= 0).all()
 
 
 @every_retriever
@@ -189,12 +220,12 @@ def test_how_many_a_user_may_get_is_counted(exclude_known: bool, denied: Items) 
 
 
 # Others have scores of their own: counts, and ranks.
-@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name.startswith(("two_tower", "sparcode"))])
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name.startswith(("two_tower", "exact", "sparcode"))])
 @excluding_or_not
 def test_business_weights_of_a_question_count_in_place_of_the_retrievers_own(name: str, exclude_known: bool) -> None:
     weights = np.random.default_rng(9).uniform(0.1, 1, NUM_ITEMS).astype(np.float32)
     asked = everybody(exclude_known=exclude_known)
-    plain = RETRIEVERS[name.replace("weighted", "exact")].retrieve(asked, NUM_ITEMS)
+    plain = RETRIEVERS["exact" if name == "two_tower, weighted" else name].retrieve(asked, NUM_ITEMS)
     found = RETRIEVERS[name].retrieve(replace(asked, scale=weights), NUM_ITEMS)
     for (rows, scores), (own_rows, own_scores) in zip(zip(*plain, strict=True), zip(*found, strict=True), strict=True):
         rows, own_rows = rows[rows >= 0], own_rows[own_rows >= 0]

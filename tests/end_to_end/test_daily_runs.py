@@ -26,10 +26,11 @@ from features.config import FeaturesSections
 from features.encoding import moments_of
 from features.steps import open_store
 from serving.bundles.bundle import Bundle
+from serving.config import ServeSections
 from serving.open import open_recommender
-from serving.ranking import Rows, Scores, padding
-from serving.retrievers import UserQueries
-from serving.vectors import read_vectors
+from serving.retrieval.ranking import Rows, Scores, padding
+from serving.retrieval.retrievers import UserQueries
+from serving.retrieval.vectors import read_vectors
 from twinspire.load_config import dump, load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -263,7 +264,7 @@ def test_the_server_stops_when_told(server: Server) -> None:
 class Spy:
     """A retriever that keeps the vectors that serving computed."""
 
-    needs_embeddings, needs_tokens = True, False
+    needs_embeddings, needs_tokens, finds_all, fills_up = True, False, False, True
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         self.embeddings = users.query_embeddings
@@ -274,7 +275,7 @@ def test_training_time_batch_and_served_vectors_of_users_are_equal(two_days: Two
     shop = two_days.second
     config = load(shop.config, [f"as_of={shop.next_day}"])
     paths = RunPaths(shop.root, shop.next_day)
-    recommender = open_recommender(config, paths)
+    recommender = open_recommender(pick(ServeSections, config), paths)
     ids = recommender.bundle.encoder.user_ids.ids(np.arange(1, len(recommender.bundle.encoder.user_ids)))
     spy = Spy()
     recommender.retrievers["spy"] = spy

@@ -19,7 +19,7 @@ import pytest
 
 from features.ids import IdMap
 from serving.bundles.bundle import Bundle
-from serving.index import read_shape
+from serving.retrieval.index import read_shape
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 

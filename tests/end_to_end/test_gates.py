@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
+from evaluation.config import GatesSections
 from evaluation.gates import gates
 from evaluation.gates import index as size
 from evaluation.gates.candidate import Candidate
@@ -26,8 +28,8 @@ from features.store import Store
 from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import FILE_NAME, describe_files, read_manifest, version_of
-from serving.index import HnswIndex
-from serving.purchases import Purchases
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.purchases import Purchases
 from twinspire.load_config import load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -35,7 +37,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True)
 class Night:
-    """A copy of a run for a test to spoil, beside a night before that ended the same."""
+    """A copy of a run for a test to spoil, beside a previous night that ended the same."""
 
     candidate: Candidate
 
@@ -44,11 +46,11 @@ class Night:
         return self.candidate.folder
 
     def check(self, name: str, **limits: Any) -> Check:
-        config = self.candidate.config
-        changed = config.model_copy(update={"gates": config.gates.model_copy(update=limits)})
+        sections = self.candidate.sections
+        changed = replace(sections, gates=sections.gates.model_copy(update=limits))
         # A new one, which has read nothing yet; what it finds is the version that `sign` left.
         paths = self.candidate.paths
-        return gates.check(replace(self.candidate, config=changed, version=paths.bundle_name.read_text()), name)
+        return gates.check(replace(self.candidate, sections=changed, version=paths.bundle_name.read_text()), name)
 
     def sign(self, **facts: Any) -> None:
         """Makes the manifest agree with what was changed: a bundle that was made wrong, not damaged later."""
@@ -74,13 +76,13 @@ def night(elsewhere: Any, tmp_path: Path) -> Night:
         (paths.bundles / version, paths.bundles / parent),
     ):
         shutil.copytree(folder, copy)
-    return Night(Candidate(load(elsewhere.config), paths, version, parent))
+    return Night(Candidate(pick(GatesSections, load(elsewhere.config)), paths, version, parent))
 
 
 def test_a_night_as_it_should_be_passes_every_check(night: Night) -> None:
     candidate = night.candidate
-    # Nothing was fitted since the copy that stands for the night before, which is only a warning.
-    told = check_gates(candidate.config, candidate.paths, parent=candidate.parent)
+    # Nothing was fitted since the copy that stands for the previous night, which is only a warning.
+    told = check_gates(candidate.sections, candidate.paths, parent=candidate.parent)
     assert told == "16 checks passed, 1 warned, 5 not applicable"
     report = GateReport.from_json(candidate.paths.gates.read_text())
     assert tuple(check.name for check in report.checks) == CHECK_NAMES
@@ -91,7 +93,7 @@ def test_a_night_at_fault_is_refused_and_its_report_is_there(night: Night) -> No
     candidate = night.candidate
     candidate.paths.online_day.unlink()
     with pytest.raises(GateError, match=r"^freshness: .* the online store holds no day; .*; run the features step"):
-        check_gates(candidate.config, candidate.paths, parent=candidate.parent)
+        check_gates(candidate.sections, candidate.paths, parent=candidate.parent)
     report = GateReport.from_json(candidate.paths.gates.read_text())
     assert [check.name for check in report.failed] == ["freshness"]
 

@@ -15,13 +15,16 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
 from features.columns import seconds_of
 from serving.bundles.bundle import Bundle
-from serving.open import open_recommender, retrievers_of
-from serving.ranking import Scores
+from serving.config import ServeSections
+from serving.open import open_recommender
 from serving.recommender import Recommender
-from serving.vectors import read_vectors
+from serving.retrieval.ranking import Scores
+from serving.retrieval.registry import retrievers_of
+from serving.retrieval.vectors import read_vectors
 from twinspire.config import Config
 from twinspire.load_config import load
 
@@ -69,7 +72,7 @@ class Served:
     @cached_property
     def recommender(self) -> Recommender:
         """Over what the run published."""
-        return open_recommender(self.config, self.paths)
+        return open_recommender(pick(ServeSections, self.config), self.paths)
 
 
 def run(shop: Any, folder: Path, overrides: tuple[str, ...]) -> Served:
@@ -220,10 +223,11 @@ def test_a_cascade_over_vectors_of_one_model_is_refused(ensemble_shop: Served) -
     report = replace(bundle.manifest.facts.index_report, parts=(21,))
     facts = bundle.manifest.facts.model_copy(update={"index_report": report})
     single = replace(bundle, manifest=bundle.manifest.model_copy(update={"facts": facts}))
+    config = ensemble_shop.config
     with pytest.raises(
         ValueError, match=r"retriever is 'cascade', which needs .* 1 part, width 21; fit a second model"
     ):
-        retrievers_of(single, ensemble_shop.config)
+        retrievers_of(single, config.serving, ef_search=config.index.ef_search)
 
 
 def test_mining_without_an_earlier_fit_says_what_to_do(first_day: Any, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_refused_bundle_is_not_served_and_the_next_warm_start_is_from_the_publ
 ) -> None:
     ran, shop = nights.ran["refused"], nights.refused
     assert ran.returncode == 3
-    assert ran.stderr == "refused: the bundle of before goes on being served\n"
+    assert ran.stderr == "not published: gate checks failed; the previous bundle stays live\n"
     assert "gates.max_bundle_bytes" in ran.stdout
     assert nights.served["refused"] == shop.version(FIRST)
     told = json.loads((shop.root / "nights" / f"{SECOND}.json").read_text())

@@ -19,13 +19,14 @@ from artefacts.paths import RunPaths
 from beam_jobs.code_tables import make_codes
 from beam_jobs.config import CodesSections
 from serving.bundles.bundle import Bundle, BundleError
+from serving.config import ServeSections
 from serving.open import open_recommender
 from serving.recommender import Recommender
+from serving.retrieval.vectors import read_vectors
 from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import load_interaction
 from serving.sparcode.postings import read_postings
-from serving.vectors import read_vectors
 from twinspire.load_config import load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -57,7 +58,7 @@ def paths(shop: Any) -> RunPaths:
 
 @pytest.fixture(scope="module")
 def recommender(shop: Any, paths: RunPaths) -> Recommender:
-    return open_recommender(load(shop.config, OVERRIDES), paths)
+    return open_recommender(pick(ServeSections, load(shop.config, OVERRIDES)), paths)
 
 
 def test_the_run_tells_how_codes_are_used_and_what_tables_cost(shop: Any) -> None:

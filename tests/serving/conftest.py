@@ -37,11 +37,12 @@ from serving.bundles.manifest import (
     version_of,
 )
 from serving.bundles.publish import Parts, write
-from serving.index import AugmentedIndex, HnswIndex, IndexReport
-from serving.open import build_retrievers
-from serving.purchases import Purchases
+from serving.config import RankingConfig
 from serving.recommender import Recommender
-from serving.weights import log_weight_spread, weighted
+from serving.retrieval.index import AugmentedIndex, HnswIndex, IndexReport
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.registry import retrievers_of
+from serving.retrieval.weights import log_weight_spread, weighted
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -331,7 +332,11 @@ def read_users(online: pa.Table) -> Callable[[list[str]], pa.Table]:
 
 @pytest.fixture(scope="session")
 def recommender(bundle: Bundle, read_users: Callable[[list[str]], pa.Table]) -> Recommender:
-    retrievers = build_retrievers(
-        bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
+    retrievers = retrievers_of(
+        bundle,
+        RankingConfig(
+            max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, fusion_rank_constant=60, fusion_depth=20
+        ),
+        ef_search=50,
     )
     return Recommender(bundle, read_users, retrievers=retrievers, default_retriever="fused")

@@ -32,10 +32,11 @@ def main() -> None:
 
     from serving.arms import one_arm
     from serving.bundles.bundle import Bundle
-    from serving.eligible import DeniedItems
+    from serving.config import RankingConfig
     from serving.live import Live
-    from serving.open import build_retrievers
     from serving.recommender import Recommender
+    from serving.retrieval.eligible import DeniedItems
+    from serving.retrieval.registry import retrievers_of
     from serving.web.app import create_app
     from serving.web.feature_reads import FeatureReads
     from serving.web.metrics import Metrics
@@ -43,8 +44,12 @@ def main() -> None:
     from serving.web.service import Service
 
     bundle = Bundle.open(Path(sys.argv[1]))
-    retrievers = build_retrievers(
-        bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
+    retrievers = retrievers_of(
+        bundle,
+        RankingConfig(
+            max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, fusion_rank_constant=60, fusion_depth=20
+        ),
+        ef_search=50,
     )
     read = reader(pq.read_table(sys.argv[2]), gate=Path(sys.argv[3]))
     denied = DeniedItems(Path(sys.argv[3]).with_name("denied_items.txt"), bundle.encoder.item_ids)

@@ -1,4 +1,4 @@
-"""Are users shared out as configured, for good, and independently of other experiments?"""
+"""Users are assigned to arms as configured, for good, and independently of other experiments."""
 
 from __future__ import annotations
 

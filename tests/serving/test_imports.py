@@ -1,4 +1,4 @@
-"""What does a server process load?"""
+"""A server process imports neither TensorFlow nor Beam nor Feast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a new bundle take over between two requests, and a bad one not at all?"""
+"""A new bundle takes over between two requests, a bad one does not."""
 
 from __future__ import annotations
 
@@ -170,5 +170,5 @@ def test_without_warming_up_nothing_is_asked_until_told_so(shelf: Shelf) -> None
 
 def test_one_that_does_not_look_itself_says_what_it_is_told(shelf: Shelf) -> None:
     live, refusal = live_on(shelf), Refusal("b", "broken", NOW)
-    live.told(refusal, 7)
+    live.adopt_state(refusal, 7)
     assert (live.refusal, live.num_swaps, live.current.bundle.version) == (refusal, 7, "a")

@@ -1,4 +1,4 @@
-"""What does this user get now?"""
+"""The recommender over a small bundle."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving import exact
 from serving.bundles.bundle import Bundle
-from serving.open import build_retrievers
-from serving.ranking import Scores
+from serving.config import RankingConfig
 from serving.recommender import Recommender
+from serving.retrieval import exact
+from serving.retrieval.ranking import Scores
+from serving.retrieval.registry import retrievers_of
 
 MIDNIGHT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
 
@@ -139,10 +140,20 @@ def test_questions_that_make_no_sense_are_refused(recommender: Recommender) -> N
 def test_names_of_retrievers_are_checked_at_the_start(
     bundle: Bundle, read_users: Callable[[list[str]], pa.Table]
 ) -> None:
-    with pytest.raises(ValueError, match="fusion_weights names 'itemknn', expected some of: two_tower, exact, repeat"):
-        build_retrievers(
-            bundle, ef=50, max_fetch=30, fusion_weights={"itemknn": 1.0}, rank_constant=60, fusion_depth=20
+    with pytest.raises(ValueError, match="fusion_weights names 'itemknn', expected some of: two_tower, exact, sp"):
+        retrievers_of(
+            bundle,
+            RankingConfig(max_fetch=30, fusion_weights={"itemknn": 1.0}, fusion_rank_constant=60, fusion_depth=20),
+            ef_search=50,
         )
+    for name, needed in (
+        ("sparcode", "SparCode's tables, and this bundle has none"),
+        ("cascade", "vectors of several"),
+    ):
+        with pytest.raises(ValueError, match=f"serving.fusion_weights names '{name}', which needs {needed}"):
+            retrievers_of(bundle, RankingConfig(fusion_weights={name: 1.0}), ef_search=50)
+        with pytest.raises(ValueError, match=f"serving.retriever is '{name}', which needs {needed}"):
+            retrievers_of(bundle, RankingConfig(retriever=name), ef_search=50)
     with pytest.raises(ValueError, match="'fused' is not there"):
         Recommender(bundle, read_users, retrievers={}, default_retriever="fused")
 
@@ -150,13 +161,12 @@ def test_names_of_retrievers_are_checked_at_the_start(
 @pytest.fixture(scope="module")
 def weighted_recommender(written_weighted: Path, read_users: Callable[[list[str]], pa.Table]) -> Recommender:
     """Over vectors of two models, ranked by margin too; its cascade orders a first list of five items."""
-    retrievers = build_retrievers(
+    retrievers = retrievers_of(
         Bundle.open(written_weighted),
-        ef=50,
-        max_fetch=30,
-        fusion_weights={"two_tower": 1.0, "repeat": 2.0},
-        rank_constant=60,
-        fusion_depth=5,
+        RankingConfig(
+            max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, fusion_rank_constant=60, fusion_depth=5
+        ),
+        ef_search=50,
     )
     return Recommender(Bundle.open(written_weighted), read_users, retrievers=retrievers, default_retriever="cascade")
 

@@ -1,4 +1,4 @@
-"""Is a user whom the towers do not know served from a hash bucket, and from nobody else's purchases?"""
+"""A user whom the towers do not know is served from a hash bucket, and without anyone else's purchases."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 from features.encoding import Encoder
 from features.ids import IdMap
 from serving.bundles.bundle import Bundle
-from serving.open import build_retrievers
+from serving.config import RankingConfig
 from serving.recommender import Recommender
+from serving.retrieval.registry import retrievers_of
 
 NUM_BUCKETS = 5
 
@@ -47,13 +48,12 @@ def recorder(bundle: Bundle) -> Recorder:
 @pytest.fixture
 def with_buckets(bundle: Bundle, recorder: Recorder, read_users: Callable[[list[str]], pa.Table]) -> Recommender:
     changed = dataclasses.replace(bundle, encoder=bucketed(bundle.encoder), user_tower=recorder)  # type: ignore[arg-type]
-    retrievers = build_retrievers(
+    retrievers = retrievers_of(
         changed,
-        ef=50,
-        max_fetch=30,
-        fusion_weights={"two_tower": 1.0, "repeat": 2.0},
-        rank_constant=60,
-        fusion_depth=20,
+        RankingConfig(
+            max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, fusion_rank_constant=60, fusion_depth=20
+        ),
+        ef_search=50,
     )
     return Recommender(changed, read_users, retrievers=retrievers, default_retriever="fused")
 

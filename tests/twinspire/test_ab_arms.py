@@ -40,7 +40,7 @@ def test_takes_the_folder_of_a_bundle(tmp_path: Path) -> None:
         ("file:", "'file:' is no arm"),
         ("ease,retriever=exact", r"option 'retriever=exact', expected some of: \(none\)"),
         ("current,exact", "option 'exact', expected some of: retriever, weight_exponent, runs, each as option=value"),
-        ("current,retriever=best", "retriever is 'best', expected one of: two_tower, hnsw, exact"),
+        ("current,retriever=best", "retriever is 'best', expected one of: two_tower, exact, sparcode"),
         ("current,weight_exponent=-1", "weight_exponent is '-1', expected a number from 0 on"),
         ("current,weight_exponent=much", "weight_exponent is 'much', expected a number from 0 on"),
         ("current,runs=a,runs=b", "runs is given twice"),

@@ -1,4 +1,4 @@
-"""What does a person meet who looks at bundles, publishes and removes them?"""
+"""The commands that list, compare, publish and remove bundles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from serving.bundles.bundle import Bundle
 from serving.bundles.folder import list_bundles, published, read
 from serving.bundles.manifest import Facts
 from serving.bundles.publish import Parts, publish, write
-from serving.bundles.retention import prune_bundles
+from serving.steps import prune_bundles
 from twinspire.bundles import bundles as commands
 from twinspire.load_config import dump, load
 
@@ -193,7 +193,7 @@ def test_rollbacks_go_further_back_until_there_is_nothing(shop: Shop) -> None:
     for version in (shop.versions[1], shop.versions[0]):
         assert shop.done("rollback").startswith(f"{version} verified and published")
         assert published(shop.folder) == version
-    assert f"tells of nothing published before {shop.versions[0]}" in shop.refused("rollback")
+    assert f"has nothing published before {shop.versions[0]}" in shop.refused("rollback")
     assert published(shop.folder) == shop.versions[0]
 
 
@@ -245,16 +245,16 @@ def test_pruning_takes_its_limits_from_the_configuration(shop: Shop) -> None:
 def test_the_daily_run_prunes_by_its_configuration(shop: Shop) -> None:
     config = load(shop.root / "small.yaml", ["bundles.max_age_days=1"])
     paths = RunPaths(shop.root / "runs" / "small", config.as_of)
-    told = prune_bundles(config, paths, now=NOW)
+    told = prune_bundles(config.bundles, paths, now=NOW)
     assert re.fullmatch(rf"1 removed, \d+\.\d MB: {shop.versions[0]}", told)
-    assert prune_bundles(config, paths, now=NOW) == "no bundle removed"
+    assert prune_bundles(config.bundles, paths, now=NOW) == "no bundle removed"
 
 
 @pytest.mark.parametrize("command", ["show", "promote"])
 def test_a_wrong_version_is_answered_with_what_is_there(shop: Shop, command: str) -> None:
     mistaken = shop.versions[1].replace("-12-", "-21-")
     assert f"no bundle '{mistaken}'; did you mean {shop.versions[1]}? There are" in shop.refused(command, mistaken)
-    assert f"'2017' begins {', '.join(shop.versions[::-1])}; give more" in shop.refused(command, "2017")
+    assert f"'2017' is the beginning of {', '.join(shop.versions[::-1])}; give more" in shop.refused(command, "2017")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_missing_configuration_file_is_a_mistake_of_the_command_line(tmp_path:
         ),
         (["run", "--as-of", "yesterday"], "'yesterday' does not match the formats '%Y-%m-%d'"),
         (["run", "--as-off", "2017-12-01"], "No such option: --as-off"),
-        (["recommend", "--user", "1", "--retriever", "magic"], "'magic' is not one of 'two_tower'"),
+        (["recommend", "--user", "1", "--retriever", "magic"], "'magic' is not one of: two_tower"),
         (["recommend", "--user", "1", "-k", "0"], "Input should be greater than or equal to 1"),
         (["recommend"], "Missing option '--user'"),
         (["serve", "--port", "70000"], "Input should be less than or equal to 65535"),

@@ -154,7 +154,18 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_one(override: str, unknow
         ("towers.hidden_units=[0]", "towers.hidden_units.0: Input should be greater than or equal to 1"),
         (
             "serving.retriever=best",
-            "'cascade', 'sparcode', 'repeat', 'popularity' or 'fused' (found 'best')",
+            "serving.retriever is 'best', expected one of: two_tower, exact, sparcode, cascade, repeat, popularity, "
+            "hnsw, fused",
+        ),
+        (
+            "serving.arms=[{name: a, share: 1, retriever: poplarity}]",
+            "serving.arms.0.retriever is 'poplarity', expected one of: two_tower, exact, sparcode, cascade, repeat, "
+            "popularity, hnsw, fused; did you mean 'popularity'?",
+        ),
+        (
+            "serving.fusion_weights={fused: 1}",
+            "serving.fusion_weights names 'fused', expected some of: two_tower, exact, sparcode, cascade, repeat, "
+            "popularity",
         ),
         ("serving.fusion_weights={repeat: -1}", "serving.fusion_weights.repeat: Input should be greater than 0"),
         ("serving.fusion_weights={}", "at least 1 item"),

@@ -1,4 +1,4 @@
-"""Does the command keep the file that the server looks at?"""
+"""The command `deny` keeps the file that the server reads."""
 
 from __future__ import annotations
 

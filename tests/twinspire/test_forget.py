@@ -22,9 +22,10 @@ from features.config import FeaturesSections, IngestSections
 from features.forgotten import Forgotten
 from features.ids import IdMap
 from features.steps import make_features, make_tables, open_store
+from serving.config import ServeSections
 from serving.exposures.files import Exposure, read_exposures
 from serving.open import exposure_log
-from serving.vectors import read_vectors, vector_schema
+from serving.retrieval.vectors import read_vectors, vector_schema
 from serving.web.metrics import Metrics
 from training.forget_fits import forget_in_fit
 from twinspire.cli import app
@@ -238,16 +239,16 @@ def test_messages_of_nights_that_quote_a_person_lose_them(tmp_path: Path) -> Non
 
 def test_exposures_lose_their_rows_and_what_a_server_logs_later_has_none(tmp_path: Path) -> None:
     paths, metrics = RunPaths(tmp_path, DAY), Metrics()
-    config = load(write_stall(tmp_path / "data", range(2)), ["serving.log_exposures=true"])
+    sections = pick(ServeSections, load(write_stall(tmp_path / "data", range(2)), ["serving.log_exposures=true"]))
     shown = [
         Exposure(FIRST_SECONDS + day * 86_400, user, "a", "v", "fused", 1, (), [f"i{day}"])
         for day in range(3)
         for user in ("u1", "u2")
         if (day, user) != (2, "u1")
     ]
-    log = exposure_log(config, paths, metrics)
+    log = exposure_log(sections, paths, metrics)
     log.add(shown)
-    another = exposure_log(config, paths, metrics)
+    another = exposure_log(sections, paths, metrics)
     log.close()
     assert known(paths, ["u1", "u3"]) == {"u1"}
     remember(paths, ["u1", "u3"])

@@ -1,4 +1,4 @@
-"""Do people see names, in tables that fit, whatever the names hold?"""
+"""Tables for the terminal fit and show names, including unusual ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from features.ids import IdMap
 from serving.answers import Answer, Recommendations
-from serving.purchases import Purchases
+from serving.retrieval.purchases import Purchases
 from twinspire.show import print_answers, shown_name, some_users
 
 LONG = "a very long name " * 20

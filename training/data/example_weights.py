@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from serving.weights import log_weight_spread, positive
+from serving.retrieval.weights import log_weight_spread, positive
 
 
 @dataclass(frozen=True)

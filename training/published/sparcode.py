@@ -12,7 +12,7 @@ from scipy import sparse
 from artefacts.console import console
 from evaluation.metrics import judge, ndcg_at_k, recall_at_k
 from features.sources.lightgcn import Pairs
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from towers.sparcode import SparCode
 from training.published.sparcode_over_ids import Choice, IdTowers, fit_over, search_sparcode, search_towers
 from training.trainer import EpochMetrics

@@ -17,8 +17,8 @@ from artefacts.console import console, progress
 from features.columns import ITEM_ID, USER_ID
 from features.encoding import HISTORY, Inputs
 from features.sources.lightgcn import Pairs
-from serving import exact
-from serving.ranking import Rows
+from serving.retrieval import exact
+from serving.retrieval.ranking import Rows
 from serving.sparcode import all_to_all, interactions
 from serving.sparcode.codebook import Codebook
 from towers.quantizer import ProductQuantizer

@@ -23,7 +23,7 @@ from evaluation.split import make_split, recent_item_counts
 from features import columns
 from features.columns import midnight
 from features.tables import read_events
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.ablation_config import BASELINES, Ablation, folder_of
 from twinspire.config import Config
 from twinspire.pipeline.evaluate import POPULARITY_DAYS

@@ -14,8 +14,8 @@ from artefacts.steps import Step, finished, run_step
 from evaluation.ablation import Cost
 from evaluation.split import Split
 from serving.bundles.folder import size_of
-from serving.index import INDEX_FILE, REPORT_FILE
-from serving.retrievers import UserQueries
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE
+from serving.retrieval.retrievers import UserQueries
 from serving.sparcode.files import POSTINGS, SERVED, read_report
 from twinspire.ablation_config import Lists
 from twinspire.config import Config

@@ -15,18 +15,19 @@ from artefacts.paths import RunPaths
 from evaluation.split import Split
 from features.columns import seconds_of
 from features.encoding import Encoder
-from serving.eligible import everything_but, withdrawn_in, withdrawn_rows
-from serving.index import INDEX_FILE, INDEXES, REPORT_FILE, VECTORS_FILE, IndexReport, measure_recall
-from serving.purchases import Purchases
-from serving.ranking import Rows, Scores
-from serving.retrievers import Cascade, Fused, Retriever, TwoTower, UserQueries
+from serving.retrieval.eligible import everything_but, withdrawn_in, withdrawn_rows
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport, backend_of, measure_recall
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import Fused, Retriever, UserQueries
+from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
+from serving.retrieval.vectors import read_parts, read_vectors
 from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import CODEBOOK, FOLDER, INTERACTION, POSTINGS, SERVED, read_shape
 from serving.sparcode.interactions import Interaction, load_interaction
 from serving.sparcode.postings import read_postings
 from serving.sparcode.retriever import SparCode
-from serving.vectors import read_parts, read_vectors
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
 
@@ -61,8 +62,10 @@ def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> UserQueries:
     rows = Encoder.load(paths.model / "encoder").user_ids.rows(split.user_ids) - 1
     moments = np.full(len(rows), seconds_of(paths.as_of))
     tokens = read_vectors(paths.codes / "user_tokens")[rows] if how in WITH_TABLES else None
-    offer = everything_but(withdrawn_rows(paths), num_items=split.history.shape[1])
-    return UserQueries(_purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens, offer=offer)
+    eligible = everything_but(withdrawn_rows(paths), num_items=split.history.shape[1])
+    return UserQueries(
+        _purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens, eligible=eligible
+    )
 
 
 def _purchases(split: Split) -> Purchases:
@@ -84,9 +87,11 @@ class AllScores:
     codebook: Codebook | None
     needs_embeddings: bool = field(default=False, init=False)
     needs_tokens: bool = field(default=True, init=False)
+    finds_all: bool = field(default=False, init=False)
+    fills_up: bool = field(default=True, init=False)
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
-        """See `serving.retrievers.Retriever`."""
+        """See `serving.retrieval.retrievers.Retriever`."""
         assert users.user_tokens is not None
         return all_to_all.search(
             users.user_tokens,
@@ -112,16 +117,16 @@ def retriever_of(how: Lists, config: Config, paths: RunPaths, *, k: int) -> Retr
     return _WAYS[how](config, paths, k)
 
 
-def _exact(config: Config, paths: RunPaths, k: int) -> TwoTower:
-    return TwoTower(read_vectors(paths.vectors / "items"), None, ef=0, max_fetch=0)
+def _exact(config: Config, paths: RunPaths, k: int) -> TwoTowerRetriever:
+    return TwoTowerRetriever(read_vectors(paths.vectors / "items"), None, ef=0, max_fetch=0)
 
 
-def _hnsw(config: Config, paths: RunPaths, k: int) -> TwoTower:
+def _hnsw(config: Config, paths: RunPaths, k: int) -> TwoTowerRetriever:
     """With the narrowest beam of a few that finds enough of what exact search finds."""
     vectors = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
     report = IndexReport(**json.loads((paths.index / REPORT_FILE).read_text()))
     withdrawn = withdrawn_in(paths.index, num_items=len(vectors))
-    index = INDEXES[report.form].load(paths.index / INDEX_FILE, vectors, withdrawn)
+    index = backend_of(report.form).load(paths.index / INDEX_FILE, vectors, withdrawn)
     users = read_vectors(paths.vectors / "users")
     rng = np.random.default_rng(config.seed)
     asked = users[np.sort(rng.permutation(len(users))[: config.index.num_queries])]
@@ -129,7 +134,7 @@ def _hnsw(config: Config, paths: RunPaths, k: int) -> TwoTower:
         if measure_recall(index, vectors, query_embeddings=asked, k=k, ef=ef) >= ANN_RECALL:
             break
     # The graph is what this arm is about, also where something is withdrawn and exact search would be cheaper.
-    return TwoTower(vectors, index, ef=ef, max_fetch=config.serving.max_fetch, beam_cost=0.0)
+    return TwoTowerRetriever(vectors, index, ef=ef, max_fetch=config.serving.max_fetch, beam_cost=0.0)
 
 
 def _cascade(config: Config, paths: RunPaths, k: int) -> Cascade:

@@ -24,11 +24,12 @@ from features.columns import midnight, seconds_of
 from features.tables import read_events
 from serving.bundles import bundle as layout
 from serving.bundles.bundle import Bundle
-from serving.eligible import everything_but
-from serving.open import retrievers_of
-from serving.ranking import Rows, Scores
-from serving.retrievers import Cascade, Retriever, TwoTower, UserQueries
-from serving.vectors import read_vectors
+from serving.retrieval.eligible import everything_but
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.registry import retrievers_of
+from serving.retrieval.retrievers import Retriever, UserQueries
+from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
+from serving.retrieval.vectors import read_vectors
 from twinspire.config import Config
 
 TABLE_FILE = "table.txt"
@@ -115,8 +116,8 @@ def _baseline_arms(config: Config, split: Split, counts: npt.NDArray[np.int64]) 
 def _model_arms(config: Config, paths: RunPaths, bundle: Bundle, split: Split) -> Iterable[Arm]:
     vectors = read_vectors(paths.vectors / "users")
     tokens = None if bundle.sparcode is None else read_vectors(paths.codes / "user_tokens")
-    served = retrievers_of(bundle, config)
-    exact = TwoTower(bundle.ranked, None, ef=0, max_fetch=0)
+    served = retrievers_of(bundle, config.serving, ef_search=config.index.ef_search)
+    exact = TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0)
     k = max(config.evaluation.ks)
 
     def lists(retriever: Retriever) -> dict[Task, npt.NDArray[np.int32]]:
@@ -154,12 +155,12 @@ def _retrieve(
 ) -> Rows:
     rows = bundle.encoder.user_ids.rows(split.user_ids)
     as_of_seconds = seconds_of(bundle.manifest.facts.as_of)
-    parts, offer = [], everything_but(bundle.withdrawn, num_items=bundle.manifest.num_items)
+    parts, eligible = [], everything_but(bundle.withdrawn, num_items=bundle.manifest.num_items)
     for begin in range(0, len(rows), USER_BLOCK):
         users = rows[begin : begin + USER_BLOCK]
         moments = np.full(len(users), as_of_seconds)
         own_tokens = None if tokens is None else tokens[users - 1]
         own = bundle.purchases.of(users)
-        queries = UserQueries(own, moments, vectors[users - 1], exclude_known, own_tokens, offer)
+        queries = UserQueries(own, moments, vectors[users - 1], exclude_known, own_tokens, eligible)
         parts.append(retriever.retrieve(queries, k)[0])
     return np.concatenate(parts)

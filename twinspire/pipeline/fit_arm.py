@@ -19,7 +19,7 @@ from artefacts.paths import RunPaths
 from artefacts.steps import Step, digest_of, finished, run_step
 from evaluation.ablation import Cost
 from evaluation.split import Split
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
 from twinspire.main_job import plan

@@ -1,4 +1,4 @@
-// What does the address say of the view? A link reproduces it.
+// The view as an address: a link reproduces it.
 
 export const LISTS = ["a", "b"];
 

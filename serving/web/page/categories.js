@@ -1,4 +1,4 @@
-// How are categories chosen? By name, one after another; those that were seen are offered.
+// The chosen categories: by name, one after another; those that were seen are suggested.
 
 import { element } from "./view.js";
 

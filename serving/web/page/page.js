@@ -1,4 +1,4 @@
-// What happens on the page? The address says what is shown; whoever changes a control changes the address.
+// The page: the address determines what is shown, and every control changes the address.
 
 import { LISTS, readAddress, writeAddress } from "./address.js";
 import { Categories, offer } from "./categories.js";
@@ -174,11 +174,11 @@ function draw(view, bought, lists, pasts) {
     else offer(found.items);
   }
   if (LISTS.some((list) => lists[list] instanceof server.Refused)) {
-    say("Something in the question is wrong; the fields tell what.");
+    say("Something in the request is wrong; see the fields.");
     return;
   }
   const shared = [...ranks.a.keys()].filter((item) => ranks.b.has(item)).length;
-  const unknown = bought === null ? `Nobody of the id ${view.user} is known. ` : "";
+  const unknown = bought === null ? `There is no user ${view.user}. ` : "";
   say(`${unknown}${ranks.a.size} items in list A, ${ranks.b.size} in list B, ${shared} in both.`);
 }
 
@@ -188,10 +188,10 @@ function drawPast(user, bought, ranks, numBought) {
   byId("past").hidden = items.length === 0;
   byId("past").replaceChildren(...pastEntries(items, ranks));
   offer(items);
-  if (bought === null) note.replaceChildren(`Nobody of the id ${user} is known. The lists show what strangers get.`);
+  if (bought === null) note.replaceChildren(`There is no user ${user}. The lists are those of unknown users.`);
   else if (bought instanceof server.Refused) note.replaceChildren(errorText(bought.errors));
   else if (items.length === 0) note.replaceChildren("Nothing.");
-  else if (items.length < numBought) note.replaceChildren(`The latest ${items.length} items of a longer past.`);
+  else if (items.length < numBought) note.replaceChildren(`The latest ${items.length} items of a longer history.`);
   else note.replaceChildren(`${items.length} ${items.length === 1 ? "item" : "items"}, the latest first.`);
 }
 

@@ -1,4 +1,4 @@
-// How is the server asked, and what if it refuses?
+// Requests to the server, and its errors.
 
 const KEY = "twinspire-key";
 

@@ -1,11 +1,11 @@
-// How does an answer look? Texts of the catalogue become text nodes, never markup.
+// The look of an answer. Texts of the catalogue become text nodes, never markup.
 
 const REASONS = {
-  unknown_user: "The bundle has never heard of this user.",
+  unknown_user: "The bundle does not know this user.",
   no_history: "Nothing is known of what this user bought.",
-  no_features: "The online store did not answer; features that the bundle knows stood in.",
+  no_features: "The online store did not answer; features that the bundle knows were used.",
   nothing_found: "The retriever found nothing for this user.",
-  filled: "The list was too short; what is popular fills its end.",
+  filled: "The list was too short; popular items fill its end.",
   no_tables: "The bundle has no SparCode tables; the two towers answered.",
 };
 

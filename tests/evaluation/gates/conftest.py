@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
+from evaluation.config import GatesSections
 from evaluation.gates.candidate import Candidate
 from evaluation.gates.gates import check
 from evaluation.gates.report import GateReport
@@ -24,7 +26,7 @@ from features.columns import day_range, midnight, seconds_of
 from features.encoding import fit_encoder
 from features.schema import MOMENT, view_schema
 from features.sources.events import EVENTS_SCHEMA
-from serving.vectors import vector_schema
+from serving.retrieval.vectors import vector_schema
 from twinspire.config import Config
 
 AS_OF = dt.date(2024, 3, 11)
@@ -63,7 +65,7 @@ class Shop:
 
     def candidate(self, *, parent: bool = True, **gates: Any) -> Candidate:
         config = Config.model_validate({**CONFIG, "gates": gates})
-        return Candidate(config, self.paths, VERSION, PARENT if parent else None)
+        return Candidate(pick(GatesSections, config), self.paths, VERSION, PARENT if parent else None)
 
     def write_events(self, day: dt.date, count: int) -> None:
         rng = np.random.default_rng(day.toordinal())
@@ -203,7 +205,7 @@ def trained_as_written(shop_as_written: Shop, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def shop(shop_as_written: Shop, tmp_path: Path) -> Shop:
-    """The tables of both nights, the encoder of each, and what the checks found the night before; to be spoiled."""
+    """The tables of both nights, the encoder of each, and what the checks found the previous night; to be spoiled."""
     return Shop(Path(shutil.copytree(shop_as_written.root, tmp_path / "shop")))
 
 

@@ -1,4 +1,4 @@
-"""Are all checks made whatever one finds, and can each be turned off, skipped or fail by its own fault?"""
+"""The gates as a whole: every check is made, and can be turned off, skipped or fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _all_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(shop: Any, parent: str | None = None, **limits: Any) -> str:
     shop.paths.bundle_name.parent.mkdir(parents=True, exist_ok=True)
     shop.paths.bundle_name.write_text("2024-03-11-00000000")
-    return check_gates(shop.candidate(**limits).config, shop.paths, parent=parent)
+    return check_gates(shop.candidate(**limits).sections, shop.paths, parent=parent)
 
 
 @pytest.mark.usefixtures("_all_pass")

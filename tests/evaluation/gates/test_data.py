@@ -1,4 +1,4 @@
-"""Are missing, doubled, emptied and renamed data noticed, and an ordinary day not?"""
+"""Checks of data: missing, doubled, emptied and renamed data fail, an ordinary day passes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_day_since_the_night_before_counts(shop: Any) -> None:
     shop.write_events(EARLIER, 10)
     assert check(shop.candidate(), "volume").outcome == "passed"
     candidate = shop.candidate()
-    earlier = type(candidate)(candidate.config, candidate.paths, candidate.version, f"{EARLIER}-11111111")
+    earlier = type(candidate)(candidate.sections, candidate.paths, candidate.version, f"{EARLIER}-11111111")
     assert "2024-03-09 has 10 events" in check(earlier, "volume").sentence
 
 
@@ -104,7 +104,7 @@ def test_a_nulled_column_is_noticed(shop: Any) -> None:
     shop.write_entities(age=[None] * 120)
     found = check(shop.candidate(), "nulls")
     assert found.outcome == "failed"
-    assert "100.0% of users.age are null, 0.0% the night before; expected a rise of at most 2.0%" in found.sentence
+    assert "100.0% of users.age are null, 0.0% the previous night; expected a rise of at most 2.0%" in found.sentence
     assert found.found["users.country"] == pytest.approx(1 / 3)
 
 
@@ -123,7 +123,7 @@ def test_a_renamed_value_is_noticed(shop: Any) -> None:
     found = check(shop.candidate(), "new_categories")
     assert found.outcome == "failed"
     assert (
-        "50.00% of the values of items.aisle are new since the night before; expected at most 5.00%" in found.sentence
+        "50.00% of the values of items.aisle are new since the previous night; expected at most 5.00%" in found.sentence
     )
     assert check(shop.candidate(), "nulls").outcome == "passed"
 

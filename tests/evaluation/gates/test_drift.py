@@ -1,4 +1,4 @@
-"""Is a shift of numbers or of the mix noticed, and chance not?"""
+"""Checks of drift: a shift of numbers or categories fails, chance does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are lost examples, features from the future, doubled ids and stale features noticed?"""
+"""Checks of features: lost examples, features from the future, doubled ids and stale features fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are a worse fit, broken vectors and collapsed lists noticed, and luck not?"""
+"""Checks of a fit: a worse fit, broken vectors and collapsed lists fail, bad luck does not."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_same_list_for_everybody_fails(trained: Any, make_unit: Callable[...
     trained.write_vectors(trained.paths, users=one / np.linalg.norm(one, axis=1, keepdims=True))
     found = check(trained.candidate(), "collapse")
     assert found.outcome == "failed"
-    assert "of the way to the same list for everybody" in found.sentence
+    assert "of the way to the same list for all users" in found.sentence
 
 
 def test_vectors_on_one_direction_fail(trained: Any, make_unit: Callable[..., Any]) -> None:
@@ -91,12 +91,12 @@ def test_half_the_items_of_the_night_before_fail(trained: Any, make_unit: Callab
     candidate = trained.candidate(max_common_share=None, max_mean_cosine=None, min_distinct_ratio=0.9)
     found = check(candidate, "collapse")
     assert found.outcome == "failed"
-    assert "of the 30 the night before, below 0.9" in found.sentence
+    assert "of the 30 the previous night, below 0.9" in found.sentence
 
 
 def test_lists_that_are_all_those_of_the_night_before_are_a_warning(trained: Any) -> None:
     trained.write_vectors(trained.before)
     found = check(trained.candidate(), "changed_lists")
     assert found.outcome == "warned"
-    assert "100.0% of the lists are those of the night before" in found.sentence
+    assert "100.0% of the lists are those of the previous night" in found.sentence
     assert check(trained.candidate(parent=False), "changed_lists").outcome == "not applicable"

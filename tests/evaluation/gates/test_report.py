@@ -1,4 +1,4 @@
-"""Does a night's report say what it knows, to programs, in an error and on the screen?"""
+"""The report of the gates as JSON, as an error and on the screen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this the bundle that its manifest describes?"""
+"""Opening a bundle: what its manifest describes loads, anything else is an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError, Facts
 from serving.bundles.publish import Parts
-from serving.index import HnswIndex
+from serving.retrieval.index import HnswIndex
 
 Sign = Callable[..., Path]
 

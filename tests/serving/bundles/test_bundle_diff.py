@@ -1,4 +1,4 @@
-"""Is what differs between two bundles told, and nothing else?"""
+"""Differences between two bundles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the code's commit told where there is one, and no other's?"""
+"""The git commit in a manifest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundles.commit import code_commit
+from serving.bundles.manifest import code_commit
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 

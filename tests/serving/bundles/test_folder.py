@@ -1,4 +1,4 @@
-"""Is the bundle found that a person means, and is a wrong name answered with what is there?"""
+"""Finding a bundle by its version or the beginning of one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_version_is_found_by_as_much_of_it_as_no_other_has(tmp_path: Path, hol
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("2017-12", "'2017-12' begins 2017-12-12-0000000c, 2017-12-01-00000001; give more of the one you mean"),
+        ("2017-12", "'2017-12' is the beginning of 2017-12-12-0000000c, 2017-12-01-00000001; give more characters"),
         ("2017-12-03", r"no bundle '2017-12-03'; did you mean 2017-12-\d\d-\w+\? There are 2017-12-12-0000000c, 2017"),
         ("best", "no bundle 'best'; there are 2017-12-12-0000000c, 2017-12-01-00000001"),
         ("", "no bundle ''; there are"),

@@ -1,4 +1,4 @@
-"""Does a rollback find what was published before, whatever happened to the processes that published?"""
+"""The publication history and the rollback target, also after killed processes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_nothing_to_go_back_to_is_said(tmp_path: Path, hollow: Callable[..., str
         rollback_target(tmp_path)
     first, second = hollow(tmp_path, 1), hollow(tmp_path, 2)
     publish(tmp_path, first, moment=MOMENT, reason="bundle")
-    with pytest.raises(BundleError, match=rf"published\.jsonl tells of nothing published before {first}"):
+    with pytest.raises(BundleError, match=rf"published\.jsonl has nothing published before {first}"):
         rollback_target(tmp_path)
     publish(tmp_path, second, moment=MOMENT, reason="bundle")
     (tmp_path / first).rename(tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""How does a bundle come into being, and how does it become the served one?"""
+"""Writing and publishing bundles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do exactly those bundles go that should, each at once, and never one that is needed?"""
+"""Retention removes exactly the bundles that expired, each at once, and never one that is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what was shown read as it was written?"""
+"""Exposure files are read as they were written."""
 
 from __future__ import annotations
 

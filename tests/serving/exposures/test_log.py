@@ -1,4 +1,4 @@
-"""Is everything written that a server has answered with, and does it go on where it cannot be?"""
+"""The exposure log writes every list, and requests continue where it cannot."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_what_finds_no_room_is_dropped_while_nothing_can_be_written_and_the_rest
     log.add([shown("u1"), shown("u2")])
     [told] = lines.wait(1)
     assert told.startswith(f"exposures cannot all be written to {folder} (")
-    assert told.endswith("); what finds no room is dropped, requests go on")
+    assert told.endswith("); what finds no room is dropped, requests are answered")
     log.add([shown(f"u{number}") for number in range(3, 7)])
     assert counts.dropped == 3
     folder.unlink()

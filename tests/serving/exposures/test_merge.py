@@ -1,4 +1,4 @@
-"""Is every list read once, in order, whatever happens while files are merged, and do old days go whole?"""
+"""Merging exposure files: every list is read once, in order, and old days go whole."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_day_with_a_damaged_file_stays_as_it_is_and_is_told_while_others_are_m
     assert (tidied.num_removed, tidied.num_replaced) == (0, 2)
     (problem,) = tidied.problems
     assert problem.startswith(f"{bad}: cannot be read (")
-    assert problem.endswith("; remove it to go on without its lists")
+    assert problem.endswith("; remove it to continue without its lists")
     assert names(day) == before
 
 

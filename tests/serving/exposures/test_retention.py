@@ -1,4 +1,4 @@
-"""Do logged lists become few files and go when they are old, by the configuration and before a night begins?"""
+"""A night merges exposure files and removes old days, as configured."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from artefacts.paths import RunPaths
 from features.forgotten import Forgotten
-from serving.bundles.retention import tidy_exposures
 from serving.exposures.files import Exposure, exposure_files, read_exposures, to_table, write_exposures
+from serving.steps import tidy_exposures
 from twinspire.cli import app
 from twinspire.forget_everywhere import forget, known, remember
 from twinspire.load_config import load
 
-TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
+TABLES = Path(__file__).parents[3] / "configs" / "tables_example.yaml"
 FIRST, DAY = dt.date(2024, 6, 1), dt.date(2024, 6, 6)
 NOW = dt.datetime(2024, 6, 6, 3, tzinfo=dt.UTC)
 
@@ -51,16 +51,14 @@ def users(paths: RunPaths) -> list[str]:
 
 
 def test_finished_days_are_merged_and_none_goes_unless_asked_for(paths: RunPaths) -> None:
-    config = load(TABLES, ())
-    assert tidy_exposures(config, paths, now=NOW) == ["exposures: 8 files of finished days merged"]
+    assert tidy_exposures(None, paths, now=NOW) == ["exposures: 8 files of finished days merged"]
     assert counts(paths) == [1, 1, 1, 1, 2, 2]
     assert users(paths) == ["u0", "u1"] * 6
-    assert tidy_exposures(config, paths, now=NOW) == []
+    assert tidy_exposures(None, paths, now=NOW) == []
 
 
-def test_days_older_than_the_configured_ones_go(paths: RunPaths) -> None:
-    config = load(TABLES, ["daily.keep_exposure_days=3"])
-    assert tidy_exposures(config, paths, now=NOW) == [
+def test_days_older_than_those_that_are_kept_go(paths: RunPaths) -> None:
+    assert tidy_exposures(3, paths, now=NOW) == [
         "exposures: 2 days removed, older than 3 days",
         "exposures: 4 files of finished days merged",
     ]
@@ -73,21 +71,21 @@ def test_days_older_than_the_configured_ones_go(paths: RunPaths) -> None:
 def test_what_comes_after_the_night_or_the_moment_is_left_alone(
     paths: RunPaths, as_of: dt.date, now: dt.datetime
 ) -> None:
-    tidy_exposures(load(TABLES, ["daily.keep_exposure_days=1"]), RunPaths(paths.root, as_of), now=now)
+    tidy_exposures(1, RunPaths(paths.root, as_of), now=now)
     # Of the earlier of the two, and kept is the day before it.
     assert counts(paths) == ([0, 0, 0, 0, 2, 2] if as_of > DAY else [0, 0, 2, 2, 2, 2])
 
 
 def test_people_who_are_forgotten_are_left_out(paths: RunPaths) -> None:
     Forgotten().and_also(["u1"]).save(paths.forgotten)
-    tidy_exposures(load(TABLES, ()), paths, now=NOW)
+    tidy_exposures(None, paths, now=NOW)
     # Not merged are the last two days, which forgetting itself has rewritten before.
     assert users(paths) == ["u0"] * 4 + ["u0", "u1"] * 2
 
 
 def test_where_it_cannot_be_told_who_is_forgotten_nothing_is_touched(paths: RunPaths) -> None:
     paths.forgotten.write_text("{")
-    (line,) = tidy_exposures(load(TABLES, ["daily.keep_exposure_days=1"]), paths, now=NOW)
+    (line,) = tidy_exposures(1, paths, now=NOW)
     assert line.startswith("exposures are left as they are: ")
     assert "forgotten.json: cannot be read" in line
     assert counts(paths) == [2] * 6
@@ -96,7 +94,7 @@ def test_where_it_cannot_be_told_who_is_forgotten_nothing_is_touched(paths: RunP
 def test_a_day_that_cannot_be_merged_is_told_and_stays(paths: RunPaths) -> None:
     bad = exposure_files(paths.exposures)[0]
     bad.write_bytes(b"PAR1")
-    problem, merged = tidy_exposures(load(TABLES, ()), paths, now=NOW)
+    problem, merged = tidy_exposures(None, paths, now=NOW)
     assert problem.startswith(f"exposures are left as they are: {bad}: cannot be read (")
     assert merged == "exposures: 6 files of finished days merged"
 
@@ -104,7 +102,7 @@ def test_a_day_that_cannot_be_merged_is_told_and_stays(paths: RunPaths) -> None:
 def test_forgetting_leaves_nobody_in_files_that_a_killed_merge_has_left(paths: RunPaths) -> None:
     left = exposure_files(paths.exposures)[1]
     content = left.read_bytes()
-    tidy_exposures(load(TABLES, ()), paths, now=NOW)
+    tidy_exposures(None, paths, now=NOW)
     left.write_bytes(content)
     assert users(paths) == ["u0", "u1"] * 6
     remember(paths, ["u1"])

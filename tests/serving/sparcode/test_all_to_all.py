@@ -1,4 +1,4 @@
-"""Does the oracle of the tables find what the formula says?"""
+"""Exhaustive scoring finds what the formula gives."""
 
 from __future__ import annotations
 

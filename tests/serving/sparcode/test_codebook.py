@@ -1,4 +1,4 @@
-"""Which code does a token become?"""
+"""Tokens become codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well does a token fit an item, without TensorFlow?"""
+"""Scores of tokens and items without TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items fit a code, and how well?
+"""Posting lists of codes.
 
 Tables of random lists over a catalogue of two blocks and a bit, against dictionaries.
 """

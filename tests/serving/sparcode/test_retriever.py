@@ -1,4 +1,4 @@
-"""Which items fit the codes that a user's tokens become?
+"""The SparCode retriever over small tables.
 
 50 items, two tokens of a user. Codes are scored by a random net; what the retriever finds is held against sums over
 every item, worked out from the same net without any table.
@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.purchases import Purchases
-from serving.retrievers import Retriever, UserQueries
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.retrievers import Retriever, UserQueries
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import MlpInteraction
 from serving.sparcode.postings import Postings, PostingsWriter

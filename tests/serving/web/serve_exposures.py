@@ -21,10 +21,11 @@ def main() -> None:
     """Serves until it is stopped."""
     from serving.arms import Arm, Arms
     from serving.bundles.bundle import Bundle
+    from serving.config import RankingConfig
     from serving.exposures.log import QUEUE_ITEMS, ExposureLog
     from serving.live import Live
-    from serving.open import build_retrievers
     from serving.recommender import Recommender
+    from serving.retrieval.registry import retrievers_of
     from serving.web import server, workers
     from serving.web.app import create_app
     from serving.web.feature_reads import FeatureReads
@@ -34,8 +35,12 @@ def main() -> None:
     folder, num_workers = Path(sys.argv[3]), int(sys.argv[4])
     flush_seconds, queue_items = (float(sys.argv[5]), int(sys.argv[6])) if len(sys.argv) > 5 else (3600.0, QUEUE_ITEMS)
     bundle = Bundle.open(Path(sys.argv[1]))
-    retrievers = build_retrievers(
-        bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
+    retrievers = retrievers_of(
+        bundle,
+        RankingConfig(
+            max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, fusion_rank_constant=60, fusion_depth=20
+        ),
+        ef_search=50,
     )
     read = runpy.run_path(str(HERE.parent / "serve_for_tests.py"))["reader"](pq.read_table(sys.argv[2]))
     recommender = Recommender(bundle, read, retrievers=retrievers, default_retriever="fused")

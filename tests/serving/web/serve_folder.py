@@ -27,9 +27,10 @@ def main() -> None:
     from features.store import Store
     from serving.arms import one_arm
     from serving.bundles.bundle import Bundle
+    from serving.config import RankingConfig
     from serving.live import Live
-    from serving.open import build_retrievers
     from serving.recommender import Recommender
+    from serving.retrieval.registry import retrievers_of
     from serving.web import server, workers
     from serving.web.app import Protection, create_app
     from serving.web.feature_reads import FeatureReads
@@ -66,8 +67,10 @@ def main() -> None:
     def open_bundle(version: str) -> Recommender:
         bundle = Bundle.open(bundles / version)
         weights = {"two_tower": 1.0, "repeat": 2.0}
-        retrievers = build_retrievers(
-            bundle, ef=50, max_fetch=30, fusion_weights=weights, rank_constant=60, fusion_depth=20
+        retrievers = retrievers_of(
+            bundle,
+            RankingConfig(max_fetch=30, fusion_weights=weights, fusion_rank_constant=60, fusion_depth=20),
+            ef_search=50,
         )
         return Recommender(bundle, read_of(users), retrievers=retrievers, default_retriever="fused")
 

@@ -1,4 +1,4 @@
-"""How is the recommender asked over HTTP? Against a server in a process of its own."""
+"""The HTTP routes, against a server in its own process."""
 
 from __future__ import annotations
 

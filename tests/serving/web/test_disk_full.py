@@ -1,4 +1,4 @@
-"""Do answers go on while the disk that exposures are logged to is full? A server, and a file system without room."""
+"""A server answers while the disk that exposures are logged to is full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what a server has answered with on disk after it was stopped? Against servers in processes of their own."""
+"""Exposures are on disk after a server was stopped, with one process and with several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens when the online store hangs, breaks and comes back?"""
+"""Reads of an online store that hangs, breaks and comes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets in, and is everybody counted?"""
+"""API keys, rate limits, and the count of every request."""
 
 from __future__ import annotations
 

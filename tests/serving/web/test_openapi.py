@@ -1,4 +1,4 @@
-"""Does the server keep to its own OpenAPI document, whatever that allows to be asked, and what it does not?"""
+"""The server keeps to its own OpenAPI document, for valid and for invalid requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do people see at `/`? Chromium opens the page of a server in this process."""
+"""The page at `/`, opened by Chromium against a server in this process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import uvicorn
 
 from serving.arms import Arm, Arms
 from serving.bundles.bundle import Bundle
+from serving.config import RankingConfig
 from serving.exposures.files import Exposure
 from serving.live import Live
-from serving.open import build_retrievers
 from serving.recommender import Recommender
+from serving.retrieval.registry import retrievers_of
 from serving.web import app as page_module
 from serving.web import service as service_module
 from serving.web.app import Protection, create_app
@@ -57,8 +58,12 @@ def log() -> Log:
 @pytest.fixture(scope="module")
 def live(bundle: Bundle, read_users: Callable[[list[str]], pa.Table]) -> Live:
     named = dataclasses.replace(bundle, item_names=[HOSTILE, *bundle.item_names[1:]])
-    retrievers = build_retrievers(
-        named, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
+    retrievers = retrievers_of(
+        named,
+        RankingConfig(
+            max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, fusion_rank_constant=60, fusion_depth=20
+        ),
+        ef_search=50,
     )
     recommender = Recommender(named, read_users, retrievers=retrievers, default_retriever="fused")
     arms = Arms(ARMS, salt="")
@@ -191,7 +196,7 @@ def test_nobody_is_told_to_be_nobody_and_gets_what_strangers_get(page, address: 
     assert "Nobody of the id nobody is known" in page.run("document.getElementById('past-note').innerText")
     assert page.names("[data-list=a]") == shown(asked(api, user_id="nobody", k=3, arm="plain")["items"])
     assert page.run("all('[data-list=a] .reasons li')") == [
-        "The bundle has never heard of this user.",
+        "The bundle does not know this user.",
         "Nothing is known of what this user bought.",
         "The retriever popularity answers instead.",
     ]

@@ -1,3 +1,5 @@
+"""The uvicorn server that listens on a socket."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,4 @@
-"""What do users get while a real Redis is down, and after it is back?"""
+"""Answers while a real Redis is down, and after it is back."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_while_redis_is_down_all_are_answered_without_it_and_with_it_again_after
             store.materialize(BEFORE, MOMENT)
             server.until(lambda: all_say(set()))
         server.until(lambda: server.get("/readyz").json()["features"] == "ok")
-        assert "twinspire_lists_not_plain_total" in server.get("/metrics").text
+        assert "twinspire_fallback_lists_total" in server.get("/metrics").text
     lists: list[dict[str, Any]] = [result for answer in load.answers for result in answer["results"]]
     assert {len(result["items"]) for result in lists} == {5}, "nobody went away with less"
 

@@ -1,4 +1,4 @@
-"""Does every request get an answer of one bundle while bundles come and go, processes die and clients misbehave?"""
+"""Every request gets an answer of one bundle while bundles change, processes die and clients misbehave."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from features.encoding import Encoder
 from features.ids import IdMap
 from serving.bundles.manifest import Facts
 from serving.bundles.publish import Parts, write
-from serving.index import HnswIndex
+from serving.retrieval.index import HnswIndex
 from serving.web.api import MAX_BODY_BYTES
-from serving.web.counts_folder import PREFIX
+from serving.web.metrics import COUNTS_PREFIX
 from serving.web.workers import MAX_DEATHS
 
 HERE = Path(__file__).parent
@@ -338,7 +338,7 @@ def requests_counted(metrics: str) -> float:
 def counts_folders(pid: int) -> set[str]:
     """Folders of the files that a process counts in."""
     maps = Path(f"/proc/{pid}/maps").read_text()
-    return set(re.findall(rf"\S+/{PREFIX}[^/]+(?=/)", maps))
+    return set(re.findall(rf"\S+/{COUNTS_PREFIX}[^/]+(?=/)", maps))
 
 
 def test_workers_whose_parent_is_killed_stop_and_the_next_server_removes_what_it_counted_in(

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from artefacts.config import pick
 from artefacts.paths import RunPaths
+from serving.config import ServeSections
 from serving.exposures.files import Exposure, read_exposures
 from serving.open import service_of
 from serving.web.metrics import Metrics
@@ -22,7 +24,7 @@ MOMENT = 1_706_745_599.5  # its last second
 
 def service(paths: RunPaths, *overrides: str) -> Service:
     no_live: Any = None
-    return service_of(no_live, Metrics(), load(JOURNEY, overrides), paths)
+    return service_of(no_live, Metrics(), pick(ServeSections, load(JOURNEY, overrides)), paths)
 
 
 def test_nothing_is_logged_unless_asked_for(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from artefacts.paths import RunPaths
 from evaluation.ab.report import Problem
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.config import Config
 from twinspire.pipeline.ab.file_arm import read_lists
 from twinspire.pipeline.ab.folds import Folds, make_folds

@@ -13,7 +13,7 @@ from evaluation.ab.report import Problem
 from evaluation.ab.settings import Settings
 from evaluation.report import NEW_TO_THE_USER
 from serving.exposures.files import Exposure, to_table, write_exposures
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.config import Config
 from twinspire.pipeline.ab.folds import Folds, make_folds
 from twinspire.pipeline.ab.off_policy_rows import Log, estimate, read_log

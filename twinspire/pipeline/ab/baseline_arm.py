@@ -11,7 +11,7 @@ import pyarrow as pa
 from evaluation.als import als
 from evaluation.baselines import cosine_neighbours, ease, item_knn, popularity, repeat_purchase
 from evaluation.split import Split, recent_item_counts
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.pipeline.evaluate import POPULARITY_DAYS
 
 SOURCES: Mapping[str, str] = {

@@ -21,13 +21,13 @@ from artefacts.paths import RunPaths
 from evaluation.ab.report import Latency
 from features import columns
 from features.schema import Schema, view_schema
-from serving.answers import Question, QuestionError
+from serving.answers import RecommendRequest, RequestError
 from serving.bundles.bundle import CURRENT, Bundle
 from serving.bundles.folder import list_bundles, published, rollback_target
-from serving.open import retrievers_of
-from serving.ranking import NO_ROW, Rows
 from serving.recommender import Recommender
-from serving.retrievers import Retriever
+from serving.retrieval.ranking import NO_ROW, Rows
+from serving.retrieval.registry import retrievers_of
+from serving.retrieval.retrievers import Retriever
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
 from twinspire.pipeline.ab.leakage import check_bundle, check_features
@@ -53,9 +53,9 @@ class Asked:
     retriever: str | None
     weight_exponent: float | None
 
-    def question(self, user_ids: list[str]) -> Question:
+    def question(self, user_ids: list[str]) -> RecommendRequest:
         """For some users."""
-        return Question(
+        return RecommendRequest(
             tuple(user_ids),
             k=self.k,
             retriever=self.retriever,
@@ -131,7 +131,7 @@ class BundleAtCut:
     def _retrievers(self, *, exact: bool) -> dict[str, Retriever]:
         # Exact search is what every retriever falls back to where it is asked for more than the index is.
         serving = self._config.serving.model_copy(update={"max_fetch": 0}) if exact else self._config.serving
-        return retrievers_of(self.bundle, self._config.model_copy(update={"serving": serving}))
+        return retrievers_of(self.bundle, serving, ef_search=self._config.index.ef_search)
 
 
 class FeaturesAtCut:
@@ -173,7 +173,7 @@ def ask(
         for begin in range(0, len(user_ids), USER_BLOCK):
             block = [str(user_id) for user_id in user_ids[begin : begin + USER_BLOCK]]
             parts.append(row_of[recommender.rank(asked.question(block)).rows])
-    except QuestionError as error:
+    except RequestError as error:
         raise ValueError(f"{recommender.bundle.version}: {error}") from None
     return without_holes(np.concatenate(parts))
 

@@ -13,7 +13,7 @@ from evaluation.ab.compare import compare_arms
 from evaluation.ab.report import ABReport, Latency, LayerCheck, Problem, Protocol
 from evaluation.ab.settings import LETTERS, About, Arm, Settings
 from evaluation.report import NEW_TO_THE_USER
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config
 from twinspire.pipeline.ab import trained_arm

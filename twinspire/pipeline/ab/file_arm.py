@@ -18,7 +18,7 @@ from evaluation.ab.report import Problem
 from evaluation.split import Split
 from features import columns
 from features.columns import midnight
-from serving.ranking import Rows, best_of_each
+from serving.retrieval.ranking import Rows, best_of_each
 from twinspire.pipeline.ab.leakage import LeakageError
 from twinspire.pipeline.ab.tables import read_table, rows_of
 

@@ -30,7 +30,7 @@ from evaluation.split import make_split
 from features import columns
 from features.columns import midnight
 from features.tables import event_days, read_events, read_items
-from serving.weights import positive
+from serving.retrieval.weights import positive
 from twinspire.config import Config
 from twinspire.pipeline.ab.tables import read_table, rows_of
 

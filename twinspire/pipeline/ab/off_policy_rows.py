@@ -24,7 +24,7 @@ from evaluation.exposure_rewards import CrossFitted, cross_fitted_rewards
 from evaluation.off_policy import LoggedFeedback, doubly_robust, ips, snips, target_in_list
 from serving.arms import DEFAULT_ARM
 from serving.exposures.files import are_exposures
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.config import Config
 from twinspire.pipeline.ab.exposure_feedback import read_exposure_feedback
 from twinspire.pipeline.ab.folds import Folds

@@ -25,7 +25,7 @@ import pyarrow as pa
 from artefacts.paths import RunPaths
 from evaluation.ab.report import Latency
 from serving.config import ArmConfig
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.config import Config
 from twinspire.load_config import dump
 from twinspire.pipeline.ab.bundle_arm import Asked

@@ -14,7 +14,7 @@ from artefacts.paths import RunPaths
 from evaluation.ab.layers import check_layers
 from evaluation.ab.report import Latency, Layer, LayerCheck
 from evaluation.ab.settings import Settings
-from serving.ranking import Rows
+from serving.retrieval.ranking import Rows
 from twinspire.config import Config
 from twinspire.pipeline.ab import served
 from twinspire.pipeline.ab.bundle_arm import Asked, BundleAtCut, ask

@@ -1,4 +1,4 @@
-"""What is a user's vector?"""
+"""Vectors from exported towers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.exported_tower import ExportedTower
+from serving.bundles.exported_tower import ExportedTower
 
 Inputs = dict[str, npt.NDArray[Any]]
 

@@ -1,4 +1,4 @@
-"""Which candidates, in which order? The promises that all share are in the contract."""
+"""Candidates and their order; what all retrievers promise is in the contract."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving import exact
-from serving.index import HnswIndex
-from serving.purchases import Purchases
-from serving.retrievers import Cascade, Popularity, Repeat, TwoTower, UserQueries
+from serving.retrieval import exact
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.retrievers import Popularity, Repeat, UserQueries
+from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 
 AS_OF_SECONDS = 1512086400
 DAY = 86_400
@@ -74,7 +75,7 @@ def strangers(vectors: npt.NDArray[np.float32]) -> UserQueries:
 @pytest.mark.parametrize("approximately", [False, True])
 def test_a_cascade_as_deep_as_the_catalogue_is_exact_search_by_the_second_part(approximately: bool) -> None:
     index = HnswIndex.build(ITEM_VECTORS, m=8, ef_construction=100, seed=1) if approximately else None
-    first = TwoTower(ITEM_VECTORS, index, ef=200, max_fetch=200)
+    first = TwoTowerRetriever(ITEM_VECTORS, index, ef=200, max_fetch=200)
     rows, scores = Cascade(first, first_width=5, depth=200).retrieve(strangers(USER_VECTORS), 20)
     expected, expected_scores = exact.search(
         np.ascontiguousarray(USER_VECTORS[:, 5:]), np.ascontiguousarray(ITEM_VECTORS[:, 5:]), k=20
@@ -84,7 +85,7 @@ def test_a_cascade_as_deep_as_the_catalogue_is_exact_search_by_the_second_part(a
 
 
 def test_a_cascade_finds_by_the_first_part_and_orders_by_the_second() -> None:
-    first = TwoTower(ITEM_VECTORS, None, ef=0, max_fetch=0)
+    first = TwoTowerRetriever(ITEM_VECTORS, None, ef=0, max_fetch=0)
     rows, _ = Cascade(first, first_width=5, depth=12).retrieve(strangers(USER_VECTORS), 12)
     for user, found in enumerate(rows):
         by_first = np.argsort(-ITEM_VECTORS[:, :5] @ USER_VECTORS[user, :5], kind="stable")[:12]
@@ -93,7 +94,7 @@ def test_a_cascade_finds_by_the_first_part_and_orders_by_the_second() -> None:
 
 
 def test_a_cascade_cuts_its_list_after_the_second_model_has_ordered_it() -> None:
-    first = TwoTower(ITEM_VECTORS, None, ef=0, max_fetch=0)
+    first = TwoTowerRetriever(ITEM_VECTORS, None, ef=0, max_fetch=0)
     cascade = Cascade(first, first_width=5, depth=12)
     whole, short = (cascade.retrieve(strangers(USER_VECTORS), k)[0] for k in (12, 4))
     np.testing.assert_array_equal(short, whole[:, :4])
@@ -103,12 +104,12 @@ def test_a_cascade_cuts_its_list_after_the_second_model_has_ordered_it() -> None
 @pytest.mark.parametrize("width", [0, 8])
 def test_a_cascade_of_one_part_is_refused(width: int) -> None:
     with pytest.raises(ValueError, match=f"first_width is {width}, expected between 1 and 7"):
-        Cascade(TwoTower(ITEM_VECTORS, None, ef=0, max_fetch=0), first_width=width, depth=5)
+        Cascade(TwoTowerRetriever(ITEM_VECTORS, None, ef=0, max_fetch=0), first_width=width, depth=5)
 
 
 def test_a_cascade_orders_by_the_weights_that_are_asked_for() -> None:
     weights = np.linspace(0.5, 2.0, len(ITEM_VECTORS)).astype(np.float32)
-    first = TwoTower(ITEM_VECTORS * weights[:, None], None, ef=0, max_fetch=0, weights=weights)
+    first = TwoTowerRetriever(ITEM_VECTORS * weights[:, None], None, ef=0, max_fetch=0, weights=weights)
     # Not the weights of the vectors but their squares.
     asked = replace(strangers(USER_VECTORS), scale=weights**2)
     rows, scores = Cascade(first, first_width=5, depth=200).retrieve(asked, 20)
@@ -119,7 +120,7 @@ def test_a_cascade_orders_by_the_weights_that_are_asked_for() -> None:
 
 def test_the_weights_of_the_vectors_are_asked_for_by_the_index() -> None:
     weights = np.linspace(0.5, 2.0, len(ITEM_VECTORS)).astype(np.float32)
-    towers = TwoTower(ITEM_VECTORS * weights[:, None], None, ef=0, max_fetch=0, weights=weights)
+    towers = TwoTowerRetriever(ITEM_VECTORS * weights[:, None], None, ef=0, max_fetch=0, weights=weights)
     plain = strangers(USER_VECTORS)
     assert towers.factors(plain) is None
     assert towers.factors(replace(plain, scale=weights)) is None

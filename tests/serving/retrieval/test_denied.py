@@ -1,4 +1,4 @@
-"""Is an item gone as soon as the file says so, and back when it no longer does?"""
+"""The file of denied items takes effect at once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from features.forgotten import check_line, ids_in
 from features.ids import IdMap
 from serving.bundles.bundle import Bundle
-from serving.eligible import LOOK_SECONDS, DeniedItems
 from serving.recommender import Recommender
+from serving.retrieval.eligible import LOOK_SECONDS, DeniedItems
 
 ITEMS = IdMap(["a", "b", "c", "d"])
 

@@ -1,4 +1,4 @@
-"""Which k of the scores that come block by block are the largest, for each query?
+"""Running top-k: the k largest of the scores that come block by block, for each query.
 
 B queries, C columns of a block, P scores that may still be among the best.
 """

@@ -1,23 +1,21 @@
-"""Which candidates does a user get? One call for every way of finding them.
+"""The interface of a retriever, and the retrievers without a model: repeat purchases, popularity, and fused lists.
 
 B users, N items of the catalogue, D vector width. Items are catalogue rows, 0 to N - 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from serving import exact
-from serving.eligible import Offer
-from serving.filters import BEAM_COST, search_offered
-from serving.index import AnnIndex
-from serving.purchases import Purchases
-from serving.ranking import NO_SCORE, Rows, Scores, best_of_each, padding, reciprocal_rank_fusion, without
+from serving.retrieval.eligible import EligibleItems
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import Rows, Scores, best_of_each, padding, without
 
 SECONDS_PER_DAY = 86_400
 
@@ -27,21 +25,21 @@ class UserQueries:
     """What is asked for a batch of users.
 
     Raises:
-        ValueError: The parts speak of different numbers of users.
+        ValueError: The parts are of different numbers of users.
     """
 
     purchases: Purchases
     """B rows: what each user knows; empty for an unknown user."""
     as_of_seconds: npt.NDArray[np.int64]
-    """[B] the moment of the question, Unix seconds."""
+    """[B] the moment of the request, Unix seconds."""
     query_embeddings: Scores | None = None
     """[B, D] float32 user vectors; None where no retriever needs them."""
     exclude_known: bool = False
     """Whether known items are kept out."""
     user_tokens: Scores | None = None
     """[B, K_u D] float32, the users' tokens for SparCode side by side; None where no retriever needs them."""
-    offer: Offer | None = None
-    """What anybody may get; None offers the whole catalogue."""
+    eligible: EligibleItems | None = None
+    """Items that any user may get; None has the whole catalogue."""
     scale: Scores | None = None
     """[N] float32 business weights that count in place of the retriever's own; None leaves these."""
 
@@ -66,13 +64,13 @@ class UserQueries:
     @property
     def offered(self) -> npt.NDArray[np.bool_] | None:
         """[N] what is offered; None where everything is."""
-        return None if self.offer is None else self.offer.mask
+        return None if self.eligible is None else self.eligible.mask
 
     @cached_property
     def num_candidates(self) -> npt.NDArray[np.int64]:
         """[B] how many items each user may get."""
         num_items, offered = self.purchases.num_items, self.offered
-        num_offered = np.full(len(self), num_items if self.offer is None else self.offer.num_items)
+        num_offered = np.full(len(self), num_items if self.eligible is None else self.eligible.num_items)
         if not self.exclude_known:
             return num_offered
         if offered is None:
@@ -94,11 +92,21 @@ class Retriever(Protocol):
         """Whether `user_tokens` must be there."""
         ...
 
+    @property
+    def finds_all(self) -> bool:
+        """Whether every list has k items as long as k may come."""
+        ...
+
+    @property
+    def fills_up(self) -> bool:
+        """Whether popular items fill up lists that are shorter than they could be."""
+        ...
+
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """The best k candidates of each user.
 
         Args:
-            users: B questions.
+            users: B users.
             k: Length of the lists, at least 1.
 
         Returns:
@@ -106,107 +114,6 @@ class Retriever(Protocol):
             float32, falling, -inf there. A user's list does not depend on the others in the batch.
         """
         ...
-
-
-@dataclass(frozen=True)
-class TwoTower:
-    """Items whose vector has the largest inner product with the user's, which is the score."""
-
-    vectors: Scores
-    """[N, D] float32, of length one, or of the length of each item's business weight."""
-    index: AnnIndex | None
-    """Approximate search over `vectors`; None searches exactly."""
-    ef: int
-    """Beam width of the index."""
-    max_fetch: int
-    """Largest number of items to ask the index for; beyond it exact search is cheaper."""
-    weights: Scores | None = None
-    """[N] float32, what the vectors were multiplied by; None where they were not."""
-    beam_cost: float = BEAM_COST
-    """What a place of the beam costs, in gathered rows of exact search, by which filtered lists are searched."""
-    needs_embeddings: bool = field(default=True, init=False)
-    needs_tokens: bool = field(default=False, init=False)
-
-    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
-        """See `Retriever`."""
-        queries = users.query_embeddings
-        if queries is None:
-            raise ValueError("query_embeddings is None; this retriever needs the user vectors")
-        kept_out, scale = users.kept_out, self.factors(users)
-        # The graph knows one order of items, that of the vectors as they are.
-        if self.index is None or k > self.max_fetch or scale is not None:
-            exclude = None if kept_out is None else kept_out.csr()
-            return exact.search(queries, self.vectors, k=k, exclude=exclude, offered=users.offered, scale=scale)
-        if kept_out is None and users.offer is None:
-            return self.index.search(queries, k=k, ef=self.ef)
-        return search_offered(
-            self.index,
-            self.vectors,
-            query_embeddings=queries,
-            known=kept_out,
-            offer=users.offer,
-            k=k,
-            ef=self.ef,
-            max_fetch=self.max_fetch,
-            beam_cost=self.beam_cost,
-        )
-
-    def factors(self, users: UserQueries) -> Scores | None:
-        """[N] what scores of the vectors are to be multiplied by; None where the vectors have the weights asked for."""
-        if users.scale is None or users.scale is self.weights:
-            return None
-        return users.scale if self.weights is None else users.scale / self.weights
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """Two models in turn: the first finds a list, the second orders it by the rest of the same vectors.
-
-        first = <u_1, v_1>,   second = <u_2, v_2>,   u = [u_1; u_2], v = [v_1; v_2]
-
-    A query whose rest is zero asks the one index for the first model's order alone.
-
-    Source: Huang et al. (EBR), KDD 2020, section 6.2.2.
-    """
-
-    first: TwoTower
-    """Finds by the whole vectors what it is asked; asked with the first part alone here."""
-    first_width: int
-    """Width of the first part, between 0 and D."""
-    depth: int
-    """Length of the first model's list, raised to k where it is smaller."""
-    needs_embeddings: bool = field(default=True, init=False)
-    needs_tokens: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
-        """Checks that there are two parts.
-
-        Raises:
-            ValueError: The first part is empty or everything.
-        """
-        width = self.first.vectors.shape[1]
-        if not 0 < self.first_width < width:
-            raise ValueError(
-                f"first_width is {self.first_width}, expected between 1 and {width - 1}: a cascade needs vectors "
-                "of two models, concatenated"
-            )
-
-    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
-        """See `Retriever`; the score is that of the second model."""
-        queries = users.query_embeddings
-        if queries is None:
-            raise ValueError("query_embeddings is None; this retriever needs the user vectors")
-        first = queries.copy()
-        first[:, self.first_width :] = 0
-        rows, _ = self.first.retrieve(replace(users, query_embeddings=first), max(k, self.depth))
-        scores, factors = np.full(rows.shape, NO_SCORE, np.float32), self.first.factors(users)
-        for user, found in enumerate(rows):
-            own = found[found >= 0]
-            scores[user, : len(own)] = self.first.vectors[own, self.first_width :] @ queries[user, self.first_width :]
-            if factors is not None:
-                scores[user, : len(own)] *= factors[own]
-        order = np.lexsort((rows, -scores))[:, :k]
-        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 @dataclass(frozen=True)
@@ -218,8 +125,10 @@ class Repeat:
     The second part is at most 1/2, so that it orders only equal counts. Nothing is left when known items are kept out.
     """
 
-    needs_embeddings: bool = field(default=False, init=False)
-    needs_tokens: bool = field(default=False, init=False)
+    needs_embeddings: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    finds_all: ClassVar[bool] = False
+    fills_up: ClassVar[bool] = False
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """See `Retriever`."""
@@ -235,20 +144,22 @@ class Repeat:
             scores=counts + 1 / (2 + age_days),
             num_users=len(users),
             k=k,
-            # The exact order: float32 scores cannot tell two moments of the same day apart.
+            # The exact order: float32 scores are equal for two moments of the same day.
             ascending_keys=(-counts, -last_seconds),
         )
 
 
 class Popularity:
-    """What everybody buys, the same list for all users; the score is the number of recent events.
+    """Popular items, the same list for all users; the score is the number of recent events.
 
     Args:
         popularity: [N] recent events of each item.
     """
 
-    needs_embeddings: bool = False
-    needs_tokens: bool = False
+    needs_embeddings: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
+    finds_all: ClassVar[bool] = True
+    fills_up: ClassVar[bool] = False
 
     def __init__(self, popularity: npt.NDArray[np.float32]) -> None:
         """Sorts the catalogue once."""
@@ -274,9 +185,10 @@ class Fused:
     parts: tuple[tuple[Retriever, float], ...]
     """Retrievers and their weights."""
     rank_constant: float
-    """The larger, the less the first places of a list stand out."""
+    """The larger, the less the first places of a list weigh."""
     depth: int
     """Length of the lists that are fused, raised to k where it is smaller."""
+    fills_up: ClassVar[bool] = True
 
     @property
     def needs_embeddings(self) -> bool:
@@ -288,9 +200,53 @@ class Fused:
         """Whether a part needs them."""
         return any(retriever.needs_tokens for retriever, _ in self.parts)
 
+    @property
+    def finds_all(self) -> bool:
+        """Whether a part does."""
+        return any(retriever.finds_all for retriever, _ in self.parts)
+
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """See `Retriever`."""
         depth = max(k, self.depth)
         lists = [retriever.retrieve(users, depth)[0] for retriever, _ in self.parts]
         weights = [weight for _, weight in self.parts]
         return reciprocal_rank_fusion(lists, weights, rank_constant=self.rank_constant, k=k)
+
+
+def reciprocal_rank_fusion(
+    lists: Sequence[Rows], weights: Sequence[float], *, rank_constant: float, k: int
+) -> tuple[Rows, Scores]:
+    """Adds up reciprocal ranks of each item, so that scores need no common scale.
+
+        score_i = sum_r w_r / (rank_constant + rank_r(i)),  rank 1 for the first; a list without i adds nothing
+
+    Args:
+        lists: R of [B, k_r] int32 catalogue rows, best first, -1 where empty.
+        weights: R, at least 0.
+        rank_constant: At least 0; the larger, the less the first places weigh.
+        k: Length of the resulting lists.
+
+    Returns:
+        Rows [B, k], each item once, and scores [B, k] float32; equal scores are ordered by row.
+
+    Raises:
+        ValueError: Lists and weights differ in number, or a weight or the constant is negative.
+    Source: Cormack et al., SIGIR 2009, with a weight for each list.
+    """
+    if len(lists) != len(weights) or not lists:
+        raise ValueError(f"{len(lists)} lists and {len(weights)} weights, expected one weight for each of some lists")
+    if min(weights) < 0 or rank_constant < 0:
+        raise ValueError(f"weights {list(weights)} and rank_constant {rank_constant} must be at least 0")
+    num_users = len(lists[0])
+    items = np.hstack(lists).astype(np.int64)
+    shares = np.concatenate(
+        [
+            weight / (rank_constant + np.arange(1, rows.shape[1] + 1))
+            for rows, weight in zip(lists, weights, strict=True)
+        ]
+    )
+    owners, columns = np.nonzero(items >= 0)
+    stride = int(items.max(initial=0)) + 1
+    keys, key_of_entry = np.unique(owners * stride + items[owners, columns], return_inverse=True)
+    scores = np.bincount(key_of_entry, weights=shares[columns], minlength=len(keys)).astype(np.float64)
+    return best_of_each(keys // stride, keys % stride, scores=scores, num_users=num_users, k=k)

@@ -1,4 +1,4 @@
-"""Does what a killed server counted in go with the next server's start, and nothing of one that lives?"""
+"""The folder of counts: a killed server's goes with the next start, a running server's stays."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from artefacts.locks import locked
-from serving.web import counts_folder as module
-from serving.web.counts_folder import PREFIX, counts_folder, remove_left_over
+from serving.web import metrics as module
+from serving.web.metrics import COUNTS_PREFIX, counts_folder, remove_left_over
 
 REPOSITORY = Path(__file__).parents[3]
 # Forks once it has a folder; both wait until their standard input ends.
 SERVER = """
 import os, sys
 from pathlib import Path
-from serving.web.counts_folder import counts_folder
+from serving.web.metrics import counts_folder
 
 with counts_folder(Path(sys.argv[1])) as folder:
     (folder / "counter_0.db").write_bytes(bytes(7))
@@ -113,7 +113,7 @@ def test_what_no_server_made_is_left_alone(tmp_path: Path, make: Callable[[Path,
     place.mkdir()
     other.mkdir()
     (other / "file").write_text("kept")
-    make(place / f"{PREFIX}made-up", other)
+    make(place / f"{COUNTS_PREFIX}made-up", other)
     assert remove_left_over(place) == []
     assert len(list(place.iterdir())) == 1
     assert (other / "file").read_text() == "kept"
@@ -121,7 +121,7 @@ def test_what_no_server_made_is_left_alone(tmp_path: Path, make: Callable[[Path,
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
 def test_a_folder_of_another_user_is_left_alone(tmp_path: Path) -> None:
-    folder = tmp_path / f"{PREFIX}theirs"
+    folder = tmp_path / f"{COUNTS_PREFIX}theirs"
     folder.mkdir()
     os.chown(folder, 12345, 12345)
     assert remove_left_over(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Is everything that a question may say heard? Categories, exclusions, context, recent items, weights, reasons."""
+"""All fields of a request: categories, exclusions, context, recent items, weights, reasons."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.answers import Answer, Question, QuestionError
+from serving.answers import Answer, RecommendRequest, RequestError
 from serving.bundles.bundle import Bundle
-from serving.open import build_retrievers
+from serving.config import RankingConfig
 from serving.recommender import Recommender, Unavailable
+from serving.retrieval.registry import retrievers_of
 
 FISH = [f"i{number}" for number in range(0, 40, 2)]
 ReadUsers = Callable[[list[str]], pa.Table]
@@ -49,7 +50,7 @@ def test_nothing_is_left_where_all_is_denied(recommender: Recommender) -> None:
 
 def test_an_allowed_category_that_no_item_has_is_named(recommender: Recommender) -> None:
     with pytest.raises(
-        QuestionError, match=r"names 'fishes', which no item of this catalogue is of.*did you mean 'fish'\?"
+        RequestError, match=r"names 'fishes', which no item of this catalogue is of.*did you mean 'fish'\?"
     ) as error:
         answer(recommender, allow_categories=("fishes",))
     assert error.value.field == "allow_categories"
@@ -63,13 +64,13 @@ def test_filters_leave_the_order_of_the_rest(recommender: Recommender) -> None:
 
 @pytest.mark.parametrize("name", ["colour", "user_num_events"])
 def test_context_is_of_declared_columns(recommender: Recommender, name: str) -> None:
-    with pytest.raises(QuestionError, match="is not a column of users; expected some of: age") as error:
+    with pytest.raises(RequestError, match="is not a column of users; expected some of: age") as error:
         answer(recommender, context={name: "red"})
     assert error.value.field == f"context.{name}"
 
 
 def test_context_is_of_the_columns_kind(recommender: Recommender) -> None:
-    with pytest.raises(QuestionError, match=r"context\.age is 3\.0, expected text"):
+    with pytest.raises(RequestError, match=r"context\.age is 3\.0, expected text"):
         answer(recommender, context={"age": 3.0})
 
 
@@ -80,7 +81,7 @@ def test_context_takes_the_place_of_what_is_stored(
     raw = read_users(["u1"])
     place = raw.schema.get_field_index("age")
     changed = raw.set_column(place, "age", pa.array(["old"]))
-    expected = recommender.answer(Question(("u1",), 40, retriever="exact"), changed).answers[0]
+    expected = recommender.answer(RecommendRequest(("u1",), 40, retriever="exact"), changed).answers[0]
     assert told.items == expected.items
     assert [item["score"] for item in told.items] != [
         item["score"] for item in answer(recommender, retriever="exact").items
@@ -102,7 +103,7 @@ def test_recent_items_are_met_now(recommender: Recommender, read_users: ReadUser
     raw["user_history_seconds"] = [seconds, seconds, *raw["user_history_seconds"][::2]]
     raw["user_last_seconds"] = seconds
     changed = pa.Table.from_pylist([raw], schema=read_users(["u1"]).schema)
-    expected = recommender.answer(Question(("u1",), 40, retriever="exact"), changed).answers[0]
+    expected = recommender.answer(RecommendRequest(("u1",), 40, retriever="exact"), changed).answers[0]
     assert told.items == expected.items
     assert told.items != answer(recommender, retriever="exact").items
 
@@ -114,15 +115,17 @@ def test_recent_items_count_as_bought(recommender: Recommender) -> None:
 
 
 def test_recent_items_are_of_one_user(recommender: Recommender) -> None:
-    with pytest.raises(QuestionError, match="recent_items are given for 2 users"):
+    with pytest.raises(RequestError, match="recent_items are given for 2 users"):
         recommender.recommend(["u1", "u2"], k=1, recent_items=("i1",))
 
 
 @pytest.fixture(scope="module")
 def weighted(written_weighted: Path, read_users: ReadUsers) -> Recommender:
     opened = Bundle.open(written_weighted)
-    retrievers = build_retrievers(
-        opened, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0}, rank_constant=60, fusion_depth=20
+    retrievers = retrievers_of(
+        opened,
+        RankingConfig(max_fetch=30, fusion_weights={"two_tower": 1.0}, fusion_rank_constant=60, fusion_depth=20),
+        ef_search=50,
     )
     return Recommender(opened, read_users, retrievers=retrievers, default_retriever="two_tower")
 
@@ -145,13 +148,13 @@ def test_an_exponent_ranks_by_that_power_of_the_business_values(
 
 
 def test_without_weights_an_exponent_is_refused(recommender: Recommender) -> None:
-    with pytest.raises(QuestionError, match="weight_exponent is given, and this bundle has no business weights"):
+    with pytest.raises(RequestError, match="weight_exponent is given, and this bundle has no business weights"):
         answer(recommender, weight_exponent=0.0)
 
 
 def test_without_the_online_store_the_bundle_tells_what_it_knows(recommender: Recommender) -> None:
     gone = Unavailable("no answer in 200 ms")
-    found = recommender.answer(Question(("u1", "stranger", "u3"), 5, retriever="exact"), gone).answers
+    found = recommender.answer(RecommendRequest(("u1", "stranger", "u3"), 5, retriever="exact"), gone).answers
     assert [one.reasons for one in found] == [
         ("no_features",),
         ("no_features", "unknown_user", "no_history"),

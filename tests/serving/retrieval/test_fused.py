@@ -1,4 +1,4 @@
-"""How do several lists become one?"""
+"""Reciprocal rank fusion of several lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.ranking import reciprocal_rank_fusion
+from serving.retrieval.retrievers import reciprocal_rank_fusion
 
 
 def test_shares_of_all_lists_add_up() -> None:

@@ -1,4 +1,4 @@
-"""Which items are nearest?"""
+"""HNSW indexes: nearest items, files, and items that are left out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving import exact
-from serving.index import INDEXES, AugmentedIndex, HnswIndex, IndexReport, measure_recall, read_shape
-from serving.weights import Form
+from serving.retrieval import exact
+from serving.retrieval.index import INDEXES, AugmentedIndex, HnswIndex, IndexReport, measure_recall, read_shape
+from serving.retrieval.weights import Form
 
 
 def unit_vectors(count: int, dimension: int, seed: int) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Which items are nearest to a query vector, roughly but fast?
+"""Index backends: approximate nearest neighbours by inner product (HNSW), and their measured recall.
 
 B queries, N items of the catalogue, D vector width. Scores are inner products of the queries with the vectors given:
 cosines where both have length one, weighted cosines where the items' lengths are their business weights. W items of
@@ -10,19 +10,15 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import hnswlib
 import numpy as np
 
-from serving import exact
-from serving.eligible import NO_ITEMS, Items, everything_but, offered_rows
-from serving.ranking import Rows, Scores, fit
-from serving.weights import Form, augmented, augmented_queries
-
-if TYPE_CHECKING:
-    from serving.eligible import Items
-    from serving.weights import Form
+from serving.retrieval import exact
+from serving.retrieval.eligible import NO_ITEMS, Items, eligible_rows, everything_but
+from serving.retrieval.ranking import Rows, Scores, fit
+from serving.retrieval.weights import augmented, augmented_queries
 
 INDEX_FILE, VECTORS_FILE, REPORT_FILE = "index.hnsw", "item_vectors.npy", "index_report.json"
 
@@ -34,11 +30,37 @@ _NUM_PROBES, _PROBE_TOLERANCE = 64, 1e-5
 
 
 class AnnIndex(Protocol):
-    """What a retriever needs of an index."""
+    """An index backend: approximate search by inner product, kept in one file."""
 
     @property
     def left_out(self) -> Items:
         """[W] catalogue rows, ascending, that no search finds."""
+        ...
+
+    @classmethod
+    def build(cls, vectors: Scores, *, m: int, ef_construction: int, seed: int, left_out: Items = NO_ITEMS) -> Self:
+        """Builds the index; the same arguments give the same one.
+
+        Args:
+            vectors: [N, D] float32; their lengths count.
+            m: Links per node of a graph; how many an index spends on an item.
+            ef_construction: Beam width while building; how much effort an index spends on an item.
+            seed: Of everything random.
+            left_out: [W] int32 rows, ascending, that are left out; the others keep their numbers.
+        """
+        ...
+
+    @classmethod
+    def load(cls, path: Path, vectors: Scores, left_out: Items = NO_ITEMS) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: The file is damaged, or not of these vectors without these rows.
+        """
+        ...
+
+    def save(self, path: Path) -> None:
+        """Writes one file."""
         ...
 
     def search(self, query_embeddings: Scores, *, k: int, ef: int) -> tuple[Rows, Scores]:
@@ -62,8 +84,8 @@ class IndexReport:
     """Size of the index file."""
     build_seconds: float
     """Wall-clock time of the build."""
-    form: Form
-    """How the vectors lie in the graph."""
+    form: str
+    """Backend of the index, a name in `INDEXES`."""
     weight_spread: float
     """Standard deviation of the log business weights; 0 where there are none."""
     parts: tuple[int, ...]
@@ -114,7 +136,7 @@ class HnswIndex:
         if not np.isfinite(vectors).all():
             row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
             raise ValueError(f"vector {row} is not finite; look at the item tower before building an index")
-        rows, stored = offered_rows(left_out, num_items=len(vectors)), cls._stored(vectors)
+        rows, stored = eligible_rows(left_out, num_items=len(vectors)), cls._stored(vectors)
         graph = hnswlib.Index(space=cls.space, dim=stored.shape[1])
         graph.init_index(max_elements=len(rows), M=m, ef_construction=ef_construction, random_seed=seed)
         graph.add_items(stored[rows] if len(left_out) else stored, rows, num_threads=1)
@@ -138,7 +160,7 @@ class HnswIndex:
                 `vectors` without `left_out` in this form, or is damaged.
         """
         # hnswlib itself reads a file of any dimension and then answers nonsense.
-        rows, stored = offered_rows(left_out, num_items=len(vectors)), cls._stored(vectors)
+        rows, stored = eligible_rows(left_out, num_items=len(vectors)), cls._stored(vectors)
         if (found := read_shape(path)) != (len(rows), stored.shape[1]):
             less = f": {len(vectors)} items, {len(left_out)} of them left out" if len(left_out) else ""
             raise ValueError(
@@ -188,8 +210,10 @@ class HnswIndex:
             # The graph can fall apart into parts (equal vectors do it); one short list then fails the whole batch.
             if "contiguous 2D array" not in str(error):
                 raise
-            offer = everything_but(self.left_out, num_items=num_items)
-            return exact.search(query_embeddings, self._vectors, k=k, offered=None if offer is None else offer.mask)
+            eligible = everything_but(self.left_out, num_items=num_items)
+            return exact.search(
+                query_embeddings, self._vectors, k=k, offered=None if eligible is None else eligible.mask
+            )
         return fit(labels.astype(np.int32), self._scores(query_embeddings, distances), k=k)
 
     @staticmethod
@@ -212,8 +236,8 @@ class AugmentedIndex(HnswIndex):
     The order is that of the inner products, and a graph by distance is no longer drawn to the longest vectors.
 
     Args:
-        graph: A filled hnswlib index over `serving.weights.augmented(vectors)`, whose length is that of the longest of
-            all N, so that it does not depend on what is left out.
+        graph: A filled hnswlib index over `augmented(vectors)`, whose length is that of the longest of all N, whichever
+            are left out.
         vectors: [N, D] float32, before the coordinate was added.
         left_out: [W] int32 catalogue rows, ascending, that the graph does not hold.
     """
@@ -238,7 +262,19 @@ class AugmentedIndex(HnswIndex):
         return np.asarray(products, np.float32)
 
 
-INDEXES: dict[Form, type[HnswIndex]] = {"ip": HnswIndex, "augmented": AugmentedIndex}
+INDEXES: dict[str, type[AnnIndex]] = {"ip": HnswIndex, "augmented": AugmentedIndex}
+"""Form, as in an `IndexReport` and in `index.form` -> index backend."""
+
+
+def backend_of(form: str) -> type[AnnIndex]:
+    """The index backend of a form.
+
+    Raises:
+        ValueError: There is none; the message names those there are.
+    """
+    if form not in INDEXES:
+        raise ValueError(f"the form of the index is {form!r}, expected one of: {', '.join(INDEXES)}")
+    return INDEXES[form]
 
 
 def read_shape(path: Path) -> tuple[int, int]:
@@ -274,8 +310,8 @@ def measure_recall(index: AnnIndex, vectors: Scores, *, query_embeddings: Scores
     if not len(query_embeddings):
         raise ValueError("there is no query to measure recall with; pass at least one")
     k = min(k, len(vectors) - len(index.left_out))
-    offer = everything_but(index.left_out, num_items=len(vectors))
+    eligible = everything_but(index.left_out, num_items=len(vectors))
     found, _ = index.search(query_embeddings, k=k, ef=ef)
-    wanted, _ = exact.search(query_embeddings, vectors, k=k, offered=None if offer is None else offer.mask)
+    wanted, _ = exact.search(query_embeddings, vectors, k=k, offered=None if eligible is None else eligible.mask)
     hits = [len(np.intersect1d(mine, right)) for mine, right in zip(found, wanted, strict=True)]
     return float(np.mean(hits)) / k

@@ -9,9 +9,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import exact, running_top_k
-from serving.exact import search, top_k
-from serving.running_top_k import RunningTopK
+from serving.retrieval import exact, running_top_k
+from serving.retrieval.exact import search, top_k
+from serving.retrieval.running_top_k import RunningTopK
 
 
 def slow_top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:

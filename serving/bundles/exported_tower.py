@@ -1,4 +1,4 @@
-"""What does an exported tower answer? Vectors of users or items, without TensorFlow.
+"""Exported towers: vectors of users or items, without TensorFlow.
 
 B users, D vector width.
 """

@@ -1,4 +1,4 @@
-"""Who has bought what, how often and how lately?
+"""Purchases: which user has met which item, how often and when last, in compressed rows.
 
 U user rows (row 0 is the unknown user and stays empty), N items of the catalogue, E distinct (user, item) pairs.
 """
@@ -10,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 from scipy import sparse
+
+from features import columns
+from features.ids import IdMap
 
 FILES = ("indptr.npy", "indices.npy", "counts.npy", "last_seconds.npy")
 
@@ -112,6 +116,28 @@ class Purchases:
         """Reads what `save` wrote."""
         indptr, indices, counts, last_seconds = (np.load(folder / name, allow_pickle=False) for name in FILES)
         return cls(indptr, indices, counts, last_seconds, num_items)
+
+    @classmethod
+    def from_pairs(cls, pairs: Path, *, user_ids: IdMap, item_ids: IdMap) -> Purchases:
+        """Reads the pairs of users and items that features are made with.
+
+        Args:
+            pairs: Parquet with user_id, item_id, num_events and last_seconds, one row for each pair.
+            user_ids: Users of the rows; row 0 is the unknown user.
+            item_ids: Items of the catalogue, whose rows begin with 1.
+        """
+        table = pq.read_table(pairs)
+        users = user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False)).astype(np.int64)
+        items = item_ids.rows(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False)) - 1
+        order = np.lexsort((items, users))
+        counts = np.bincount(users, minlength=len(user_ids))
+        return cls(
+            indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            indices=items[order].astype(np.int32),
+            counts=table.column("num_events").to_numpy()[order].astype(np.int32),
+            last_seconds=table.column("last_seconds").to_numpy()[order],
+            num_items=len(item_ids) - 1,
+        )
 
     @classmethod
     def from_events(

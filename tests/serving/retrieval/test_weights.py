@@ -1,4 +1,4 @@
-"""How do business weights change which items are found?"""
+"""Business weights and the order of items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.weights import (
+from serving.retrieval.weights import (
     AUGMENTED_UP_TO,
     augmented,
     augmented_queries,

@@ -1,4 +1,4 @@
-"""How do business weights change which items are found? By the lengths of the vectors, as one inner product.
+"""Business weights of items, which scale their vectors so that one inner product ranks by relevance and value.
 
     score = w_i cos(u, v_i) = <u, w_i v_i>,   w_i = value_i^power / max_j value_j^power
 
@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.ranking import Scores
+from serving.retrieval.ranking import Scores
 
 WEIGHTS_FILE = "item_weights.npy"
 Form = Literal["ip", "augmented"]
+FORMS: tuple[Form, ...] = get_args(Form)
 # Values below this quantile of the positive ones are raised to it: the logarithm of next to nothing has no bottom.
 FLOOR_QUANTILE = 0.01
 LENGTH_TOLERANCE = 1e-3
@@ -56,7 +57,7 @@ def positive(values: npt.NDArray[np.floating]) -> PositiveValues:
     """Replaces what has no logarithm.
 
     What is missing (nan) counts as the median of the positive values, so that an item that nobody has bought yet is
-    neither favoured nor buried. Zeros, losses and everything else below the floor, the 1% quantile of the positive
+    neither favoured nor suppressed. Zeros, losses and everything else below the floor, the 1% quantile of the positive
     values, are raised to it.
 
     Args:
@@ -119,7 +120,7 @@ def item_weights(values: npt.NDArray[np.float64], *, power: float) -> npt.NDArra
 
 
 def load_weights(path: Path, *, num_items: int) -> npt.NDArray[np.float32]:
-    """Reads the weights that lie beside an index: [N] float32.
+    """Reads the weights in the folder of an index: [N] float32.
 
     Raises:
         ValueError: The file holds anything else than `num_items` positive float32 numbers.

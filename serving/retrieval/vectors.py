@@ -1,4 +1,4 @@
-"""."""
+"""Vector files: the Parquet format of user and item vectors, and the widths of an ensemble's parts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     pass
 import json
 
-# Beside the exported towers of an ensemble: the width of each member's part of the vectors.
+# Next to the exported towers of an ensemble: the width of each member's part of the vectors.
 PARTS_FILE = "parts.json"
 
 
 def read_parts(model: Path) -> tuple[int, ...]:
-    """Widths of the parts of the vectors, as written beside the towers."""
+    """Widths of the parts of the vectors, as written next to the towers."""
     return tuple(json.loads((model / PARTS_FILE).read_text()))
 
 

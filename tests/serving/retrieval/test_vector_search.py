@@ -1,16 +1,16 @@
-"""How are known items kept out?"""
+"""Vector search without known or ineligible items."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from serving import exact
-from serving.eligible import Offer
-from serving.filters import search_offered
-from serving.index import HnswIndex
-from serving.purchases import Purchases
-from serving.ranking import without
+from serving.retrieval import exact
+from serving.retrieval.eligible import EligibleItems
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import without
+from serving.retrieval.vector_search import search_eligible
 
 NUM_ITEMS = 300
 
@@ -31,8 +31,8 @@ def test_over_fetching_and_exact_search_agree_at_any_switch(max_fetch: int) -> N
     queries = np.random.default_rng(2).normal(size=(7, 8)).astype(np.float32)
     known = known_items([0, 1, 5, 30, 250, 295, 300])
     index = HnswIndex.build(vectors, m=16, ef_construction=200, seed=1)
-    rows, scores = search_offered(
-        index, vectors, query_embeddings=queries, known=known, offer=None, k=10, ef=NUM_ITEMS, max_fetch=max_fetch
+    rows, scores = search_eligible(
+        index, vectors, query_embeddings=queries, known=known, eligible=None, k=10, ef=NUM_ITEMS, max_fetch=max_fetch
     )
     exact_rows, exact_scores = exact.search(queries, vectors, k=10, exclude=known.csr())
     np.testing.assert_array_equal(rows, exact_rows)
@@ -54,8 +54,8 @@ def test_all_that_is_offered_comes_at_any_switch(
     mask[np.argsort(vectors @ queries[0])[:num_offered]] = True
     known = known_items([0, 1, 5, 30, 250, 295, 300]) if knowing else None
     index = HnswIndex.build(vectors, m=16, ef_construction=200, seed=1)
-    rows, scores = search_offered(
-        index, vectors, query_embeddings=queries, known=known, offer=Offer(mask), k=10, ef=NUM_ITEMS,
+    rows, scores = search_eligible(
+        index, vectors, query_embeddings=queries, known=known, eligible=EligibleItems(mask), k=10, ef=NUM_ITEMS,
         max_fetch=max_fetch, beam_cost=beam_cost,
     )  # fmt: skip
     out = np.tile(~mask, (7, 1))

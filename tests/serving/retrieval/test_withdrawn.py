@@ -1,4 +1,4 @@
-"""Does what left the catalogue stay in the bundle, and out of its index and every answer?"""
+"""Withdrawn items stay in the bundle, and out of its index and every answer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 from serving.bundles.bundle import WITHDRAWN, Bundle
 from serving.bundles.manifest import BundleError, Facts
 from serving.bundles.publish import Parts, write
-from serving.eligible import DeniedItems
-from serving.index import HnswIndex
-from serving.open import build_retrievers
+from serving.config import RankingConfig
 from serving.recommender import Recommender
+from serving.retrieval.eligible import DeniedItems
+from serving.retrieval.index import HnswIndex
+from serving.retrieval.registry import retrievers_of
 
 Sign = Callable[..., Path]
 
@@ -33,8 +34,12 @@ def test_no_retriever_answers_with_it_whatever_is_denied_beside_it(
     without_two: Path, read_users: Callable[[list[str]], pa.Table]
 ) -> None:
     bundle = Bundle.open(without_two)
-    retrievers = build_retrievers(
-        bundle, ef=50, max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, rank_constant=60, fusion_depth=20
+    retrievers = retrievers_of(
+        bundle,
+        RankingConfig(
+            max_fetch=30, fusion_weights={"two_tower": 1.0, "repeat": 2.0}, fusion_rank_constant=60, fusion_depth=20
+        ),
+        ef_search=50,
     )
     (without_two.parent / "denied.txt").write_text("i1\n")
     denied = DeniedItems(without_two.parent / "denied.txt", bundle.encoder.item_ids)

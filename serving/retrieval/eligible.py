@@ -1,4 +1,4 @@
-"""Which items may be answered with? A mask over the catalogue, the same for all users of a request.
+"""Eligible items: a mask over the catalogue, without withdrawn, denied and filtered items.
 
 N items of the catalogue.
 """
@@ -49,7 +49,7 @@ def load_withdrawn(path: Path, *, num_items: int) -> Items:
     return rows
 
 
-def offered_rows(withdrawn: npt.NDArray[np.integer], *, num_items: int) -> npt.NDArray[np.int64]:
+def eligible_rows(withdrawn: npt.NDArray[np.integer], *, num_items: int) -> npt.NDArray[np.int64]:
     """The other rows: [N - W] int64, ascending.
 
     Args:
@@ -95,7 +95,7 @@ class DeniedItems:
     Args:
         path: The file; where there is none, nothing is denied.
         item_ids: Of the catalogue.
-        clock: Seconds that never go back; told only for tests.
+        clock: Monotonic seconds; given only by tests.
     """
 
     def __init__(self, path: Path, item_ids: IdMap, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -108,7 +108,7 @@ class DeniedItems:
     def rows(self) -> Items:
         """Catalogue rows of the denied items, ascending and distinct.
 
-        A file that cannot be read changes nothing: what was denied before stays denied, and a line of log says so.
+        A file that cannot be read changes nothing: what was denied before stays denied, and a line is logged.
         """
         now = self._clock()
         if now >= self._next_look:
@@ -153,7 +153,7 @@ class UnknownCategoryError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Offer:
+class EligibleItems:
     """Items that may be answered with.
 
     Attributes:
@@ -167,29 +167,29 @@ class Offer:
         """How many they are."""
         return int(np.count_nonzero(self.mask))
 
-    def without(self, rows: npt.NDArray[np.integer]) -> Offer:
+    def without(self, rows: npt.NDArray[np.integer]) -> EligibleItems:
         """The same but for some catalogue rows."""
         mask = self.mask.copy()
         mask[rows] = False
-        return Offer(mask)
+        return EligibleItems(mask)
 
 
-def everything_but(rows: npt.NDArray[np.integer], *, num_items: int) -> Offer | None:
+def everything_but(rows: npt.NDArray[np.integer], *, num_items: int) -> EligibleItems | None:
     """The whole catalogue without some rows; None where there are none."""
-    return Offer(np.ones(num_items, np.bool_)).without(rows) if len(rows) else None
+    return EligibleItems(np.ones(num_items, np.bool_)).without(rows) if len(rows) else None
 
 
-def less(offer: Offer | None, rows: npt.NDArray[np.integer], *, num_items: int) -> Offer | None:
-    """An offer, or the whole catalogue where there is none, without some rows."""
-    return everything_but(rows, num_items=num_items) if offer is None else offer.without(rows)
+def less(eligible: EligibleItems | None, rows: npt.NDArray[np.integer], *, num_items: int) -> EligibleItems | None:
+    """Eligible items, or the whole catalogue where all are, without some rows."""
+    return everything_but(rows, num_items=num_items) if eligible is None else eligible.without(rows)
 
 
-class Offers:
-    """Offers over one catalogue.
+class Eligibility:
+    """Which items of a catalogue may be answered with: not withdrawn, not denied, of the categories asked for.
 
     Args:
         categories: [N] name of each item's category, or None.
-        kept_out: Catalogue rows that nobody gets now. Asked for every offer, and returns the same array as long as
+        kept_out: Catalogue rows that no user gets now. Called for every request, and returns the same array as long as
             nothing has changed.
     """
 
@@ -198,7 +198,7 @@ class Offers:
         self._numbers: dict[str | None, int] = {None: 0}
         self._of_item = np.array([self._numbers.setdefault(name, len(self._numbers)) for name in categories], np.int32)
         self._kept_out = kept_out
-        self._last: tuple[Items, Offer | None] | None = None
+        self._last: tuple[Items, EligibleItems | None] | None = None
         self._of_categories = lru_cache(KEPT_MASKS)(self._mask_of)
 
     @property
@@ -208,7 +208,7 @@ class Offers:
 
     def of(
         self, *, allow: Iterable[str] | None = None, deny: Iterable[str] = (), exclude: npt.NDArray[np.integer]
-    ) -> Offer | None:
+    ) -> EligibleItems | None:
         """What may be answered with.
 
         Args:
@@ -224,17 +224,17 @@ class Offers:
         """
         allowed = None if allow is None else frozenset(allow)
         self._check(allowed or ())
-        offer = self._standing()
+        eligible = self._unfiltered()
         denied = frozenset(name for name in deny if name in self._numbers)
         if allowed is not None or denied:
             mask = self._of_categories(allowed, denied)
-            offer = Offer(mask if offer is None else mask & offer.mask)
+            eligible = EligibleItems(mask if eligible is None else mask & eligible.mask)
         if not len(exclude):
-            return offer
-        return less(offer, exclude, num_items=len(self._of_item))
+            return eligible
+        return less(eligible, exclude, num_items=len(self._of_item))
 
-    def _standing(self) -> Offer | None:
-        """What may come whatever is asked; the same object until something changes."""
+    def _unfiltered(self) -> EligibleItems | None:
+        """What may come without filters; the same object until something changes."""
         kept_out, last = self._kept_out(), self._last
         if last is None or last[0] is not kept_out:
             last = (kept_out, everything_but(kept_out, num_items=len(self._of_item)))
@@ -267,7 +267,7 @@ def withdrawn_rows(paths: RunPaths) -> Items:
 
 
 def write_withdrawn(paths: RunPaths, folder: Path) -> Path | None:
-    """Writes these rows into a folder, for jobs and for whoever reads the folder later; None where there are none."""
+    """Writes these rows into a folder, for jobs and for later readers of the folder; None where there are none."""
     rows = withdrawn_rows(paths)
     if not len(rows):
         return None

@@ -1,4 +1,4 @@
-"""Who has bought what?"""
+"""Purchases in compressed rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.purchases import Purchases
+from serving.retrieval.purchases import Purchases
 
 
 def three_pairs() -> Purchases:

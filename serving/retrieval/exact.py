@@ -1,4 +1,4 @@
-"""Which k items have the largest inner product, exactly? The oracle of every index, and its stand-in.
+"""Exact top-k search by inner product: the oracle of every index, and its replacement where k is large.
 
 B rows of queries, C columns of a block, N items of the catalogue, D vector width.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from serving.running_top_k import RunningTopK
+from serving.retrieval.running_top_k import RunningTopK
 
 QUERY_BLOCK = 256
 """Queries scored at a time."""
@@ -85,7 +85,7 @@ def search(
     _check(query_embeddings, candidate_embeddings, k, exclude)
     if offered is not None and GATHER_BELOW * np.count_nonzero(offered) <= len(offered):
         return _search_gathered(query_embeddings, candidate_embeddings, k, exclude, np.flatnonzero(offered), scale)
-    # The largest numbers tell it for all scores at once; a few queries are asked for sooner than those are found.
+    # The largest numbers bound all scores at once; a few queries are asked for sooner than those are found.
     are_bounded = len(query_embeddings) >= QUERY_BLOCK and _are_bounded(query_embeddings, candidate_embeddings)
     num_queries = len(query_embeddings)
     rows, scores = np.empty((num_queries, k), dtype=np.int32), np.empty((num_queries, k), dtype=np.float32)
@@ -155,7 +155,7 @@ def _search_group(
 def _blocks(num_items: int, num_queries: int) -> list[slice]:
     """Rows of each block: every item is in one."""
     if num_queries < QUERY_BLOCK:
-        # As they lie, which spares a copy.
+        # In place, which avoids a copy.
         width = ITEM_BLOCK * min(max(QUERY_BLOCK // num_queries, 1), WIDE)
         return [slice(start, min(start + width, num_items), 1) for start in range(0, num_items, width)]
     apart = max(-(-num_items // (WIDE * ITEM_BLOCK)), 1)
@@ -191,7 +191,7 @@ def excluded_by_block(
 
     Returns:
         Rows [E] and columns [E] of the stored entries in the order of the blocks, and bounds [blocks + 1] int64: those
-        of block b lie at bounds[b] to bounds[b + 1].
+        of block b are at bounds[b] to bounds[b + 1].
     """
     if exclude is None:
         nothing = np.zeros(0, dtype=np.int64)

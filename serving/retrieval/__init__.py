@@ -1,0 +1,1 @@
+"""Retrieval: how the candidates of a user are found."""

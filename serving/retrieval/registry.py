@@ -1,0 +1,156 @@
+"""The retrievers by name, each with the function that builds it over a bundle.
+
+Nothing heavy is imported before a retriever is built, so that configurations and command lines can name the retrievers.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from serving.config import RankingConfig, ServingConfig
+
+if TYPE_CHECKING:
+    from serving.bundles.bundle import Bundle
+    from serving.retrieval.retrievers import Retriever
+    from serving.retrieval.vector_search import TwoTowerRetriever
+
+FUSED = "fused"
+ALIASES: Mapping[str, str] = {"hnsw": "two_tower"}
+"""Further names of retrievers; two_tower is also called after its index."""
+
+
+class MissingPartError(ValueError):
+    """A bundle lacks what a retriever needs; the message names it and how to get it."""
+
+
+class Builder(Protocol):
+    """Builds a retriever over a bundle."""
+
+    def __call__(self, bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+        """Builds it.
+
+        Args:
+            bundle: What it searches.
+            ranking: How retrievers are configured.
+            ef_search: Beam width of the index.
+
+        Raises:
+            MissingPartError: The bundle lacks what the retriever needs.
+        """
+        ...
+
+
+def _two_tower(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> TwoTowerRetriever:
+    from serving.retrieval.vector_search import TwoTowerRetriever
+
+    return TwoTowerRetriever(
+        bundle.ranked, bundle.index, ef=ef_search, max_fetch=ranking.max_fetch, weights=bundle.item_weights
+    )
+
+
+def _exact(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+    from serving.retrieval.vector_search import TwoTowerRetriever
+
+    return TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0, weights=bundle.item_weights)
+
+
+def _sparcode(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+    if bundle.sparcode is None:
+        raise MissingPartError(
+            "SparCode's tables, and this bundle has none; set sparcode: {} and make the bundle again, or choose "
+            "another retriever"
+        )
+    return bundle.sparcode.retriever()
+
+
+def _cascade(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+    from serving.retrieval.vector_search import Cascade
+
+    widths = bundle.manifest.facts.index_report.parts
+    if len(widths) == 1:
+        raise MissingPartError(
+            f"vectors of several models side by side, and these are of 1 part, width {widths[0]}; fit a second model "
+            "(with training.hard_model_weight), or choose another retriever"
+        )
+    first = _two_tower(bundle, ranking, ef_search=ef_search)
+    return Cascade(first, first_width=widths[0], depth=ranking.fusion_depth)
+
+
+def _repeat(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+    from serving.retrieval.retrievers import Repeat
+
+    return Repeat()
+
+
+def _popularity(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+    from serving.retrieval.retrievers import Popularity
+
+    return Popularity(bundle.popularity)
+
+
+RETRIEVERS: dict[str, Builder] = {
+    "two_tower": _two_tower,
+    "exact": _exact,
+    "sparcode": _sparcode,
+    "cascade": _cascade,
+    "repeat": _repeat,
+    "popularity": _popularity,
+}
+"""Name -> builder. The fused list is built last, of those that `serving.fusion_weights` names among these."""
+
+
+def retriever_names() -> tuple[str, ...]:
+    """All names that a request or a configuration may give."""
+    return (*RETRIEVERS, *ALIASES, FUSED)
+
+
+def check_retriever_names(serving: ServingConfig) -> None:
+    """Validates every name of a retriever in the section `serving`.
+
+    Raises:
+        ValueError: There is no such retriever; the message has the key and the valid names.
+    """
+    named = {"retriever": serving.retriever}
+    named |= {f"arms.{place}.retriever": arm.retriever for place, arm in enumerate(serving.arms) if arm.retriever}
+    for key, name in named.items():
+        if name not in retriever_names():
+            raise ValueError(f"serving.{key} is {name!r}, expected one of: {_valid(name, retriever_names())}")
+    for name in serving.fusion_weights:
+        if name not in RETRIEVERS:
+            raise ValueError(f"serving.fusion_weights names {name!r}, expected some of: {_valid(name, RETRIEVERS)}")
+
+
+def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> dict[str, Retriever]:
+    """All retrievers over a bundle for which it has what they need, by name.
+
+    Raises:
+        ValueError: A fused retriever, or the default one, is unknown, or the bundle lacks what it needs.
+    """
+    from serving.retrieval.retrievers import Fused
+
+    built: dict[str, Retriever] = {}
+    missing: dict[str, str] = {}
+    for name, build in RETRIEVERS.items():
+        try:
+            built[name] = build(bundle, ranking, ef_search=ef_search)
+        except MissingPartError as error:
+            missing[name] = str(error)
+    for name in ranking.fusion_weights:
+        if name in missing:
+            raise ValueError(f"{bundle.folder}: serving.fusion_weights names {name!r}, which needs {missing[name]}")
+        if name not in built:
+            raise ValueError(f"serving.fusion_weights names {name!r}, expected some of: {_valid(name, RETRIEVERS)}")
+    if ranking.retriever in missing:
+        raise ValueError(
+            f"{bundle.folder}: serving.retriever is {ranking.retriever!r}, which needs {missing[ranking.retriever]}"
+        )
+    parts = tuple((built[name], weight) for name, weight in ranking.fusion_weights.items())
+    fused = Fused(parts, rank_constant=ranking.fusion_rank_constant, depth=ranking.fusion_depth)
+    return {**built, **{alias: built[name] for alias, name in ALIASES.items()}, FUSED: fused}
+
+
+def _valid(name: str, names: tuple[str, ...] | Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, [*names], n=1)
+    return ", ".join(names) + (f"; did you mean {near[0]!r}?" if near else "")

@@ -1,0 +1,43 @@
+"""Masks of eligible items, and when they change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serving.retrieval.eligible import Eligibility, everything_but
+
+CATEGORIES = ["fish", None, "fruit", "fish"]
+NOTHING = np.empty(0, np.int32)
+
+
+def rows(eligibility: Eligibility, **asked: object) -> list[int] | None:
+    eligible = eligibility.of(exclude=np.array(asked.pop("exclude", []), np.int64), **asked)  # type: ignore[arg-type]
+    if eligible is None:
+        return None
+    assert eligible.num_items == int(eligible.mask.sum())
+    return np.flatnonzero(eligible.mask).tolist()
+
+
+def test_without_a_wish_everything_may_come() -> None:
+    assert rows(Eligibility(CATEGORIES, lambda: NOTHING)) is None
+    assert everything_but(NOTHING, num_items=4) is None
+
+
+def test_wishes_come_together() -> None:
+    eligibility = Eligibility(CATEGORIES, lambda: np.array([3], np.int32))
+    assert rows(eligibility) == [0, 1, 2]
+    assert rows(eligibility, allow=["fish"]) == [0]
+    assert rows(eligibility, allow=["fish", "fruit"], deny=["fruit"]) == [0]
+    assert rows(eligibility, deny=["fish", "nowhere"]) == [1, 2]
+    assert rows(eligibility, exclude=[1]) == [0, 2]
+    assert rows(eligibility, allow=[]) == []
+    assert rows(eligibility) == [0, 1, 2], "no wish outlives its request"
+
+
+def test_what_is_kept_out_later_is_kept_out_of_categories_that_were_asked_before() -> None:
+    kept_out = [NOTHING]
+    eligibility = Eligibility(CATEGORIES, lambda: kept_out[-1])
+    assert rows(eligibility, allow=["fish"]) == [0, 3]
+    kept_out.append(np.array([0], np.int32))
+    assert rows(eligibility, allow=["fish"]) == [3]
+    assert rows(eligibility) == [1, 2, 3]

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from serving.bundles.bundle import Bundle
+from tests import forking
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -83,7 +84,7 @@ class Disturbed:
 
 
 @pytest.fixture(scope="module")
-def nights(first_night: Any, workers: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+def nights(first_night: Any, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     """Two threads of killed nights, after the undisturbed one."""
     folder = tmp_path_factory.mktemp("killed")
     shop = first_night.elsewhere(folder / "shop")
@@ -93,12 +94,13 @@ def nights(first_night: Any, workers: ThreadPoolExecutor, tmp_path_factory: pyte
     begun = time.monotonic()
     num_changes = _run(shop, last=0)
     seconds = time.monotonic() - begun
-    others = [
-        workers.submit(_kill_at_changes, at_changes, num_changes),
-        workers.submit(_kill_at_steps, at_steps, seconds),
-    ]
-    for other in others:
-        other.result()
+    with ThreadPoolExecutor(2) as workers:
+        others = [
+            workers.submit(_kill_at_changes, at_changes, num_changes),
+            workers.submit(_kill_at_steps, at_steps, seconds),
+        ]
+        for other in others:
+            other.result()
     return Disturbed(shop, not_begun, at_changes, at_steps)
 
 
@@ -107,7 +109,7 @@ def _run(shop: Any, *, last: int, flags: Sequence[str] = ()) -> int:
     count = shop.runs.with_name(f"{shop.runs.name}.count")
     night = shop.flags("--date", NIGHT, "--now", "2024-03-01", *flags)
     command = [sys.executable, str(KILLED), str(shop.root), str(last), str(count), "daily", *night]
-    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    ran = forking.run(command, check=False, capture_output=True, text=True)
     assert ran.returncode == (-signal.SIGKILL if last else 0), ran.stderr
     return 0 if last else int(count.read_text())
 
@@ -140,7 +142,7 @@ def _kill(shop: Any, is_time: Callable[[list[tuple[str, str | None]]], bool], *f
     log = shop.root / "nights" / f"{NIGHT}.log"
     before = log.stat().st_size if log.exists() else 0
     command = [sys.executable, "-m", "twinspire", "daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01", *flags)]
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+    with forking.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             if is_time(_told(log, before)):
                 os.killpg(process.pid, signal.SIGKILL)

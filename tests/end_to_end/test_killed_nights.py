@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from serving.bundles.bundle import Bundle
 from tests import forking
+from tests.waiting import changes, ends_within
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -126,28 +128,41 @@ def _kill_at_changes(killed: Killed, num_changes: int) -> None:
 
 def _kill_at_steps(killed: Killed, seconds: float) -> None:
     for event, step in ENDS:
-        if _kill(killed.shop, lambda told, wanted=(f"step {event}", step): wanted in told):
+        if _kill_at(killed.shop, f"step {event}", step):
             killed.look(f"step {step} {event}")
             killed.outcomes.append(_outcome(killed.shop))
     rng = random.Random(SEED)
     for part in range(NUM_BY_CLOCK):
-        after = time.monotonic() + seconds * (part + rng.random()) / NUM_BY_CLOCK
-        if _kill(killed.shop, lambda told, after=after: time.monotonic() > after, "--force"):
+        if _kill_after(killed.shop, seconds * (part + rng.random()) / NUM_BY_CLOCK):
             killed.look(f"{part + 1} of {NUM_BY_CLOCK} by the clock")
     killed.finish()
 
 
-def _kill(shop: Any, is_time: Callable[[list[tuple[str, str | None]]], bool], *flags: str) -> bool:
-    """Starts the night, and kills its process group when it is time; returns whether it was not over before."""
-    log = shop.root / "nights" / f"{NIGHT}.log"
-    before = log.stat().st_size if log.exists() else 0
+@contextmanager
+def _started(shop: Any, *flags: str) -> Iterator[forking.Popen]:
+    """The night under way, in a process group of its own."""
     command = [sys.executable, "-m", "twinspire", "daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01", *flags)]
     with forking.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            if is_time(_told(log, before)):
+        yield process
+
+
+def _kill_at(shop: Any, event: str, step: str) -> bool:
+    """Starts the night, and kills it when its log says that a step begins or ends; returns whether it was not over."""
+    log = shop.root / "nights" / f"{NIGHT}.log"
+    before = log.stat().st_size if log.exists() else 0
+    with _started(shop) as process, changes(log.parent, process) as seen:
+        for _ in seen:
+            if (event, step) in _told(log, before):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            time.sleep(0.005)
+                break
+    return process.returncode == -signal.SIGKILL
+
+
+def _kill_after(shop: Any, seconds: float) -> bool:
+    """Starts the night, and kills it after so long; returns whether it was not over."""
+    with _started(shop, "--force") as process:
+        if not ends_within(process, seconds):
+            os.killpg(process.pid, signal.SIGKILL)
     return process.returncode == -signal.SIGKILL
 
 

@@ -211,7 +211,8 @@ def _serve(control: socket.socket) -> dict[str, Any]:
         message, streams, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 3)
         if not message:
             os._exit(0)
-        told, tell = os.pipe()
+        answer, to_server = os.pipe()
+        start, to_child = os.pipe()
         between = os.fork()
         if not between:
             if os.fork():
@@ -220,18 +221,21 @@ def _serve(control: socket.socket) -> dict[str, Any]:
                 request: dict[str, Any] = json.loads(message)
                 _become(request, streams)
             except Exception as error:
-                os.write(tell, repr(error).encode())
+                os.write(to_server, repr(error).encode())
                 os._exit(127)
-            os.write(tell, str(os.getpid()).encode())
-            for descriptor in (told, tell, control.detach()):
+            os.write(to_server, str(os.getpid()).encode())
+            for descriptor in (answer, to_server, to_child, control.detach()):
                 os.close(descriptor)
+            # Ends when the server closes it, by when this is a child of the test process.
+            os.read(start, 1)
+            os.close(start)
             return request
-        os.close(tell)
-        for stream in streams:
-            os.close(stream)
         os.waitpid(between, 0)
-        control.send(os.read(told, 1 << 12))
-        os.close(told)
+        for descriptor in (to_server, start, *streams):
+            os.close(descriptor)
+        control.send(os.read(answer, 1 << 12))
+        os.close(to_child)
+        os.close(answer)
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:

@@ -24,7 +24,7 @@ from serving.bundles.bundle import Bundle
 from tests import forking
 from tests.waiting import changes, ends_within
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 FIRST = dt.date(2024, 2, 4)
 NIGHT = FIRST + dt.timedelta(days=1)

@@ -45,7 +45,7 @@ endif
 .PHONY: help
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	echo '  Variables: PYTHON (interpreter of a new $(VENV)), EXTRAS (for setup), ARGS (for quickstart, test and test-fast)'
+	echo '  Variables: PYTHON (interpreter of a new $(VENV)), EXTRAS (for setup), JOBS (for test and test-all), ARGS (for quickstart, tests, mutants)'
 
 .PHONY: setup
 setup: $(VENV)/.with-$(EXTRAS) ## install the locked dependencies into .venv (EXTRAS=demo)
@@ -54,13 +54,25 @@ setup: $(VENV)/.with-$(EXTRAS) ## install the locked dependencies into .venv (EX
 quickstart: $(VENV)/.with-demo ## run everything once on the built-in data, from raw events to recommendations
 	@$(BIN)/twinspire run $(ARGS)
 
+# Tests at a time. A file's tests stay together, as its fixtures are made for it; long files begin first.
+JOBS ?= 2
+PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
-test: $(DEVELOPMENT) $(AIRFLOW) ## run all tests
-	@$(BIN)/pytest $(ARGS)
+test: $(DEVELOPMENT) ## run all tests but those marked long: ten minutes on two cores
+	@$(PYTEST) -m 'not long' $(ARGS)
+
+.PHONY: test-all
+test-all: $(DEVELOPMENT) $(AIRFLOW) ## run all tests, also Beam's other runners, killed nights and Airflow
+	@$(PYTEST) $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(DEVELOPMENT) ## run the tests that take seconds
-	@$(BIN)/pytest -m 'not slow and not end_to_end' $(ARGS)
+	@$(BIN)/pytest -m 'not slow and not end_to_end and not long' $(ARGS)
+
+.PHONY: mutants
+mutants: $(DEVELOPMENT) ## put known defects into a copy one by one and see that tests find each (ARGS="--only NAME")
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 .PHONY: lint
 lint: $(DEVELOPMENT) ## check style, docstrings, annotations and layout

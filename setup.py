@@ -73,6 +73,7 @@ setup(
         "dev": [
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.140,<7",
             "httpx>=0.28,<1",
             # Asks the server what its own OpenAPI document allows.

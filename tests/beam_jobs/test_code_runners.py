@@ -85,6 +85,7 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_table_has_the_same_bytes_from_every_runner(runner: str, model: Path, expected: Path, tmp_path: Path) -> None:

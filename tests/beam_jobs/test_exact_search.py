@@ -135,6 +135,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_lists(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_lists_are_the_same_from_every_runner(runner: str, inputs: Path, tmp_path: Path) -> None:

@@ -7,15 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
+from tests import forking
+from tests.once import once
 
 Ran = subprocess.CompletedProcess[str]
 
@@ -120,13 +122,13 @@ def write_shop(folder: Path) -> Path:
     return config
 
 
-def twinspire(*arguments: object, cwd: Path | None = None) -> Ran:
-    """Runs the command as a user does."""
+def twinspire(*arguments: object, cwd: Path | None = None, run: Callable[..., Ran] = forking.run) -> Ran:
+    """Runs the command as a user does, in a forked process, or in a new one with `run=subprocess.run`."""
     command = [sys.executable, "-m", "twinspire", *map(str, arguments)]
     # A program must not depend on what the test process was told.
     told = ("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND")
     environment = {name: value for name, value in os.environ.items() if name not in told}
-    return subprocess.run(command, cwd=cwd, env=environment, check=False, capture_output=True, text=True)
+    return run(command, cwd=cwd, env=environment, check=False, capture_output=True, text=True)
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,10 @@ class Shop:
         """Folder of this dataset's runs."""
         return self.runs / "corner_shop"
 
+    def copy(self, runs: Path) -> Shop:
+        """The same shop, with runs that begin as these are now and may be changed."""
+        return replace(self, runs=Path(shutil.copytree(self.runs, runs, symlinks=True)))
+
     def do(self, command: str, *flags: object) -> Ran:
         """Runs a command on this shop."""
         return twinspire(*self.command(command, *flags))
@@ -161,48 +167,26 @@ class Shop:
 
 
 @pytest.fixture(scope="session")
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """Two programs at a time: waiting for one, the other is at work."""
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="session")
 def shop_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shop's tables, written once."""
-    return write_shop(tmp_path_factory.mktemp("shop"))
+    """The shop's tables and its configuration; no test changes them."""
+    return once(tmp_path_factory, "shop", lambda folder: write_shop(folder / "shop"))
 
 
-@dataclass(frozen=True)
-class Started:
-    """Programs under way."""
-
-    first_day: Future[Ran]
-    elsewhere: Future[Ran]
-    runs: Path
-    runs_elsewhere: Path
+def run_first_day(config: Path, runs: Path, run: Callable[..., Ran]) -> Shop:
+    """The shop after the run of `DAY`."""
+    return Shop(config, runs, twinspire("run", "--config", config, "--runs", runs, "--now", NOW, run=run))
 
 
 @pytest.fixture(scope="session")
-def started(workers: ThreadPoolExecutor, shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Started:
-    """Starts the run of the first day in two folders."""
-    folders = [tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("elsewhere")]
-    ran = [
-        workers.submit(twinspire, "run", "--config", shop_config, "--runs", folder, "--now", NOW) for folder in folders
-    ]
-    return Started(*ran, *folders)
+def first_day(shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The shop after the run of `DAY`, a program that was started as a user starts it; no test changes it."""
+    return once(tmp_path_factory, "first_day", lambda runs: run_first_day(shop_config, runs, subprocess.run))
 
 
 @pytest.fixture(scope="session")
-def first_day(started: Started, ratings_started: Future[Ratings], shop_config: Path) -> Shop:
-    """The shop after the run of `DAY`; MovieLens waits behind it, to be at work during the next day."""
-    return Shop(shop_config, started.runs, started.first_day.result())
-
-
-@pytest.fixture(scope="session")
-def elsewhere(started: Started, shop_config: Path) -> Shop:
-    """The same in another folder."""
-    return Shop(shop_config, started.runs_elsewhere, started.elsewhere.result())
+def elsewhere(shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The same in another folder, by a program that was forked; no test changes it."""
+    return once(tmp_path_factory, "elsewhere", lambda runs: run_first_day(shop_config, runs, forking.run))
 
 
 FIRST_NIGHT = DAY
@@ -307,12 +291,16 @@ def write_growing_shop(folder: Path) -> GrowingShop:
 
 @pytest.fixture(scope="session")
 def first_night(tmp_path_factory: pytest.TempPathFactory) -> GrowingShop:
-    """The growing shop after its first night; to be copied by whoever goes on from it."""
-    shop = write_growing_shop(tmp_path_factory.mktemp("growing"))
-    shop.arrive(FIRST_NIGHT)
-    ran = shop.night(FIRST_NIGHT)
-    assert ran.returncode == 0, ran.stderr
-    return shop
+    """The growing shop after its first night; to be copied by every test that continues from it."""
+
+    def make(folder: Path) -> GrowingShop:
+        shop = write_growing_shop(folder)
+        shop.arrive(FIRST_NIGHT)
+        ran = shop.night(FIRST_NIGHT)
+        assert ran.returncode == 0, ran.stderr
+        return shop
+
+    return once(tmp_path_factory, "first_night", make)
 
 
 MOVIELENS = Path(__file__).parents[2] / "configs" / "movielens.yaml"
@@ -375,12 +363,6 @@ def rate(folder: Path) -> Ratings:
 
 
 @pytest.fixture(scope="session")
-def ratings_started(workers: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Future[Ratings]:
-    """Puts MovieLens into the queue."""
-    return workers.submit(rate, tmp_path_factory.mktemp("movielens"))
-
-
-@pytest.fixture(scope="session")
-def ratings(ratings_started: Future[Ratings]) -> Ratings:
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> Ratings:
     """MovieLens after its three steps."""
-    return ratings_started.result()
+    return rate(tmp_path_factory.mktemp("movielens"))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,9 @@ class Compared:
 
 
 @pytest.fixture(scope="module")
-def shop(elsewhere: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The shop after its first day, in a folder that may be changed."""
-    runs = tmp_path_factory.mktemp("ab") / "runs"
-    return replace(elsewhere, runs=Path(shutil.copytree(elsewhere.runs, runs, symlinks=True)))
+    return first_day.copy(tmp_path_factory.mktemp("ab") / "runs")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forking
 from twinspire.load_config import load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -66,7 +67,7 @@ class Ablated:
 def ablate(file: Path, *flags: object) -> Ran:
     """Runs the command as a user does, with the runs beside the file."""
     command = [sys.executable, "-m", "twinspire", "ablate", file, "--runs", file.parent / "runs", "--now", "2024-03-01"]
-    return subprocess.run([*map(str, [*command, *flags])], check=False, capture_output=True, text=True)
+    return forking.run([*map(str, [*command, *flags])], check=False, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

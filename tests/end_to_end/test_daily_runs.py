@@ -31,6 +31,7 @@ from serving.open import open_recommender
 from serving.retrieval.ranking import Rows, Scores, padding
 from serving.retrieval.retrievers import UserQueries
 from serving.retrieval.vectors import read_vectors
+from tests import forking
 from twinspire.load_config import dump, load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
@@ -65,8 +66,9 @@ class TwoDays:
 
 
 @pytest.fixture(scope="module")
-def two_days(first_day: Any, elsewhere: Any) -> TwoDays:
-    """Runs the first day again, then the next one."""
+def two_days(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> TwoDays:
+    """Runs the first day again, then the next one, in a copy."""
+    first_day = first_day.copy(tmp_path_factory.mktemp("two_days") / "runs")
     root = first_day.root
     published = (root / "bundles" / "current").readlink().name
     examples, bundles = State.of(root / "features" / "examples"), State.of(root / "bundles")
@@ -220,7 +222,7 @@ class Server:
 def server(two_days: TwoDays) -> Iterator[Server]:
     """`twinspire serve` on a free port."""
     command = [sys.executable, "-m", "twinspire", *two_days.second.command("serve", "--port", "0")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with forking.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("listening on http://127.0.0.1:"), line + process.communicate()[1]
@@ -310,21 +312,23 @@ def test_a_corrupted_bundle_is_refused_in_one_line(copied: Any) -> None:
     assert "copy the bundle again" in ran.stderr
 
 
-def test_going_back_a_day_publishes_it_again_and_fills_the_online_store(two_days: TwoDays, elsewhere: Any) -> None:
-    # As a run of the next day leaves it. The other folder, so that the tests above do not depend on their order.
-    online_day, pointer = elsewhere.root / "features" / "online_day.txt", elsewhere.root / "bundles" / "current"
-    online_day.write_text(str(elsewhere.next_day))
+def test_going_back_a_day_publishes_it_again_and_fills_the_online_store(first_day: Any, tmp_path: Path) -> None:
+    shop = first_day.copy(tmp_path / "runs")
+    online_day, pointer = shop.root / "features" / "online_day.txt", shop.root / "bundles" / "current"
+    published = pointer.readlink().name
+    # As a run of the next day leaves it.
+    online_day.write_text(str(shop.next_day))
     pointer.unlink()
-    pointer.symlink_to(f"{elsewhere.next_day}-00000000")
-    plan = lines_of(elsewhere.do("run", "--dry-run").stdout)
+    pointer.symlink_to(f"{shop.next_day}-00000000")
+    plan = lines_of(shop.do("run", "--dry-run").stdout)
     again = {name for name in STEPS if plan[name].startswith("would run")}
     assert again == {"features", "bundle"}
-    back = elsewhere.do("features")
+    back = shop.do("features")
     assert "0 examples joined for 0 new days" in back.stdout
-    assert online_day.read_text() == str(elsewhere.day)
-    published = elsewhere.do("bundle")
-    assert published.returncode == 0, published.stderr
-    assert pointer.readlink().name == two_days.published
+    assert online_day.read_text() == str(shop.day)
+    ran = shop.do("bundle")
+    assert ran.returncode == 0, ran.stderr
+    assert pointer.readlink().name == published
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(two_days: TwoDays) -> None:

@@ -20,6 +20,7 @@ import pytest
 from features.ids import IdMap
 from serving.bundles.bundle import Bundle
 from serving.retrieval.index import read_shape
+from tests import forking
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -32,7 +33,7 @@ Ran = subprocess.CompletedProcess[str]
 def twinspire(*arguments: object) -> Ran:
     """Runs the command as a user does."""
     command = [sys.executable, "-m", "twinspire", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
+    return forking.run(command, check=False, capture_output=True, text=True)
 
 
 def text_of(path: Path) -> str:

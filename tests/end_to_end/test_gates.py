@@ -65,9 +65,9 @@ class Night:
 
 
 @pytest.fixture
-def night(elsewhere: Any, tmp_path: Path) -> Night:
-    paths = RunPaths(Path(shutil.copytree(elsewhere.root, tmp_path / "shop", symlinks=True)), elsewhere.day)
-    before = RunPaths(paths.root, elsewhere.day - dt.timedelta(days=1))
+def night(first_day: Any, tmp_path: Path) -> Night:
+    paths = RunPaths(first_day.copy(tmp_path / "runs").root, first_day.day)
+    before = RunPaths(paths.root, first_day.day - dt.timedelta(days=1))
     version = paths.bundle_name.read_text()
     parent = f"{before.as_of}-{version[-8:]}"
     for folder, copy in (
@@ -76,7 +76,7 @@ def night(elsewhere: Any, tmp_path: Path) -> Night:
         (paths.bundles / version, paths.bundles / parent),
     ):
         shutil.copytree(folder, copy)
-    return Night(Candidate(pick(GatesSections, load(elsewhere.config)), paths, version, parent))
+    return Night(Candidate(pick(GatesSections, load(first_day.config)), paths, version, parent))
 
 
 def test_a_night_as_it_should_be_passes_every_check(night: Night) -> None:

@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from typing import Any
 import pytest
 
 from serving.bundles.bundle import Bundle
+from tests import forking
+from tests.waiting import changes, ends_within
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 FIRST = dt.date(2024, 2, 4)
 NIGHT = FIRST + dt.timedelta(days=1)
@@ -83,7 +86,7 @@ class Disturbed:
 
 
 @pytest.fixture(scope="module")
-def nights(first_night: Any, workers: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+def nights(first_night: Any, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     """Two threads of killed nights, after the undisturbed one."""
     folder = tmp_path_factory.mktemp("killed")
     shop = first_night.elsewhere(folder / "shop")
@@ -93,12 +96,13 @@ def nights(first_night: Any, workers: ThreadPoolExecutor, tmp_path_factory: pyte
     begun = time.monotonic()
     num_changes = _run(shop, last=0)
     seconds = time.monotonic() - begun
-    others = [
-        workers.submit(_kill_at_changes, at_changes, num_changes),
-        workers.submit(_kill_at_steps, at_steps, seconds),
-    ]
-    for other in others:
-        other.result()
+    with ThreadPoolExecutor(2) as workers:
+        others = [
+            workers.submit(_kill_at_changes, at_changes, num_changes),
+            workers.submit(_kill_at_steps, at_steps, seconds),
+        ]
+        for other in others:
+            other.result()
     return Disturbed(shop, not_begun, at_changes, at_steps)
 
 
@@ -107,7 +111,7 @@ def _run(shop: Any, *, last: int, flags: Sequence[str] = ()) -> int:
     count = shop.runs.with_name(f"{shop.runs.name}.count")
     night = shop.flags("--date", NIGHT, "--now", "2024-03-01", *flags)
     command = [sys.executable, str(KILLED), str(shop.root), str(last), str(count), "daily", *night]
-    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    ran = forking.run(command, check=False, capture_output=True, text=True)
     assert ran.returncode == (-signal.SIGKILL if last else 0), ran.stderr
     return 0 if last else int(count.read_text())
 
@@ -124,28 +128,41 @@ def _kill_at_changes(killed: Killed, num_changes: int) -> None:
 
 def _kill_at_steps(killed: Killed, seconds: float) -> None:
     for event, step in ENDS:
-        if _kill(killed.shop, lambda told, wanted=(f"step {event}", step): wanted in told):
+        if _kill_at(killed.shop, f"step {event}", step):
             killed.look(f"step {step} {event}")
             killed.outcomes.append(_outcome(killed.shop))
     rng = random.Random(SEED)
     for part in range(NUM_BY_CLOCK):
-        after = time.monotonic() + seconds * (part + rng.random()) / NUM_BY_CLOCK
-        if _kill(killed.shop, lambda told, after=after: time.monotonic() > after, "--force"):
+        if _kill_after(killed.shop, seconds * (part + rng.random()) / NUM_BY_CLOCK):
             killed.look(f"{part + 1} of {NUM_BY_CLOCK} by the clock")
     killed.finish()
 
 
-def _kill(shop: Any, is_time: Callable[[list[tuple[str, str | None]]], bool], *flags: str) -> bool:
-    """Starts the night, and kills its process group when it is time; returns whether it was not over before."""
+@contextmanager
+def _started(shop: Any, *flags: str) -> Iterator[forking.Popen]:
+    """The night under way, in a process group of its own."""
+    command = [sys.executable, "-m", "twinspire", "daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01", *flags)]
+    with forking.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+        yield process
+
+
+def _kill_at(shop: Any, event: str, step: str) -> bool:
+    """Starts the night, and kills it when its log says that a step begins or ends; returns whether it was not over."""
     log = shop.root / "nights" / f"{NIGHT}.log"
     before = log.stat().st_size if log.exists() else 0
-    command = [sys.executable, "-m", "twinspire", "daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01", *flags)]
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            if is_time(_told(log, before)):
+    with _started(shop) as process, changes(log.parent, process) as seen:
+        for _ in seen:
+            if (event, step) in _told(log, before):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            time.sleep(0.005)
+                break
+    return process.returncode == -signal.SIGKILL
+
+
+def _kill_after(shop: Any, seconds: float) -> bool:
+    """Starts the night, and kills it after so long; returns whether it was not over."""
+    with _started(shop, "--force") as process:
+        if not ends_within(process, seconds):
+            os.killpg(process.pid, signal.SIGKILL)
     return process.returncode == -signal.SIGKILL
 
 

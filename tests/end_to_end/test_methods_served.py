@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -77,33 +76,20 @@ class Served:
 
 def run(shop: Any, folder: Path, overrides: tuple[str, ...]) -> Served:
     """Runs the shop's day once more with overrides, in a copy of its runs."""
-    shutil.copytree(shop.runs, folder, symlinks=True)
-    served = Served(replace(shop, runs=folder), overrides)
+    served = Served(shop.copy(folder), overrides)
     ran = served.shop.do("run", "--now", "2024-03-01", *served.flags)
     assert (ran.returncode, ran.stderr) == (0, "")
     return replace(served, shop=replace(served.shop, ran=ran))
 
 
 @pytest.fixture(scope="module")
-def started_runs(
-    first_day: Any, workers: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Future[Served], Future[Served]]:
-    """Both runs, at the same time."""
-    weighted, ensemble = (
-        workers.submit(run, first_day, tmp_path_factory.mktemp("methods") / "runs", overrides)
-        for overrides in (WEIGHTED, ENSEMBLE)
-    )
-    return weighted, ensemble
+def weighted_shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return run(first_day, tmp_path_factory.mktemp("weighted") / "runs", WEIGHTED)
 
 
 @pytest.fixture(scope="module")
-def weighted_shop(started_runs: tuple[Future[Served], Future[Served]]) -> Served:
-    return started_runs[0].result()
-
-
-@pytest.fixture(scope="module")
-def ensemble_shop(started_runs: tuple[Future[Served], Future[Served]]) -> Served:
-    return started_runs[1].result()
+def ensemble_shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return run(first_day, tmp_path_factory.mktemp("ensemble") / "runs", ENSEMBLE)
 
 
 def lines_of(served: Served) -> dict[str, str]:

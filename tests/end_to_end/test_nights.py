@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from features.encoding import Encoder
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import read_manifest
+from tests import forking
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -51,8 +51,8 @@ class Nights:
 
 
 @pytest.fixture(scope="module")
-def nights(first_night: Any, workers: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Nights:
-    """Two threads of nights that know nothing of each other."""
+def nights(first_night: Any, tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    """Two lines of nights that know nothing of each other."""
     folder = tmp_path_factory.mktemp("nights")
     shop = first_night.elsewhere(folder / "shop")
     others = [first_night.elsewhere(folder / name) for name in ("refused", "full")]
@@ -77,8 +77,8 @@ def nights(first_night: Any, workers: ThreadPoolExecutor, tmp_path_factory: pyte
         found.ran["often"] = full.night(THIRD, "--set", "daily.full_every_days=1")
         found.ran["changed"] = full.night(FOURTH, "--set", "towers.embedding_dim=6")
 
-    for under_way in [workers.submit(as_days_come), workers.submit(otherwise)]:
-        under_way.result()
+    as_days_come()
+    otherwise()
     return found
 
 
@@ -265,7 +265,7 @@ with only_run(Path(sys.argv[1]), command="twinspire daily --date 2024-02-07", no
 
 @pytest.mark.parametrize("command", ["daily", "run"])
 def test_a_run_beside_another_one_ends_with_4_and_names_it(nights: Nights, command: str) -> None:
-    holder = subprocess.Popen(
+    holder = forking.Popen(
         [sys.executable, "-c", HOLDS, str(nights.shop.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with holder:

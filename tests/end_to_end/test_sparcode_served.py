@@ -43,9 +43,7 @@ FLAGS = [part for override in OVERRIDES for part in ("--set", override)]
 @pytest.fixture(scope="module")
 def shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The first day's shop, run once more with SparCode in a copy of its runs."""
-    folder = tmp_path_factory.mktemp("sparcode") / "runs"
-    shutil.copytree(first_day.runs, folder, symlinks=True)
-    made = replace(first_day, runs=folder)
+    made = first_day.copy(tmp_path_factory.mktemp("sparcode") / "runs")
     ran = made.do("run", "--now", "2024-03-01", *FLAGS)
     assert (ran.returncode, ran.stderr) == (0, "")
     return replace(made, ran=ran)

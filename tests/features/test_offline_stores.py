@@ -7,7 +7,6 @@ import datetime as dt
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 
 from features.store import JoinError, Store
+from tests.waiting import wait_until
 
 START = dt.datetime(2017, 1, 1, tzinfo=dt.UTC)
 
@@ -35,6 +35,14 @@ def store(make_store: Callable[..., Store], snapshot_row: Callable[..., dict[str
     return make_store(tmp_path, user=[*rows, snapshot_row("user", "boris", day(2), 6)])
 
 
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 @pytest.fixture
 def served(store: Store) -> Iterator[int]:
     """Port of Feast's own server, which joins for others."""
@@ -46,13 +54,7 @@ def served(store: Store) -> Iterator[int]:
         [*command, "-h", "127.0.0.1", "-p", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
         try:
-            for _ in range(600):
-                assert server.poll() is None, server.stdout and server.stdout.read()
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
+            wait_until(lambda: accepts(port), process=server)
             yield port
         finally:
             server.kill()

@@ -7,7 +7,6 @@ import datetime as dt
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -43,9 +42,10 @@ from serving.retrieval.index import AugmentedIndex, HnswIndex, IndexReport
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.registry import retrievers_of
 from serving.retrieval.weights import log_weight_spread, weighted
+from tests import forking
+from tests.once import once
 
 HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[1]
 NUM_ITEMS, NUM_USERS, DIMENSION = 40, 6, 8
 AS_OF = dt.date(2017, 12, 1)
 AS_OF_SECONDS = 1512086400  # 2017-12-01 00:00 UTC
@@ -79,15 +79,14 @@ def exported(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     TensorFlow runs in a process of its own, so that this one shows that serving does without.
     """
-    folder = tmp_path_factory.mktemp("exported")
-    encoder.save(folder / "encoder")
-    environment = {
-        **os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(REPOSITORY),
-    }  # fmt: skip
-    command = [sys.executable, str(HERE / "export_for_tests.py"), str(folder), str(DIMENSION)]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    return folder
+
+    def export(folder: Path) -> Path:
+        encoder.save(folder / "encoder")
+        command = [sys.executable, str(HERE / "export_for_tests.py"), str(folder), str(DIMENSION)]
+        forking.run(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=True, capture_output=True)
+        return folder
+
+    return once(tmp_path_factory, "exported", export)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import os
 import runpy
 import socket
-import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import forking
 from training.distribution import Alone, workers
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def together(groups_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> l
         processes = []
         for number, folder in enumerate(folders):
             processes.append(
-                subprocess.Popen(
+                forking.Popen(
                     [sys.executable, str(HERE / "fit_together_for_tests.py"), str(groups_folder), str(folder)],
                     cwd=REPOSITORY,
                     env={

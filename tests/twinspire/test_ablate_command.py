@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forking
+
 REPOSITORY = Path(__file__).parents[2]
 JOURNEY = REPOSITORY / "configs" / "complete_journey.yaml"
 ARMS = f"""
@@ -25,7 +27,7 @@ def ablate(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]
     """Runs the command in a folder with one file in it."""
     (folder / "arms.yaml").write_text(ARMS)
     command = [sys.executable, "-m", "twinspire", "ablate", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    return forking.run(command, cwd=folder, check=False, capture_output=True, text=True)
 
 
 def test_it_explains_itself(tmp_path: Path) -> None:

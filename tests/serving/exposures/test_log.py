@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +17,7 @@ from features.forgotten import Forgotten
 from serving.exposures import log as module
 from serving.exposures.files import Exposure, exposure_files, read_exposures, write_exposures
 from serving.exposures.log import TRIED_ROWS, ExposureLog
+from tests import forking
 
 REPOSITORY = Path(__file__).parents[2]
 DAY = dt.date(2024, 1, 31)
@@ -237,7 +237,7 @@ print(json.dumps({"texts": texts, "dropped": dropped, "found": found}))
 
 def test_a_disk_that_takes_no_more_loses_only_what_finds_no_room(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", FULL_DISK, str(tmp_path / "exposures")]
-    ran = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=120)
+    ran = forking.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=120)
     found = json.loads(ran.stdout)
     assert found["found"] == ["u0", "u1", "u2"]
     assert found["dropped"] == [1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from serving.exposures.files import (
     write_exposures,
 )
 from serving.exposures.merge import Tidied, merge_day, remove_replaced, tidy
+from tests import forking
 
 REPOSITORY = Path(__file__).parents[2]
 DAY = dt.date(2024, 1, 31)
@@ -250,7 +250,7 @@ def test_a_disk_that_is_full_leaves_the_day_as_it_was(tmp_path: Path) -> None:
     day = fill(tmp_path)
     before = names(day)
     command = [sys.executable, "-W", "error", "-c", FULL_DISK, str(tmp_path)]
-    ran = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=120)
+    ran = forking.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=120)
     assert "File too large" in ran.stdout
     assert names(day) == before
     assert users(tmp_path) == [0, 1, 2, 3, 4, 5]

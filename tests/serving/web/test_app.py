@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ import pytest
 from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
 from serving.web.api import MAX_BODY_BYTES
+from tests import forking
+from tests.waiting import wait_until
 
 HERE = Path(__file__).parents[1]
 
@@ -28,7 +29,7 @@ HERE = Path(__file__).parents[1]
 @contextmanager
 def running(written: Path, online_file: Path, gate: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     os.mkfifo(gate)
-    process = subprocess.Popen(
+    process = forking.Popen(
         [sys.executable, "-W", "error", str(HERE / "serve_for_tests.py"), str(written), str(online_file), str(gate)],
         env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
         stdout=subprocess.PIPE,
@@ -253,16 +254,10 @@ def test_an_item_is_denied_and_allowed_again_while_the_server_runs(
             assert retriever == "repeat" or [len(result["items"]) for result in results] == [5, 5]
             return [item["item_id"] for result in results for item in result["items"]]
 
-        def until(holds: Callable[[], bool]) -> None:
-            # The server looks once a second.
-            deadline = time.monotonic() + 30
-            while not holds():
-                assert time.monotonic() < deadline
-
         worst = answered("popularity")[0]
         denied.write_text(f"{worst}\n")
-        until(lambda: worst not in answered("popularity"))
+        wait_until(lambda: worst not in answered("popularity"))
         for retriever in ("two_tower", "repeat", "fused"):
             assert worst not in answered(retriever)
         denied.unlink()
-        until(lambda: worst in answered("popularity"))
+        wait_until(lambda: worst in answered("popularity"))

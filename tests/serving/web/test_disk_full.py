@@ -10,14 +10,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from serving.exposures.files import exposure_files, read_exposures
+from tests import forking
+from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 # Four lists of three items find room in a queue of 18.
@@ -49,18 +50,12 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-
-
 def test_answers_go_on_while_the_disk_is_full_and_what_waited_is_written_once_there_is_room(
     written: Path, online_file: Path, disk: Path
 ) -> None:
     folder = disk / "exposures"
     arguments = [str(part) for part in (written, online_file, folder, 1, 0.05, QUEUE_ITEMS)]
-    process = subprocess.Popen(
+    process = forking.Popen(
         [sys.executable, "-W", "error", str(HERE / "serve_exposures.py"), *arguments],
         env={**os.environ, "PYTHONPATH": str(HERE.parents[2])},
         stdout=subprocess.PIPE,
@@ -82,13 +77,13 @@ def test_answers_go_on_while_the_disk_is_full_and_what_waited_is_written_once_th
                 return tuple(int(float(match[1])) if match else 0 for match in found)  # type: ignore[return-value]
 
             ask(0)
-            until(lambda: counts() == (1, 0))
+            wait_until(lambda: counts() == (1, 0))
             filler = fill(disk)
             for user in range(1, 11):
                 ask(user)
             assert counts() == (1, 10 - NUM_KEPT)
             filler.unlink()
-            until(lambda: counts()[0] == 1 + NUM_KEPT)
+            wait_until(lambda: counts()[0] == 1 + NUM_KEPT)
             ask(11)
             process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from serving.exposures.files import exposure_files, read_exposures
+from tests import forking
 
 HERE = Path(__file__).parent
 ONE_USER = 20
@@ -36,7 +37,7 @@ def test_what_was_answered_is_on_disk_after_sigterm(
 ) -> None:
     folder, begun = tmp_path / "exposures", time.time()
     script = [str(HERE / "serve_exposures.py"), str(written), str(online_file), str(folder), str(num_workers)]
-    process = subprocess.Popen(
+    process = forking.Popen(
         [sys.executable, "-W", "error", *script],
         env={**os.environ, "PYTHONPATH": str(HERE.parents[2])},
         stdout=subprocess.PIPE,

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -30,6 +29,8 @@ from serving.retrieval.index import HnswIndex
 from serving.web.api import MAX_BODY_BYTES
 from serving.web.metrics import COUNTS_PREFIX
 from serving.web.workers import MAX_DEATHS
+from tests import forking
+from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 NUM_WORKERS = pytest.mark.parametrize("num_workers", [1, 2])
@@ -60,10 +61,7 @@ class Server:
         pointer.replace(self.bundles / "current")
 
     def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
-        while not holds():
-            assert time.monotonic() < deadline
-            assert self.process.poll() is None
+        wait_until(holds, process=self.process)
 
     def told_refusal(self) -> str:
         refused = self.get("/readyz").json()["refused"]
@@ -74,9 +72,11 @@ class Server:
 
 
 @contextmanager
-def running(bundles: Path, users: Path, num_workers: int, *more: Path) -> Iterator[Server]:
+def running(
+    bundles: Path, users: Path, num_workers: int, *more: Path, popen: Callable[..., Any] = forking.Popen
+) -> Iterator[Server]:
     command = [sys.executable, "-W", "error", HERE / "serve_folder.py", bundles, users, num_workers, *more]
-    process = subprocess.Popen(
+    process = popen(
         [str(part) for part in command],
         env={**os.environ, "PYTHONPATH": str(HERE.parents[2]), "OPENBLAS_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -235,7 +235,7 @@ def test_a_first_bundle_that_cannot_be_answered_from_ends_the_server_with_the_re
 ) -> None:
     command = [sys.executable, str(HERE / "serve_folder.py"), str(bundles), str(tmp_path), "2"]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2])}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ran = forking.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "no feature store here" in ran.stderr
 
@@ -319,7 +319,7 @@ def test_workers_that_die_again_and_again_get_no_more_successors(bundles: Path, 
 
 
 def test_what_forks_has_no_threads_of_ours_and_no_connection_to_a_store(bundles: Path, online_file: Path) -> None:
-    with running(bundles, online_file, 2) as server, Load(server) as load:
+    with running(bundles, online_file, 2, popen=subprocess.Popen) as server, Load(server) as load:
         load.more()
         names = {(task / "comm").read_text().strip() for task in Path(f"/proc/{server.pid}/task").iterdir()}
         assert names <= {Path(sys.executable).name, "python", "python3", "jemalloc_bg_thd"}
@@ -349,9 +349,7 @@ def test_workers_whose_parent_is_killed_stop_and_the_next_server_removes_what_it
         (counts,) = counts_folders(server.pid)
         server.process.kill()
         server.process.wait()
-        deadline = time.monotonic() + 60
-        while any(Path(f"/proc/{pid}").exists() and not is_zombie(pid) for pid in workers):
-            assert time.monotonic() < deadline
+        wait_until(lambda: all(is_zombie(pid) for pid in workers))
         assert not accepts(server)
     assert Path(counts).exists()
     with running(bundles, online_file, 2) as server:

@@ -94,7 +94,6 @@ METHODS: dict[str, list[str]] = {
 }
 
 
-@dataclass(frozen=True)
 def features_at(config: Config, paths: RunPaths) -> str:
     """The step `features`: snapshots, then what is made of them."""
     sections = pick(FeaturesSections, config)
@@ -102,6 +101,7 @@ def features_at(config: Config, paths: RunPaths) -> str:
     return f"{written.outcome()}; {make_features(sections, paths)}"
 
 
+@dataclass(frozen=True)
 class Trained:
     """What a configuration gave.
 

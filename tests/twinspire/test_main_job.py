@@ -18,6 +18,7 @@ from artefacts.config import as_read, keys_of, pick
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, finished, run_step
 from serving.exposures.files import Exposure, to_table, write_exposures
+from towers.history import HISTORY_ENCODERS
 from training.lineage import WarmStartPlan
 from twinspire.config import Config
 from twinspire.load_config import load
@@ -111,7 +112,11 @@ NAMES: dict[str, Any] = {
     "dataset.item_category": "colour",
     "dataset.user_statistics_of": ["kind", "colour"],
     "dataset.item_statistics_of": ["country", "town"],
+    "dataset.computed_features": ["user_weekend_events"],
     "features.offline_store": {"type": "file"},
+    "index.form": "ip",
+    "towers.history_encoder": "toy",
+    "towers.history_settings": {"width": 3},
     "serving.fusion_weights": {"repeat": 2.0},
     "serving.arms": [{"name": "a", "share": 1.0}],
     "gates.skip": ["volume"],
@@ -123,6 +128,7 @@ TOGETHER = {
     "training.negatives.impressions": {"training.negatives.num_impressions": 1},
     "training.negatives.num_impressions": {"training.negatives.impressions": "shown.parquet"},
     "ingest.source.kind": {"ingest.source": {"kind": "complete_journey"}},
+    "towers.history_settings": {"towers.history_encoder": "toy"},
 }
 
 
@@ -196,7 +202,10 @@ def reads(name: str, key: str, config: Config) -> bool:
     return False
 
 
-def test_every_key_runs_the_steps_again_that_read_it_and_those_behind_them_and_no_others() -> None:
+def test_every_key_runs_the_steps_again_that_read_it_and_those_behind_them_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(HISTORY_ENCODERS, "toy", lambda width=1: lambda history: history.age_days)
     night = WarmStartPlan(None, is_warm_start=False, why="the first", parent_bundle=None)
     bases = [load(TABLES, base) for base in BASES]
     all_keys = dict.fromkeys(key for base in bases for key, _ in leaves(base.model_dump(mode="json")))

@@ -43,6 +43,7 @@ ingest:
     events: {{path: {data}/events}}
     users: {{path: {data}/users.parquet}}
     items: {{path: {data}/items.parquet}}
+towers: {{counterpart: {{source: statistic, item_fields: [aisle], user_fields: [age]}}}}
 features: {{example_days: {example_days}, history_length: 50}}
 training: {{example_days: {example_days}, {training}}}
 """

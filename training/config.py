@@ -265,6 +265,7 @@ def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema
         _check_category(dataset)
     if counterpart is not None:
         _check_counterpart(counterpart, dataset)
+    _check_shares(counterpart, dataset)
 
 
 def _check_negatives(training: TrainingConfig) -> None:
@@ -362,6 +363,22 @@ def _check_counterpart(counterpart: CounterpartConfig, dataset: Schema) -> None:
                 f"towers.counterpart.source is statistic, and dataset.{other}_statistics_of lacks {wrong[0]!r}; "
                 "list it there"
             )
+
+
+def _check_shares(counterpart: CounterpartConfig | None, dataset: Schema) -> None:
+    """Refuses shares that are computed every day and read by no tower."""
+    reads = counterpart if counterpart is not None and counterpart.source == "statistic" else CounterpartConfig()
+    sides: tuple[tuple[Tower, Tower, tuple[str, ...]], ...] = (
+        ("user", "item", reads.item_fields),
+        ("item", "user", reads.user_fields),
+    )
+    for tower, other, read_fields in sides:
+        for shares in dataset.shares_of(tower):
+            if shares.column not in read_fields:
+                raise ValueError(
+                    f"dataset.{tower}_statistics_of names {shares.column!r}, and no tower reads its shares; set "
+                    f"towers.counterpart: {{source: statistic, {other}_fields: [{shares.column}]}}, or remove it there"
+                )
 
 
 class SparCodeFitConfig(Section):

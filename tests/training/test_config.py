@@ -16,8 +16,6 @@ as_of: 2024-01-01
 dataset:
   user_columns: {country: categorical, age: numeric}
   item_columns: {brand: [categorical, text], aisle: categorical, price: numeric, title: text}
-  user_statistics_of: [brand]
-  item_statistics_of: [country]
 ingest: {source: {kind: complete_journey}}
 """
 
@@ -102,12 +100,24 @@ def shop(tmp_path: Path) -> Path:
             "towers.counterpart.item_fields names 'brand' more than once; name it once",
         ),
         (
-            ["towers.counterpart={source: statistic, item_fields: [brand, aisle]}"],
+            [
+                "towers.counterpart={source: statistic, item_fields: [brand, aisle]}",
+                "dataset.user_statistics_of=[brand]",
+            ],
             "towers.counterpart.source is statistic, and dataset.user_statistics_of lacks 'aisle'; list it there",
         ),
         (
-            ["towers.counterpart={source: statistic, user_fields: [country]}", "dataset.item_statistics_of=[]"],
+            ["towers.counterpart={source: statistic, user_fields: [country]}"],
             "towers.counterpart.source is statistic, and dataset.item_statistics_of lacks 'country'; list it there",
+        ),
+        (
+            ["dataset.user_statistics_of=[brand]"],
+            "dataset.user_statistics_of names 'brand', and no tower reads its shares; set towers.counterpart: "
+            "{source: statistic, item_fields: [brand]}, or remove it there",
+        ),
+        (
+            ["dataset.item_statistics_of=[country]", "towers.counterpart={user_fields: [country]}"],
+            "dataset.item_statistics_of names 'country', and no tower reads its shares",
         ),
         (
             ["training.distribute=multi_worker", "towers={id_buckets: 5, id_dropout: 0.1}"],
@@ -157,7 +167,11 @@ def test_a_method_without_what_it_needs_is_refused(shop: Path, overrides: list[s
         ["towers.dual_augmented.category_alignment=0"],
         ["towers.dual_augmented={}", "dataset.item_category=aisle"],
         ["towers.counterpart={user_fields: [country], item_fields: [aisle]}"],
-        ["towers.counterpart={source: statistic, user_fields: [country], item_fields: [brand]}"],
+        [
+            "towers.counterpart={source: statistic, user_fields: [country], item_fields: [brand]}",
+            "dataset.user_statistics_of=[brand]",
+            "dataset.item_statistics_of=[country]",
+        ],
         ["training.validation_days=0"],
         [
             "training={distribute: multi_worker, frequency: streaming, log_q: khrylchenko2025, reward: value}",

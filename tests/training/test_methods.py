@@ -46,8 +46,6 @@ dataset:
   user_columns: {{country: categorical}}
   item_columns: {{kind: categorical, title: text}}
   item_category: kind
-  user_statistics_of: [kind]
-  item_statistics_of: [country]
 ingest:
   source:
     kind: tables
@@ -66,6 +64,12 @@ beam: {{shards: 1}}
 
 MINED = "training.negatives.easy_per_hard=20"
 COUNTERPART = "towers.counterpart={user_fields: [country], item_fields: [kind]}"
+STATISTIC = [
+    COUNTERPART,
+    "towers.counterpart.source=statistic",
+    "dataset.user_statistics_of=[kind]",
+    "dataset.item_statistics_of=[country]",
+]
 METHODS: dict[str, list[str]] = {
     "dssm": ["towers.head=mlp", "towers.activation=tanh", "towers.hidden_units=[8]"],
     "id buckets": ["towers.id_buckets=3", "towers.id_dropout=0.3"],
@@ -79,7 +83,7 @@ METHODS: dict[str, list[str]] = {
     "hard model": [MINED, "training.hard_model_weight=0.5"],
     "augmented": ["towers.dual_augmented={}"],
     "generated": [COUNTERPART, "towers.counterpart.decay=0.5"],
-    "statistic": [COUNTERPART, "towers.counterpart.source=statistic"],
+    "statistic": STATISTIC,
     "mobius": ["training.mobius={}"],
     "learned temperature": ["towers.learn_temperature=true"],
     "value": ["training.reward=value", "training.reward_power=0.5"],
@@ -146,7 +150,7 @@ def stall(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_stall(folder / "data")
     file = folder / "stall.yaml"
     file.write_text(CONFIG.format(as_of=AS_OF, data=folder / "data"))
-    config, paths = load(file, ["training.validation_days=3"]), RunPaths(folder / "runs", AS_OF)
+    config, paths = load(file, ["training.validation_days=3", *STATISTIC]), RunPaths(folder / "runs", AS_OF)
     make_tables(pick(IngestSections, config), paths, now=NOW)
     features_at(config, paths)
     return folder

@@ -47,6 +47,7 @@ ingest:
     events: {{path: {data}/orders.csv}}
     users: {{path: {data}/users.csv}}
     items: {{path: {data}/items.csv}}
+towers: {{counterpart: {{source: statistic, user_fields: [town], item_fields: [kind]}}}}
 features: {{history_length: 5, example_days: 6, join_days: 3, item_refresh_days: 28, late_days: 4}}
 training: {{example_days: 6, validation_days: 2}}
 beam: {{shards: 2}}

@@ -96,15 +96,23 @@ MAPPINGS = (
 # With every optional section, so that all of their keys are tried; some exclude each other.
 DATASET = (
     "dataset={user_columns: {country: categorical, town: categorical}, "
-    "item_columns: {kind: categorical, colour: categorical}, item_category: kind, user_statistics_of: [kind], "
-    "item_statistics_of: [country]}"
+    "item_columns: {kind: categorical, colour: categorical}, item_category: kind}"
 )
 BASES = (
-    (DATASET, SPARCODE, MINED, "towers.dual_augmented={}", "towers.counterpart={user_fields: [country]}",
-     "towers.id_buckets=4", "training.mobius={}"),
+    (
+        DATASET,
+        SPARCODE,
+        MINED,
+        "towers.dual_augmented={}",
+        "towers.counterpart={source: statistic, user_fields: [country], item_fields: [kind]}",
+        "dataset.user_statistics_of=[kind]",
+        "dataset.item_statistics_of=[country]",
+        "towers.id_buckets=4",
+        "training.mobius={}",
+    ),
     (DATASET, MINED),
     (DATASET,),
-)  # fmt: skip
+)
 # Values of keys that take names, which no type shows.
 NAMES: dict[str, Any] = {
     "dataset.user_columns": {"country": "categorical", "town": "categorical", "age": "numeric"},
@@ -121,7 +129,7 @@ NAMES: dict[str, Any] = {
     "serving.arms": [{"name": "a", "share": 1.0}],
     "gates.skip": ["volume"],
     "towers.counterpart.user_fields": ["town"],
-    "towers.counterpart.item_fields": ["kind"],
+    "towers.counterpart.item_fields": ["colour"],
 }
 # Keys that only change together.
 TOGETHER = {
@@ -129,6 +137,11 @@ TOGETHER = {
     "training.negatives.num_impressions": {"training.negatives.impressions": "shown.parquet"},
     "ingest.source.kind": {"ingest.source": {"kind": "complete_journey"}},
     "towers.history_settings": {"towers.history_encoder": "toy"},
+    "dataset.user_statistics_of": {"towers.counterpart.item_fields": ["kind", "colour"]},
+    "dataset.item_statistics_of": {"towers.counterpart.user_fields": ["country", "town"]},
+    "towers.counterpart.user_fields": {"dataset.item_statistics_of": ["town"]},
+    "towers.counterpart.item_fields": {"dataset.user_statistics_of": ["colour"]},
+    "towers.counterpart.source": {"dataset.user_statistics_of": [], "dataset.item_statistics_of": []},
 }
 
 
@@ -177,7 +190,10 @@ def changed_config(config: Config, key: str) -> Config | None:
         raw = copy.deepcopy(plain)
         for name, other in {key: candidate, **TOGETHER.get(key, {})}.items():
             *parents, last = name.split(".")
-            (value_at(raw, ".".join(parents)) if parents else raw)[last] = other
+            section = value_at(raw, ".".join(parents)) if parents else raw
+            if section is None:
+                return None
+            section[last] = other
         try:
             accepted = Config.model_validate(raw)
         except ValidationError:

@@ -82,11 +82,6 @@ class TowerConfig(Section):
     counterpart: CounterpartConfig | None = None
     """Features of the other side that each tower guesses at its bottom layer; null leaves them out."""
 
-    @property
-    def vector_dim(self) -> int:
-        """Width of the vectors in the index: learned part, factors, and the coordinate of the missing length."""
-        return self.embedding_dim + (self.factor_dim + 1 if self.factor_dim else 0)
-
 
 class StreamingConfig(Section):
     """Streaming estimate of how often an item comes."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, DryRun, Now, Overrides, Runs, errors, moment
+from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, ConfigPath, DryRun, Now, Overrides, Runs, errors, moment
 
 if TYPE_CHECKING:
     from serving.bundles.folder import Reason
@@ -31,7 +31,6 @@ from serving.bundles.retention import Removal
 from twinspire.show import shown_name
 
 VERSION_HELP = "A version, or the beginning of just one, such as its day."
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help=VERSION_HELP)]
 
 bundles = typer.Typer(no_args_is_help=True, help="List, compare, publish and remove bundles.")

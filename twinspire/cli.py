@@ -27,6 +27,8 @@ from twinspire.forget_command import forget
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
+    USER_OPTION,
+    AsJson,
     AsOf,
     ConfigPath,
     DryRun,
@@ -193,7 +195,7 @@ def codes(
 
 @app.command()
 def recommend(
-    user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
+    user: Annotated[list[str], USER_OPTION],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     retriever: Annotated[
         RetrieverName | None,
@@ -202,7 +204,7 @@ def recommend(
     exclude_bought: Annotated[
         bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,

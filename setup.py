@@ -10,7 +10,7 @@ with open("README.md", encoding="utf-8") as file:
 
 setup(
     name="twinspire",
-    version="0.1.0",
+    version="0.2.0",
     description="Two-tower candidate retrieval, from raw events to served recommendations",
     long_description=readme,
     long_description_content_type="text/markdown",

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -75,6 +76,17 @@ def test_nine_files_in_ten_have_at_most_15_import_lines() -> None:
     }
     over = {name: count for name, count in statements.items() if count > 15}
     assert len(over) <= 0.1 * len(statements), over
+
+
+def test_no_option_of_the_command_line_is_declared_twice() -> None:
+    options = Counter(
+        ast.unparse(node)
+        for path in (REPOSITORY / "twinspire").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "typer.Option"
+    )
+    assert len(options) > 30
+    assert [option for option, count in options.items() if count > 1] == []
 
 
 def test_the_command_line_starts_without_the_heavy_libraries(tmp_path: Path) -> None:

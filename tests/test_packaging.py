@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -117,6 +118,16 @@ def test_the_wheel_imports_from_another_directory(built: Path, tmp_path: Path) -
 def test_the_version_is_written_once(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     assert wheel.name == f"twinspire-{metadata.version('twinspire')}-py3-none-any.whl"
+
+
+def test_the_changelog_begins_with_this_version_and_the_citation_names_its_latest_release() -> None:
+    versions = re.findall(
+        r"^## \[(.+)\] - (.+)$", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert f'version="{versions[0][0]}"' in (REPOSITORY / "setup.py").read_text(encoding="utf-8")
+    released = next(release for release in versions if release[1] != "unreleased")
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], str(citation["date-released"])) == released
 
 
 def test_tests_are_no_package() -> None:

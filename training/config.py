@@ -137,11 +137,6 @@ class TowerConfig(Section):
             )
         return self
 
-    @property
-    def vector_dim(self) -> int:
-        """Width of the vectors in the index: learned part, factors, and the coordinate of the missing length."""
-        return self.embedding_dim + (self.factor_dim + 1 if self.factor_dim else 0)
-
 
 class StreamingConfig(Section):
     """Streaming estimate of how often an item comes."""

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from artefacts.console import console
-from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, DryRun, Now, Overrides, Runs, errors, moment
+from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, ConfigPath, DryRun, Now, Overrides, Runs, errors, moment
 
 if TYPE_CHECKING:
     from serving.bundles.bundle_diff import BundleDiff, Changes, Exchange
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from twinspire.config import Config
 
 VERSION_HELP = "A version, or the beginning of just one, such as its day."
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help=VERSION_HELP)]
 
 bundles = typer.Typer(no_args_is_help=True, help="List, compare, publish and remove bundles.")

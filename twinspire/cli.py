@@ -30,6 +30,8 @@ from twinspire.forget_command import forget
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
+    USER_OPTION,
+    AsJson,
     AsOf,
     ConfigPath,
     DryRun,
@@ -206,7 +208,7 @@ def _registered(name: str | None) -> str | None:
 
 @app.command()
 def recommend(
-    user: Annotated[list[str], typer.Option("--user", "-u", help="User id; may be repeated.")],
+    user: Annotated[list[str], USER_OPTION],
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
     retriever: Annotated[
         str | None,
@@ -218,7 +220,7 @@ def recommend(
     exclude_bought: Annotated[
         bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from twinspire.job import Now, Overrides, errors, moment
+from twinspire.job import JsonFile, Now, Overrides, errors, moment
 
 # Apart from the daily runs: an earlier cut would have their features made anew.
 DEFAULT_ABLATION_RUNS = Path("runs/ablations")
@@ -25,7 +25,7 @@ def ablate(
         str | None, typer.Option(metavar="ARM,...", help="Only these arms, and those that they are compared with.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many of the file's seeds; all if left out.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File that gets all figures, for programs.")] = None,
+    json_: JsonFile = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file that gets the tables, between its markers.")] = None,
     set_: Overrides = None,
     now: Now = None,
@@ -60,7 +60,7 @@ def ablate(
 @benchmarks.command()
 def lightgcn(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with train.txt and test.txt.")],
-    json_: Annotated[Path | None, typer.Option("--json", help="File that gets the figures, for programs.")] = None,
+    json_: JsonFile = None,
     dim: Annotated[int, typer.Option(min=2, help="Width of the vectors.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the held-out part and of every fit.")] = 20170101,
     model: Annotated[

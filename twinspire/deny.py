@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Overrides, Runs, errors, settle
+from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, ConfigPath, Overrides, Runs, errors, settle
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
@@ -21,7 +21,7 @@ def deny(
     item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Item id; may be repeated.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Allow the items again.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show what is denied.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from artefacts.locks import only_run
-from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, ConfigPath, Now, Overrides, Runs, errors, moment, settle
+from twinspire.job import (
+    DEFAULT_CONFIG,
+    DEFAULT_RUNS,
+    USER_OPTION,
+    AsJson,
+    ConfigPath,
+    Now,
+    Overrides,
+    Runs,
+    errors,
+    moment,
+    settle,
+)
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
@@ -43,7 +55,7 @@ class Told:
 
 
 def forget(
-    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id; may be repeated.")] = None,
+    user: Annotated[list[str] | None, USER_OPTION] = None,
     file: Annotated[Path | None, typer.Option("--file", help="User ids, one a line; # begins a comment.")] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Make and publish the bundle of the published one's day again, at once.")
@@ -51,7 +63,7 @@ def forget(
     bundles: Annotated[
         bool, typer.Option("--bundles", help="Remove every bundle that names them and is not published.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,

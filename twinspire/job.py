@@ -32,6 +32,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop
 Now = Annotated[
     dt.datetime | None, typer.Option(help="Moment of the run, UTC; events after it are set aside. Default: the clock.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="File that gets the figures, for programs.")]
+USER_OPTION = typer.Option("--user", "-u", help="User id; may be repeated.")
 DEFAULT_CONFIG = Path("configs/complete_journey.yaml")
 DEFAULT_RUNS = Path("runs")
 BUSY = 4

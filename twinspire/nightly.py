@@ -23,6 +23,7 @@ from artefacts.locks import holder_of, only_run
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
+    AsJson,
     ConfigPath,
     Force,
     Now,
@@ -102,7 +103,7 @@ def status(
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
     nights: Annotated[int, typer.Option(min=1, help="How many nights are shown, the latest.")] = 14,
 ) -> None:
     """Tell what is served, how the last nights went, and whether a run is at work."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.losses.counterpart import counterpart_term, guess_loss, judge_guesses
+from training.losses.counterpart import counterpart_term, guess_loss
 
 outputs_of = runpy.run_path(str(Path(__file__).parents[1] / "outputs_for_tests.py"))["outputs_of"]
 
@@ -49,31 +49,3 @@ def test_negatives_and_unknown_values_teach_nothing() -> None:
     of_items, of_users = tape.gradient(loss, [found.items["generated/age"], found.users["generated/aisle"]])
     assert np.flatnonzero(np.abs(tf.convert_to_tensor(of_items)).max(axis=1)).tolist() == [0]
     assert np.flatnonzero(np.abs(of_users).max(axis=1)).tolist() == [0, 1]
-
-
-def test_guesses_are_judged_by_hand() -> None:
-    # Item 4 was bought at ages 1, 1, 2; item 5 at age 2 and once by somebody of unknown age.
-    values, entities = np.array([1, 1, 2, 2, 0]), np.array([4, 4, 4, 5, 5])
-    logits = np.log([[0.1, 0.6, 0.3]] * 3 + [[0.2, 0.5, 0.3]] * 2).astype(np.float32) + 7
-    found = judge_guesses(logits, values, entities=entities)
-    assert found.top1 == pytest.approx(2 / 4)
-    expected = (2 * math.log(2 / 3 / 0.6) + math.log(1 / 3 / 0.3) + math.log(1 / 0.3)) / 4
-    assert found.kl == pytest.approx(expected, rel=1e-5)
-    assert found.num_positives == 4
-
-
-def test_the_observed_shares_as_a_guess_have_no_divergence() -> None:
-    rng = np.random.default_rng(1)
-    entities, values = rng.integers(0, 5, 400), rng.integers(1, 4, 400)
-    shares = np.stack([np.bincount(values[entities == entity], minlength=4) for entity in range(5)]) / 1.0
-    shares /= shares.sum(axis=1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        found = judge_guesses(np.log(shares)[entities].astype(np.float32), values, entities=entities)
-    assert found.kl == pytest.approx(0, abs=1e-6)
-
-
-def test_without_known_values_there_is_nothing_to_judge() -> None:
-    found = judge_guesses(np.zeros((2, 3), np.float32), np.zeros(2, np.int64), entities=np.zeros(2, np.int64))
-    assert math.isnan(found.top1)
-    assert math.isnan(found.kl)
-    assert found.num_positives == 0

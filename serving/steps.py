@@ -130,7 +130,7 @@ def _parts(
     if sections.weight != "none":
         weights = load_weights(paths.index / WEIGHTS_FILE, num_items=len(vectors))
         ranked = weighted(vectors, weights)
-    withdrawn = withdrawn_rows(paths)
+    withdrawn = withdrawn_rows(paths.tables, paths.model / "encoder")
     items = pq.read_table(paths.tables / "items.parquet")
     category = sections.item_category
     categories = items.column(category) if category else pa.nulls(items.num_rows, pa.string())

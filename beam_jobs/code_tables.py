@@ -108,7 +108,7 @@ def make_codes(sections: CodesSections, beam: BeamConfig, paths: RunPaths) -> st
         items = folder / "item_tokens.npy"
         np.save(items, read_vectors(folder / "item_tokens"), allow_pickle=False)
         shutil.rmtree(folder / "item_tokens")
-        withdrawn = withdrawn_rows(paths)
+        withdrawn = withdrawn_rows(paths.tables, paths.model / "encoder")
         options = beam.pipeline_options()
         sweep = sweep_codes.SweepCodes(model / CODEBOOK)
         sweep_codes.run(sweep, folder / "user_tokens", out=folder / "sweep", options=options)

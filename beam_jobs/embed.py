@@ -20,7 +20,7 @@ from features.encoding import Encoder, moments_of
 from features.schema import Tower
 
 if TYPE_CHECKING:
-    from serving.bundles.exported_tower import ExportedTower
+    from serving.retrieval.exported_tower import ExportedTower
 import os
 import uuid
 
@@ -61,7 +61,7 @@ class EmbedBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Loads encoder and tower, once a worker."""
-        from serving.bundles.exported_tower import ExportedTower
+        from serving.retrieval.exported_tower import ExportedTower
 
         self._encoder = Encoder.load(Path(self._encoder_path))
         self._model: ExportedTower = ExportedTower(Path(self._tower_file))

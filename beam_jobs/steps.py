@@ -56,7 +56,7 @@ def index_catalogue(sections: IndexSections, beam: BeamConfig, paths: RunPaths) 
         form=sections.index.form,
     )
     with fresh_folder(paths.index) as folder, progress("HNSW index"):
-        withdrawn = write_withdrawn(paths, folder)
+        withdrawn = write_withdrawn(paths.tables, paths.model / "encoder", folder)
         weighed = (
             "" if sections.index.weight == "none" else _write_weights(sections.index, paths, folder / WEIGHTS_FILE)
         )

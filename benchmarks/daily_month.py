@@ -33,8 +33,8 @@ from features import columns
 from features.columns import day_range
 from features.encoding import Encoder, moments_of
 from features.tables import read_events
-from serving.bundles.exported_tower import ExportedTower
 from serving.retrieval import exact
+from serving.retrieval.exported_tower import ExportedTower
 from serving.retrieval.vectors import read_vectors
 from twinspire.load_config import load
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, field_validator
 
 from artefacts.config import Section, read
-from evaluation.gates.report import CHECK_NAMES
 from features.schema import Schema
 from serving.config import RankingConfig, SparCodeRecallConfig
+
+Group = Literal["data", "features", "model", "index", "size", "smoke"]
+CHECKS: dict[Group, tuple[str, ...]] = {
+    "data": ("volume", "quarantine", "nulls", "new_categories", "numeric_drift", "category_drift"),
+    "features": ("examples", "catalogue", "freshness", "parity"),
+    "model": ("held_out_recall", "vectors", "collapse", "changed_lists"),
+    "index": ("index_recall", "index_items", "sparcode"),
+    "size": ("bundle_size", "disk_space"),
+    "smoke": ("opens", "answers", "exclude_bought"),
+}
+"""Every check, by what it looks at, in the order in which they run."""
+CHECK_NAMES = tuple(name for names in CHECKS.values() for name in names)
 
 
 class EvaluationConfig(Section):

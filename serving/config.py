@@ -57,7 +57,7 @@ class RankingConfig(Section):
     """How the items of a list are found and merged; the part of `serving` that decides what is served."""
 
     retriever: str = "fused"
-    """What answers when the request names none: a name in `serving.retrieval.registry`."""
+    """What answers when the request names none: a name in `serving.registry`."""
     max_fetch: int = Field(2000, ge=1)
     """Most items that the index is asked for; beyond it exact search is cheaper."""
     fusion_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(

@@ -18,8 +18,8 @@ from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
 from serving.recommender import Recommender
+from serving.registry import retrievers_of
 from serving.retrieval.eligible import DeniedItems
-from serving.retrieval.registry import retrievers_of
 from serving.web import server, workers
 from serving.web.app import Protection, create_app
 from serving.web.feature_reads import FeatureReads

@@ -31,10 +31,10 @@ from serving.bundles.publish import BundleExistsError, Parts, publish, write
 from serving.bundles.retention import prune
 from serving.config import BundlesConfig, BundleSections, PublishSections
 from serving.exposures.merge import tidy
+from serving.registry import retrievers_of
 from serving.retrieval.eligible import withdrawn_rows
 from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport, backend_of
 from serving.retrieval.purchases import Purchases
-from serving.retrieval.registry import retrievers_of
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode.files import SERVED, read_report
 
@@ -130,7 +130,7 @@ def _parts(
     if sections.weight != "none":
         weights = load_weights(paths.index / WEIGHTS_FILE, num_items=len(vectors))
         ranked = weighted(vectors, weights)
-    withdrawn = withdrawn_rows(paths)
+    withdrawn = withdrawn_rows(paths.tables, paths.model / "encoder")
     items = pq.read_table(paths.tables / "items.parquet")
     category = sections.item_category
     categories = items.column(category) if category else pa.nulls(items.num_rows, pa.string())

@@ -18,7 +18,7 @@ from typing import Final, Literal, get_args
 
 from artefacts.config import ConfigError
 from serving.config import VERSION_PATTERN
-from serving.retrieval.registry import retriever_names
+from serving.registry import retriever_names
 
 Kind = Literal["bundle", "baseline", "file", "train"]
 Baseline = Literal["popularity", "repeat", "item-knn", "ease", "als"]

@@ -175,7 +175,7 @@ def _verify_and_publish(settings: Config, folder: Path, version: str, now: dt.da
     from serving.bundles.bundle import Bundle
     from serving.bundles.folder import published
     from serving.bundles.publish import publish
-    from serving.retrieval.registry import retrievers_of
+    from serving.registry import retrievers_of
 
     # A server that is started next must be able to answer from it as configured.
     retrievers_of(Bundle.open(folder / version), settings.serving, ef_search=settings.index.ef_search)

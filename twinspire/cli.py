@@ -21,7 +21,7 @@ import typer
 from artefacts.config import pick
 from artefacts.locks import only_run
 from serving.config import ServeSections
-from serving.retrieval.registry import retriever_names
+from serving.registry import retriever_names
 from twinspire.ab_command import ab
 from twinspire.bundles import bundles
 from twinspire.comparisons import ablate, benchmarks

@@ -14,7 +14,7 @@ from evaluation.config import EvaluationConfig, GatesConfig
 from features.config import FeatureConfig, IngestConfig
 from features.schema import Schema
 from serving.config import BundlesConfig, ServingConfig
-from serving.retrieval.registry import check_retriever_names
+from serving.registry import check_retriever_names
 from training.config import DailyConfig, SparCodeFitConfig, TowerConfig, TrainingConfig, check_methods
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from artefacts.console import progress
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
-from evaluation.config import GatesSections
+from evaluation.config import CHECK_NAMES, GatesSections
 from evaluation.gates import data, drift, features, index, model, smoke
 from evaluation.gates.candidate import Candidate, Look
-from evaluation.gates.report import CHECK_NAMES, Check, GateError, GateReport
+from evaluation.gates.report import Check, GateError, GateReport
 
 LOOKS: Mapping[str, Look] = {
     **data.CHECKS,

@@ -33,7 +33,7 @@ def index_recall(candidate: Candidate) -> Check:
 def index_items(candidate: Candidate) -> Check:
     """Items in the index, the vectors and the catalogue; those that were withdrawn are in no index."""
     wanted = len(candidate.encoder.item_ids) - 1
-    num_withdrawn = len(withdrawn_rows(candidate.paths))
+    num_withdrawn = len(withdrawn_rows(candidate.paths.tables, candidate.paths.model / "encoder"))
     vectors = np.load(candidate.folder / layout.ITEM_VECTORS, mmap_mode="r", allow_pickle=False)
     found = {
         "index": read_shape(candidate.folder / layout.INDEX)[0],

@@ -8,20 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Group = Literal["data", "features", "model", "index", "size", "smoke"]
+from evaluation.config import CHECKS, Group
+
 Outcome = Literal["passed", "warned", "failed", "skipped", "not applicable"]
 Number = float | int | str | None
-
-CHECKS: dict[Group, tuple[str, ...]] = {
-    "data": ("volume", "quarantine", "nulls", "new_categories", "numeric_drift", "category_drift"),
-    "features": ("examples", "catalogue", "freshness", "parity"),
-    "model": ("held_out_recall", "vectors", "collapse", "changed_lists"),
-    "index": ("index_recall", "index_items", "sparcode"),
-    "size": ("bundle_size", "disk_space"),
-    "smoke": ("opens", "answers", "exclude_bought"),
-}
-"""Every check, by what it looks at, in the order in which they run."""
-CHECK_NAMES = tuple(name for names in CHECKS.values() for name in names)
 GROUP_OF: dict[str, Group] = {name: group for group, names in CHECKS.items() for name in names}
 
 

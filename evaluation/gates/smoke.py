@@ -14,7 +14,7 @@ from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError
 from serving.recommender import Recommender
-from serving.retrieval.registry import retrievers_of
+from serving.registry import retrievers_of
 
 UNKNOWN = "(unknown: a user whom the bundle does not know)"
 TO_DO = (

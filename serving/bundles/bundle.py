@@ -38,9 +38,9 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.encoding import Encoder
-from serving.bundles.exported_tower import ExportedTower
 from serving.bundles.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
 from serving.retrieval.eligible import NO_ITEMS, WITHDRAWN_FILE, Items, withdrawn_in
+from serving.retrieval.exported_tower import ExportedTower
 from serving.retrieval.index import AnnIndex, backend_of
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.ranking import Scores

@@ -67,7 +67,7 @@ def _weight(facts: Facts) -> str:
 def _columns(schema: Schema) -> Iterator[str]:
     for tower, used in (("user", schema.user_columns), ("item", schema.item_columns)):
         if used:
-            described = ", ".join(f"{name} ({', '.join(kind for kind in kinds)})" for name, kinds in used.items())
+            described = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in used.items())
             yield f"- Columns of the {tower} tower besides ids and statistics: {described}."
 
 

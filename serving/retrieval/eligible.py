@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from artefacts.paths import RunPaths
 from features.forgotten import ids_in
 from features.ids import IdMap
 from features.tables import withdrawn_items
@@ -257,18 +256,18 @@ class Eligibility:
                 raise UnknownCategoryError(f"{name!r}, which no item of this catalogue is of{meant}")
 
 
-def withdrawn_rows(paths: RunPaths) -> Items:
+def withdrawn_rows(tables: Path, encoder: Path) -> Items:
     """Catalogue rows of a fit whose items are withdrawn by the tables of now: [W] int32, ascending."""
-    names = withdrawn_items(paths.tables)
+    names = withdrawn_items(tables)
     if not names:
         return NO_ITEMS
-    rows = IdMap.load(paths.model / "encoder" / "item_ids.parquet").rows(names)
+    rows = IdMap.load(encoder / "item_ids.parquet").rows(names)
     return np.sort(rows[rows > 0] - 1).astype(np.int32)
 
 
-def write_withdrawn(paths: RunPaths, folder: Path) -> Path | None:
+def write_withdrawn(tables: Path, encoder: Path, folder: Path) -> Path | None:
     """Writes these rows into a folder, for jobs and for later readers of the folder; None where there are none."""
-    rows = withdrawn_rows(paths)
+    rows = withdrawn_rows(tables, encoder)
     if not len(rows):
         return None
     np.save(folder / WITHDRAWN_FILE, rows, allow_pickle=False)

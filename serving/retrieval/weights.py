@@ -56,7 +56,7 @@ class PositiveValues:
 def positive(values: npt.NDArray[np.floating]) -> PositiveValues:
     """Replaces what has no logarithm.
 
-    What is missing (nan) counts as the median of the positive values, so that an item that nobody has bought yet is
+    What is missing (nan) counts as the median of the positive values, so that an item without purchases is
     neither favoured nor suppressed. Zeros, losses and everything else below the floor, the 1% quantile of the positive
     values, are raised to it.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.bundles.exported_tower import ExportedTower
+from serving.retrieval.exported_tower import ExportedTower
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings
 

@@ -32,11 +32,11 @@ from serving.bundles.publish import Parts, write
 from serving.config import RankingConfig
 from serving.live import Live
 from serving.recommender import Recommender
+from serving.registry import RETRIEVERS, retrievers_of
 from serving.retrieval import exact
 from serving.retrieval.eligible import NO_ITEMS, Items
 from serving.retrieval.index import INDEXES, IndexReport
 from serving.retrieval.ranking import Rows, Scores, best_of_each
-from serving.retrieval.registry import RETRIEVERS, retrievers_of
 from serving.retrieval.retrievers import Retriever, UserQueries
 from serving.retrieval.vectors import vector_schema
 from serving.web.app import create_app

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pytest
 
 from serving.config import RankingConfig
+from serving.registry import ALIASES, retriever_names, retrievers_of
 from serving.retrieval.eligible import NO_ITEMS, Items, everything_but
 from serving.retrieval.index import AugmentedIndex, HnswIndex
 from serving.retrieval.purchases import Purchases
-from serving.retrieval.registry import ALIASES, retriever_names, retrievers_of
 from serving.retrieval.retrievers import Fused, Popularity, Retriever, UserQueries
 from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.weights import weighted

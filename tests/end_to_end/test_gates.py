@@ -16,12 +16,12 @@ import pytest
 
 from artefacts.config import pick
 from artefacts.paths import RunPaths
-from evaluation.config import GatesSections
+from evaluation.config import CHECK_NAMES, GatesSections
 from evaluation.gates import gates
 from evaluation.gates import index as size
 from evaluation.gates.candidate import Candidate
 from evaluation.gates.gates import check_gates
-from evaluation.gates.report import CHECK_NAMES, Check, GateError, GateReport
+from evaluation.gates.report import Check, GateError, GateReport
 from evaluation.gates.smoke import wrong
 from features.columns import midnight
 from features.store import Store

@@ -21,8 +21,8 @@ from serving.bundles.bundle import Bundle
 from serving.config import ServeSections
 from serving.open import open_recommender
 from serving.recommender import Recommender
+from serving.registry import retrievers_of
 from serving.retrieval.ranking import Scores
-from serving.retrieval.registry import retrievers_of
 from serving.retrieval.vectors import read_vectors
 from twinspire.config import Config
 from twinspire.load_config import load

@@ -38,9 +38,9 @@ from serving.bundles.manifest import (
 from serving.bundles.publish import Parts, write
 from serving.config import RankingConfig
 from serving.recommender import Recommender
+from serving.registry import retrievers_of
 from serving.retrieval.index import AugmentedIndex, HnswIndex, IndexReport
 from serving.retrieval.purchases import Purchases
-from serving.retrieval.registry import retrievers_of
 from serving.retrieval.weights import log_weight_spread, weighted
 from tests import forking
 from tests.once import once

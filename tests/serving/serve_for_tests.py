@@ -35,8 +35,8 @@ def main() -> None:
     from serving.config import RankingConfig
     from serving.live import Live
     from serving.recommender import Recommender
+    from serving.registry import retrievers_of
     from serving.retrieval.eligible import DeniedItems
-    from serving.retrieval.registry import retrievers_of
     from serving.web.app import create_app
     from serving.web.feature_reads import FeatureReads
     from serving.web.metrics import Metrics

@@ -13,9 +13,9 @@ import pytest
 from serving.bundles.bundle import Bundle
 from serving.config import RankingConfig
 from serving.recommender import Recommender
+from serving.registry import retrievers_of
 from serving.retrieval import exact
 from serving.retrieval.ranking import Scores
-from serving.retrieval.registry import retrievers_of
 
 MIDNIGHT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
 

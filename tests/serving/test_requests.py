@@ -14,7 +14,7 @@ from serving.answers import Answer, RecommendRequest, RequestError
 from serving.bundles.bundle import Bundle
 from serving.config import RankingConfig
 from serving.recommender import Recommender, Unavailable
-from serving.retrieval.registry import retrievers_of
+from serving.registry import retrievers_of
 
 FISH = [f"i{number}" for number in range(0, 40, 2)]
 ReadUsers = Callable[[list[str]], pa.Table]

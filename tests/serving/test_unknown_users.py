@@ -16,7 +16,7 @@ from features.ids import IdMap
 from serving.bundles.bundle import Bundle
 from serving.config import RankingConfig
 from serving.recommender import Recommender
-from serving.retrieval.registry import retrievers_of
+from serving.registry import retrievers_of
 
 NUM_BUCKETS = 5
 

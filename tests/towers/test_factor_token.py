@@ -12,7 +12,7 @@ import tf_keras
 
 from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
-from serving.bundles.exported_tower import ExportedTower
+from serving.retrieval.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
 from towers.factor_token import FactorToken, rest_tower
 from towers.quantizer import ProductQuantizer

@@ -12,7 +12,7 @@ import tf_keras
 
 from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
-from serving.bundles.exported_tower import ExportedTower
+from serving.retrieval.exported_tower import ExportedTower
 from towers.quantizer import ProductQuantizer
 from towers.scorer import MlpInteraction
 from towers.sparcode import SparCode, commitment, passed_on

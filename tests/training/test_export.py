@@ -11,7 +11,7 @@ import tf_keras
 from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs
 from features.kinds import InputSpec
 from features.schema import Tower
-from serving.bundles.exported_tower import ExportedTower
+from serving.retrieval.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented

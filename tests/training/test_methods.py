@@ -23,7 +23,7 @@ from beam_jobs.steps import embed_catalogue, index_catalogue, mine
 from features.config import FeaturesSections, IngestSections
 from features.encoding import Encoder
 from features.steps import make_features, make_tables
-from serving.bundles.exported_tower import ExportedTower
+from serving.retrieval.exported_tower import ExportedTower
 from serving.retrieval.vectors import PARTS_FILE
 from training.config import StreamingConfig, TrainSections
 from training.data.training_data import catalogue_inputs

@@ -62,7 +62,7 @@ def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> UserQueries:
     rows = Encoder.load(paths.model / "encoder").user_ids.rows(split.user_ids) - 1
     moments = np.full(len(rows), seconds_of(paths.as_of))
     tokens = read_vectors(paths.codes / "user_tokens")[rows] if how in WITH_TABLES else None
-    eligible = everything_but(withdrawn_rows(paths), num_items=split.history.shape[1])
+    eligible = everything_but(withdrawn_rows(paths.tables, paths.model / "encoder"), num_items=split.history.shape[1])
     return UserQueries(
         _purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens, eligible=eligible
     )

@@ -24,9 +24,9 @@ from features.columns import midnight, seconds_of
 from features.tables import read_events
 from serving.bundles import bundle as layout
 from serving.bundles.bundle import Bundle
+from serving.registry import retrievers_of
 from serving.retrieval.eligible import everything_but
 from serving.retrieval.ranking import Rows, Scores
-from serving.retrieval.registry import retrievers_of
 from serving.retrieval.retrievers import Retriever, UserQueries
 from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.vectors import read_vectors

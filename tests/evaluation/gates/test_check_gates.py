@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from evaluation.config import CHECK_NAMES
 from evaluation.gates import gates
 from evaluation.gates.gates import LIMITS, check, check_gates
-from evaluation.gates.report import CHECK_NAMES, Check, GateError, GateReport
+from evaluation.gates.report import Check, GateError, GateReport
 
 
 def finds(outcome: str) -> Any:

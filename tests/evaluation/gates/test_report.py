@@ -7,9 +7,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from evaluation.config import GatesConfig
+from evaluation.config import CHECK_NAMES, GatesConfig
 from evaluation.gates.gates import LIMITS, LOOKS
-from evaluation.gates.report import CHECK_NAMES, Check, GateError, GateReport
+from evaluation.gates.report import Check, GateError, GateReport
 from twinspire.show import print_gates
 
 REPORT = GateReport(

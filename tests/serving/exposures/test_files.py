@@ -90,7 +90,7 @@ def test_a_folder_that_is_not_there_and_a_damaged_file_are_told(tmp_path: Path) 
         list(read_exposures(tmp_path / "none", DAY, LATER))
     path = write(tmp_path, DAY, "a-000000.parquet", shown(0))
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"a-000000\.parquet: cannot be read \(.*\); remove it to go on"):
+    with pytest.raises(ValueError, match=r"a-000000\.parquet: cannot be read \(.*\); remove it to continue"):
         list(read_exposures(tmp_path, DAY, LATER))
 
 

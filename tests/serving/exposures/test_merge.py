@@ -222,7 +222,7 @@ def test_a_damaged_merged_file_beside_others_is_told_and_not_passed_over(tmp_pat
     write(tmp_path, f"{ONE}-000003", [6])
     merged = day / "merged-000000.parquet"
     merged.write_bytes(merged.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"merged-000000\.parquet: cannot be read \(.*\); remove it to go on"):
+    with pytest.raises(ValueError, match=r"merged-000000\.parquet: cannot be read \(.*\); remove it to continue"):
         exposure_files(tmp_path)
 
 

@@ -15,9 +15,9 @@ from serving.bundles.manifest import BundleError, Facts
 from serving.bundles.publish import Parts, write
 from serving.config import RankingConfig
 from serving.recommender import Recommender
+from serving.registry import retrievers_of
 from serving.retrieval.eligible import DeniedItems
 from serving.retrieval.index import HnswIndex
-from serving.retrieval.registry import retrievers_of
 
 Sign = Callable[..., Path]
 

@@ -25,7 +25,7 @@ def main() -> None:
     from serving.exposures.log import QUEUE_ITEMS, ExposureLog
     from serving.live import Live
     from serving.recommender import Recommender
-    from serving.retrieval.registry import retrievers_of
+    from serving.registry import retrievers_of
     from serving.web import server, workers
     from serving.web.app import create_app
     from serving.web.feature_reads import FeatureReads

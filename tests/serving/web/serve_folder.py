@@ -30,7 +30,7 @@ def main() -> None:
     from serving.config import RankingConfig
     from serving.live import Live
     from serving.recommender import Recommender
-    from serving.retrieval.registry import retrievers_of
+    from serving.registry import retrievers_of
     from serving.web import server, workers
     from serving.web.app import Protection, create_app
     from serving.web.feature_reads import FeatureReads

@@ -23,7 +23,7 @@ from serving.config import RankingConfig
 from serving.exposures.files import Exposure
 from serving.live import Live
 from serving.recommender import Recommender
-from serving.retrieval.registry import retrievers_of
+from serving.registry import retrievers_of
 from serving.web import app as page_module
 from serving.web import service as service_module
 from serving.web.app import Protection, create_app

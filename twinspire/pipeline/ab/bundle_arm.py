@@ -25,8 +25,8 @@ from serving.answers import RecommendRequest, RequestError
 from serving.bundles.bundle import CURRENT, Bundle
 from serving.bundles.folder import list_bundles, published, rollback_target
 from serving.recommender import Recommender
+from serving.registry import retrievers_of
 from serving.retrieval.ranking import NO_ROW, Rows
-from serving.retrieval.registry import retrievers_of
 from serving.retrieval.retrievers import Retriever
 from twinspire.ab_arms import ArmSpec
 from twinspire.config import Config

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.bundles.exported_tower import ExportedTower
+from serving.retrieval.exported_tower import ExportedTower
 
 Inputs = dict[str, npt.NDArray[Any]]
 

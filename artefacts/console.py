@@ -1,4 +1,4 @@
-"""What does a person see while a command runs? Progress on a terminal, silence elsewhere, one line of outcome."""
+"""Console output: progress bars on a terminal, quiet libraries, and errors about exhausted resources."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], N
 
     Args:
         title: What is being done.
-        total: Number of units; None where nobody knows.
+        total: Number of units; None if unknown.
 
     Yields:
-        A function that is told how many more units are done.
+        A function to call with the number of further units done.
     """
     if not sys.stderr.isatty():
         yield lambda done: None
@@ -123,7 +123,7 @@ MEMORY_TEXT = re.compile(
 
 
 class ExhaustedError(ValueError):
-    """A step could not go on for want of room or memory; the message says which, where, and what to do."""
+    """A step ran out of disk space or memory; the message names which, where, and what to do."""
 
 
 def exhausted(error: BaseException) -> str | None:
@@ -144,6 +144,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _short(error: BaseException, telling: re.Pattern[str]) -> str:
-    """The line that tells it: libraries quote stacks and give advice around it."""
+    """The line with the cause: libraries add stacks and advice around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if telling.search(line)), lines[-1] if lines else type(error).__name__)

@@ -1,4 +1,4 @@
-"""How is a small file replaced, so that nobody ever reads half of it? Written beside its place, then renamed."""
+"""Atomic replacement of small files: written to a temporary name, then renamed, so that no reader sees half of one."""
 
 from __future__ import annotations
 

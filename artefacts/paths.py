@@ -1,4 +1,4 @@
-"""Where does each artefact of a run lie?"""
+"""Paths of the artefacts of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RunPaths:
     Attributes:
         root: `runs/<dataset>`.
         as_of: Everything before this day is known.
-        arm: Name of one of several fits on the same features, which lie beside each other; None for the only one.
+        arm: Name of one of several fits on the same features, each in a folder of its own; None for the only one.
     """
 
     root: Path
@@ -103,7 +103,7 @@ class RunPaths:
 
     @property
     def forgotten(self) -> Path:
-        """Who is to be forgotten, as salted hashes; missing where nobody is."""
+        """Users to be forgotten (GDPR erasure), as salted hashes; missing if there are none."""
         return self.root / "forgotten.json"
 
     @property

@@ -100,7 +100,7 @@ def _peak_memory_bytes() -> int:
 
 @contextmanager
 def fresh_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place, whole, when the block ends without an error.
+    """A temporary folder next to `target` that replaces it, whole, when the block ends without an error.
 
     Killed at any moment, `target` is whole or not there: it is renamed away before any file of it is deleted.
     """

@@ -1,4 +1,4 @@
-"""How does a set of item vectors become an index that serving can search? One element, one graph.
+"""Builds the index over the item vectors and measures its recall, as a Beam job with one element.
 
 Items that were withdrawn have a vector and are no part of the graph.
 

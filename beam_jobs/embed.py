@@ -1,4 +1,4 @@
-"""What is the vector of every item, or of every user, at one moment? A Beam job over blocks of the catalogue.
+"""Embeds every item, or every user, at one moment: a Beam job over blocks of the catalogue.
 
 An element is one row group of the features file: thousands of rows, never one. The exported tower runs without
 TensorFlow. Shape letters: B rows of a block, D vector width.

@@ -1,4 +1,4 @@
-"""Which items does a model rank high for a user who has not met them? A Beam job over blocks of users.
+"""Hard-negative mining: items that a model ranks high for users who have not met them, as a Beam job.
 
 An element is a range of user rows, hundreds of users, never a pair. Ranks are counted after the items that a user is
 known to have met were taken out: counted before, a user with a long past would have few items left in the band.
@@ -166,7 +166,7 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
         )
 
     def _choose(self, user: int, band: npt.NDArray[np.int32], met: npt.NDArray[np.int32]) -> Ints:
-        """Places of the band that one user keeps, ascending: one matrix product a user, whatever its past."""
+        """Places of the band that one user keeps, ascending: one matrix product a user, however long the history."""
         places = np.flatnonzero(band >= 0)
         if len(met):
             closest = (_unit(self._vectors[band[places]]) @ _unit(self._vectors[met]).T).max(axis=1, initial=-1.0)

@@ -1,9 +1,9 @@
-"""Which items has a code, and with which scores? A Beam job over blocks of codes that occur.
+"""Scores all items for each SparCode code in use, as a Beam job over blocks of codes.
 
     S(code, item) = interaction(decode(code), item tokens),   kept: S + bias > 0, the best `cap` of them
 
 An element is about a thousand codes, never one and never a pair: a pair costs then what its matrix products cost. What
-is worked out of an item alone is worked out anew for every element. That is the work of some forty pairs; kept for a
+depends on an item alone is computed again for every element. That is the work of some forty pairs; kept for a
 whole catalogue it would take H / K_c times the memory of the items' tokens.
 
 Shape letters: Q codes of a block, N items, D width of a token, K_c tokens of an item, H hidden units, P postings.

@@ -26,7 +26,7 @@ class Meetings:
         owner, value: [P] int64, the distinct pairs, ascending.
         start: [P] int64, where the meetings of each pair begin.
         key: [M] int64, ascending: pair * span + (day - first_day).
-        total: [M + 1] int64, how many meetings the first ones of the rows stand for.
+        total: [M + 1] int64, how many meetings the first rows represent.
         first_day: Day number of the earliest meeting.
         span: Days from there to the one after the latest meeting.
     """
@@ -47,7 +47,7 @@ class Meetings:
             owner: [M] int64, position of the user or item that has the statistic.
             value: [M] int64, code of the value of the other one; -1 where that is not known, which counts nowhere.
             day: [M] int64, day number.
-            count: [M] int64, how many meetings each stands for; None for one each.
+            count: [M] int64, how many meetings each represents; None for one each.
         """
         chosen = np.flatnonzero(value >= 0)
         order = chosen[np.lexsort((day[chosen], value[chosen], owner[chosen]))]
@@ -133,7 +133,7 @@ def pairs(events: Events, known: Pairs | None = None) -> Pairs:
 
     Args:
         events: In time order.
-        known: The pairs that met before all of the events; None where nobody had met.
+        known: The pairs that met before all of the events; None if there were none.
 
     Returns:
         The pairs of both.
@@ -182,7 +182,7 @@ class ValueMeetings:
 
     @classmethod
     def of(cls, values: pa.ChunkedArray, owner: Ints, day: Ints, count: Ints | None = None) -> ValueMeetings:
-        """Takes the owner, the day and the value, null where unknown, of meetings, and how many each stands for."""
+        """Takes the owner, the day and the value, null where unknown, of meetings, and how many each represents."""
         codes, names = pd.factorize(values.to_numpy(), sort=True)
         return cls(names, Meetings.of(owner, codes.astype(np.int64), day, count))
 

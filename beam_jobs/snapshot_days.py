@@ -88,7 +88,7 @@ class Written:
     Attributes:
         first: The earliest day whose events can be joined.
         end: The newest midnight.
-        settings: What rows depend on beside the events.
+        settings: What rows depend on besides the events.
         days: The days before `end` and what was in them.
         cuts: Midnights whose pairs were asked for; those of the others go with their state.
     """
@@ -152,8 +152,8 @@ class Brought:
 def write_snapshots(sections: FeaturesSections, beam: BeamConfig, paths: RunPaths) -> Brought:
     """Brings rows, pairs and state up to `as_of`.
 
-    Where events of the past changed, the days from there on are computed again and whatever was made of them goes:
-    rows, pairs, examples, catalogues.
+    Where events of the past changed, the days from there on are computed again and everything derived from them is
+    removed: rows, pairs, examples, catalogues.
 
     Args:
         sections: What the step reads of the configuration.
@@ -221,7 +221,7 @@ def _what_holds(
 
 
 def _start_over(paths: RunPaths) -> None:
-    # First: what is half removed must not be taken for what it tells of.
+    # First: a record of folders that are half removed must not be trusted.
     paths.snapshots_record.unlink(missing_ok=True)
     shutil.rmtree(paths.features, ignore_errors=True)
 
@@ -354,7 +354,7 @@ def _remove_after(folder: Path, end: dt.date) -> None:
 
 
 def _forget(sections: FeaturesSections, paths: RunPaths) -> None:
-    """Removes the states of midnights before the last `late_days`, and their pairs where nobody asked for them."""
+    """Removes the states of midnights before the last `late_days`, and their pairs unless a cut asked for them."""
     written = Written.load(paths.snapshots_record)
     if written is None:
         return

@@ -90,7 +90,7 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
             "end_day": self._days[1],
             "rows_from": self._rows_from,
             "is_new": pc.invert(pc.is_in(ids, value_set=known)).to_numpy(zero_copy_only=False),
-            # Not a matter of shards: their number may change from one day to the next, the turns must go on.
+            # Not a matter of shards: their number may change from one day to the next, the turns must continue.
             "refresh": stable_number(ids.to_pylist()),
             "refresh_days": self._refresh_days,
         }

@@ -1,4 +1,4 @@
-"""Embed and index: vectors of every user and item at the cut, the HNSW graph over the items, its recall."""
+"""The steps mine, embed and index: hard negatives, vectors of all users and items, the HNSW graph, its recall."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _item_values(index: IndexConfig, items: Path) -> npt.NDArray[np.float64]:
     file = pq.ParquetFile(items)
     if index.weight == "value":
         table = file.read(["item_price", "item_num_events"])
-        # An item without events has a mean of 0, which says nothing about what it is worth.
+        # An item without events has a mean of 0, which does not mean that it is worth nothing.
         priced = pc.if_else(pc.greater(table.column("item_num_events"), 0), table.column("item_price"), None)
     elif MARGIN in file.schema_arrow.names and pa.types.is_floating(file.schema_arrow.field(MARGIN).type):
         priced = file.read([MARGIN]).column(MARGIN)
@@ -126,7 +126,7 @@ def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
         seed=sections.seed,
     )
     users, items = _named_by(previous)
-    # An index over weighted vectors ranks by value; what is hard for the towers is told by the cosine alone.
+    # An index over weighted vectors ranks by value; what is hard for the towers is a matter of the cosine alone.
     is_weighted = (previous.index / WEIGHTS_FILE).exists()
     withdrawn = previous.index / WITHDRAWN_FILE
     files = MiningFiles(
@@ -160,7 +160,7 @@ def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
 def previous_fit(paths: RunPaths) -> RunPaths:
     """The day's own finished fit, or the latest before it, among those whose vectors, index and ids are there.
 
-    Of an index over other vectors than those beside it, nothing is taken: it is of another fit.
+    An index over vectors other than the stored ones is not used: it belongs to another fit.
 
     Raises:
         ValueError: There is none.
@@ -183,7 +183,8 @@ def previous_fit(paths: RunPaths) -> RunPaths:
 def _named_by(fit: RunPaths) -> list[Path]:
     """Files that tell whose the rows of a fit's user and item vectors are.
 
-    Those of its encoder, which stay; features of a past that has changed are made anew, for whoever is there now.
+    Those of its encoder, which stay: when events of the past change, features are computed again, for the users of
+    today.
     """
     encoder, catalogue = fit.model / "encoder", fit.catalogue(fit.as_of)
     of_encoder = [encoder / f"{tower}_ids.parquet" for tower in TOWERS]

@@ -1,4 +1,4 @@
-"""Which codes do the tokens of users fall on, and how many tokens on each? A Beam job over blocks of vectors.
+"""Counts the user tokens that fall on each SparCode code, as a Beam job over blocks of vectors.
 
 An element is one row group of what the embedding job wrote. A block leaves as a few arrays of codes and counts, one for
 each share of the codes, never as one pair a code: sums of arrays cost a sort, sums of pairs a call each.

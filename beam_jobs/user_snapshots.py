@@ -185,7 +185,7 @@ class UserState:
         active = np.unique(user)
         old = self.history[active]
         old_owner, old_slot = np.nonzero(old >= 0)
-        # Newer entries come first: the new events from last to first, then the old history as it stands.
+        # Newer entries come first: the new events from last to first, then the old history unchanged.
         owner = np.concatenate([np.searchsorted(active, user)[::-1], old_owner])
         items = np.concatenate([item[::-1], old[old_owner, old_slot]])
         times = np.concatenate([seconds[::-1], self.history_seconds[active][old_owner, old_slot]])

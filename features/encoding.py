@@ -50,7 +50,7 @@ def dense_shares(raw: pa.Table, field: Shares, vocabulary: IdMap) -> npt.NDArray
     The values kept are scaled to a sum of 1; those that the vocabulary does not know come together in column 0.
 
     Args:
-        raw: [B] rows with the two list fields; nulls and empty lists where nobody was met.
+        raw: [B] rows with the two list fields; nulls and empty lists where there was no event.
         field: Which fields.
         vocabulary: Rows of the values, V with row 0.
 

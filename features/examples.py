@@ -1,4 +1,4 @@
-"""What did the features say at the moment of each event? One immutable partition of examples per event day.
+"""Training examples, joined point-in-time: one immutable partition per event day.
 
 A partition is a small star, because a basket shares its user's features and their history is long:
 

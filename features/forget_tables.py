@@ -1,6 +1,6 @@
-"""How do people leave the canonical tables? Every file that names them is written again without their rows.
+"""GDPR erasure from the canonical tables: every file that names forgotten users is written again without their rows.
 
-A file is replaced at once, and `users.parquet`, which names everybody, last: killed before, the next call goes on.
+A file is replaced at once, and `users.parquet`, which names every user, last: after a kill, the next call continues.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def forget_in_tables(tables: Path, people: Container[str]) -> dict[str, int]:
     """Takes the rows of some people out of the tables, and out of what is kept of rows that were set aside.
 
     The manifest follows as far as later steps rely on it: days, their digests and their numbers of events. What a
-    source of several files need not read again is told by a ledger with all ids, which goes: the next ingestion reads
-    everything once.
+    source of several files need not read again is in a ledger with all ids, which is removed: the next ingestion
+    reads everything once.
 
     Args:
         tables: Folder of the tables; it need not be there.

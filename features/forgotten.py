@@ -1,4 +1,4 @@
-"""Who is to be forgotten? Salted hashes of user ids, never the ids themselves, so that a source cannot bring them back.
+"""Users to be forgotten (GDPR erasure), as salted hashes of their ids, so that a source cannot bring them back.
 
     forgotten.json     {"format": 1, "salt": "<hex>", "hashes": ["<SHA-256 of salt and id>", ...]}, for its owner only
 
@@ -35,10 +35,10 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Forgotten:
-    """Ids that are known by their hashes alone; `user_id in forgotten` tells whether one of them is meant.
+    """Ids that are known by their hashes alone; `user_id in forgotten` is true for one of them.
 
     Attributes:
-        salt: Of this dataset, hexadecimal; empty where nobody is forgotten yet.
+        salt: Of this dataset, hexadecimal; empty if no user is forgotten yet.
         hashes: SHA-256 of salt and id, hexadecimal.
     """
 
@@ -54,7 +54,7 @@ class Forgotten:
         return bool(self.hashes)
 
     def digest(self) -> str:
-        """Tells one list from another: 12 hex digits; empty where nobody is on it."""
+        """Identifies the list: 12 hex digits; empty if no user is on it."""
         return hashlib.sha256("".join(sorted(self.hashes)).encode()).hexdigest()[:12] if self.hashes else ""
 
     def and_also(self, user_ids: Iterable[str]) -> Forgotten:
@@ -76,10 +76,10 @@ class Forgotten:
 
     @classmethod
     def load(cls, path: Path) -> Forgotten:
-        """Reads what `save` wrote; nobody where there is no file.
+        """Reads what `save` wrote; an empty list if there is no file.
 
         Raises:
-            ValueError: The file is damaged: to go on without it would bring people back.
+            ValueError: The file is damaged: continuing without it would bring users back.
         """
         try:
             plain = json.loads(path.read_text())
@@ -102,7 +102,7 @@ NOBODY = Forgotten()
 
 
 def are_of(people: Container[str], ids: pa.Array | pa.ChunkedArray) -> Mask:
-    """Which ids are of some people: [n] string -> [n] bool; a null is of nobody. Each distinct id is looked at once."""
+    """Which ids are of some people: [n] string -> [n] bool; a null is of none. Each distinct id is looked at once."""
     distinct = pc.unique(ids)
     named = np.array([value is not None and value in people for value in distinct.to_pylist()], dtype=bool)
     if not named.any():
@@ -112,7 +112,7 @@ def are_of(people: Container[str], ids: pa.Array | pa.ChunkedArray) -> Mask:
 
 
 def name_any(people: Container[str], texts: pa.Array | pa.ChunkedArray) -> Mask:
-    """Which raw rows name somebody: [n] string, JSON objects or lines -> [n] bool; null names nobody.
+    """Which raw rows name a forgotten user: [n] string, JSON objects or lines -> [n] bool; false for null.
 
     No column is known here: a row counts as theirs where any of its fields is one of the ids.
     """
@@ -161,7 +161,7 @@ def ids_in(text: str) -> list[str]:
 
 
 def check_line(name: str) -> str:
-    """An id that stands alone on a line.
+    """An id on a line of its own.
 
     Raises:
         ValueError: It is empty, begins or ends with a space, has a line break, or would be read as a comment.

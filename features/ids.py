@@ -1,4 +1,4 @@
-"""Which row belongs to which external id? Row 0 is the null id and the padding; rows 1..n are the ids.
+"""Map of external ids to rows. Row 0 is the null id and the padding; rows 1..n are the ids.
 
 Ids that the map does not know are in row 0 too, unless it has hash buckets: then they share out the rows after n.
 """
@@ -100,7 +100,7 @@ class IdMap:
         return np.concatenate([np.zeros(1, np.int32), self._bucket_rows(self._values)])
 
     def stable_numbers(self) -> npt.NDArray[np.int64]:
-        """`stable_number` of each catalogue row's id, whatever its row on another day: [n + 1] int64, 0 for row 0."""
+        """`stable_number` of each row's id, independent of its row on other days: [n + 1] int64, 0 for row 0."""
         return np.concatenate([np.zeros(1, np.int64), stable_number(self._values)])
 
     def ids(self, rows: npt.ArrayLike) -> list[str]:
@@ -126,7 +126,7 @@ class IdMap:
         return (len(self) + stable_number(ids) % self.num_buckets).astype(np.int32)
 
     def save(self, path: Path) -> None:
-        """Writes the ids in the order of their rows as the column `id` of a Parquet file, the buckets beside them."""
+        """Writes the ids in row order as the column `id` of a Parquet file; buckets are in its metadata."""
         schema = pa.schema([("id", pa.string())], metadata={NUM_BUCKETS_KEY: str(self.num_buckets)})
         pq.write_table(pa.table([pa.array(self._values, pa.string())], schema=schema), path)
 

@@ -1,4 +1,4 @@
-"""How do raw events become canonical tables? Read in chunks, judged, sorted into days, written once.
+"""Ingestion: raw events are read in chunks, validated, sorted into days and written as canonical tables.
 
 `features/tables.py` shows what is written and reads it. Memory: one chunk, the events of one day, the users and items
 tables with their declared columns, and the distinct ids.
@@ -42,7 +42,7 @@ OPENERS: dict[str, Callable[..., Source]] = {
 
 
 class SourceSettings(Protocol):
-    """What the configuration says of a source: its kind, and pairs of the adapter's arguments and their values."""
+    """A source as configured: its kind, and pairs of the adapter's arguments and their values."""
 
     @property
     def kind(self) -> str:
@@ -90,7 +90,7 @@ def ingest(
     reuse: bool = True,
     forgotten: Forgotten = NOBODY,
 ) -> IngestSummary:
-    """Reads a source into canonical tables. Same source and arguments, same bytes, whatever was there before.
+    """Reads a source into canonical tables. Same source and arguments, same bytes, independent of earlier runs.
 
     Where the events are several files, those that are as they were are not read again, unless a changed file has events
     of the same days. Day files that come out as they were are kept as they are.
@@ -104,7 +104,7 @@ def ingest(
         now: Moment of the run, with a time zone; later events are set aside.
         progress: Told how many more event rows are done; rows that are not read again are not among them.
         reuse: Whether to use what `out` has; otherwise all is read.
-        forgotten: Users whose rows are left out and counted, whatever is wrong with them: set aside they would be kept.
+        forgotten: Users whose rows are left out and counted, even if they are faulty: in quarantine they would be kept.
 
     Returns:
         The counts, which are also in `manifest.json`.
@@ -126,7 +126,7 @@ def ingest(
         before = _read_before(out, ledger, reading) if reuse else None
         summary, read = job.run(source, schema, before, progress or (lambda done: None))
     if read.files:
-        # Last: before it is written, the ledger that is there tells of other tables.
+        # Last: until it is written, the existing ledger describes other tables.
         Ledger(_identity(out), reading, read.files, read.ids).save(ledger)
     else:
         shutil.rmtree(ledger, ignore_errors=True)
@@ -151,7 +151,7 @@ def _identity(folder: Path) -> str:
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends without an error."""
+    """A folder next to `out` that replaces it when the block ends without an error."""
     folder, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("tmp", "old"))
     failed = out.with_name(f"{out.name}.quarantine")
     if old.exists() and not out.exists():

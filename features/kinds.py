@@ -66,7 +66,7 @@ class OwnInput:
     Attributes:
         suffix: Behind the name of the column in the name of the input.
         spec: Kind, length and table rows of the input: (encoder, column) -> spec named after the input.
-        encode: (encoder, column, raw values [B]) -> what the spec says, [B] or [B, length].
+        encode: (encoder, column, raw values [B]) -> as in the spec, [B] or [B, length].
         learns_values: Whether the distinct values of the table become rows of a vocabulary, `encoder.vocabularies`.
     """
 

@@ -1,4 +1,4 @@
-"""What does an online store know of some users now? One read, as near to the store as Feast lets its readers come.
+"""Reads user features from the online store in one call, as close to the store as Feast allows.
 
 `FeatureStore.get_online_features` resolves services and views, builds a response and unpacks it again: .27 ms for one
 user with 15 fields, .06 ms of which are the store. Its lookup of the service takes four more. So the view is looked up
@@ -88,7 +88,7 @@ class OnlineUsers:
         self._fields, self._rows = schema.names, row_type(schema)
         self._entity_key, self._value = EntityKey, Value
         if feast.config.online_store.type == "sqlite":
-            # SQLite waits five seconds unless it is told otherwise.
+            # SQLite waits five seconds by default.
             connection = self._provider.online_store._get_conn(feast.config)
             connection.execute(f"PRAGMA busy_timeout = {max(1, round(wait_seconds * 1000))}")
 
@@ -166,7 +166,7 @@ class SqliteUsers:
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
-            # Clients of the server are told this, and need not know its folders.
+            # Clients of the server see this message, and need not know its folders.
             raise FileNotFoundError(f"{self._path.name}: no such file; `twinspire features` fills one") from None
         file = (status.st_dev, status.st_ino)
         if self._connection is None or file != self._file:

@@ -1,4 +1,4 @@
-"""Which rows were set aside, and why? They are counted, kept in a file, and too many of them stop the job."""
+"""Quarantine of rows that cannot be used: counted, kept in a file with the reason; too many of them stop the job."""
 
 from __future__ import annotations
 

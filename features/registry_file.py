@@ -1,4 +1,4 @@
-"""Where does Feast keep what is registered? In one file, replaced at once: its own way writes over what is read."""
+"""Feast registry in one file that is replaced atomically: Feast's own store overwrites the file while it is read."""
 
 from __future__ import annotations
 

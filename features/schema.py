@@ -53,7 +53,7 @@ ITEM_STATISTICS: tuple[Statistic, ...] = (
     Statistic(name="item_slow_new_rate", storage=Storage.FLOAT, meaning="first-time buyers a day, half-life 28 days"),
 )
 
-# Values that a share list keeps, largest shares first: a user or an item whose past spreads wider is told by these.
+# Values that a share list keeps, largest shares first; those of a user or an item with more values are cut off.
 MAX_SHARES = 32
 
 STATISTICS: dict[Tower, tuple[Statistic, ...]] = {"user": USER_STATISTICS, "item": ITEM_STATISTICS}
@@ -85,7 +85,7 @@ class Shares(NamedTuple):
 
 
 class Schema(BaseModel):
-    """The columns of a dataset beside the canonical ones, and how each enters its tower.
+    """The columns of a dataset besides the canonical ones, and how each enters its tower.
 
     A column may be used in more than one way: `product_type: [categorical, text]`.
     """

@@ -1,4 +1,4 @@
-"""What changed in the columns since the last run, and what does it mean? Compared before anything trains."""
+"""Schema changes: what changed in the columns since the last run, and what it means for training."""
 
 from __future__ import annotations
 
@@ -161,7 +161,9 @@ def _source(before: SchemaFacts, now: SchemaFacts, table: str) -> Iterator[Schem
     for raw in (raw for raw in new if raw in old and old[raw] != new[raw]):
         what = f"was {old[raw]} and is {new[raw]} now in the source"
         if used.get(raw) in (columns.USER_ID, columns.ITEM_ID):
-            meaning = "ids are compared as text: look whether 17 has become 17.0, for then nobody is known any more"
+            meaning = (
+                "ids are compared as text: check whether 17 has become 17.0, as then no id would be known any more"
+            )
         elif raw in used:
             meaning = "it is read as declared; what cannot be read so is set aside and counted"
         else:

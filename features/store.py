@@ -1,4 +1,4 @@
-"""How is Feast asked? Set up a store, join examples point-in-time, fill the online store, read it."""
+"""The Feast feature store: set up, point-in-time joins of examples, filling and reading the online store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class JoinError(ValueError):
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What a store is made of; written beside it so that the server can open it again.
+    """Settings of a store, saved with it so that the server can open it again.
 
     Attributes:
         project: Feast project.
@@ -262,7 +262,7 @@ def _some(index: pd.MultiIndex) -> str:
 
 
 def empty_online_store(store: Store) -> None:
-    """Removes all users' values; readers find nobody until the store is filled."""
+    """Removes all users' values; reads find no user until the store is filled."""
     view = store.feast.get_feature_view(VIEW_NAMES["user"])
     provider = store.feast._get_provider()
     provider.teardown_infra(store.settings.project, [view], [])
@@ -271,7 +271,7 @@ def empty_online_store(store: Store) -> None:
 
 
 def forget_online(store: Store, user_ids: Sequence[str]) -> int:
-    """Removes all values of some users; readers find nobody under their ids from now on.
+    """Removes all values of some users; reads find nothing under their ids from now on.
 
     Feast writes and reads single entities and has no call that removes one: what it would read is removed by its own
     key, from its own connection.

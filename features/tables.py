@@ -1,4 +1,4 @@
-"""Which events, users and items are there? Reads the canonical tables that ingestion wrote.
+"""Reads the canonical tables that ingestion wrote: events, users and items.
 
 tables/events/2017-01-31.parquet   events of one UTC day by (timestamp, user_id, item_id)
 users.parquet               user_id and the declared user columns, by user_id

@@ -1,4 +1,4 @@
-"""Which letter trigrams does a text consist of? The word hashing of DSSM, vectorised over a whole column.
+"""Letter trigrams of texts: the word hashing of DSSM, vectorised over a whole column.
 
 Shape letters: B texts, L trigrams kept of each.
 """

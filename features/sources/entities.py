@@ -48,7 +48,7 @@ def read_entities(
     num_rows = num_forgotten = 0
     for read in table.read(chunk_rows):
         chunk = without(read, table.columns[target.names[0]], forgotten) if forgotten else read
-        parts.append(_judge(chunk, table, traced, quarantine))
+        parts.append(_validate(chunk, table, traced, quarantine))
         num_rows += read.rows.num_rows
         num_forgotten += read.rows.num_rows - chunk.rows.num_rows
     kept, repeats = split_repeats(pa.concat_tables(parts), [target.names[0]])
@@ -56,7 +56,7 @@ def read_entities(
     return kept.select(target.names), num_rows, num_forgotten
 
 
-def _judge(chunk: Chunk, table: RawTable, traced: pa.Schema, quarantine: Quarantine) -> pa.Table:
+def _validate(chunk: Chunk, table: RawTable, traced: pa.Schema, quarantine: Quarantine) -> pa.Table:
     no_number = pa.repeat(False, chunk.rows.num_rows)
     arrays: list[pa.Array] = []
     for field in traced:

@@ -1,4 +1,4 @@
-"""What does a chunk of raw events say, and which of its rows can be used? n rows."""
+"""Validation of raw events: parses a chunk and finds the rows that cannot be used. n rows."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A chunk of events, judged.
+class ValidatedEvents:
+    """A chunk of events, validated.
 
     Attributes:
         events: Usable events, `TRACED_SCHEMA`, in the order of the source.
@@ -80,7 +80,7 @@ class Judged:
     num_filtered: int
 
 
-def judge_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Judged:
+def validate_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> ValidatedEvents:
     """Reads a chunk into canonical columns and finds its faults.
 
     Args:
@@ -119,7 +119,7 @@ def judge_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Judged:
     file = pa.repeat(chunk.file, chunk.rows.num_rows)
     arrays = (user_id, item_id, moments, reward, value, file, chunk.numbers)
     kept = [array.filter(good).cast(field.type) for array, field in zip(arrays, TRACED_SCHEMA, strict=True)]
-    return Judged(pa.table(kept, schema=TRACED_SCHEMA), faults, int(filtered.sum()))
+    return ValidatedEvents(pa.table(kept, schema=TRACED_SCHEMA), faults, int(filtered.sum()))
 
 
 def first_fault(masks: dict[Reason, Mask], num_rows: int) -> npt.NDArray[np.int8]:

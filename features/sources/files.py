@@ -1,4 +1,4 @@
-"""How is a file, or a folder of files, read as one table? Parquet by row batches, CSV by blocks."""
+"""Reads a file, or a folder of files, as one table: Parquet by row batches, CSV by blocks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def column_names(path: Path, dialect: Dialect) -> list[str]:
 
 
 def read_delimited(path: Path, dialect: Dialect, *, wanted: Sequence[str], chunk_rows: int) -> Iterator[Chunk]:
-    """Rows of a file in order, wherever they are broken.
+    """Rows of a file in order, broken ones included.
 
     Args:
         path: The file; `.gz` and `.bz2` are decompressed.
@@ -139,7 +139,7 @@ def _split_lines(chunk: Chunk, dialect: Dialect, wanted: Sequence[str]) -> Chunk
     line = chunk.rows.column("line").combine_chunks()
     fields = pc.split_pattern(line, dialect.delimiter)
     whole = pc.equal(pc.list_value_length(fields), len(dialect.names))
-    # Padding makes every list long enough for list_element, whatever its own length.
+    # Padding makes every list long enough for list_element, even the shortest.
     padding = dialect.delimiter.join([""] * len(dialect.names))
     fields = pc.split_pattern(pc.if_else(whole, line, padding), dialect.delimiter)
     columns = {name: pc.list_element(fields, dialect.names.index(name)) for name in wanted}
@@ -149,7 +149,7 @@ def _split_lines(chunk: Chunk, dialect: Dialect, wanted: Sequence[str]) -> Chunk
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns what the parser says into an error that names the file."""
+    """Turns an error of the parser into one that names the file."""
     try:
         yield
     except pa.ArrowInvalid as error:
@@ -183,7 +183,7 @@ def file_columns(path: Path, dialect: Dialect) -> list[str]:
     """Columns of a file.
 
     Raises:
-        SourceError: The file is empty or not what its name says.
+        SourceError: The file is empty or not of the type that its name suggests.
     """
     if not path.name.endswith(PARQUET_SUFFIX):
         return column_names(path, dialect)
@@ -194,7 +194,7 @@ def file_columns(path: Path, dialect: Dialect) -> list[str]:
 
 
 def file_kinds(path: Path, dialect: Dialect) -> dict[str, str]:
-    """Column of a file -> its type as Arrow names it; text in a CSV file, whatever it holds."""
+    """Column of a file -> its type as Arrow names it; always text for a CSV file."""
     if not path.name.endswith(PARQUET_SUFFIX):
         return dict.fromkeys(column_names(path, dialect), "text")
     return {field.name: str(field.type) for field in pq.read_schema(path)}

@@ -1,4 +1,4 @@
-"""How is a published split in LightGCN's format read? One line a user: its id, then its items.
+"""Adapter of published splits in LightGCN's format: one line a user, its id, then its items.
 
 Shape letters: U users, N items, P pairs.
 """
@@ -16,7 +16,7 @@ from features.sources.raw import SourceError
 
 Ints = npt.NDArray[np.int64]
 TRAIN_FILE, TEST_FILE = "train.txt", "test.txt"
-# Above it lines are taken for sorted by id, which says nothing about time.
+# Above it lines are taken for sorted by id, which carries no information about time.
 MOST_ASCENDING = 0.95
 LARGEST_ID = np.iinfo(np.int64).max
 
@@ -46,7 +46,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """A split as published: every pair is either fitted or judged.
+    """A split as published: every pair is either for training or for test.
 
     Attributes:
         train, test: Pairs as rows of `user_ids` and `item_ids`.

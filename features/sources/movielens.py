@@ -1,4 +1,4 @@
-"""How is MovieLens read? As downloaded, in whichever of its layouts; a rating becomes the reward of an event.
+"""Adapter of MovieLens as downloaded, in any of its layouts; a rating becomes the reward of an event.
 
 All ratings are one file in no order of time, so all of it is read whenever it changes.
 """
@@ -20,7 +20,7 @@ from features.sources.values import join_known
 
 TITLE, YEAR, GENRES = "title", "year", "genres"
 MOVIE_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, TITLE, YEAR, GENRES)
-# In the order of the flags of u.item; the flag `unknown` before them says nothing.
+# In the order of the flags of u.item; the flag `unknown` before them is ignored.
 GENRE_FLAGS = (
     "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",

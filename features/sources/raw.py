@@ -1,4 +1,4 @@
-"""What does an adapter hand over? Chunks of raw columns, and which of them means what."""
+"""What an adapter provides: chunks of raw columns, and the meaning of each column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out of an ingestion? Counts for people and for the manifest."""
+"""Summary of an ingestion: counts for the console and for the manifest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class IngestSummary:
     Attributes:
         rows_read: Event rows of the source.
         rows_kept: Events written.
-        filtered: Reason -> event rows left out because the configuration says so.
+        filtered: Reason -> event rows left out by configuration.
         quarantined: Table -> reason -> rows set aside.
         num_users, num_items: Rows of the tables written.
         num_added_users, num_added_items: Those among them that only the events know.

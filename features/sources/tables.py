@@ -1,4 +1,4 @@
-"""How are a user's own Parquet or CSV tables read? By the column names that the configuration gives.
+"""Adapter of a user's own Parquet or CSV tables, read by the column names of the configuration.
 
 Where the events are a folder of files, one a day or in any parts, those that are as they were are not read again.
 """

@@ -1,4 +1,4 @@
-"""How does a raw column become text or numbers?"""
+"""Conversion of raw columns to text, numbers and timestamps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do raw events become day files? Judged chunk by chunk, then sorted and freed of repeats day by day."""
+"""Writes events into day files: validated chunk by chunk, then sorted and deduplicated day by day."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from features import columns
 from features.forgotten import NOBODY, Forgotten, without
 from features.quarantine import REASONS, Quarantine, Reason
-from features.sources.events import EVENTS_SCHEMA, TRACED_SCHEMA, judge_events, split_repeats
+from features.sources.events import EVENTS_SCHEMA, TRACED_SCHEMA, split_repeats, validate_events
 from features.sources.raw import Chunk, RawTable
 from features.sources.summary import DayFacts
 
@@ -164,16 +164,16 @@ def spill_events(
     counts = Counts()
     for read in chunks:
         chunk = _known(read, raw, forgotten)
-        judged = judge_events(chunk, raw, now=now)
-        quarantine.add_faults(chunk, judged.faults)
-        spill.add(judged.events)
+        found = validate_events(chunk, raw, now=now)
+        quarantine.add_faults(chunk, found.faults)
+        spill.add(found.events)
         counts.num_rows += read.rows.num_rows
         counts.num_forgotten += read.rows.num_rows - chunk.rows.num_rows
-        counts.num_filtered += judged.num_filtered
-        positions, numbers = np.unique(judged.faults[judged.faults >= 0], return_counts=True)
+        counts.num_filtered += found.num_filtered
+        positions, numbers = np.unique(found.faults[found.faults >= 0], return_counts=True)
         counts.faults.update({REASONS[place].value: int(n) for place, n in zip(positions, numbers, strict=True)})
-        if judged.events.num_rows:
-            moments = _microseconds(judged.events)
+        if found.events.num_rows:
+            moments = _microseconds(found.events)
             counts.days.update(np.unique(moments // DAY_MICROSECONDS).tolist())
             counts.latest = max(int(moments.max()), moments[0] if counts.latest is None else counts.latest)
         progress(read.rows.num_rows)
@@ -192,7 +192,7 @@ def spill_days(
     """Reads events once more, for some days: their usable events go to the spill, all others are left out."""
     wanted = np.array(sorted(days))
     for chunk in chunks:
-        events = judge_events(_known(chunk, raw, forgotten), raw, now=now).events
+        events = validate_events(_known(chunk, raw, forgotten), raw, now=now).events
         spill.add(events.filter(pa.array(np.isin(_microseconds(events) // DAY_MICROSECONDS, wanted))))
 
 
@@ -275,7 +275,7 @@ def span_of(folder: Path, days: Collection[dt.date]) -> tuple[dt.datetime, dt.da
 
 
 def link(path: Path, target: Path) -> None:
-    """Gives a file, which nobody changes, a second name; copies it where the file system has no such thing."""
+    """Hard-links a file, which is never changed; copies it where the file system has no hard links."""
     try:
         os.link(path, target)
     except OSError:

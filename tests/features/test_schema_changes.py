@@ -79,8 +79,8 @@ CHANGES = [
     ),
     pytest.param(
         {"events": EVENTS | {"user_id": [17.0]}},
-        "events.user_id was string and is double now in the source: ids are compared as text: look whether 17 has "
-        "become 17.0, for then nobody is known any more",
+        "events.user_id was string and is double now in the source: ids are compared as text: check whether 17 has "
+        "become 17.0, as then no id would be known any more",
         False,
         id="another type of an id",
     ),

@@ -68,20 +68,19 @@ def measure(tree: Path) -> dict[str, str]:
     importers = Counter(module for targets in graph.values() for module in targets)
     names = Counter(files[module].name for module in full)
     few = sum(count <= MOST_IMPORTS for count in imports) / len(imports)
-    found = circles(graph)
     return {
         "files": f"{len(files):,}",
         "lines": f"{sum(lines.values()):,}",
         "files of twinspire/": f"{len(own):,}",
         "lines of twinspire/": f"{sum(lines[module] for module in own):,}",
-        "levels of imports in twinspire/": "circle" if found else str(levels(commands)),
+        "levels of imports in twinspire/": "circle" if circles(commands) else str(levels(commands)),
         "imports between files of twinspire/": f"{sum(map(len, commands.values())):,}",
         "import lines of nine files in ten, up to": str(imports[int(0.9 * len(imports))]),
         f"files with at most {MOST_IMPORTS} import lines": f"{few:.1%}",
         "files with one importer": str(sum(count == 1 for count in importers.values())),
         "file names in several folders": str(sum(count > 1 for count in names.values())),
         f"functions over {MOST_LINES} lines": str(sum(len(long_functions(code)) for code in parsed.values())),
-        "files in a circle of imports": str(sum(map(len, found))),
+        "files in a circle of imports": str(sum(map(len, circles(graph)))),
     }
 
 

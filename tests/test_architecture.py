@@ -16,7 +16,7 @@ FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).r
 # File, what is planted in it, and what the report has to name.
 PLANTED = [
     ("artefacts/files.py", "import features.ids", "artefacts.files -> features.ids"),
-    ("features/ids.py", "from serving import exact", "features.ids -> serving.retrieval.exact"),
+    ("features/ids.py", "from serving.retrieval import exact", "features.ids -> serving.retrieval.exact"),
     ("features/ids.py", "import apache_beam as beam", "features.ids -> apache_beam"),
     ("towers/inputs.py", "from features import store", "towers.inputs -> features.store"),
     ("towers/inputs.py", "import pandas as pd", "towers.inputs -> pandas"),

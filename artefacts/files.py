@@ -1,4 +1,7 @@
-"""Atomic replacement of small files: written to a temporary name, then renamed, so that no reader sees half of one."""
+"""Files of the run folder: small ones are replaced atomically, numbered ones are checked to be complete.
+
+A small file is written to a temporary name, then renamed, so that no reader sees half of one.
+"""
 
 from __future__ import annotations
 
@@ -29,3 +32,21 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def all_files(folder: Path, *, advice: str) -> list[Path]:
+    """The Parquet files of a finished job, by name.
+
+    Args:
+        folder: What the job has written.
+        advice: What to do where a file is missing.
+
+    Raises:
+        ValueError: There are none, or fewer than their names promise.
+    """
+    files = sorted(folder.glob("*.parquet"))
+    # Beam ends names with -00003-of-00008: without the last files, the rows that are there would have no gap.
+    promised = {int(file.stem.rpartition("-of-")[2]) for file in files if "-of-" in file.stem}
+    if not files or promised != {len(files)}:
+        raise ValueError(f"{folder}: has {len(files)} of {max(promised, default=1)} files; {advice}")
+    return files

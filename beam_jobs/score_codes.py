@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from artefacts.files import all_files
 from beam_jobs.embed import WriteNumbered
-from serving.retrieval.vectors import all_files
 
 if TYPE_CHECKING:
     from serving.sparcode.postings import PostingsWriter

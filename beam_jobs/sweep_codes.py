@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from artefacts.files import all_files
 from beam_jobs.embed import WriteNumbered
-from serving.retrieval.vectors import VECTOR, all_files
+from serving.retrieval.vectors import VECTOR
 
 if TYPE_CHECKING:
     from serving.sparcode.codebook import Codebook

@@ -22,9 +22,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.sources.raw import Chunk
-from features.sources.values import to_text
-
 FORMAT = 1
 SALT_BYTES = 16
 # Between the fields of a line that could not be split.
@@ -119,24 +116,6 @@ def name_any(people: Container[str], texts: pa.Array | pa.ChunkedArray) -> Mask:
     return np.array(
         [text is not None and any(field in people for field in _fields(text)) for text in texts.to_pylist()]
     )
-
-
-def without(chunk: Chunk, column: str, people: Container[str]) -> Chunk:
-    """The rows of a chunk that are not of some people.
-
-    Args:
-        chunk: n raw rows.
-        column: Raw column of the user id.
-        people: Who is left out; also where a line could not be split and one of its fields is an id of theirs.
-    """
-    ids = to_text(chunk.rows.column(column), f"{chunk.file}, column {column!r}")
-    gone = are_of(people, ids)
-    if chunk.broken.null_count < len(chunk.broken):
-        gone |= name_any(people, chunk.broken)
-    if not gone.any():
-        return chunk
-    kept = pa.array(~gone)
-    return Chunk(chunk.file, chunk.numbers.filter(kept), chunk.rows.filter(kept), chunk.broken.filter(kept))
 
 
 def _fields(text: str) -> set[str]:

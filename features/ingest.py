@@ -21,13 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.forgotten import NOBODY, Forgotten
-from features.quarantine import Quarantine, QuarantineError
 from features.schema import Schema
 from features.schema_changes import SchemaFacts
 from features.sources.changed_files import Before, EventReader, EventsRead, Ledger
 from features.sources.complete_journey import open_complete_journey
 from features.sources.entities import entity_schema, read_entities, with_ids
 from features.sources.movielens import open_movielens
+from features.sources.quarantine import Quarantine, QuarantineError
 from features.sources.raw import RawTable, Source, SourceError, nearest
 from features.sources.summary import DayFacts, IngestSummary
 from features.sources.tables import open_tables

@@ -8,22 +8,36 @@ Shape letters: B rows, L trigrams.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features.ids import IdMap
 from features.text import trigrams
-
-if TYPE_CHECKING:
-    from features.encoding import Encoder
 
 Floats = npt.NDArray[np.float64]
 Input = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+
+
+class Encoding(Protocol):
+    """What the inputs of columns are made with; an `Encoder` has it."""
+
+    @property
+    def vocabularies(self) -> Mapping[str, IdMap]:
+        """Rows of the values of each categorical column."""
+
+    @property
+    def text_length(self) -> int:
+        """L."""
+
+    @property
+    def text_buckets(self) -> int:
+        """Buckets for trigrams."""
 
 
 class Storage(StrEnum):
@@ -71,8 +85,8 @@ class OwnInput:
     """
 
     suffix: str
-    spec: Callable[[Encoder, str], InputSpec]
-    encode: Callable[[Encoder, str, pa.ChunkedArray], Input]
+    spec: Callable[[Encoding, str], InputSpec]
+    encode: Callable[[Encoding, str, pa.ChunkedArray], Input]
     learns_values: bool = False
 
 
@@ -116,19 +130,19 @@ def to_floats(raw: pa.ChunkedArray) -> Floats:
     return raw.cast(pa.float64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
-def _categorical_spec(encoder: Encoder, column: str) -> InputSpec:
+def _categorical_spec(encoder: Encoding, column: str) -> InputSpec:
     return InputSpec(column, "categorical", None, len(encoder.vocabularies[column]))
 
 
-def _encode_category(encoder: Encoder, column: str, raw: pa.ChunkedArray) -> Input:
+def _encode_category(encoder: Encoding, column: str, raw: pa.ChunkedArray) -> Input:
     return encoder.vocabularies[column].rows(raw.to_numpy(zero_copy_only=False))
 
 
-def _text_spec(encoder: Encoder, column: str) -> InputSpec:
+def _text_spec(encoder: Encoding, column: str) -> InputSpec:
     return InputSpec(column + TEXT_SUFFIX, "text", encoder.text_length, encoder.text_buckets + 1)
 
 
-def _encode_text(encoder: Encoder, column: str, raw: pa.ChunkedArray) -> Input:
+def _encode_text(encoder: Encoding, column: str, raw: pa.ChunkedArray) -> Input:
     return trigrams(raw, length=encoder.text_length, num_buckets=encoder.text_buckets)
 
 

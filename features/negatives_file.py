@@ -1,21 +1,17 @@
-"""."""
+"""Mined hard negatives as Parquet: the format and its reader."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import all_files
 from features import columns
 from features.encoding import Encoder
-from serving.retrieval.vectors import all_files
-
-if TYPE_CHECKING:
-    pass
 
 Ints = npt.NDArray[np.int64]
 

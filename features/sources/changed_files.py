@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.forgotten import NOBODY, Forgotten
-from features.quarantine import SCHEMA, Quarantine, Reason
 from features.sources.events import EPOCH, MICROSECOND
+from features.sources.quarantine import SCHEMA, Quarantine, Reason
 from features.sources.raw import Chunk, RawTable, SourcePart
 from features.sources.summary import DayFacts
 from features.sources.write_events import (

@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import columns
-from features.forgotten import NOBODY, Forgotten, without
+from features.forgotten import NOBODY, Forgotten
 from features.kinds import Storage, stored_as
-from features.quarantine import Quarantine, Reason
 from features.schema import ENTITY_KEY, Schema, Tower
 from features.sources.events import SOURCE, SOURCE_ROW, first_fault, split_repeats
+from features.sources.quarantine import Quarantine, Reason
 from features.sources.raw import Chunk, RawTable
-from features.sources.values import to_numbers, to_text
+from features.sources.values import to_numbers, to_text, without
 
 
 def entity_schema(schema: Schema, tower: Tower) -> pa.Schema:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import columns
-from features.quarantine import REASONS, Reason
 from features.schema import MOMENT
+from features.sources.quarantine import REASONS, Reason
 from features.sources.raw import Chunk, RawTable
 from features.sources.values import to_microseconds, to_numbers, to_text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from features.sources.raw import SourceError, TimestampUnit
+from features.forgotten import are_of, name_any
+from features.sources.raw import Chunk, SourceError, TimestampUnit
 
 PER_SECOND: dict[TimestampUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 FIRST = -62_135_596_800_000_000  # 0001-01-01, the first day that has a date
@@ -183,3 +184,21 @@ def join_known(columns: Sequence[pa.Array | pa.ChunkedArray], separator: str) ->
     parts = [pc.fill_null(pc.binary_join_element_wise(separator, column, ""), "") for column in columns]
     joined = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*parts, ""), start=len(separator))
     return pc.if_else(pc.equal(joined, ""), None, joined)
+
+
+def without(chunk: Chunk, column: str, people: Container[str]) -> Chunk:
+    """The rows of a chunk that are not of some people.
+
+    Args:
+        chunk: n raw rows.
+        column: Raw column of the user id.
+        people: Who is left out; also where a line could not be split and one of its fields is an id of theirs.
+    """
+    ids = to_text(chunk.rows.column(column), f"{chunk.file}, column {column!r}")
+    gone = are_of(people, ids)
+    if chunk.broken.null_count < len(chunk.broken):
+        gone |= name_any(people, chunk.broken)
+    if not gone.any():
+        return chunk
+    kept = pa.array(~gone)
+    return Chunk(chunk.file, chunk.numbers.filter(kept), chunk.rows.filter(kept), chunk.broken.filter(kept))

@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import columns
-from features.forgotten import NOBODY, Forgotten, without
-from features.quarantine import REASONS, Quarantine, Reason
+from features.forgotten import NOBODY, Forgotten
 from features.sources.events import EVENTS_SCHEMA, TRACED_SCHEMA, split_repeats, validate_events
+from features.sources.quarantine import REASONS, Quarantine, Reason
 from features.sources.raw import Chunk, RawTable
 from features.sources.summary import DayFacts
+from features.sources.values import without
 
 COMPACT_AT = 1_000_000
 SCHEMA = pa.schema([("id", pa.string()), ("num_days", pa.int64())])

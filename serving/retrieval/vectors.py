@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import all_files
+
 if TYPE_CHECKING:
     pass
 import json
@@ -29,24 +31,6 @@ ROW, VECTOR = "row", "vector"
 def vector_schema(dimension: int) -> pa.Schema:
     """Arrow schema of the vectors: `row` in the features file, `vector` [D]."""
     return pa.schema([(ROW, pa.int64()), (VECTOR, pa.list_(pa.float32(), dimension))])
-
-
-def all_files(folder: Path, *, advice: str) -> list[Path]:
-    """The Parquet files of a finished job, by name.
-
-    Args:
-        folder: What the job has written.
-        advice: What to do where a file is missing.
-
-    Raises:
-        ValueError: There are none, or fewer than their names promise.
-    """
-    files = sorted(folder.glob("*.parquet"))
-    # Beam ends names with -00003-of-00008: without the last files, the rows that are there would have no gap.
-    promised = {int(file.stem.rpartition("-of-")[2]) for file in files if "-of-" in file.stem}
-    if not files or promised != {len(files)}:
-        raise ValueError(f"{folder}: has {len(files)} of {max(promised, default=1)} files; {advice}")
-    return files
 
 
 def read_vectors(folder: Path) -> npt.NDArray[np.float32]:

@@ -17,7 +17,6 @@ from artefacts.paths import RunPaths
 from artefacts.steps import fresh_folder
 from beam_jobs import embed, score_codes, sweep_codes
 from beam_jobs.config import BeamConfig, CodesSections, SparCodeTablesConfig
-from evaluation.metrics import index_recall_at_k
 from features.encoding import Encoder
 from features.schema import Tower
 from serving.retrieval.eligible import Items, eligible_rows, everything_but, withdrawn_rows
@@ -67,7 +66,9 @@ class Exact:
         nothing_known = Purchases(np.append(moments, 0), empty, empty, empty.astype(np.int64), self.num_items)
         k = self.rows.shape[1]
         found, _ = retriever.retrieve(UserQueries(nothing_known, moments, user_tokens=self.tokens), k)
-        return float(np.nan_to_num(index_recall_at_k(found, self.rows, k=k)).mean())
+        wanted = [rows[rows >= 0] for rows in self.rows]
+        hits = [len(np.intersect1d(mine, best)) for mine, best in zip(found, wanted, strict=True)]
+        return float(np.mean([num / max(len(best), 1) for num, best in zip(hits, wanted, strict=True)]))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How do co-purchase factors stand beside the learned vectors? As a second model, concatenated into the same index.
+"""Co-purchase factors next to the learned vectors: a second model, concatenated into the same index.
 
     <u, v> ~ cos(learned user, learned item) + g <direction of the summed factors of the history, factors of the item>
 

@@ -1,4 +1,4 @@
-"""How do several pairs of towers become one? As one inner product of concatenated vectors, in one index.
+"""Ensemble of tower pairs: one inner product of concatenated vectors, in one index.
 
     user = [a_1 u_1; a_2 u_2; ...] / sqrt(sum a_i^2),   item = [v_1; v_2; ...] / sqrt(number of pairs)
     <user, item> = sum_i a_i cos_i / sqrt(number of pairs * sum a_i^2)

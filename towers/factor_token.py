@@ -1,4 +1,4 @@
-"""How do co-purchase factors enter SparCode? As one more token of a user, which is not trained.
+"""Factor token: co-purchase factors as one more token of SparCode, which is not trained.
 
     user tokens  [ token_1; 0 ], ..., [ token_K; 0 ], [ 0; factors of the user ]
     item tokens  [ token_1; factors of the item ], [ token_2; 0 ], ...

@@ -1,4 +1,4 @@
-"""How does a token become a code? Cut into parts, each replaced by the nearest row of its own codebook.
+"""Product quantizer: a token is cut into parts, each replaced by the nearest row of its own codebook.
 
     k_m = argmin_k || t^(m) - C_k^(m) ||,   q = [C_{k_1}^(1); ...; C_{k_M}^(M)]
 

@@ -1,4 +1,4 @@
-"""How well does a user's token fit an item? A small net over their products, made so that much is worked out before.
+"""Interaction net of SparCode: the score of a user's token and an item, most of it precomputable.
 
     h = relu( sum_k W_k (q * t_k) + c ),   S = sum_k <a_k, q * t_k> + <w, h> + bias
 

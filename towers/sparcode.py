@@ -1,4 +1,4 @@
-"""What is SparCode's model? Tokens of users that become codes, and a net that scores codes against all items.
+"""SparCode's model: tokens of users that become codes, and a net that scores codes against all items.
 
     score(user, item) = sum_{k=1..K_u} relu( S(q_k, tokens of the item) + b ),   q_k = the code nearest to token k
 

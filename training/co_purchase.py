@@ -1,4 +1,4 @@
-"""What do co-purchases alone say about items? A truncated SVD of who has met what.
+"""Co-purchase factors: a truncated SVD of which users have met which items.
 
 Shape letters: U users, N item rows, F factors, P pairs.
 """

@@ -1,4 +1,4 @@
-"""How do several processes fit one model? Each takes its share of the rows of every batch, and all take the same step.
+"""Fits by several processes: each takes its share of the rows of every batch, and all take the same step.
 
     loss = 1/W sum_w loss_w,   loss_w = sum_{rows i of w} r_i l_i / (1/W sum_{all rows} r_i)
 

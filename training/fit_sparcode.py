@@ -29,6 +29,7 @@ from training.data.batches import Batch, BatchPlan, epoch_batches
 from training.data.training_data import TrainingData
 from training.fit import Fitted, Report
 from training.held_out import WarmStart, state_file
+from training.negatives.even_draws import uniform
 from training.sparcode import SparCodeModel, adam
 from training.trainer import EpochMetrics, embed, export_tower, fit, make_deterministic
 from training.warm_start import carry_over, save_state, state_of
@@ -213,13 +214,8 @@ def _plan(settings: SparCodeFitConfig, encoder: Encoder, data: TrainingData) -> 
     return BatchPlan(
         batch_size=settings.batch_size,
         in_batch=True,
-        num_uniform=settings.num_uniform,
-        num_random=0,
         queue_size=0,
-        mined=None,
-        num_mined=0,
-        impressions=None,
-        num_impressions=0,
+        sources=[uniform(num=settings.num_uniform)],
         known=data.known,
         item_counts=data.item_counts,
         catalogue_size=len(encoder.item_ids) - 1,

@@ -1,4 +1,4 @@
-"""How do people leave the fits that are there? Their rows are cut out of every table of users, so that fits go on.
+"""Erasure of people from the fits on disk (GDPR): their rows are cut out of every table of users.
 
     models/<day>/encoder/user_ids.parquet    names them
     models/<day>/state/*.npz                 rows of users, which a later fit goes on from

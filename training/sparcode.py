@@ -1,4 +1,4 @@
-"""How is SparCode fitted? The sampled softmax over its scores, while codebooks follow the tokens.
+"""SparCode's loss: the sampled softmax over its scores, while codebooks follow the tokens.
 
     loss = sampled softmax( sum_k relu(S_k + b) - log q ) + lambda sum_k || t_k - stop(q_k) ||^2
 

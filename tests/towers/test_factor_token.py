@@ -1,4 +1,4 @@
-"""Do factors stand beside learned tokens as the formula says, and does their token keep their inner product?"""
+"""Factors are appended to learned tokens as the formula says, and their token keeps their inner product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does an example count, by the business value of its event? A tempered value whose mean is one.
+"""Example weights: rewards or business values, tempered, with a mean of one.
 
 Shape letter: E examples. Values that have no logarithm are replaced as those of the items in the index are, so that
 training and retrieval speak of the same values.

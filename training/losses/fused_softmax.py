@@ -1,4 +1,4 @@
-"""How is the sampled softmax computed fast? In slabs of rows that stay in the cache, with a gradient of its own.
+"""Sampled softmax, fused: slabs of rows that stay in the cache, with a gradient of its own.
 
     l_ij = <u_i, v_j> / temperature - log q_j,   loss_i = log sum_j [not masked] exp(l_ij - l_ii)
 

@@ -1,4 +1,4 @@
-"""Which pairs does a row learn from beside its click? Irrelevant ones that the student would show, and unclicked ones.
+"""Three-class loss of MOBIUS: clicks, unclicked pairs, and irrelevant pairs that the student would show.
 
 All pairs of a batch's users and items are there for the asking. A frozen teacher of relevance marks those below a
 quantile of its scores; of these, bad cases are sampled in proportion to the student's own chance of a click.

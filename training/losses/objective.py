@@ -1,4 +1,4 @@
-"""What is a loss made of? Terms, each a number for what the two towers made of a batch, summed with their weights.
+"""The objective: a weighted sum of terms, each a number for what the two towers made of a batch.
 
 Shape letters: B rows of a batch, C shared candidates in it, Q columns of the queue, H private negatives of a row, D
 vector width.

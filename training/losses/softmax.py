@@ -1,4 +1,4 @@
-"""What is minimised? Pure functions from scores to losses.
+"""Sampled softmax losses: pure functions from scores to losses, and the term made of them.
 
 Shape letters: B rows of a batch, C candidates in it (C >= B; column i is row i's own item), D vector width.
 """

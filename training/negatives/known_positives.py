@@ -1,4 +1,4 @@
-"""Which columns of a batch are not negatives of a row? Repeats, and what the user is known to like.
+"""Known positives and repeats: which columns of a batch are not negatives of a row.
 
 Shape letters: B rows, C candidates, P pairs of a user and an item.
 """

@@ -1,4 +1,4 @@
-"""How are towers of ids alone fitted on pairs without time? Batches of users, all their items at once.
+"""Towers of ids alone for pairs without time: neighbours' vectors, fitted on all of a user's items at once.
 
 Shape letters: U users, N items, P pairs, B users of a batch, C candidates, D vector width.
 """

@@ -28,6 +28,7 @@ from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig
 from training.data.batches import Batch, BatchPlan, Span, epoch_batches
+from training.negatives.even_draws import uniform
 from training.negatives.known_positives import KnownPositives
 from training.sparcode import SparCodeModel, adam
 from training.trainer import EpochMetrics, embed, fit, make_deterministic
@@ -300,13 +301,8 @@ def pair_batches(
     plan = BatchPlan(
         batch_size=batch_size,
         in_batch=True,
-        num_uniform=num_uniform,
-        num_random=0,
         queue_size=0,
-        mined=None,
-        num_mined=0,
-        impressions=None,
-        num_impressions=0,
+        sources=[uniform(num=num_uniform)],
         known=KnownPositives.of(pairs.users + 1, pairs.items + 1, num_user_rows=num_users + 1),
         item_counts=np.bincount(pairs.items + 1, minlength=num_items + 1),
         catalogue_size=num_items,

@@ -1,4 +1,4 @@
-"""Is the fast softmax the same as the plain one?"""
+"""The fused softmax is the same as the plain one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often does an item come, when nobody has counted beforehand?"""
+"""Streaming estimate of how often an item comes."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_another_process_finds_the_same_cells(tmp_path: Path) -> None:
     np.savez(tmp_path / "state.npz", **frequency.state())
     script = (
         "import sys, numpy as np; from features.ids import stable_number; "
-        "from training.frequency import StreamingFrequency; "
+        "from training.negatives.sampling_bias import StreamingFrequency; "
         "numbers = stable_number([f'i{item}' for item in range(70)]); "
         "found = StreamingFrequency(numbers, num_hashes=3, num_buckets=50, rate=0.1, initial_gap=10.0); "
         "found.restore(dict(np.load(sys.argv[1]).items())); "

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 from pydantic import ValidationError
+from serving.exported_tower import ExportedTower
 
 from features.columns import ITEM_ID, USER_ID, midnight
 from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs, fit_encoder
 from features.schema import snapshot_schema
-from serving.exported_tower import ExportedTower
 from towers.history import HISTORY_ENCODERS, History, HistoryEncoder
 from training.config import TowerConfig, TrainingConfig
 from training.data.batches import Span, count_items, load_span

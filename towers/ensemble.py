@@ -40,7 +40,7 @@ class WeightedConcatenation(tf_keras.layers.Layer):  # type: ignore[misc]
         """Joins: tensors [B, D_i] -> [B, sum D_i].
 
         Each is brought to length one first; the sum of the squares is a constant, so that a zero vector stays zero
-        beside the others and leaves their scores as they were.
+        among the others and leaves their scores as they were.
         """
         length = sum(weight**2 for weight in self.weights_of_parts) ** 0.5
         scaled = [

@@ -78,7 +78,7 @@ def passed_on(tokens: tf.Tensor, quantised: tf.Tensor, estimator: Estimator) -> 
 
     Args:
         tokens: [..., D].
-        quantised: [..., D], what their codes stand for.
+        quantised: [..., D], what their codes decode to.
         estimator: `straight_through` hands the gradient through as if nothing had been replaced; with `stop_gradient`,
             as the paper's formula has it literally, the commitment loss alone moves the tokens.
     """

@@ -77,9 +77,9 @@ class TowerConfig(Section):
     embedding_dim: int = Field(31, ge=2)
     """Width of all tables and of the learned vectors (D)."""
     factor_dim: int = Field(32, ge=0)
-    """Co-purchase factors beside the learned vector (F); 0 leaves them out."""
+    """Co-purchase factors that are appended to the learned vector (F); 0 leaves them out."""
     factor_weight: float = Field(2.0, gt=0)
-    """What the factors count beside the learned vector."""
+    """What the factors count compared with the learned vector."""
     factor_power: float = Field(0.5, ge=0, le=1)
     """Exponent of the factors' lengths: 1 favours popular items as the data does, 0 ignores popularity."""
     hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -287,7 +287,7 @@ class SparCodeFitConfig(Section):
     item_tokens: int = Field(2, ge=1)
     """Tokens of an item (K_c)."""
     parts: int = Field(2, ge=1)
-    """Parts that a token is cut into (M); as many again where factors stand beside the learned vectors."""
+    """Parts that a token is cut into (M); as many again where factors are appended to the learned vectors."""
     codes: int = Field(4096, ge=2, le=65_536)
     """Rows of each part's codebook (N)."""
     interaction: Literal["mlp", "product"] = "mlp"
@@ -311,8 +311,8 @@ class SparCodeFitConfig(Section):
     epochs: int = Field(2, ge=0)
     """Passes over the examples, at most."""
     choose_epochs: bool = True
-    """Whether the days held out for validation, if any, decide how many of the epochs are taken; none is among the
-    choices: the towers with codes instead of users' vectors."""
+    """Early stopping: whether the days held out for validation, if any, decide how many of the epochs are
+    taken; none is among the choices: the towers with codes instead of users' vectors."""
     batch_size: int = Field(256, ge=2)
     """Examples per step."""
     num_uniform: int = Field(512, ge=0)
@@ -335,13 +335,13 @@ class DailyConfig(Section):
     """The nightly run."""
 
     full_every_days: int | None = Field(None, ge=1)
-    """Fit everything anew when the last full fit is this old; null goes on from yesterday until asked otherwise."""
+    """Full retrain when the last one is this old; null makes warm starts until a full retrain is asked for."""
     epochs: int = Field(1, ge=1)
-    """Passes over the new days when a fit goes on."""
+    """Passes over the new days of a warm start."""
     replay_days: int = Field(1, ge=0)
     """Days before the new ones that are fitted once more, with the users who were held out of them."""
     holdout_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the users whose new examples wait a day, so that the fit can be judged beside the one before."""
+    """Share of the users whose new examples wait a day, so that the fit can be compared with the previous one."""
     keep_exposure_days: int | None = Field(None, ge=1)
     """Days before the night's own of which the lists that servers logged are kept; null keeps them all."""
 

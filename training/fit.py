@@ -39,8 +39,8 @@ class Fitted:
 
     Attributes:
         towers: As they are served.
-        learned: Without what stands beside the learned vectors.
-        parts: Widths of the vectors that stand side by side in one vector, the first pair's first.
+        learned: Without what is appended to the learned vectors.
+        parts: Widths of the vectors that are concatenated to one, the first pair's first.
         reports: One for each epoch of the last fit.
     """
 

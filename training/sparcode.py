@@ -100,7 +100,7 @@ def adam(learning_rate: float) -> tf_keras.optimizers.Optimizer:
 
 
 Floats = npt.NDArray[np.float64]
-# Of the codes that there are: below it, most of a codebook says nothing.
+# Of the codes that there are: below it, most of a codebook is not used.
 TOO_FEW = 0.1
 # Of the examples: those whose own item scores 0 teach nothing, as relu has no gradient there.
 TOO_MANY_ZEROS = 0.5

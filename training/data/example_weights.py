@@ -38,7 +38,7 @@ def tempered(values: npt.NDArray[np.floating], power: float) -> Tempered:
 
         w_i = value_i^power / mean_j value_j^power
 
-    A missing value counts as the median of the positive ones. Zeros, returned goods and everything else below the 1%
+    A missing value counts as the median of the positive ones. Zeros, returned goods and all else below the 1%
     quantile of the positive values are raised to it: a weight of zero would drop an example that did happen.
 
     Args:

@@ -60,14 +60,14 @@ class StreamingFrequency:
 
     An item is drawn m / g times a step. It has a cell in each of several hashes; those that share a cell are seen
     together and more often than each, so that the longest of the gaps per draw is nearest to the truth. What is hashed
-    is a number of the item, not its row: rows move as tables grow, and the estimate goes on from night to night.
+    is a number of the item, not its row: rows move as tables grow, and the estimate is kept from night to night.
 
     Args:
-        numbers: [N] int64 not negative, of the item of each row, the same whatever its row.
+        numbers: [N] int64 not negative, of the item of each row, which stays when the row moves.
         num_hashes: H, independent of each other and the same in every process.
         num_buckets: Z.
         rate: Alpha, how fast a new gap replaces the old mean.
-        initial_gap: Steps between draws of an item that has been seen once: the first sight tells no gap.
+        initial_gap: Steps between draws of an item that has been seen once: the first sight has no gap.
 
     Source: Yi et al., RecSys 2019, algorithms 2 and 3. Departs from them: theirs is the share of the batches that hold
         an id, at most 1 however often it comes in each; here draws count. The first sight does not count as a gap.
@@ -117,7 +117,7 @@ class StreamingFrequency:
         return {PREFIX + name: array for name, array in arrays.items()}
 
     def restore(self, state: Mapping[str, Array]) -> None:
-        """Goes on from a state as if there had been no break; items may have other rows than then.
+        """Takes over a state as if there had been no break; items may have other rows than then.
 
         Args:
             state: What `state` gave, and maybe other arrays.
@@ -127,13 +127,13 @@ class StreamingFrequency:
         """
         if f"{PREFIX}step" not in state:
             raise ValueError(
-                "the state that the fit goes on from has no streaming estimate of frequency; fit anew, with --full"
+                "the state of the warm start has no streaming estimate of frequency; do a full retrain, with --full"
             )
         last, gap, draws = (state[PREFIX + name] for name in ("last", "gap", "draws"))
         if last.shape != self._last.shape:
             raise ValueError(
                 f"the streaming estimate has {list(last.shape)} hashes and cells in the state, expected "
-                f"{list(self._last.shape)} as configured; fit anew, with --full"
+                f"{list(self._last.shape)} as configured; do a full retrain, with --full"
             )
         self._step = int(state[f"{PREFIX}step"])
         self._last, self._gap, self._draws = last.astype(np.int64), gap.astype(np.float64), draws.astype(np.float64)

@@ -166,7 +166,7 @@ def test_an_item_keeps_its_estimate_where_its_row_has_moved() -> None:
 
 
 def test_a_state_without_an_estimate_or_of_other_cells_is_refused() -> None:
-    with pytest.raises(ValueError, match="no streaming estimate of frequency; fit anew, with --full"):
+    with pytest.raises(ValueError, match="no streaming estimate of frequency; do a full retrain, with --full"):
         made().restore({"item_id_table/embeddings": np.zeros((2, 2))})
     with pytest.raises(ValueError, match=r"has \[3, 64\] hashes and cells in the state, expected \[2, 64\] as conf"):
         made(num_hashes=2, num_buckets=64).restore(made(num_buckets=64).state())

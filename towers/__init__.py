@@ -1,4 +1,4 @@
-"""How does a user or an item become a vector? tf_keras models only: no data access, no training loop.
+"""How a user or an item becomes a vector: tf_keras models only, no data access, no training loop.
 
 TensorFlow Recommenders works with Keras 2, which TensorFlow uses only when told so before its first import.
 """

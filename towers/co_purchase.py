@@ -1,4 +1,4 @@
-"""How do co-purchase factors stand beside the learned vectors? As a second model, concatenated into the same index.
+"""Co-purchase factors next to the learned vectors: a second model, concatenated into the same index.
 
     <u, v> ~ cos(learned user, learned item) + g <direction of the summed factors of the history, factors of the item>
 
@@ -35,7 +35,7 @@ class WithHistoryFactors(tf_keras.layers.Layer):  # type: ignore[misc]
     """Appends the factors of a user's history to the learned vector.
 
     Args:
-        weight: g, what the factors count beside the learned vector.
+        weight: g, what the factors count compared with the learned vector.
     """
 
     def __init__(self, *, weight: float, **kwargs: object) -> None:
@@ -86,7 +86,7 @@ def with_factors(towers: TwoTower, factors: npt.NDArray[np.float32], *, weight: 
     Args:
         towers: The learned pair, width D.
         factors: [num item rows, F] float32, rows of length at most one; row 0, the unknown item, is zero.
-        weight: g, what the factors count beside the learned vectors.
+        weight: g, what the factors count compared with the learned vectors.
 
     Returns:
         A pair of width D + F + 1 with the same inputs.

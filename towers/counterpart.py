@@ -1,4 +1,4 @@
-"""What does a tower know of the other side? Its own guess of the other side's fields, read at its bottom.
+"""Counterpart features (I3): a tower's own guess of the other side's fields, read at its bottom.
 
 The item tower guesses who buys it (age band, segment), the user tower what it buys (category, brand), each from its own
 features alone; so both vectors stay precomputable, and the layers above can cross the guess with the features.

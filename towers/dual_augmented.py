@@ -1,7 +1,7 @@
-"""What does a tower know of its id beyond its features? An augmented vector that learns from the other tower's output.
+"""Augmented vectors (DAT): what an id learns from the other tower's output.
 
 The vector is read at the bottom of its own tower, so that the towers meet before their last layer, and stays
-precomputable. An id that was never somebody's positive has no such vector: it reads a fallback, which the ids that are
+precomputable. An id that was never a positive has no such vector: it reads a fallback, which the ids that are
 dropped while training read too.
 
 Shape letters: B rows, D vector width, N rows of an id table, G groups of them.

@@ -1,4 +1,4 @@
-"""How do several pairs of towers become one? As one inner product of concatenated vectors, in one index.
+"""Ensemble of tower pairs: one inner product of concatenated vectors, in one index.
 
     user = [a_1 u_1; a_2 u_2; ...] / sqrt(sum a_i^2),   item = [v_1; v_2; ...] / sqrt(number of pairs)
     <user, item> = sum_i a_i cos_i / sqrt(number of pairs * sum a_i^2)
@@ -40,7 +40,7 @@ class WeightedConcatenation(tf_keras.layers.Layer):  # type: ignore[misc]
         """Joins: tensors [B, D_i] -> [B, sum D_i].
 
         Each is brought to length one first; the sum of the squares is a constant, so that a zero vector stays zero
-        beside the others and leaves their scores as they were.
+        among the others and leaves their scores as they were.
         """
         length = sum(weight**2 for weight in self.weights_of_parts) ** 0.5
         scaled = [

@@ -1,4 +1,4 @@
-"""How do co-purchase factors enter SparCode? As one more token of a user, which is not trained.
+"""Factor token: co-purchase factors as one more token of SparCode, which is not trained.
 
     user tokens  [ token_1; 0 ], ..., [ token_K; 0 ], [ 0; factors of the user ]
     item tokens  [ token_1; factors of the item ], [ token_2; 0 ], ...
@@ -51,7 +51,7 @@ class RestOfVector(tf_keras.layers.Layer):  # type: ignore[misc]
 
 
 class WithRest(tf_keras.layers.Layer):  # type: ignore[misc]
-    """Puts the rest of a vector beside tokens of its learned part: as a token of its own, or into the first one.
+    """Appends the rest of a vector to tokens of its learned part: as a token of its own, or into the first one.
 
     Args:
         num_tokens: K.
@@ -83,14 +83,14 @@ class WithRest(tf_keras.layers.Layer):  # type: ignore[misc]
 
 
 def rest_tower(tower: tf_keras.Model, *, learned_width: int, width: int) -> tf_keras.Model:
-    """What a tower gives beside the learned vector: the tower's inputs -> [B, F], filled with zeros up to F."""
+    """What a tower appends to the learned vector: the tower's inputs -> [B, F], filled with zeros up to F."""
     cut = RestOfVector(first=learned_width, width=width, name=f"{tower.name}_rest")
     return tf_keras.Model(inputs_of(tower), cut(tower.output))
 
 
 @dataclass(frozen=True)
 class FactorToken:
-    """What a backbone has beside its learned vectors, ready to be put beside tokens of these.
+    """What a backbone appends to its learned vectors, ready to be appended to their tokens.
 
     Attributes:
         backbone: Its towers give [B, learned_width + rest].
@@ -126,7 +126,7 @@ class FactorToken:
         quantizer.start(user_rest)
         return cls(backbone, learned_width, scale, quantizer.codebooks.value())
 
-    def beside(self, learned: SparCode) -> SparCode:
+    def append_to(self, learned: SparCode) -> SparCode:
         """A model over learned vectors with the rest as one more token: width D + F, 2 M parts of N + 1 codes."""
         width = int(self.codebooks.shape[0] * self.codebooks.shape[2])
         tokenizers: list[tf_keras.Model] = []
@@ -144,13 +144,13 @@ class FactorToken:
         return SparCode(
             user_tokenizer,
             item_tokenizer,
-            self._beside(learned.quantizer),
-            learned.interaction.beside(width, self.scale),
+            self._codebooks_with(learned.quantizer),
+            learned.interaction.widened(width, self.scale),
             learned.bias,
             learned.width + width,
         )
 
-    def _beside(self, learned: ProductQuantizer) -> ProductQuantizer:
+    def _codebooks_with(self, learned: ProductQuantizer) -> ProductQuantizer:
         """Codebooks of both halves; each has a row of zeros for the tokens whose half is empty."""
         both = tf.concat([learned.codebooks, self.codebooks], axis=0)
         num_parts, num_codes, part_width = both.shape

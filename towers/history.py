@@ -64,7 +64,7 @@ class HistoryWeights(tf_keras.layers.Layer):  # type: ignore[misc]
 
         share_t = w_t / (sum_t w_t + eps)^power,   w_t = [item t is known] exp(-age_t / decay_days)
 
-    A power of 1 is the mean; below 1 a longer history gives a longer vector, which weighs more beside other features.
+    A power of 1 is the mean; below 1 a longer history gives a longer vector, which weighs more than other features.
 
     Args:
         decay_days: Time after which an item counts 1/e; None counts all alike.

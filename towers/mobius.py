@@ -1,4 +1,4 @@
-"""How do three classes come out of two towers? Three parts of each vector, and three inner products.
+"""Three parts of a vector (MOBIUS): click, unclick and bad, with an inner product each.
 
 Shape letters: B rows, D vector width, W = D // 3 width of a part.
 

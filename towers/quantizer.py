@@ -1,4 +1,4 @@
-"""How does a token become a code? Cut into parts, each replaced by the nearest row of its own codebook.
+"""Product quantizer: a token is cut into parts, each replaced by the nearest row of its own codebook.
 
     k_m = argmin_k || t^(m) - C_k^(m) ||,   q = [C_{k_1}^(1); ...; C_{k_M}^(M)]
 
@@ -24,7 +24,7 @@ from scipy.cluster.vq import kmeans2
 
 Floats = npt.NDArray[np.float32]
 Sizes = npt.NDArray[np.int64]
-# Of Laplace's smoothing: what each row of a codebook counts beside its tokens.
+# Of Laplace's smoothing: what each row of a codebook counts in addition to its tokens.
 SMOOTHING = 1e-5
 KMEANS_ROUNDS = 20
 POINTS_PER_CODE = 16
@@ -112,7 +112,7 @@ class ProductQuantizer(tf.Module):  # type: ignore[misc]
         return tf.reshape(nearest, tf.concat([tf.shape(tokens)[:-1], [self.num_parts]], axis=0))
 
     def decode(self, codes: tf.Tensor) -> tf.Tensor:
-        """What a code stands for: [..., M] int32 -> [..., D]."""
+        """What a code decodes to: [..., M] int32 -> [..., D]."""
         flat = tf.reshape(codes, [-1, self.num_parts])
         parts = [tf.gather(self.codebooks[part], flat[:, part]) for part in range(self.num_parts)]
         return tf.reshape(tf.concat(parts, axis=-1), tf.concat([tf.shape(codes)[:-1], [self.width]], axis=0))

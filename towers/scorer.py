@@ -1,4 +1,4 @@
-"""How well does a user's token fit an item? A small net over their products, made so that much is worked out before.
+"""Interaction net of SparCode: the score of a user's token and an item, most of it precomputable.
 
     h = relu( sum_k W_k (q * t_k) + c ),   S = sum_k <a_k, q * t_k> + <w, h> + bias
 
@@ -8,7 +8,7 @@ however many tokens an item has. The first sum is the inner product that a two-t
 Shape letters: Q tokens of users, N items, D width of a token, K_c tokens of an item, H hidden units.
 
 Source: Su et al. (SparCode), SIGIR 2023, section 3.4 (all-to-all interaction of Hadamard products and an MLP). The
-inner products beside the MLP are ours; with them the scorer begins as its backbone.
+inner products next to the MLP are ours; with them the scorer begins as its backbone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Interaction(Protocol):
         """Scores of all pairs, before the bias of the ReLU: [Q, D], [N, K_c, D] -> [Q, N]."""
         ...
 
-    def beside(self, width: int, scale: float) -> Interaction:
+    def widened(self, width: int, scale: float) -> Interaction:
         """The same over tokens with more coordinates, which count as `scale` times an inner product, and nothing else.
 
         Args:
@@ -73,13 +73,13 @@ class MlpInteraction(tf.Module):  # type: ignore[misc]
         hidden = tf.nn.relu(tf.reshape(hidden, [num_users * num_items, -1]) + self.hidden_bias)
         return products + tf.reshape(tf.linalg.matvec(hidden, self.output), [num_users, num_items])
 
-    def beside(self, width: int, scale: float) -> MlpInteraction:
+    def widened(self, width: int, scale: float) -> MlpInteraction:
         """See `Interaction`."""
         num_tokens, num_hidden, own = self.hidden.shape
         wider = MlpInteraction(
             num_item_tokens=num_tokens, width=own + width, hidden_units=num_hidden, scale=1.0, seed=0
         )
-        wider.products.assign(_beside(self.products, width, scale))
+        wider.products.assign(_widened(self.products, width, scale))
         wider.hidden.assign(tf.pad(self.hidden, [[0, 0], [0, 0], [0, width]]))
         wider.hidden_bias.assign(self.hidden_bias)
         wider.output.assign(self.output)
@@ -111,11 +111,11 @@ class ProductInteraction(tf.Module):  # type: ignore[misc]
         """See `Interaction`."""
         return tf.matmul(users, tf.einsum("nkd,kd->nd", items, self.products), transpose_b=True)
 
-    def beside(self, width: int, scale: float) -> ProductInteraction:
+    def widened(self, width: int, scale: float) -> ProductInteraction:
         """See `Interaction`."""
         num_tokens, own = self.products.shape
         wider = ProductInteraction(num_item_tokens=num_tokens, width=own + width, scale=1.0)
-        wider.products.assign(_beside(self.products, width, scale))
+        wider.products.assign(_widened(self.products, width, scale))
         return wider
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -123,7 +123,7 @@ class ProductInteraction(tf.Module):  # type: ignore[misc]
         return {"products": self.products.numpy()}
 
 
-def _beside(products: tf.Variable, width: int, scale: float) -> tf.Tensor:
+def _widened(products: tf.Variable, width: int, scale: float) -> tf.Tensor:
     """Weights with more coordinates, which count with an item's first token alone: [K_c, D] -> [K_c, D + width]."""
     more = tf.pad(tf.fill([1, width], scale), [[0, products.shape[0] - 1], [0, 0]])
     return tf.concat([products, more], axis=1)

@@ -1,4 +1,4 @@
-"""What is SparCode's model? Tokens of users that become codes, and a net that scores codes against all items.
+"""SparCode's model: tokens of users that become codes, and a net that scores codes against all items.
 
     score(user, item) = sum_{k=1..K_u} relu( S(q_k, tokens of the item) + b ),   q_k = the code nearest to token k
 
@@ -78,7 +78,7 @@ def passed_on(tokens: tf.Tensor, quantised: tf.Tensor, estimator: Estimator) -> 
 
     Args:
         tokens: [..., D].
-        quantised: [..., D], what their codes stand for.
+        quantised: [..., D], what their codes decode to.
         estimator: `straight_through` hands the gradient through as if nothing had been replaced; with `stop_gradient`,
             as the paper's formula has it literally, the commitment loss alone moves the tokens.
     """

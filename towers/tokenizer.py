@@ -1,4 +1,4 @@
-"""How do a user and an item become several vectors each? Heads over the vector, attention over the history.
+"""Tokenizers: several vectors of a user by heads and attention over the history, and of an item by heads.
 
     user:  token_k = unit( u + head_k(u) ),   token_k = unit( u + attention_k(u, vectors of the history) )
     item:  token_k = unit( v + head_k(v) )

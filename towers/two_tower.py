@@ -29,7 +29,7 @@ class TwoTower:
     """A pair of towers, as they are served and as they are trained.
 
     Attributes:
-        user, item: Dict of inputs -> [B, D] float32 vectors, of length one unless their maker says otherwise.
+        user, item: Dict of inputs -> [B, D] float32 vectors, of length one unless documented otherwise.
         user_parts, item_parts: The same inputs -> dict of what the terms of the loss read: "vector" [B, D], and what
             the parts of the towers add. None gives the vector alone.
     """
@@ -123,8 +123,8 @@ def build_two_tower(
 ) -> TwoTower:
     """Builds both towers.
 
-    The item id table starts at zero, so that an item nobody has bought yet is described by its other features alone; it
-    is shared with the user's history.
+    The item id table starts at zero, so that an item without buyers is described by its other features alone; it is
+    shared with the user's history.
 
     Args:
         user_specs: Inputs of the user tower.
@@ -182,7 +182,7 @@ def build_two_tower(
 
 @dataclass(frozen=True)
 class _Shape:
-    """What stands between the features and the vector."""
+    """What is between the features and the vector."""
 
     hidden_units: Sequence[int]
     head: Head

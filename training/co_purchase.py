@@ -1,4 +1,4 @@
-"""What do co-purchases alone say about items? A truncated SVD of who has met what.
+"""Co-purchase factors: a truncated SVD of which users have met which items.
 
 Shape letters: U users, N item rows, F factors, P pairs.
 """
@@ -53,7 +53,7 @@ def item_factors(
         seed: Of the starting vector.
 
     Returns:
-        [N, F] float32, rows of length at most one; zeros for an item that nobody has met.
+        [N, F] float32, rows of length at most one; zeros for an item that no user has met.
 
     Source: Cremonesi et al., RecSys 2010 (PureSVD). Departs from it: the lengths.
     """
@@ -68,7 +68,7 @@ def item_factors(
         return factors
     start = np.random.default_rng(seed).standard_normal(min(matrix.shape)).astype(np.float32)
     _, strengths, right = svds(matrix, k=rank, v0=start)
-    # Beyond the rank of the matrix the solver fills up with arbitrary directions, on items that nobody has met too.
+    # Beyond the rank of the matrix the solver fills up with arbitrary directions, on items that no user has met too.
     real = strengths > RELATIVE_TOLERANCE * strengths.max()
     right = right[real][::-1]
     right[:, np.bincount(item_rows, minlength=num_item_rows) == 0] = 0.0

@@ -12,8 +12,7 @@ from pydantic import Field, model_validator
 
 from artefacts.config import Section, read
 from features.config import CompleteJourneySource, MovieLensSource, TablesSource
-from features.kinds import Kind
-from features.schema import Schema, Tower
+from features.schema import Schema
 
 Setting = bool | int | float | str
 """A value of the configuration that an entry of a registry takes as an argument."""
@@ -78,9 +77,9 @@ class TowerConfig(Section):
     embedding_dim: int = Field(31, ge=2)
     """Width of all tables and of the learned vectors (D)."""
     factor_dim: int = Field(32, ge=0)
-    """Co-purchase factors beside the learned vector (F); 0 leaves them out."""
+    """Co-purchase factors that are appended to the learned vector (F); 0 leaves them out."""
     factor_weight: float = Field(2.0, gt=0)
-    """What the factors count beside the learned vector."""
+    """What the factors count compared with the learned vector."""
     factor_power: float = Field(0.5, ge=0, le=1)
     """Exponent of the factors' lengths: 1 favours popular items as the data does, 0 ignores popularity."""
     hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -179,6 +178,19 @@ class NegativesConfig(Section):
     none."""
     num_impressions: int = Field(0, ge=0)
     """Of them for each row."""
+    extra_sources: Mapping[str, Mapping[str, Setting]] = {}
+    """Further sources of `training.negatives.NEGATIVE_SOURCES` by name, with their arguments."""
+
+    @model_validator(mode="after")
+    def _sources_are_registered(self) -> NegativesConfig:
+        """Refuses sources that are not registered, and arguments that they do not take."""
+        if self.extra_sources:
+            # Here, and not at the top: the registry imports TensorFlow.
+            from training.negatives import NEGATIVE_SOURCES
+
+            for name, given in self.extra_sources.items():
+                check_registered(NEGATIVE_SOURCES, name, given, key="extra_sources")
+        return self
 
 
 class MobiusConfig(Section):
@@ -192,6 +204,15 @@ class MobiusConfig(Section):
     """Relevant pairs without a click sampled for each click."""
     bad_weight: float = Field(1.0, ge=0)
     """What the bad class counts against the click class at retrieval (beta)."""
+
+
+class LossConfig(Section):
+    """A further term of the loss."""
+
+    weight: float = Field(1.0, gt=0)
+    """What it counts."""
+    arguments: Mapping[str, Setting] = {}
+    """What it is made of."""
 
 
 class TrainingConfig(Section):
@@ -219,9 +240,13 @@ class TrainingConfig(Section):
     """Exponent that tempers it."""
     mobius: MobiusConfig | None = None
     """Three-class training on click, unclick and bad pairs (MOBIUS) instead of the softmax; null leaves it out."""
+    softmax_weight: float = Field(1.0, ge=0)
+    """What the softmax counts, or the loss that takes its place with `mobius`; 0 leaves it to `extra_losses`."""
+    extra_losses: Mapping[str, LossConfig] = {}
+    """Further terms of the loss, of `training.losses.LOSSES` by name."""
     hard_model_weight: float | None = Field(None, gt=0)
-    """With mined negatives: fit a model without them too, and concatenate the mined one beside it with this weight;
-    null serves the mined one alone."""
+    """With mined negatives: fit a model without them too, and append the mined one to it with this weight; null serves
+    the mined one alone."""
     examples: Literal["all", "first_meetings"] = "first_meetings"
     """Which events are fitted: all, or those with which a user meets an item for the first time."""
     example_days: int = Field(90, ge=1)
@@ -238,142 +263,18 @@ class TrainingConfig(Section):
     distribute: Literal["none", "multi_worker"] = "none"
     """Whether one process fits, or those that the environment variable TF_CONFIG names, each a share of every batch."""
 
+    @model_validator(mode="after")
+    def _losses_are_registered(self) -> TrainingConfig:
+        """Refuses losses that are not registered, arguments that they do not take, and a fit without any loss."""
+        if not self.softmax_weight and not self.extra_losses:
+            raise ValueError("softmax_weight is 0 and extra_losses names no loss; set one of them")
+        if self.extra_losses:
+            # Here, and not at the top: the registry imports TensorFlow.
+            from training.losses import LOSSES
 
-def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema) -> None:
-    """Refuses methods that lack what they need.
-
-    Raises:
-        ValueError: One does.
-    """
-    _check_negatives(training)
-    if training.distribute != "none":
-        _check_distributed(towers, training)
-    if towers.id_dropout and not towers.id_buckets:
-        raise ValueError(
-            f"towers.id_dropout is {towers.id_dropout} and id_buckets is 0: there is no bucket to replace an id by; "
-            "set id_buckets too"
-        )
-    if training.mobius is not None:
-        _check_mobius(towers, training)
-    dual, counterpart = towers.dual_augmented, towers.counterpart
-    if dual is not None and dual.category_alignment:
-        _check_category(dataset)
-    if counterpart is not None:
-        _check_counterpart(counterpart, dataset)
-    _check_shares(counterpart, dataset)
-
-
-def _check_negatives(training: TrainingConfig) -> None:
-    negatives = training.negatives
-    first, last = negatives.mined_band
-    if first > last:
-        raise ValueError(f"training.negatives.mined_band is {negatives.mined_band}, expected its first rank first")
-    if bool(negatives.num_impressions) != (negatives.impressions is not None):
-        raise ValueError(
-            f"training.negatives.impressions is {negatives.impressions} and num_impressions is "
-            f"{negatives.num_impressions}; set both or neither"
-        )
-    if training.hard_model_weight is not None and negatives.easy_per_hard is None:
-        raise ValueError(
-            f"training.hard_model_weight is {training.hard_model_weight}, which asks for a model with mined negatives, "
-            "and training.negatives.easy_per_hard takes none; set it too, 100 for instance"
-        )
-    if negatives.num_hard_in_batch and not negatives.in_batch:
-        raise ValueError(
-            f"training.negatives.num_hard_in_batch is {negatives.num_hard_in_batch} and in_batch is false: the other "
-            "rows' items are no negatives; set in_batch: true, or num_hard_in_batch: 0"
-        )
-    drawn = (negatives.num_uniform, negatives.num_random, negatives.queue_size, negatives.easy_per_hard or 0)
-    if not negatives.in_batch and not any(drawn):
-        raise ValueError(
-            "training.negatives names no source; set in_batch, num_uniform, num_random, queue_size or easy_per_hard"
-        )
-
-
-def _check_distributed(towers: TowerConfig, training: TrainingConfig) -> None:
-    """Refuses what looks at all rows of a batch, keeps vectors from batch to batch, or draws at random in the model."""
-    dual, negatives = towers.dual_augmented, training.negatives
-    found: dict[str, tuple[object, object]] = {
-        "towers.id_dropout": (towers.id_dropout, 0),
-        "towers.dual_augmented.dropout": (dual.dropout if dual is not None else 0, 0),
-        "training.negatives.queue_size": (negatives.queue_size, 0),
-        "training.negatives.num_hard_in_batch": (negatives.num_hard_in_batch, 0),
-        "training.mobius": (training.mobius, None),
-    }
-    for name, (value, off) in found.items():
-        if value != off:
-            given = value if off == 0 else "set"
-            raise ValueError(
-                f"{name} is {given} and training.distribute is {training.distribute}: several processes would not fit "
-                f"what one fits; set {name}: {'null' if off is None else off}, or training.distribute: none"
-            )
-
-
-def _check_mobius(towers: TowerConfig, training: TrainingConfig) -> None:
-    if training.hard_model_weight is not None:
-        raise ValueError("training.hard_model_weight and training.mobius both fit a second model; choose one")
-    if towers.embedding_dim < 3:
-        raise ValueError(
-            f"towers.embedding_dim is {towers.embedding_dim}, expected at least 3: training.mobius cuts vectors into "
-            "three parts"
-        )
-    if not training.negatives.in_batch and not training.negatives.num_uniform:
-        raise ValueError(
-            "training.mobius samples its pairs from the batch, and training.negatives has neither in_batch nor "
-            "num_uniform; set one of them"
-        )
-
-
-def _check_category(dataset: Schema) -> None:
-    category = dataset.item_category
-    if category not in dataset.columns_of_kind("item", Kind.CATEGORICAL):
-        found = "which is not set" if category is None else f"{category!r}, which is not categorical"
-        raise ValueError(
-            f"towers.dual_augmented.category_alignment needs dataset.item_category, {found}; set it to a categorical "
-            "item column, or category_alignment: 0"
-        )
-
-
-def _check_counterpart(counterpart: CounterpartConfig, dataset: Schema) -> None:
-    if not counterpart.user_fields and not counterpart.item_fields:
-        raise ValueError("towers.counterpart names no fields; set user_fields or item_fields, or counterpart: null")
-    sides: tuple[tuple[Tower, tuple[str, ...]], ...] = (
-        ("user", counterpart.user_fields),
-        ("item", counterpart.item_fields),
-    )
-    for tower, fields in sides:
-        allowed = dataset.columns_of_kind(tower, Kind.CATEGORICAL)
-        if wrong := [name for name in fields if name not in allowed]:
-            raise ValueError(
-                f"towers.counterpart.{tower}_fields names {wrong[0]!r}, expected categorical {tower} columns: "
-                f"{', '.join(allowed) or '(none declared)'}"
-            )
-        if repeated := [name for name in fields if fields.count(name) > 1]:
-            raise ValueError(f"towers.counterpart.{tower}_fields names {repeated[0]!r} more than once; name it once")
-        # Those of users are counted among the buyers of an item, and the other way round.
-        other: Tower = "item" if tower == "user" else "user"
-        counted = [shares.column for shares in dataset.shares_of(other)]
-        if counterpart.source == "statistic" and (wrong := [name for name in fields if name not in counted]):
-            raise ValueError(
-                f"towers.counterpart.source is statistic, and dataset.{other}_statistics_of lacks {wrong[0]!r}; "
-                "list it there"
-            )
-
-
-def _check_shares(counterpart: CounterpartConfig | None, dataset: Schema) -> None:
-    """Refuses shares that are computed every day and read by no tower."""
-    reads = counterpart if counterpart is not None and counterpart.source == "statistic" else CounterpartConfig()
-    sides: tuple[tuple[Tower, Tower, tuple[str, ...]], ...] = (
-        ("user", "item", reads.item_fields),
-        ("item", "user", reads.user_fields),
-    )
-    for tower, other, read_fields in sides:
-        for shares in dataset.shares_of(tower):
-            if shares.column not in read_fields:
-                raise ValueError(
-                    f"dataset.{tower}_statistics_of names {shares.column!r}, and no tower reads its shares; set "
-                    f"towers.counterpart: {{source: statistic, {other}_fields: [{shares.column}]}}, or remove it there"
-                )
+            for name, extra in self.extra_losses.items():
+                check_registered(LOSSES, name, extra.arguments, key="extra_losses")
+        return self
 
 
 class SparCodeFitConfig(Section):
@@ -386,7 +287,7 @@ class SparCodeFitConfig(Section):
     item_tokens: int = Field(2, ge=1)
     """Tokens of an item (K_c)."""
     parts: int = Field(2, ge=1)
-    """Parts that a token is cut into (M); as many again where factors stand beside the learned vectors."""
+    """Parts that a token is cut into (M); as many again where factors are appended to the learned vectors."""
     codes: int = Field(4096, ge=2, le=65_536)
     """Rows of each part's codebook (N)."""
     interaction: Literal["mlp", "product"] = "mlp"
@@ -410,8 +311,8 @@ class SparCodeFitConfig(Section):
     epochs: int = Field(2, ge=0)
     """Passes over the examples, at most."""
     choose_epochs: bool = True
-    """Whether the days held out for validation, if any, decide how many of the epochs are taken; none is among the
-    choices: the towers with codes instead of users' vectors."""
+    """Early stopping: whether the days held out for validation, if any, decide how many of the epochs are
+    taken; none is among the choices: the towers with codes instead of users' vectors."""
     batch_size: int = Field(256, ge=2)
     """Examples per step."""
     num_uniform: int = Field(512, ge=0)
@@ -434,13 +335,13 @@ class DailyConfig(Section):
     """The nightly run."""
 
     full_every_days: int | None = Field(None, ge=1)
-    """Fit everything anew when the last full fit is this old; null goes on from yesterday until asked otherwise."""
+    """Full retrain when the last one is this old; null makes warm starts until a full retrain is asked for."""
     epochs: int = Field(1, ge=1)
-    """Passes over the new days when a fit goes on."""
+    """Passes over the new days of a warm start."""
     replay_days: int = Field(1, ge=0)
     """Days before the new ones that are fitted once more, with the users who were held out of them."""
     holdout_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the users whose new examples wait a day, so that the fit can be judged beside the one before."""
+    """Share of the users whose new examples wait a day, so that the fit can be compared with the previous one."""
     keep_exposure_days: int | None = Field(None, ge=1)
     """Days before the night's own of which the lists that servers logged are kept; null keeps them all."""
 

@@ -1,4 +1,4 @@
-"""How do several processes fit one model? Each takes its share of the rows of every batch, and all take the same step.
+"""Fits by several processes: each takes its share of the rows of every batch, and all take the same step.
 
     loss = 1/W sum_w loss_w,   loss_w = sum_{rows i of w} r_i l_i / (1/W sum_{all rows} r_i)
 
@@ -134,7 +134,7 @@ def workers() -> Workers:
     """
     cluster = read_cluster()
     if cluster is None:
-        raise ValueError(f"{VARIABLE} is not set, which tells a process whom it fits with; set it, such as {EXAMPLE}")
+        raise ValueError(f"{VARIABLE} is not set, which names the processes of a fit; set it, such as {EXAMPLE}")
     return Workers(cluster)
 
 
@@ -198,8 +198,8 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     addresses = jobs.get(job, [])
     if not 0 <= index < len(addresses):
         raise ValueError(
-            f"{VARIABLE} says that this is {job} {index}, of {len(addresses)} addresses of that job; expected an index "
-            "below their number, from 0"
+            f"{VARIABLE} makes this process {job} {index}, of {len(addresses)} addresses of that job; expected an "
+            "index below their number, from 0"
         )
     num_chiefs = len(jobs.get("chief", []))
     return Cluster(index if job == "chief" else num_chiefs + index, num_chiefs + len(jobs.get("worker", [])))

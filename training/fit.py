@@ -21,9 +21,11 @@ from training.distribution import PROCESSES
 from training.held_out import TRAINED, Bools, WarmStart, state_file
 from training.losses.objective import DecayingWeight, Terms
 from training.methods import additions, state_of, terms
-from training.negatives.private import UserNegatives, hard_per_row
+from training.negatives import NEGATIVE_SOURCES
+from training.negatives.private import UserNegatives, hard_per_row, listed
 from training.negatives.queue import VectorQueue
 from training.negatives.sampling_bias import StreamingFrequency
+from training.negatives.source import Source
 from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
 from training.warm_start import carry_over, save_state
 from training.warm_start import state_of as state_of_fit
@@ -37,8 +39,8 @@ class Fitted:
 
     Attributes:
         towers: As they are served.
-        learned: Without what stands beside the learned vectors.
-        parts: Widths of the vectors that stand side by side in one vector, the first pair's first.
+        learned: Without what is appended to the learned vectors.
+        parts: Widths of the vectors that are concatenated to one, the first pair's first.
         reports: One for each epoch of the last fit.
     """
 
@@ -222,30 +224,19 @@ class _Single:
         return towers
 
     def _plan(self, mined: UserNegatives | None) -> BatchPlan:
-        settings, negatives = self.training, self.training.negatives
-        num_easy = negatives.num_random + negatives.num_uniform + (settings.batch_size if negatives.in_batch else 0)
-        hard = (
-            0
-            if mined is None or negatives.easy_per_hard is None
-            else hard_per_row(num_easy, easy_per_hard=negatives.easy_per_hard)
-        )
-        streaming = settings.streaming
+        training, negatives = self.training, self.training.negatives
+        streaming = training.streaming
         return BatchPlan(
-            batch_size=settings.batch_size,
+            batch_size=training.batch_size,
             in_batch=negatives.in_batch,
-            num_uniform=negatives.num_uniform,
-            num_random=negatives.num_random,
             queue_size=negatives.queue_size,
-            mined=mined,
-            num_mined=hard,
-            impressions=self.data.impressions,
-            num_impressions=negatives.num_impressions,
+            sources=self._sources(mined),
             known=self.data.known,
             item_counts=self.data.item_counts,
             catalogue_size=len(self.encoder.item_ids) - 1,
-            correct=settings.log_q != "none",
+            correct=training.log_q != "none",
             frequency=None
-            if settings.frequency == "exact"
+            if training.frequency == "exact"
             else StreamingFrequency(
                 self.encoder.item_ids.stable_numbers(),
                 num_hashes=streaming.num_hashes,
@@ -254,3 +245,15 @@ class _Single:
                 initial_gap=streaming.initial_gap,
             ),
         )
+
+    def _sources(self, mined: UserNegatives | None) -> list[Source]:
+        negatives, impressions = self.training.negatives, self.data.impressions
+        sources = [NEGATIVE_SOURCES["uniform"](num=negatives.num_uniform)]
+        if mined is not None and negatives.easy_per_hard is not None:
+            in_batch = self.training.batch_size if negatives.in_batch else 0
+            num_easy = negatives.num_random + negatives.num_uniform + in_batch
+            sources.append(listed(mined, num=hard_per_row(num_easy, easy_per_hard=negatives.easy_per_hard)))
+        if impressions is not None:
+            sources.append(listed(impressions, num=negatives.num_impressions))
+        sources.append(NEGATIVE_SOURCES["random"](num=negatives.num_random))
+        return sources + [NEGATIVE_SOURCES[name](**given) for name, given in negatives.extra_sources.items()]

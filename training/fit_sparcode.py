@@ -29,6 +29,7 @@ from training.data.batches import Batch, BatchPlan, epoch_batches
 from training.data.training_data import TrainingData
 from training.fit import Fitted, Report
 from training.held_out import WarmStart, state_file
+from training.negatives.even_draws import uniform
 from training.sparcode import SparCodeModel, adam
 from training.trainer import EpochMetrics, embed, export_tower, fit, make_deterministic
 from training.warm_start import carry_over, save_state, state_of
@@ -71,9 +72,7 @@ def fit_sparcode(
         The model, and what `evaluate` found: before the first epoch, then after each.
     """
     make_deterministic(seed)
-    widths = int(backbone.learned.user.output.shape[-1]), int(backbone.towers.user.output.shape[-1])
-    # Learned coordinates and what is appended to them are cut alike: the next multiple of the number of parts.
-    width = -(-max(widths[0], widths[1] - widths[0]) // settings.parts) * settings.parts
+    width = _token_width(backbone, num_parts=settings.parts)
     sparcode = _build(settings, encoder, backbone.learned, items, width=width, seed=seed)
     join = _with_factors(settings, backbone, users, width=width, temperature=temperature, seed=seed)
     model = SparCodeModel(
@@ -117,6 +116,12 @@ def fit_sparcode(
         )
     save_state(state_of(carried, optimizer), state_file(folder, STATE))
     return join(_refitted(sparcode, users)), found
+
+
+def _token_width(backbone: Fitted, *, num_parts: int) -> int:
+    """Learned coordinates and what is appended to them are cut alike: the next multiple of the number of parts."""
+    learned, whole = (int(towers.user.output.shape[-1]) for towers in (backbone.learned, backbone.towers))
+    return -(-max(learned, whole - learned) // num_parts) * num_parts
 
 
 def _refitted(sparcode: SparCode, users: Inputs) -> SparCode:
@@ -197,7 +202,7 @@ def _with_factors(
         num_codes=settings.codes,
         seed=seed,
     )
-    return token.beside
+    return token.append_to
 
 
 def _interaction(settings: SparCodeFitConfig, width: int, seed: int) -> Interaction:
@@ -213,13 +218,8 @@ def _plan(settings: SparCodeFitConfig, encoder: Encoder, data: TrainingData) -> 
     return BatchPlan(
         batch_size=settings.batch_size,
         in_batch=True,
-        num_uniform=settings.num_uniform,
-        num_random=0,
         queue_size=0,
-        mined=None,
-        num_mined=0,
-        impressions=None,
-        num_impressions=0,
+        sources=[uniform(num=settings.num_uniform)],
         known=data.known,
         item_counts=data.item_counts,
         catalogue_size=len(encoder.item_ids) - 1,

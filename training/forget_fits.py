@@ -1,13 +1,13 @@
-"""How do people leave the fits that are there? Their rows are cut out of every table of users, so that fits go on.
+"""Erasure of people from the fits on disk (GDPR): their rows are cut out of every table of users.
 
     models/<day>/encoder/user_ids.parquet    names them
-    models/<day>/state/*.npz                 rows of users, which a later fit goes on from
+    models/<day>/state/*.npz                 rows of users, which a later warm start reads
     vectors/<day>/users/                     a row for each user
     models/<day>/user_tower.tflite, sparcode/, checkpoints, held_out.npz, codes/<day>/
                                              rows of users that cannot be cut out: removed, as no later night reads them
     models/<day>/cutting.json                the rows that are being cut, by number, as long as they are
 
-A call that was killed is finished by the next one, by these numbers: what is cut already tells by its length.
+A call that was killed is finished by the next one, by these numbers: what is cut already has another length.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Cut:
         """
         if found not in (expected, expected - len(self.rows)):
             raise ValueError(
-                f"{what} has {found} rows of users, expected {expected} as the encoder beside it; this fit is damaged: "
-                "remove its folder, and the next night begins anew"
+                f"{what} has {found} rows of users, expected {expected} as in the encoder of the fit, which is "
+                "damaged: remove its folder, and the next night does a full retrain"
             )
         return found == expected
 
@@ -70,7 +70,7 @@ def forget_in_fit(paths: RunPaths, people: Sequence[str]) -> int:
     """Cuts some people out of a day's fit; returns how many of them it knew.
 
     Raises:
-        ValueError: A state has another number of users than the encoder beside it.
+        ValueError: A state has another number of users than the encoder of the fit.
     """
     marker = paths.model / CUTTING
     if marker.exists():
@@ -137,7 +137,7 @@ def _cut_vectors(folder: Path, cut: Cut) -> None:
     files = sorted(folder.glob("*.parquet"))
     whole = folder / ONE_FILE
     if whole in files:
-        # Of a call that was killed: it was put there at once, and has everything.
+        # Of a call that was killed: it was put there at once, and is whole.
         for file in files:
             if file != whole:
                 file.unlink()

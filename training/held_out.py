@@ -94,7 +94,7 @@ class WarmStart:
 
 
 def state_file(model: Path, name: str) -> Path:
-    """Where the state of one of a fit's models lies."""
+    """Where the state of one of a fit's models is."""
     return model / STATE / f"{name or 'towers'}.npz"
 
 

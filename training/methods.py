@@ -14,13 +14,9 @@ from towers.counterpart import generated_fields, observed_fields
 from towers.dual_augmented import AugmentedTable, augmented
 from towers.two_tower import Part, TwoTower
 from training.config import DualAugmentedConfig, TowerConfig, TrainingConfig
-from training.losses.counterpart import counterpart_term
-from training.losses.dual_augmented import category_alignment_term, mimic_term
+from training.losses import LOSSES
 from training.losses.fused_softmax import fused_softmax
-from training.losses.hard_in_batch import hard_in_batch_term
-from training.losses.mobius import ThreeClassLoss
 from training.losses.objective import DecayingWeight, Term, Terms
-from training.losses.softmax import softmax_term
 
 
 def additions(
@@ -70,18 +66,20 @@ def terms(
             student.
     """
     negatives = training.negatives
-    chosen: list[tuple[float | DecayingWeight, Term]] = [(1.0, _main(training, seed, teacher))]
+    chosen: list[tuple[float | DecayingWeight, Term]] = [(training.softmax_weight, _main(training, seed, teacher))]
     if negatives.num_hard_in_batch:
-        chosen.append((1.0, hard_in_batch_term(num_hard=negatives.num_hard_in_batch, margin=negatives.hard_margin)))
+        hard = LOSSES["hard_in_batch"](num_hard=negatives.num_hard_in_batch, margin=negatives.hard_margin)
+        chosen.append((1.0, hard))
     dual = towers.dual_augmented
     if dual is not None:
-        chosen += [(dual.user_weight, mimic_term("user")), (dual.item_weight, mimic_term("item"))]
+        chosen += [(dual.user_weight, LOSSES["mimic"]("user")), (dual.item_weight, LOSSES["mimic"]("item"))]
         if dual.category_alignment and category is not None:
-            chosen.append((dual.category_alignment, category_alignment_term(category)))
+            chosen.append((dual.category_alignment, LOSSES["category_alignment"](category)))
     counterpart = towers.counterpart
     if counterpart is not None and counterpart.source == "generated":
-        guesses = counterpart_term(user_fields=counterpart.user_fields, item_fields=counterpart.item_fields)
+        guesses = LOSSES["counterpart"](user_fields=counterpart.user_fields, item_fields=counterpart.item_fields)
         chosen.append((DecayingWeight(counterpart.weight, decay=counterpart.decay), guesses))
+    chosen += [(extra.weight, LOSSES[name](**extra.arguments)) for name, extra in training.extra_losses.items()]
     return _positive(chosen)
 
 
@@ -94,8 +92,8 @@ def state_of(chosen: Terms) -> dict[str, tf.Module]:
 def _main(training: TrainingConfig, seed: int, teacher: TwoTower | None) -> Term:
     mobius = training.mobius
     if teacher is None or mobius is None:
-        return softmax_term(training.log_q, kernel=fused_softmax)
-    return ThreeClassLoss(
+        return LOSSES["softmax"](training.log_q, kernel=fused_softmax)
+    return LOSSES["three_classes"](
         teacher,
         irrelevant_quantile=mobius.irrelevant_quantile,
         bad_per_click=mobius.bad_per_click,

@@ -1,4 +1,4 @@
-"""How is SparCode fitted? The sampled softmax over its scores, while codebooks follow the tokens.
+"""SparCode's loss: the sampled softmax over its scores, while codebooks follow the tokens.
 
     loss = sampled softmax( sum_k relu(S_k + b) - log q ) + lambda sum_k || t_k - stop(q_k) ||^2
 
@@ -100,7 +100,7 @@ def adam(learning_rate: float) -> tf_keras.optimizers.Optimizer:
 
 
 Floats = npt.NDArray[np.float64]
-# Of the codes that there are: below it, most of a codebook says nothing.
+# Of the codes that there are: below it, most of a codebook is not used.
 TOO_FEW = 0.1
 # Of the examples: those whose own item scores 0 teach nothing, as relu has no gradient there.
 TOO_MANY_ZEROS = 0.5

@@ -38,7 +38,7 @@ class Queue(Protocol):
         ...
 
     def clear(self) -> None:
-        """Starts anew."""
+        """Empties it."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""How does a fit go on from where yesterday's ended? Weights and the optimiser's state, carried over row by row.
+"""Warm start: weights and the optimiser's state of an earlier fit, carried over row by row.
 
 Tables of ids and of values grow: a row belongs to an id, not to a number, and moves with it. New rows are as in a new
 table: an item's id table starts at zero, so that a new item is what its category, text and numbers say of it; where ids

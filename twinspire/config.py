@@ -15,7 +15,8 @@ from features.config import FeatureConfig, IngestConfig
 from features.schema import Schema
 from serving.config import BundlesConfig, ServingConfig
 from serving.registry import check_retriever_names
-from training.config import DailyConfig, SparCodeFitConfig, TowerConfig, TrainingConfig, check_methods
+from training.config import DailyConfig, SparCodeFitConfig, TowerConfig, TrainingConfig
+from training.method_checks import check_methods
 
 
 class SparCodeConfig(SparCodeTablesConfig, SparCodeFitConfig):

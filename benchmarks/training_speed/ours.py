@@ -25,6 +25,7 @@ from towers.two_tower import build_two_tower
 from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches, count_items
 from training.losses.fused_softmax import fused_softmax
 from training.losses.softmax import softmax_term
+from training.negatives.even_draws import uniform
 from training.trainer import RetrievalModel, embed, fit, row_adagrad
 from twinspire.config import Config
 
@@ -51,13 +52,8 @@ def our_plan(config: Config, world: World, *, batch_size: int, num_uniform: int)
     return BatchPlan(
         batch_size=batch_size,
         in_batch=True,
-        num_uniform=num_uniform,
-        num_random=0,
         queue_size=0,
-        mined=None,
-        num_mined=0,
-        impressions=None,
-        num_impressions=0,
+        sources=[uniform(num=num_uniform)],
         known=world.known,
         item_counts=count_items([world.span], len(world.encoder.item_ids)),
         catalogue_size=len(world.encoder.item_ids) - 1,

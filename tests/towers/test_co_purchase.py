@@ -1,4 +1,4 @@
-"""How do co-purchase factors stand beside the learned vectors?"""
+"""Co-purchase factors next to the learned vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a tower know of the other side?"""
+"""Guesses of the other side's fields at the bottom of a tower."""
 
 from __future__ import annotations
 

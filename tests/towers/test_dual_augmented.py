@@ -1,4 +1,4 @@
-"""What does a tower know of its id beyond its features?"""
+"""Augmented vectors of ids and their fallbacks."""
 
 from __future__ import annotations
 

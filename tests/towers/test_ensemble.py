@@ -1,4 +1,4 @@
-"""How do several pairs of towers become one?"""
+"""Several pairs of towers become one."""
 
 from __future__ import annotations
 

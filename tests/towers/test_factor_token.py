@@ -1,4 +1,4 @@
-"""Do factors stand beside learned tokens as the formula says, and does their token keep their inner product?"""
+"""Factors are appended to learned tokens as the formula says, and their token keeps their inner product."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_scores_are_those_of_learned_tokens_and_of_the_factors(
     model = model_of(learned, kind)
     rest = rest_tower(served.user, learned_width=D, width=WIDTH)(users).numpy()
     token = FactorToken.of(served, rest, learned_width=D, scale=SCALE, num_parts=PARTS, num_codes=CODES, seed=1)
-    both = token.beside(model)
+    both = token.append_to(model)
     assert (both.num_user_tokens, both.num_item_tokens, both.width) == (3, 2, 2 * WIDTH)
     tokens, of_items = both.user_tokens(users), both.item_tokens(items)
     # The third token has no learned half, so that a net adds no more than its constant.
@@ -100,7 +100,7 @@ def test_each_half_is_quantised_by_its_own_codebooks_and_an_empty_half_stays_emp
     model = model_of(learned, "product")
     rest = rest_tower(served.user, learned_width=D, width=WIDTH)(users).numpy()
     token = FactorToken.of(served, rest, learned_width=D, scale=SCALE, num_parts=PARTS, num_codes=CODES, seed=1)
-    both = token.beside(model)
+    both = token.append_to(model)
     assert (both.quantizer.num_parts, both.quantizer.num_codes) == (2 * PARTS, CODES + 1)
     tokens = both.user_tokens(users)
     quantised = both.quantizer.decode(both.quantizer.codes(tokens)).numpy()
@@ -122,7 +122,7 @@ def test_exported_tokenizers_give_the_same_tokens(
     users, items = rows_of(user_specs, 3), rows_of(item_specs, 3)
     rest = rest_tower(served.user, learned_width=D, width=WIDTH)(users).numpy()
     token = FactorToken.of(served, rest, learned_width=D, scale=SCALE, num_parts=PARTS, num_codes=CODES, seed=1)
-    both = token.beside(model_of(learned, "mlp"))
+    both = token.append_to(model_of(learned, "mlp"))
     pairs: list[tuple[tf_keras.Model, Inputs]] = [(both.user_tokenizer, users), (both.item_tokenizer, items)]
     for number, (tokenizer, inputs) in enumerate(pairs):
         path = tmp_path / f"{number}.tflite"

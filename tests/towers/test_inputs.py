@@ -1,4 +1,4 @@
-"""How does each input of a tower become a vector?"""
+"""Each input of a tower becomes a vector."""
 
 from __future__ import annotations
 

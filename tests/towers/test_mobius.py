@@ -1,4 +1,4 @@
-"""How do three classes come out of two towers?"""
+"""Three classes come out of two towers."""
 
 from __future__ import annotations
 

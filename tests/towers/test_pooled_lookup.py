@@ -1,4 +1,4 @@
-"""Is the pooled lookup the sum that it says, with the gradient of the plain one?"""
+"""The pooled lookup is the sum that its formula says, with the gradient of the plain one."""
 
 from __future__ import annotations
 

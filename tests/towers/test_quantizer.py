@@ -1,4 +1,4 @@
-"""Do tokens become the nearest codes, and do codebooks follow the tokens?"""
+"""Tokens become the nearest codes, and codebooks follow the tokens."""
 
 from __future__ import annotations
 

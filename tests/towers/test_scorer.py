@@ -1,4 +1,4 @@
-"""Does the interaction net score as its formula says?"""
+"""The interaction net scores as its formula says."""
 
 from __future__ import annotations
 

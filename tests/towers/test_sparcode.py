@@ -1,4 +1,4 @@
-"""Do tokens begin at the backbone, and does the model score as its formula says?"""
+"""Tokens begin at the backbone, and the model scores as its formula says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What are the two towers?"""
+"""The two towers and what they read."""
 
 from __future__ import annotations
 

@@ -20,19 +20,31 @@ from towers.two_tower import TwoTower, build_two_tower
 from training.data.batches import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
 from training.distribution import Alone, Processes
 from training.losses.softmax import softmax_term
+from training.negatives.even_draws import per_row, uniform
 from training.negatives.known_positives import KnownPositives
+from training.negatives.private import UserNegatives, listed
+from training.negatives.source import Source
 from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic, row_adagrad
 
-PLAIN_NEGATIVES: dict[str, Any] = {
-    "in_batch": True,
-    "num_uniform": 8,
-    "num_random": 0,
-    "queue_size": 0,
-    "mined": None,
-    "num_mined": 0,
-    "impressions": None,
-    "num_impressions": 0,
-}
+
+def negatives_of(*, in_batch: bool = True, queue_size: int = 0, **drawn: Any) -> dict[str, Any]:
+    """The part of a `BatchPlan` that is about negatives; `drawn` as the arguments of `sources_of`."""
+    return {"in_batch": in_batch, "queue_size": queue_size, "sources": sources_of(**{"num_uniform": 8, **drawn})}
+
+
+def sources_of(
+    *,
+    num_uniform: int,
+    num_random: int = 0,
+    mined: UserNegatives | None = None,
+    num_mined: int = 0,
+    impressions: UserNegatives | None = None,
+    num_impressions: int = 0,
+) -> list[Source]:
+    """Sources in the order in which they are fitted with."""
+    lists = [(mined, num_mined), (impressions, num_impressions)]
+    certain = [listed(negatives, num=num) for negatives, num in lists if negatives is not None and num]
+    return [uniform(num=num_uniform), *certain, per_row(num=num_random)]
 
 
 def fit_small(
@@ -45,7 +57,7 @@ def fit_small(
     optimizer: Any = None,
     evaluate: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
     make: Callable[[Encoder], RetrievalModel] | None = None,
-    negatives: dict[str, object] | None = None,
+    negatives: dict[str, Any] | None = None,
     processes: Processes | None = None,
     **changes: Any,
 ) -> tuple[RetrievalModel, list[EpochReport]]:
@@ -107,7 +119,7 @@ def batches_for(
         catalogue_size=len(encoder.item_ids) - 1,
         correct=True,
         frequency=None,
-        **{**PLAIN_NEGATIVES, **(negatives or {})},
+        **negatives_of(**(negatives or {})),
     )
 
     def batches_of(epoch: int) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Do the shares of a batch add up to it? Rows, candidates, and the loss of each row."""
+"""Shares of a batch add up to it: rows, candidates, and the loss of each row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does TF_CONFIG say of this process, and what is no such description?"""
+"""What TF_CONFIG describes, and which descriptions are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do co-purchases alone say about items?"""
+"""Co-purchase factors of items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a collapsed codebook noticed?"""
+"""A collapsed codebook is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the configuration refuse a method that lacks what it needs, and does it say what that is?"""
+"""The configuration refuses a method that lacks what it needs, and says what that is."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def shop(tmp_path: Path) -> Path:
         ),
         (
             ["training.negatives={in_batch: false, num_uniform: 0}"],
-            "training.negatives names no source; set in_batch, num_uniform, num_random, queue_size or easy_per_hard",
+            "training.negatives names no source; set in_batch, num_uniform, num_random, queue_size, easy_per_hard or "
+            "extra_sources",
         ),
         (
             ["training.negatives={in_batch: false, num_hard_in_batch: 2}"],

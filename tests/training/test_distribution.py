@@ -1,4 +1,4 @@
-"""Do two processes fit what one fits? Losses and weights of both, and what is shared out."""
+"""Two processes fit what one fits: losses and weights of both, and what is shared out."""
 
 from __future__ import annotations
 

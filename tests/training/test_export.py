@@ -1,4 +1,4 @@
-"""How do towers leave TensorFlow?"""
+"""Towers exported from TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the fast update do what Keras's own does?"""
+"""The fast update of rows does what Keras's own does."""
 
 from __future__ import annotations
 

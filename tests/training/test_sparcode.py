@@ -1,4 +1,4 @@
-"""Is SparCode fitted as its loss says, and is what the tables sum up the same as the model?"""
+"""SparCode is fitted as its loss says, and what the tables sum up is the same as the model."""
 
 from __future__ import annotations
 

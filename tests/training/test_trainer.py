@@ -1,4 +1,4 @@
-"""How are the towers fitted?"""
+"""Fits of the trainer: what is learned, logged, saved and refused."""
 
 from __future__ import annotations
 

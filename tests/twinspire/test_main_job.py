@@ -125,6 +125,8 @@ NAMES: dict[str, Any] = {
     "index.form": "ip",
     "towers.history_encoder": "toy",
     "towers.history_settings": {"width": 3},
+    "training.extra_losses": {"hard_in_batch": {"arguments": {"num_hard": 1, "margin": 0.1}}},
+    "training.negatives.extra_sources": {"random": {"num": 3}},
     "serving.fusion_weights": {"repeat": 2.0},
     "serving.arms": [{"name": "a", "share": 1.0}],
     "gates.skip": ["volume"],

@@ -1,7 +1,7 @@
-"""How do days of examples become batches? Encoded once, in time order, shuffled within spans of days.
+"""Batches of examples: days encoded once, in time order, shuffled within spans of days.
 
-Shape letters: E examples, B rows of a batch, C = B + B' shared candidates, B' uniform negatives, Q items of the queue,
-H private negatives of a row.
+Shape letters: E examples, B rows of a batch, C = B + S shared candidates, S shared negatives, Q items of the queue, H
+private negatives of a row.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from features import columns
 from features.encoding import Encoder, Inputs, moments_of
 from features.examples import FIRST_MEETING, ITEM_ROW, USER_ROW, Day
 from training.data.example_weights import REWARDS, Reward, balanced
-from training.negatives.even_draws import rounds
 from training.negatives.known_positives import KnownPositives, false_negatives
-from training.negatives.private import PrivateNegatives, PrivateSampler, UserNegatives, mask_private
+from training.negatives.private import PrivateNegatives, draw_private, mask_private
 from training.negatives.queue import RecentItems
 from training.negatives.sampling_bias import StreamingFrequency, log_of, presence
+from training.negatives.source import Descriptions, Draws, Source
 
 Ints = npt.NDArray[np.int64]
 USER_PREFIX, ITEM_PREFIX = "user/", "item/"
@@ -104,50 +104,24 @@ class BatchPlan:
     Attributes:
         batch_size: B, about; see `batches`.
         in_batch: Whether the rows' items are each other's negatives.
-        num_uniform: B'.
-        num_random: R, drawn evenly for each row alone.
         queue_size: Q.
-        mined: Negatives mined for each user; None has none.
-        num_mined: Of them for each row.
-        impressions: What each user was shown and did not want; None has none.
-        num_impressions: Of them for each row.
+        sources: What else is drawn, see `training.negatives`.
         known: What each user is known to have met, masked as negatives.
         item_counts: [rows of the item table] int64, examples of each item among those trained on.
         catalogue_size: Items that even draws are made from.
         correct: Whether log q is worked out; otherwise it is 0.
         frequency: Estimates the items' shares while the batches pass, instead of `item_counts`; None counts exactly.
-
-    Raises:
-        ValueError: Negatives are asked for whose lists are missing.
     """
 
     batch_size: int
     in_batch: bool
-    num_uniform: int
-    num_random: int
     queue_size: int
-    mined: UserNegatives | None
-    num_mined: int
-    impressions: UserNegatives | None
-    num_impressions: int
+    sources: Sequence[Source]
     known: KnownPositives
     item_counts: Ints
     catalogue_size: int
     correct: bool
     frequency: StreamingFrequency | None
-
-    def __post_init__(self) -> None:
-        """Checks that there are lists to draw from."""
-        wanted = {"mined": (self.mined, self.num_mined), "impressions": (self.impressions, self.num_impressions)}
-        for name, (lists, number) in wanted.items():
-            if number and lists is None:
-                raise ValueError(f"num_{name} is {number} and {name} is None, expected lists; give them or set 0")
-
-    @property
-    def hard(self) -> tuple[tuple[UserNegatives, int], ...]:
-        """The lists that a row gets negatives of, and how many."""
-        lists = ((self.mined, self.num_mined), (self.impressions, self.num_impressions))
-        return tuple((negatives, number) for negatives, number in lists if negatives is not None and number)
 
 
 def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
@@ -169,67 +143,93 @@ def batches(span: Span, plan: BatchPlan, *, seed: Sequence[int], recent: RecentI
         recent: The queue's items, which are read and pushed to; None begins with an empty queue.
 
     Yields:
-        `user/<input>` [B, ...], `item/<input>` [C + B H, ...] (own items first, then uniform negatives, then the H
+        `user/<input>` [B, ...], `item/<input>` [C + B H, ...] (own items first, then the shared negatives, then the H
         private ones of each row in turn), `mask` [B, C + Q + H] bool, `log_q` [C + Q] float32, `private_log_q` [B, H]
         float32 where H > 0, `item_gradient` [C + Q] float32 where there is a queue to correct for (see
         `training.losses.objective.Outputs`), `weight` [B] float32.
 
     Raises:
-        ValueError: Even draws are asked for and the span has none.
+        ValueError: A source cannot draw from the span.
     """
     rng = np.random.default_rng(seed)
     recent = recent or RecentItems(plan.queue_size)
-    uniform = _ids(span.uniform, columns.ITEM_ID)
-    if not len(uniform) and (plan.num_uniform or plan.num_random):
-        raise ValueError(
-            f"num_uniform is {plan.num_uniform} and num_random {plan.num_random}, but the span of {len(span)} examples "
-            "has no even draws; join examples that have, or set both to 0"
-        )
     order = rng.permutation(len(span))
-    pool = rounds(uniform, rng=rng)
-    sampler = None
-    if plan.hard or plan.num_random:
-        sampler = PrivateSampler.of(
-            plan.hard, plan.num_random, described=_ids(span.items, columns.ITEM_ID), uniform=uniform,
-            num_item_rows=len(plan.item_counts), rng=rng,
-        )  # fmt: skip
+    described = _ids(span.items, columns.ITEM_ID)
+    descriptions = Descriptions(
+        np.concatenate([described, _ids(span.uniform, columns.ITEM_ID)]),
+        num_of_examples=len(described),
+        num_item_rows=len(plan.item_counts),
+        catalogue_size=plan.catalogue_size,
+    )
+    draws = [begin(descriptions, rng) for begin in plan.sources]
     # Equal parts: a handful of left-over rows would make a step as large as that of a full batch.
     num_batches = max(1, round(len(order) / plan.batch_size))
-    for number, rows in enumerate(np.array_split(order, num_batches)):
-        drawn = pool[(number * plan.num_uniform + np.arange(plan.num_uniform)) % max(len(pool), 1)]
-        users = _rows(span.users, span.user_row[rows])
+    for rows in np.array_split(order, num_batches):
+        users, own = _rows(span.users, span.user_row[rows]), _rows(span.items, span.item_row[rows])
         user_rows = _ids(users, columns.USER_ID)
-        private = sampler.draw(user_rows, rng=rng) if sampler else None
-        items = _candidates(span, span.item_row[rows], drawn, private)
-        shared = _ids(items, columns.ITEM_ID)[: len(rows) + len(drawn)]
+        drawn = _draw(draws, user_rows, descriptions, rng)
         yield {
             **{USER_PREFIX + name: values for name, values in users.items()},
-            **{ITEM_PREFIX + name: values for name, values in items.items()},
-            **_comparison(plan, user_rows, shared, private, recent),
+            **{ITEM_PREFIX + name: values for name, values in _candidates(span, own, drawn).items()},
+            **_comparison(plan, user_rows, _ids(own, columns.ITEM_ID), drawn, recent),
             WEIGHT: span.weight[rows],
         }
 
 
-def _candidates(span: Span, own: Ints, drawn: Ints, private: PrivateNegatives | None) -> Inputs:
-    parts = [_rows(span.items, own), _rows(span.uniform, drawn)]
-    if private is not None:
-        num_described = len(span.items[columns.ITEM_ID])
-        rows = private.rows.ravel()
-        is_even = rows >= num_described
-        picked = _rows(span.items, np.where(is_even, 0, rows))
-        for name, values in span.uniform.items():
-            picked[name][is_even] = values[rows[is_even] - num_described]
-        parts.append(picked)
+@dataclass(frozen=True)
+class _Drawn:
+    """What the sources have drawn for a batch.
+
+    Attributes:
+        shared: [S] rows of the span's descriptions.
+        shared_items: [S] the items of these rows.
+        private: Negatives of each row alone; None where no source has any.
+        absences: Item rows [n] -> of each source, the probability that it does not bring them.
+    """
+
+    shared: Ints
+    shared_items: Ints
+    private: PrivateNegatives | None
+    absences: Callable[[Ints], list[npt.NDArray[np.float64] | float]]
+
+
+def _draw(draws: Sequence[Draws], user_rows: Ints, descriptions: Descriptions, rng: np.random.Generator) -> _Drawn:
+    none = np.empty(0, np.int64)
+    shared = [none if source.shared is None else source.shared() for source in draws]
+    items = [descriptions.items[rows] for rows in shared]
+    private = draw_private(draws, user_rows, descriptions, rng=rng)
+    return _Drawn(
+        np.concatenate([none, *shared]),
+        np.concatenate([none, *items]),
+        private,
+        lambda item_rows: [source.absence(item_rows, own) for source, own in zip(draws, items, strict=True)],
+    )
+
+
+def _candidates(span: Span, own: Inputs, drawn: _Drawn) -> Inputs:
+    """Inputs of the rows' own items, of the shared negatives and of the private ones, one below the other."""
+    parts = [own, _described(span, drawn.shared)]
+    if drawn.private is not None:
+        parts.append(_described(span, drawn.private.rows.ravel()))
     return _stack(parts)
 
 
-def _comparison(
-    plan: BatchPlan, users: Ints, shared: Ints, private: PrivateNegatives | None, recent: RecentItems
-) -> Batch:
+def _described(span: Span, rows: Ints) -> Inputs:
+    """Item inputs at rows of the span's descriptions: those of the examples' items, then those drawn evenly."""
+    num_of_examples = len(span.items[columns.ITEM_ID])
+    is_even = rows >= num_of_examples
+    if is_even.all():
+        return _rows(span.uniform, rows - num_of_examples)
+    picked = _rows(span.items, np.where(is_even, 0, rows))
+    for name, values in span.uniform.items():
+        picked[name][is_even] = values[rows[is_even] - num_of_examples]
+    return picked
+
+
+def _comparison(plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: RecentItems) -> Batch:
     """The mask and the log q of a batch; the queue takes its items in."""
-    num_rows = len(users)
-    own, uniform = np.split(shared, [num_rows])
-    candidates = np.concatenate([own, uniform, recent.read()])
+    num_rows, private = len(users), drawn.private
+    candidates = np.concatenate([own, drawn.shared_items, recent.read()])
     mask = false_negatives(users, candidates, plan.known, in_batch=plan.in_batch)
     if plan.frequency is not None:
         plan.frequency.update(own)
@@ -241,15 +241,8 @@ def _comparison(
             shares = plan.frequency.expected_draws(item_rows) / num_rows
         else:
             shares = plan.item_counts[item_rows] / max(int(plan.item_counts.sum()), 1)
-        return log_of(
-            presence(
-                shares,
-                num_examples=(num_rows - 1 if plan.in_batch else 0) + num_queued,
-                num_uniform=len(np.unique(uniform)),
-                num_random=plan.num_random,
-                catalogue_size=plan.catalogue_size,
-            )
-        )
+        num_examples = (num_rows - 1 if plan.in_batch else 0) + num_queued
+        return log_of(presence(shares, num_examples=num_examples, absences=drawn.absences(item_rows)))
 
     made: Batch = {MASK: mask, LOG_Q: log_q(candidates)}
     if plan.queue_size and plan.correct:
@@ -257,10 +250,10 @@ def _comparison(
         made[ITEM_GRADIENT] = np.exp(log_q(candidates) - log_q(candidates, 0))
     if private is not None:
         made[MASK] = mask_private(mask, private, users, candidates, plan.known, in_batch=plan.in_batch)
-        # Hard ones are there for sure.
+        # The certain ones need no correction.
         made[PRIVATE_LOG_Q] = np.zeros(private.items.shape, np.float32)
-        drawn = private.items[:, private.num_hard :]
-        made[PRIVATE_LOG_Q][:, private.num_hard :] = log_q(drawn.ravel()).reshape(drawn.shape)
+        by_chance = private.items[:, private.num_certain :]
+        made[PRIVATE_LOG_Q][:, private.num_certain :] = log_q(by_chance.ravel()).reshape(by_chance.shape)
     recent.push(own)
     return made
 

@@ -1,4 +1,4 @@
-"""What does an example count, by the business value of its event? A tempered value whose mean is one.
+"""Example weights: rewards or business values, tempered, with a mean of one.
 
 Shape letter: E examples. Values that have no logarithm are replaced as those of the items in the index are, so that
 training and retrieval speak of the same values.
@@ -38,7 +38,7 @@ def tempered(values: npt.NDArray[np.floating], power: float) -> Tempered:
 
         w_i = value_i^power / mean_j value_j^power
 
-    A missing value counts as the median of the positive ones. Zeros, returned goods and everything else below the 1%
+    A missing value counts as the median of the positive ones. Zeros, returned goods and all else below the 1%
     quantile of the positive values are raised to it: a weight of zero would drop an example that did happen.
 
     Args:

@@ -1,4 +1,4 @@
-"""Cross-entropy by which each tower learns to guess fields of the other side's entity.
+"""Counterpart loss: cross-entropy of the towers' guesses of the other side's fields.
 
 Shape letters: B rows of a batch, V values of a field (row 0, the unknown one, included).
 

@@ -1,4 +1,4 @@
-"""What makes augmented vectors mimic the other tower, and categories share a space? The two losses of DAT.
+"""Losses of DAT: augmented vectors mimic the other tower, and categories share a space.
 
 Shape letters: B rows of a batch, C items in it, D vector width, G categories.
 

@@ -1,10 +1,10 @@
-"""How is the sampled softmax computed fast? In slabs of rows that stay in the cache, with a gradient of its own.
+"""Sampled softmax, fused: slabs of rows that stay in the cache, with a gradient of its own.
 
     l_ij = <u_i, v_j> / temperature - log q_j,   loss_i = log sum_j [not masked] exp(l_ij - l_ii)
 
 All that is linear goes into matrix products: log q and -l_ii as two more columns of the factors, the sum over j as a
-column of ones beside the items in the product which the users' gradient needs anyway. Of a slab [R, C] there remain one
-exp and one pass for the mask; the gradient reuses the exponentials and needs one more matrix product.
+column of ones next to the items in the product which the users' gradient needs anyway. Of a slab [R, C] there remain
+one exp and one pass for the mask; the gradient reuses the exponentials and needs one more matrix product.
 
 Shape letters: B rows of a batch, C candidates in it (C >= B; column i is row i's own item), D vector width, R rows of a
 slab.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 # Cells of a slab, 1 MB of float32, which a core's own cache holds. Slabs of 4 MB take half as long again from B = 4096
-# on, where the system has to find and clear their memory anew in each step.
+# on, where the system has to find and clear their memory again in each step.
 SLAB_CELLS = 2**18
 # exp(75) times a million columns is finite in float32, whose largest number is about exp(88).
 LARGEST_EXPONENT = 75.0
@@ -53,7 +53,7 @@ def fused_softmax(
         ValueError: The shapes do not fit each other, or C < B.
 
     Source: Yi et al., RecSys 2019, section 3. Departs from the usual computation: the row's own logit, not its largest,
-        is the stabiliser wherever a bound says that it suffices.
+        is the stabiliser wherever a bound shows that it suffices.
     """
     users, items = tf.convert_to_tensor(users), tf.convert_to_tensor(items)
     log_q = tf.zeros_like(items[:, 0]) if log_q is None else tf.cast(log_q, items.dtype)
@@ -103,7 +103,7 @@ def _losses(
             to_own = tf.pad(by_own * scaled, [[0, tf.shape(items)[0] - num_rows], [0, 0]])
             to_items = _transposed_product(terms, by_row * scaled, items)
             if item_gradient is not None:
-                # The own term of a row is no negative: in the sum it counts once, whatever the others count.
+                # The own term of a row is no negative: in the sum it counts once, unlike the others.
                 own_term = tf.where(left_out > 0, tf.zeros_like(own), tf.exp(own - shift))[:, None] * by_row * scaled
                 own_rows = tf.pad(own_term, [[0, tf.shape(items)[0] - num_rows], [0, 0]])
                 to_items = own_rows + item_gradient[:, None] * (to_items - own_rows)
@@ -186,7 +186,7 @@ def _check(users: tf.Tensor, items: tf.Tensor, log_q: tf.Tensor, mask: tf.Tensor
     for name, (tensor, expected) in found.items():
         if not tensor.shape.is_compatible_with(expected):
             raise ValueError(
-                f"{name} has shape {tensor.shape}, expected {tf.TensorShape(expected)} beside users {users.shape} and "
+                f"{name} has shape {tensor.shape}, expected {tf.TensorShape(expected)} with users {users.shape} and "
                 f"items {items.shape}"
             )
     num_rows, num_items = users.shape[0], items.shape[0]

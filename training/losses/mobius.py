@@ -1,4 +1,4 @@
-"""Which pairs does a row learn from beside its click? Irrelevant ones that the student would show, and unclicked ones.
+"""Three-class loss of MOBIUS: clicks, unclicked pairs, and irrelevant pairs that the student would show.
 
 All pairs of a batch's users and items are there for the asking. A frozen teacher of relevance marks those below a
 quantile of its scores; of these, bad cases are sampled in proportion to the student's own chance of a click.
@@ -42,7 +42,7 @@ def log_click_probability(user_parts: tf.Tensor, item_parts: tf.Tensor, *, tempe
 
 
 def quantile(values: tf.Tensor, counted: tf.Tensor, *, share: float) -> tf.Tensor:
-    """The value below which a share of the counted values lies, to a bin of a histogram.
+    """The quantile of the counted values, to a bin of a histogram.
 
     Args:
         values: [B, C] float32.
@@ -85,7 +85,7 @@ def sample_pairs(log_weights: tf.Tensor, eligible: tf.Tensor, *, num_pairs: tf.T
 
 
 class ThreeClassLoss(tf.Module):  # type: ignore[misc]
-    """The term that trains click, unclick and bad, on pairs that it samples anew in every step.
+    """The term that trains click, unclick and bad, on pairs that it samples again in every step.
 
         loss = mean over sampled pairs (i, j) of -log softmax_c(<u_i^c, a_j^c> / temperature)[class of (i, j)]
 
@@ -97,7 +97,7 @@ class ThreeClassLoss(tf.Module):  # type: ignore[misc]
         irrelevant_quantile: Share of the pairs which the teacher calls irrelevant.
         bad_per_click: Bad cases sampled for each row, from all rows' pairs.
         unclick_per_click: Pairs sampled evenly from the relevant ones, for each row.
-        seed: Of the sampling; the number of the step is kept beside it.
+        seed: Of the sampling; the number of the step is part of it.
     """
 
     def __init__(

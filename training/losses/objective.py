@@ -1,4 +1,4 @@
-"""What is a loss made of? Terms, each a number for what the two towers made of a batch, summed with their weights.
+"""The objective: a weighted sum of terms, each a number for what the two towers made of a batch.
 
 Shape letters: B rows of a batch, C shared candidates in it, Q columns of the queue, H private negatives of a row, D
 vector width.
@@ -162,7 +162,7 @@ def products(users: tf.Tensor, items: tf.Tensor, *, item_gradient: tf.Tensor | N
         item_gradient: [C] float32, what an item's gradient counts, but for that of its own row; None leaves it.
 
     Returns:
-        [B, C] float32, the same whatever `item_gradient` is.
+        [B, C] float32, which `item_gradient` does not change.
     """
     if item_gradient is None:
         return tf.matmul(users, items, transpose_b=True)

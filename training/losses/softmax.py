@@ -1,4 +1,4 @@
-"""What is minimised? Pure functions from scores to losses.
+"""Sampled softmax losses: pure functions from scores to losses, and the term made of them.
 
 Shape letters: B rows of a batch, C candidates in it (C >= B; column i is row i's own item), D vector width.
 """
@@ -93,7 +93,7 @@ def khrylchenko2025(scores: tf.Tensor, log_q: tf.Tensor | None = None, *, mask: 
     negatives = tf.where(others, _corrected(scores, log_q), tf.constant(MASKED, scores.dtype))
     total = tf.reduce_logsumexp(negatives, axis=1)
     num_negatives = tf.reduce_sum(tf.cast(others, scores.dtype), axis=1)
-    # The share of the negatives in the softmax: 0 where there is none, whatever their empty sum is.
+    # The share of the negatives in the softmax: 0 where there is none, although their empty sum is no number.
     weight = tf.stop_gradient(tf.sigmoid(total - own))
     return weight * (total - own + tf.math.log(tf.maximum(num_negatives, 1.0)))
 

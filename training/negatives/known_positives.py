@@ -1,4 +1,4 @@
-"""Which columns of a batch are not negatives of a row? Repeats, and what the user is known to like.
+"""Known positives and repeats: which columns of a batch are not negatives of a row.
 
 Shape letters: B rows, C candidates, P pairs of a user and an item.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-# Row of the unknown id and of padding: a column that holds it is nobody's negative.
+# Row of the unknown id and of padding: a column that holds it is no user's negative.
 NO_ITEM = 0
 
 

@@ -1,4 +1,4 @@
-"""Which negatives does a row have for itself? Mined for its user, shown and not clicked, or drawn at random.
+"""Private negatives of a row: mined for its user, shown and not clicked, or drawn at random.
 
 Shape letters: B rows, C shared candidates and items of the queue, E' rows of a span that describe items, H private
 negatives of a row.
@@ -6,12 +6,14 @@ negatives of a row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from training.negatives.known_positives import NO_ITEM, KnownPositives, Mask, UserItems, counted_columns, is_in
+from training.negatives.source import Descriptions, Draws, Source
 
 Ints = npt.NDArray[np.int64]
 
@@ -51,84 +53,76 @@ def hard_per_row(num_easy: int, *, easy_per_hard: float) -> int:
     return max(1, round(num_easy / easy_per_hard))
 
 
+def listed(lists: UserNegatives, *, num: int) -> Source:
+    """Negatives of users, known beforehand: mined near the user's vector, or shown and not clicked.
+
+    Args:
+        lists: Those of each user.
+        num: Of them for each row.
+    """
+
+    def begin(descriptions: Descriptions, rng: np.random.Generator) -> Draws:
+        shuffled = lists.shuffled(rng)
+        return Draws(certain=lambda user_rows: shuffled.draw(user_rows, num, rng=rng))
+
+    return begin
+
+
 @dataclass(frozen=True)
 class PrivateNegatives:
     """Drawn private negatives.
 
     Attributes:
-        items: [B, H] int64 item rows, `NO_ITEM` where there is none; the hard ones first.
+        items: [B, H] int64 item rows, `NO_ITEM` where there is none; the certain ones first.
         rows: [B, H] int64, which description of the item to take; some row where there is none.
-        num_hard: How many of H are from the user's lists, that is not drawn evenly.
+        num_certain: How many of H are certain, that is not drawn by chance.
     """
 
     items: Ints
     rows: Ints
-    num_hard: int
+    num_certain: int
 
 
-@dataclass(frozen=True)
-class PrivateSampler:
-    """Where the private negatives of a span's rows come from.
+def draw_private(
+    draws: Sequence[Draws], user_rows: Ints, descriptions: Descriptions, *, rng: np.random.Generator
+) -> PrivateNegatives | None:
+    """Private negatives of some rows, from all sources that have any.
 
-    Attributes:
-        hard: Lists of negatives of each user, and how many a row gets of each.
-        num_random: Drawn evenly for each row.
-        item_of_row: [E'] int64, the items that the span describes, whatever the day: those drawn evenly last.
-        num_described: How many of those rows are not drawn evenly.
-        rows_of_items: `item_of_row` by item.
+    A certain item is described by a random one of the span's rows that have it, so that its features do not give away
+    that it is a negative; without such a row it is left out.
+
+    Args:
+        draws: What the sources draw in the span.
+        user_rows: [B] the rows' users.
+        descriptions: Of the span.
+        rng: Of the choice of descriptions.
+
+    Returns:
+        None where no source has private negatives.
     """
+    certain = [source.certain(user_rows) for source in draws if source.certain is not None]
+    none = np.empty((len(user_rows), 0), np.int64)
+    items, rows = none, none
+    if certain:
+        items, rows = _described(np.concatenate(certain, axis=1), descriptions, rng)
+    by_chance = [source.private(user_rows) for source in draws if source.private is not None]
+    if not certain and not by_chance:
+        return None
+    drawn = np.concatenate([none, *by_chance], axis=1)
+    return PrivateNegatives(
+        np.concatenate([items, descriptions.items[drawn]], axis=1),
+        np.concatenate([rows, drawn], axis=1),
+        num_certain=items.shape[1],
+    )
 
-    hard: tuple[tuple[UserNegatives, int], ...]
-    num_random: int
-    item_of_row: Ints
-    num_described: int
-    rows_of_items: UserItems
 
-    @classmethod
-    def of(
-        cls, hard: tuple[tuple[UserNegatives, int], ...], num_random: int, *, described: Ints, uniform: Ints,
-        num_item_rows: int, rng: np.random.Generator,
-    ) -> PrivateSampler:  # fmt: skip
-        """Shuffles the lists and sorts the span's descriptions by item.
-
-        Args:
-            hard: As the attribute.
-            num_random: As the attribute.
-            described: Items of the span's examples.
-            uniform: Items drawn evenly.
-            num_item_rows: Rows of the item table.
-            rng: Of the order of the lists.
-        """
-        item_of_row = np.concatenate([described, uniform]).astype(np.int64)
-        return cls(
-            hard=tuple((lists.shuffled(rng), number) for lists, number in hard),
-            num_random=num_random,
-            item_of_row=item_of_row,
-            num_described=len(described),
-            rows_of_items=UserItems.of(item_of_row, np.arange(len(item_of_row)), num_user_rows=num_item_rows),
-        )
-
-    def draw(self, user_rows: Ints, *, rng: np.random.Generator) -> PrivateNegatives:
-        """Private negatives of some rows.
-
-        An item from a user's list is described by a random one of the span's rows that have it, so that its features
-        do not tell that it is a negative; without such a row it is left out.
-
-        Args:
-            user_rows: [B] the rows' users.
-            rng: Of the choice.
-        """
-        lists = [negatives.draw(user_rows, number, rng=rng) for negatives, number in self.hard]
-        hard = np.concatenate([np.empty((len(user_rows), 0), np.int64), *lists], axis=1)
-        counts = self.rows_of_items.counts_of(hard)
-        there = (hard != NO_ITEM) & (counts > 0)
-        index = self.rows_of_items.starts[hard] + rng.integers(np.maximum(counts, 1))
-        hard_rows = self.rows_of_items.items[np.where(there, index, 0)]
-        shape = (len(user_rows), self.num_random)
-        drawn = rng.integers(self.num_described, len(self.item_of_row), shape) if self.num_random else np.zeros(shape)
-        random_rows = drawn.astype(np.int64)
-        items = np.concatenate([np.where(there, hard, NO_ITEM), self.item_of_row[random_rows]], axis=1)
-        return PrivateNegatives(items, np.concatenate([hard_rows, random_rows], axis=1), num_hard=hard.shape[1])
+def _described(items: Ints, descriptions: Descriptions, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Items [B, H], `NO_ITEM` where nothing describes them, and a random description of each."""
+    by_item = descriptions.rows_of_items
+    counts = by_item.counts_of(items)
+    there = (items != NO_ITEM) & (counts > 0)
+    index = by_item.starts[items] + rng.integers(np.maximum(counts, 1))
+    return np.where(there, items, NO_ITEM), by_item.items[np.where(there, index, 0)]
 
 
 def mask_private(
@@ -137,8 +131,8 @@ def mask_private(
 ) -> Mask:  # fmt: skip
     """The mask of shared columns, followed by that of private ones, such that each item counts once in a row.
 
-    A hard negative takes the place of the same item among the shared columns: it is there for sure and needs no
-    correction, where the shared one stands for all the batches that it is not in. A random one gives way.
+    A certain negative takes the place of the same item among the shared columns: it is there for sure and needs no
+    correction, where the shared one represents all the batches that it is not in. One drawn by chance gives way.
 
     Args:
         mask: [B, C] bool, that of the shared columns.
@@ -153,12 +147,12 @@ def mask_private(
     """
     num_rows = len(user_rows)
     own = KnownPositives.of(user_rows, candidate_rows[:num_rows], num_user_rows=len(known.starts) - 1)
-    users, items, num_hard = user_rows[:, None], private.items, private.num_hard
+    users, items, num_certain = user_rows[:, None], private.items, private.num_certain
     hidden = (items == NO_ITEM) | _repeats(items) | known.contain(users, items) | own.contain(users, items)
     shared_items, columns = counted_columns(candidate_rows, begin=0 if in_batch else num_rows)
     there = is_in(items, shared_items)
-    hidden[:, num_hard:] |= there[:, num_hard:]
-    row, place = np.nonzero(there[:, :num_hard] & ~hidden[:, :num_hard])
+    hidden[:, num_certain:] |= there[:, num_certain:]
+    row, place = np.nonzero(there[:, :num_certain] & ~hidden[:, :num_certain])
     shared = mask.copy()
     shared[row, columns[np.searchsorted(shared_items, items[row, place])]] = True
     return np.concatenate([shared, hidden], axis=1)

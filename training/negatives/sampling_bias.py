@@ -5,7 +5,7 @@ Shape letters: n rows, N items (rows of their table), C candidates of a batch, H
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,39 +17,36 @@ PREFIX = "@frequency/"
 Floats = npt.NDArray[np.float64]
 
 
-def presence(
-    shares: Floats, *, num_examples: int, num_uniform: int, num_random: int, catalogue_size: int
-) -> Floats:  # fmt: skip
-    """Probability that a row meets an item among its candidates, by all samplers together.
+def presence(shares: Floats, *, num_examples: int, absences: Iterable[Floats | float]) -> Floats:
+    """Probability that a row meets an item among its candidates, by all sources together.
 
-        q_j = 1 - (1 - p_j)^n (1 - B'/N) (1 - 1/N)^R
+        q_j = 1 - (1 - p_j)^n prod_s a_sj
 
-    One item has one q whichever sampler brought it: what matters is whether it is there, not from where. It fits a loss
+    One item has one q whichever source brought it: what matters is whether it is there, not from where. It fits a loss
     in which an item counts once in a row: then 1/q times its term is, on average, its term of the softmax over the
     catalogue. The number of draws, which Yi et al. take, counts repeats, and where own items and known positives are
     masked those do not add up: the two agree where items are rare.
 
     Args:
         shares: [C] float64, p: the share of each candidate's item among the examples.
-        num_examples: n, examples whose items the row meets beside its own: B - 1 of the batch, and those of the queue.
-        num_uniform: B', distinct items drawn evenly from the catalogue for the batch.
-        num_random: R, items drawn evenly from the catalogue for the row alone, perhaps some of them twice.
-        catalogue_size: N.
+        num_examples: n, examples whose items the row meets besides its own: B - 1 of the batch, and those of the queue.
+        absences: Of each further source s, [C] or one probability for all: a, that it does not bring the item. That of
+            B' distinct items drawn evenly out of N is 1 - B'/N, that of R independent draws (1 - 1/N)^R.
 
     Returns:
-        [C] float64 between 0 and 1, positive for every item that a sampler can bring.
+        [C] float64 between 0 and 1, positive for every item that a source can bring.
 
-    Source: Yi et al., RecSys 2019, section 3, for the correction; the product over samplers follows from their
+    Source: Yi et al., RecSys 2019, section 3, for the correction; the product over sources follows from their
         independence.
     """
     absent = np.power(1 - np.minimum(shares, 1.0), num_examples)
-    absent = absent * (1 - min(num_uniform / max(catalogue_size, 1), 1.0))
-    absent = absent * (1 - 1 / max(catalogue_size, 1)) ** num_random
+    for absence in absences:
+        absent = absent * absence
     return np.asarray(1 - absent, dtype=np.float64)
 
 
 def log_of(probabilities: Floats) -> npt.NDArray[np.float32]:
-    """Natural logarithm, and 0 where no sampler can bring the item: it is there as an own one, and for sure."""
+    """Natural logarithm, and 0 where no source can bring the item: it is there as an own one, and for sure."""
     return np.log(np.where(probabilities > 0, probabilities, 1.0)).astype(np.float32)
 
 
@@ -63,14 +60,14 @@ class StreamingFrequency:
 
     An item is drawn m / g times a step. It has a cell in each of several hashes; those that share a cell are seen
     together and more often than each, so that the longest of the gaps per draw is nearest to the truth. What is hashed
-    is a number of the item, not its row: rows move as tables grow, and the estimate goes on from night to night.
+    is a number of the item, not its row: rows move as tables grow, and the estimate is kept from night to night.
 
     Args:
-        numbers: [N] int64 not negative, of the item of each row, the same whatever its row.
+        numbers: [N] int64 not negative, of the item of each row, which stays when the row moves.
         num_hashes: H, independent of each other and the same in every process.
         num_buckets: Z.
         rate: Alpha, how fast a new gap replaces the old mean.
-        initial_gap: Steps between draws of an item that has been seen once: the first sight tells no gap.
+        initial_gap: Steps between draws of an item that has been seen once: the first sight has no gap.
 
     Source: Yi et al., RecSys 2019, algorithms 2 and 3. Departs from them: theirs is the share of the batches that hold
         an id, at most 1 however often it comes in each; here draws count. The first sight does not count as a gap.
@@ -120,7 +117,7 @@ class StreamingFrequency:
         return {PREFIX + name: array for name, array in arrays.items()}
 
     def restore(self, state: Mapping[str, Array]) -> None:
-        """Goes on from a state as if there had been no break; items may have other rows than then.
+        """Takes over a state as if there had been no break; items may have other rows than then.
 
         Args:
             state: What `state` gave, and maybe other arrays.
@@ -130,13 +127,13 @@ class StreamingFrequency:
         """
         if f"{PREFIX}step" not in state:
             raise ValueError(
-                "the state that the fit goes on from has no streaming estimate of frequency; fit anew, with --full"
+                "the state of the warm start has no streaming estimate of frequency; do a full retrain, with --full"
             )
         last, gap, draws = (state[PREFIX + name] for name in ("last", "gap", "draws"))
         if last.shape != self._last.shape:
             raise ValueError(
                 f"the streaming estimate has {list(last.shape)} hashes and cells in the state, expected "
-                f"{list(self._last.shape)} as configured; fit anew, with --full"
+                f"{list(self._last.shape)} as configured; do a full retrain, with --full"
             )
         self._step = int(state[f"{PREFIX}step"])
         self._last, self._gap, self._draws = last.astype(np.int64), gap.astype(np.float64), draws.astype(np.float64)

@@ -1,6 +1,14 @@
-"""How are towers of ids alone fitted on pairs without time? Batches of users, all their items at once.
+"""Towers of ids alone for pairs without time: neighbours' vectors, fitted on all of a user's items at once.
+
+    A = D_u^-1/2 X D_i^-1/2,   [U; V] = sum_{h=0..H} [[0, A], [A', 0]]^h [E_u; E_v]
+
+One hop is a history tower: a user is its own row and the sum of the rows of its items, scaled by how many they are;
+an item likewise by its users. Further hops reach users with items in common.
 
 Shape letters: U users, N items, P pairs, B users of a batch, C candidates, D vector width.
+
+Source: He et al., LightGCN, SIGIR 2020, section 3. Departs from it: the hops are added, not averaged, which vectors of
+length one do not notice.
 """
 
 from __future__ import annotations
@@ -33,7 +41,7 @@ class IdTowerSettings:
         temperature: Cosines are divided by it.
         epochs: Passes over the users.
         batch_users: B.
-        num_uniform: Items drawn evenly for each batch, beside all items of its users.
+        num_uniform: Items drawn evenly for each batch, in addition to all items of its users.
         learning_rate: Of Adam at the first step; falls evenly to a tenth.
     """
 

@@ -38,9 +38,9 @@ class SeedSettings:
     """What is added.
 
     Attributes:
-        weight: a, what the latest items count beside the user's own vector; 0 leaves them out.
+        weight: a, what the latest items count next to the user's own vector; 0 leaves them out.
         decay_items: h, after how many items one counts 1/e.
-        adjacent: c, what the items next to an item count beside its own vector; 0 leaves them out.
+        adjacent: c, what the items next to an item count compared with its own vector; 0 leaves them out.
         popularity: b, in units of the temperature; 0 leaves popularity out.
     """
 
@@ -94,16 +94,16 @@ class _Parts:
 
 
 def benchmark(folder: Path, *, embedding_dim: int, seed: int, model: Model = "two-tower") -> dict[str, Any]:
-    """Chooses on a part of train, fits on all of it, and judges once on test.
+    """Chooses on a part of train, fits on all of it, and evaluates once on test.
 
     Args:
         folder: With `train.txt` and `test.txt` in LightGCN's format.
         embedding_dim: Width of the vectors; one coordinate is for popularity.
         seed: Of every choice at random.
-        model: `sparcode` fits SparCode over the towers, and judges it beside them.
+        model: `sparcode` fits SparCode over the towers, and compares it with them.
 
     Returns:
-        What the JSON file says.
+        What the JSON file holds.
 
     Raises:
         SourceError: The folder's files are not of that format; names the line.
@@ -184,7 +184,7 @@ def _first_guess(split: PublishedSplit, width: int) -> IdTowerSettings:
 
 
 def _search(parts: _Parts, guess: IdTowerSettings) -> list[Trial]:
-    """Temperature, then hops, then epochs: each moves on while that helps; the query is chosen for each anew."""
+    """Temperature, then hops, then epochs: each moves on while that helps; the query is chosen for each fit."""
     trials: list[Trial] = []
 
     def attempt(towers: IdTowerSettings) -> float:
@@ -327,7 +327,7 @@ def with_seed_items(
 
 
 def _adjacency(users: Ints, items: Ints, *, num_items: int) -> sparse.csr_array:
-    """How often items stand next to each other, as shares of all that stand next to an item: [N, N]."""
+    """How often items are next to each other, as shares of all that are next to an item: [N, N]."""
     together = users[1:] == users[:-1]
     before, after = items[:-1][together], items[1:][together]
     ones = np.ones(2 * len(before), np.float32)

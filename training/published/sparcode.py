@@ -1,4 +1,4 @@
-"""Benchmark: SparCode over fitted id-only towers, chosen on a part of train's pairs and judged beside those towers."""
+"""Benchmark: SparCode over fitted id-only towers, chosen on a part of train's pairs and compared with those towers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Trial:
 def benchmark_sparcode(
     of_part: IdTowers, of_all: IdTowers, *, held_out: Pairs, test: Pairs, seed: int
 ) -> dict[str, Any]:
-    """Chooses over towers of a part of train, fits over those of all of it, and judges both models once on test.
+    """Chooses over towers of a part of train, fits over those of all of it, and evaluates both models once on test.
 
     Args:
         of_part: Towers fitted on a part of train.
@@ -56,7 +56,7 @@ def benchmark_sparcode(
         seed: Of every fit.
 
     Returns:
-        What the JSON file says beside what it says of towers alone.
+        What the JSON file holds in addition to the figures of towers alone.
     """
     begin = time.perf_counter()
     trials = choose(of_part, held_out, seed=seed)
@@ -116,17 +116,17 @@ def choose(towers: IdTowers, held_out: Pairs, *, seed: int) -> list[Trial]:
     return trials
 
 
-def figures(ranked: Rows, judged: Pairs, *, num_items: int) -> Figures:
-    """Means over the users with judged pairs.
+def figures(ranked: Rows, relevant: Pairs, *, num_items: int) -> Figures:
+    """Means over the users with relevant pairs.
 
     Args:
         ranked: [n, LONGEST] int32, a list for each of those users, in the order of their rows.
-        judged: To be found; every one counts in the denominator.
+        relevant: To be found; every one counts in the denominator.
         num_items: N.
     """
-    users = np.unique(judged.users)
+    users = np.unique(relevant.users)
     shape = (int(users[-1]) + 1, num_items)
-    wanted = sparse.csr_array((np.ones(len(judged), bool), (judged.users, judged.items)), shape=shape)
+    wanted = sparse.csr_array((np.ones(len(relevant), bool), (relevant.users, relevant.items)), shape=shape)
     found = judge(ranked, wanted[users])
     return {
         f"recall@{K}": float(recall_at_k(found, K).mean()),

@@ -1,4 +1,15 @@
-"""Fit SparCode over towers of ids, which stay as they are; and what both retrieve from the same catalogue."""
+"""SparCode over towers of ids, which stay as they are, and what both retrieve from the same catalogue.
+
+    u' = [ u / |u| ; 0 ],   v' = [ v / c ; sqrt(1 - |v / c|^2) ],   c  length of the longest v
+
+Both have length one, as tokens have, and <u', v'> = <u, v> / (|u| c): a user's items keep their order.
+
+Model rows are those of arrays plus one; row 0 is the padding of a history.
+
+Shape letters: U users, N items, P pairs, T history length, D vector width.
+
+Source: the extra coordinate, Bachrach et al., RecSys 2014.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +39,7 @@ from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig
 from training.data.batches import Batch, BatchPlan, Span, epoch_batches
+from training.negatives.even_draws import uniform
 from training.negatives.known_positives import KnownPositives
 from training.sparcode import SparCodeModel, adam
 from training.trainer import EpochMetrics, embed, fit, make_deterministic
@@ -91,7 +103,7 @@ def fit_over(
     """Fits SparCode on the pairs of the towers.
 
     Args:
-        towers: What it stands on.
+        towers: Below the tokens.
         choice: How.
         seed: Of first values, order and negatives.
         title: What is fitted, for people.
@@ -261,14 +273,14 @@ def examples(pairs: Pairs, *, num_users: int, num_items: int, history_length: in
     """
     longer = _latest(pairs, num_users=num_users, length=history_length + 1)[pairs.users]
     is_later = np.arange(history_length) < pairs.from_last[:, None]
-    everything = item_inputs(num_items)
+    catalogue = item_inputs(num_items)
     return Span(
         users={
             USER_ID: (pairs.users + 1).astype(np.int32),
             HISTORY: np.where(is_later, longer[:, :-1], longer[:, 1:]),
         },
-        items=everything,
-        uniform=everything,
+        items=catalogue,
+        uniform=catalogue,
         user_row=np.arange(len(pairs)),
         item_row=pairs.items,
         weight=np.ones(len(pairs), np.float32),
@@ -300,13 +312,8 @@ def pair_batches(
     plan = BatchPlan(
         batch_size=batch_size,
         in_batch=True,
-        num_uniform=num_uniform,
-        num_random=0,
         queue_size=0,
-        mined=None,
-        num_mined=0,
-        impressions=None,
-        num_impressions=0,
+        sources=[uniform(num=num_uniform)],
         known=KnownPositives.of(pairs.users + 1, pairs.items + 1, num_user_rows=num_users + 1),
         item_counts=np.bincount(pairs.items + 1, minlength=num_items + 1),
         catalogue_size=num_items,

@@ -1,8 +1,10 @@
-"""How do days of examples become batches?"""
+"""Days of examples become batches."""
 
 from __future__ import annotations
 
 import datetime as dt
+import inspect
+import runpy
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,19 +25,17 @@ from training.negatives.sampling_bias import StreamingFrequency
 
 FIRST_DAY = dt.date(2020, 1, 1)
 NUM_ITEM_ROWS = 25
+sources_of = runpy.run_path(str(Path(__file__).parents[1] / "fit_for_tests.py"))["sources_of"]
+DRAWN = inspect.signature(sources_of).parameters
 
 
 def plan(span: Span, **changes: Any) -> BatchPlan:
+    drawn = {name: changes.pop(name) for name in DRAWN if name in changes}
     made = BatchPlan(
         batch_size=16,
         in_batch=True,
-        num_uniform=7,
-        num_random=0,
         queue_size=0,
-        mined=None,
-        num_mined=0,
-        impressions=None,
-        num_impressions=0,
+        sources=sources_of(**{"num_uniform": 7, **drawn}),
         known=KnownPositives.of(np.array([1, 2]), np.array([1, 5]), num_user_rows=25),
         item_counts=count_items([span], NUM_ITEM_ROWS),
         catalogue_size=NUM_ITEM_ROWS - 1,
@@ -360,13 +360,16 @@ def test_a_batch_of_one_row_has_its_private_and_uniform_negatives(groups_span: S
         assert np.isfinite(batch["log_q"]).all()
 
 
-@pytest.mark.parametrize("name", ["mined", "impressions"])
-def test_lists_that_are_missing_are_refused(groups_span: Span, name: str) -> None:
-    with pytest.raises(ValueError, match=f"num_{name} is 2 and {name} is None"):
-        plan(groups_span, **{f"num_{name}": 2})
-
-
-def test_even_draws_that_are_missing_are_refused(groups_span: Span) -> None:
+@pytest.mark.parametrize(
+    ("drawn", "asked"),
+    [
+        ({"num_uniform": 7}, "7 uniform negatives for each batch"),
+        ({"num_uniform": 0, "num_random": 3}, "3 random negatives for each row"),
+    ],
+)
+def test_even_draws_that_are_missing_are_refused(groups_span: Span, drawn: dict[str, int], asked: str) -> None:
     empty = replace(groups_span, uniform={name: values[:0] for name, values in groups_span.uniform.items()})
-    with pytest.raises(ValueError, match="num_uniform is 7 and num_random 0, but the span of 192 examples"):
-        next(batches(empty, plan(groups_span), seed=[1]))
+    described = len(groups_span.items["item_id"])
+    said = f"{asked} are asked for, but the span has no even draws, only {described} descriptions"
+    with pytest.raises(ValueError, match=said):
+        next(batches(empty, plan(groups_span, **drawn), seed=[1]))

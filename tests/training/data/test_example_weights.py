@@ -1,4 +1,4 @@
-"""What does an example count, by the business value of its event?"""
+"""What an example counts, by the business value of its event."""
 
 from __future__ import annotations
 

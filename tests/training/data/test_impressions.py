@@ -1,4 +1,4 @@
-"""Which pairs do impressions give, from a file of pairs and from what servers have logged?"""
+"""Pairs of impressions, from a file of pairs and from what servers have logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the configuration decide whether a server logs what it shows, and where?"""
+"""The configuration decides whether a server logs what it shows, and where."""
 
 from __future__ import annotations
 

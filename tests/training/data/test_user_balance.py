@@ -1,4 +1,4 @@
-"""How much does each example of a user count?"""
+"""How much each example of a user counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good are the towers' guesses of the other side's fields?"""
+"""Guesses of the other side's fields and their loss."""
 
 from __future__ import annotations
 

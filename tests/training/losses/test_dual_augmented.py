@@ -1,4 +1,4 @@
-"""What makes augmented vectors mimic the other tower, and categories share a space?"""
+"""Augmented vectors mimic the other tower, and categories share a space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the fast softmax the same as the plain one?"""
+"""The fused softmax is the same as the plain one."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_shapes_unknown_while_tracing_are_accepted() -> None:
     ("users", "items", "log_q", "mask", "message"),
     [
         ((3, 2), (2, 2), None, None, "2 items for 3 users, expected at least as many"),
-        ((2, 3), (2, 4), None, None, r"users has shape \(2, 3\), expected \(None, 4\) beside users \(2, 3\) and items"),
+        ((2, 3), (2, 4), None, None, r"users has shape \(2, 3\), expected \(None, 4\) with users \(2, 3\) and items"),
         ((2, 3), (4, 3), (2,), None, r"log_q has shape \(2,\), expected \(4,\)"),
         ((2, 3), (4, 3), None, (4, 2), r"mask has shape \(4, 2\), expected \(2, 4\)"),
     ],

@@ -1,4 +1,4 @@
-"""Which items of the batch does a row nearly confuse with its own?"""
+"""Margin against the items of the batch that a row nearly confuses with its own."""
 
 from __future__ import annotations
 

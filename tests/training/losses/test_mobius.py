@@ -1,4 +1,4 @@
-"""Which pairs does a row learn from beside its click?"""
+"""Pairs that the three-class loss samples, and what they count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a loss made of?"""
+"""Outputs of the towers and the sum of terms."""
 
 from __future__ import annotations
 

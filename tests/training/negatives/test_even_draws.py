@@ -1,4 +1,4 @@
-"""In which order are the even draws of several days taken?"""
+"""The order in which the even draws of several days are taken."""
 
 from __future__ import annotations
 

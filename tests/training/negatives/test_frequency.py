@@ -1,4 +1,4 @@
-"""How often does an item come, when nobody has counted beforehand?"""
+"""Streaming estimate of how often an item comes."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_an_item_keeps_its_estimate_where_its_row_has_moved() -> None:
 
 
 def test_a_state_without_an_estimate_or_of_other_cells_is_refused() -> None:
-    with pytest.raises(ValueError, match="no streaming estimate of frequency; fit anew, with --full"):
+    with pytest.raises(ValueError, match="no streaming estimate of frequency; do a full retrain, with --full"):
         made().restore({"item_id_table/embeddings": np.zeros((2, 2))})
     with pytest.raises(ValueError, match=r"has \[3, 64\] hashes and cells in the state, expected \[2, 64\] as conf"):
         made(num_hashes=2, num_buckets=64).restore(made(num_buckets=64).state())
@@ -179,7 +179,7 @@ def test_another_process_finds_the_same_cells(tmp_path: Path) -> None:
     np.savez(tmp_path / "state.npz", **frequency.state())
     script = (
         "import sys, numpy as np; from features.ids import stable_number; "
-        "from training.frequency import StreamingFrequency; "
+        "from training.negatives.sampling_bias import StreamingFrequency; "
         "numbers = stable_number([f'i{item}' for item in range(70)]); "
         "found = StreamingFrequency(numbers, num_hashes=3, num_buckets=50, rate=0.1, initial_gap=10.0); "
         "found.restore(dict(np.load(sys.argv[1]).items())); "

@@ -1,4 +1,4 @@
-"""Which columns of a batch are not negatives of a row?"""
+"""Which columns of a batch are not negatives of a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which negatives does a row have for itself?"""
+"""Private negatives of a row."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.negatives.even_draws import per_row
 from training.negatives.known_positives import KnownPositives, false_negatives
-from training.negatives.private import PrivateNegatives, PrivateSampler, UserNegatives, hard_per_row, mask_private
+from training.negatives.private import (
+    PrivateNegatives,
+    UserNegatives,
+    draw_private,
+    hard_per_row,
+    listed,
+    mask_private,
+)
+from training.negatives.source import Descriptions
 
 Ints = npt.NDArray[np.int64]
 NOBODY = KnownPositives.of(np.empty(0, np.int64), np.empty(0, np.int64), num_user_rows=6)
@@ -61,18 +70,22 @@ def test_shuffling_moves_items_within_their_lists() -> None:
         assert items[5] == 20
 
 
-def sampler(num_random: int = 0) -> PrivateSampler:
-    # Rows 0 to 3 describe items of examples, 4 and 5 even draws; nothing describes items 12 and 20.
-    return PrivateSampler.of(
-        ((negatives(), 5),), num_random, described=np.array([10, 11, 10, 13]), uniform=np.array([14, 10]),
-        num_item_rows=30, rng=np.random.default_rng(2),
-    )  # fmt: skip
+# Rows 0 to 3 describe items of examples, 4 and 5 even draws; nothing describes items 12 and 20.
+DESCRIPTIONS = Descriptions(np.array([10, 11, 10, 13, 14, 10]), 4, num_item_rows=30, catalogue_size=29)
+
+
+def draw(user_rows: Ints, *, rng: np.random.Generator, num_random: int = 0) -> PrivateNegatives:
+    """Five of the users' lists and some drawn evenly."""
+    sources = [listed(negatives(), num=5), per_row(num=num_random)]
+    found = draw_private([begin(DESCRIPTIONS, rng) for begin in sources], user_rows, DESCRIPTIONS, rng=rng)
+    assert found is not None
+    return found
 
 
 def test_an_item_is_described_by_any_row_that_has_it() -> None:
     rng, rows_of = np.random.default_rng(1), Counter[tuple[int, int]]()
     for _ in range(300):
-        drawn = sampler().draw(np.array([1, 3]), rng=rng)
+        drawn = draw(np.array([1, 3]), rng=rng)
         assert sorted(drawn.items[0].tolist()) == [0, 10, 11, 13, 14]
         assert not drawn.items[1].any()
         rows_of.update(zip(drawn.items[0].tolist(), drawn.rows[0].tolist(), strict=True))
@@ -81,8 +94,8 @@ def test_an_item_is_described_by_any_row_that_has_it() -> None:
 
 
 def test_random_ones_come_from_the_even_draws_alone() -> None:
-    drawn = sampler(num_random=3).draw(np.array([1, 0] * 20), rng=np.random.default_rng(1))
-    assert drawn.num_hard == 5
+    drawn = draw(np.array([1, 0] * 20), rng=np.random.default_rng(1), num_random=3)
+    assert drawn.num_certain == 5
     assert set(drawn.rows[:, 5:].ravel().tolist()) == {4, 5}
     assert np.array_equal(drawn.items[:, 5:], np.array([14, 10])[drawn.rows[:, 5:] - 4])
 
@@ -91,7 +104,7 @@ def test_a_hard_one_takes_the_place_of_a_shared_one_and_a_random_one_gives_way()
     users, candidates = np.array([1, 2]), np.array([4, 5, 6, 7])
     known = KnownPositives.of(np.array([2]), np.array([9]), num_user_rows=3)
     private = PrivateNegatives(
-        items=np.array([[6, 8, 0, 7, 8, 3], [9, 5, 4, 3, 3, 6]]), rows=np.zeros((2, 6), np.int64), num_hard=3
+        items=np.array([[6, 8, 0, 7, 8, 3], [9, 5, 4, 3, 3, 6]]), rows=np.zeros((2, 6), np.int64), num_certain=3
     )
     shared = false_negatives(users, candidates, known, in_batch=True)
     expected = [
@@ -109,7 +122,7 @@ def test_a_hard_one_takes_the_place_of_a_shared_one_and_a_random_one_gives_way()
 
 
 def test_the_users_own_item_of_another_row_is_no_private_negative() -> None:
-    private = PrivateNegatives(np.array([[5], [4]]), np.zeros((2, 1), np.int64), num_hard=1)
+    private = PrivateNegatives(np.array([[5], [4]]), np.zeros((2, 1), np.int64), num_certain=1)
     users, candidates = np.array([1, 1]), np.array([4, 5])
     shared = false_negatives(users, candidates, NOBODY, in_batch=True)
     found = mask_private(shared, private, users, candidates, NOBODY, in_batch=True)
@@ -125,7 +138,7 @@ def test_each_item_counts_at_most_once_in_a_row_and_none_is_a_positive(
     users, candidates = rng.integers(0, 6, num_rows), rng.integers(0, 12, num_rows + 5)
     pairs = np.unique(np.stack([rng.integers(0, 6, 10), rng.integers(1, 12, 10)], axis=1), axis=0)
     known = KnownPositives.of(pairs[:, 0], pairs[:, 1], num_user_rows=6)
-    private = PrivateNegatives(rng.integers(0, 12, (num_rows, 5)), np.zeros((num_rows, 5), np.int64), num_hard=2)
+    private = PrivateNegatives(rng.integers(0, 12, (num_rows, 5)), np.zeros((num_rows, 5), np.int64), num_certain=2)
     shared = false_negatives(users, candidates, known, in_batch=in_batch)
     mask = mask_private(shared, private, users, candidates, known, in_batch=in_batch)
     assert (mask[:, :-5] >= shared).all()

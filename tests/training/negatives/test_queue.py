@@ -1,4 +1,4 @@
-"""What were the item vectors of the last batches, and whose are they?"""
+"""The queue holds the item vectors of the last batches."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""How likely does an item come into a batch, and does its correction give the softmax over the catalogue?"""
+"""How likely an item comes into a batch; its correction gives the softmax over the catalogue."""
 
 from __future__ import annotations
 
+import runpy
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,41 +12,55 @@ import numpy.typing as npt
 import pytest
 
 from training.data.batches import BatchPlan, Span, epoch_batches
+from training.negatives.even_draws import per_row, uniform
 from training.negatives.known_positives import KnownPositives, false_negatives
 from training.negatives.private import PrivateNegatives, UserNegatives, mask_private
 from training.negatives.sampling_bias import log_of, presence
+from training.negatives.source import Descriptions
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 NUM_ITEMS = 20
+sources_of = runpy.run_path(str(Path(__file__).parents[1] / "fit_for_tests.py"))["sources_of"]
 SHARES = 1 / np.arange(1, NUM_ITEMS + 1) / (1 / np.arange(1, NUM_ITEMS + 1)).sum()
 
 
+def absences(num_uniform: int, num_random: int, *, catalogue_size: int) -> list[Floats | float]:
+    """Of distinct even draws for the batch and of even draws for a row, as their sources give them."""
+    even = np.arange(1, num_uniform + 2)
+    descriptions = Descriptions(even, 0, num_item_rows=num_uniform + 2, catalogue_size=catalogue_size)
+    rng = np.random.default_rng(0)
+    shared, private = uniform(num=num_uniform)(descriptions, rng), per_row(num=num_random)(descriptions, rng)
+    drawn = even[shared.shared()]
+    assert len(set(drawn.tolist())) == num_uniform
+    return [shared.absence(even, drawn), private.absence(even, drawn[:0])]
+
+
 def test_the_presence_is_what_no_sampler_misses() -> None:
-    found = presence(
-        np.array([1 / 2, 1 / 6, 0]), num_examples=3, num_uniform=2, num_random=2, catalogue_size=4
-    )  # fmt: skip
+    found = presence(np.array([1 / 2, 1 / 6, 0]), num_examples=3, absences=absences(2, 2, catalogue_size=4))
     # Missed by three examples, by two of the four items, and twice by one of four.
     missed = [share**3 * Fraction(2, 4) * Fraction(3, 4) ** 2 for share in (Fraction(1, 2), Fraction(5, 6), 1)]
     np.testing.assert_allclose(found, [float(1 - part) for part in missed], rtol=1e-12)
 
 
 def test_where_items_are_rare_the_presence_is_the_expected_number_of_draws() -> None:
-    found = presence(np.array([1e-6, 3e-6]), num_examples=50, num_uniform=7, num_random=4, catalogue_size=10**6)
+    found = presence(np.array([1e-6, 3e-6]), num_examples=50, absences=absences(7, 4, catalogue_size=10**6))
     np.testing.assert_allclose(found, [50e-6 + 11e-6, 150e-6 + 11e-6], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("samplers", "expected"),
     [
-        ({"num_examples": 0, "num_uniform": 0, "num_random": 0, "catalogue_size": 5}, [0, 0, 0]),
-        ({"num_examples": 2, "num_uniform": 0, "num_random": 0, "catalogue_size": 5}, [1, 3 / 4, 0]),
-        ({"num_examples": 0, "num_uniform": 9, "num_random": 0, "catalogue_size": 5}, [1, 1, 1]),
-        ({"num_examples": 0, "num_uniform": 1, "num_random": 0, "catalogue_size": 0}, [1, 1, 1]),
+        ({"num_examples": 0, "num_uniform": 0, "catalogue_size": 5}, [0, 0, 0]),
+        ({"num_examples": 2, "num_uniform": 0, "catalogue_size": 5}, [1, 3 / 4, 0]),
+        ({"num_examples": 0, "num_uniform": 9, "catalogue_size": 5}, [1, 1, 1]),
+        ({"num_examples": 0, "num_uniform": 1, "catalogue_size": 0}, [1, 1, 1]),
     ],
 )
 def test_samplers_that_bring_nothing_or_everything(samplers: dict[str, int], expected: list[float]) -> None:
-    assert presence(np.array([1.0, 0.5, 0.0]), **samplers).tolist() == expected
+    missed = absences(samplers["num_uniform"], 0, catalogue_size=samplers["catalogue_size"])
+    found = presence(np.array([1.0, 0.5, 0.0]), num_examples=samplers["num_examples"], absences=missed)
+    assert found.tolist() == expected
 
 
 def test_an_item_that_no_sampler_brings_is_not_corrected() -> None:
@@ -84,20 +100,22 @@ def test_corrected_terms_of_real_batches_are_on_average_those_of_the_catalogue(m
         UserNegatives.of(owners, np.resize(np.array(items), len(owners)), num_user_rows=num_examples)
         for items in ([1, 2, 20], [5, 2, 19])
     )
+    rest = {name: value for name, value in mix.items() if name in ("in_batch", "queue_size")}
+    drawn = {name: value for name, value in mix.items() if name not in rest}
     plan = BatchPlan(
         **{
-            "batch_size": batch_size, "in_batch": True, "num_uniform": 0, "num_random": 0, "queue_size": 0,
-            "mined": mined, "num_mined": 0, "impressions": impressions, "num_impressions": 0,
+            "batch_size": batch_size, "in_batch": True, "queue_size": 0,
+            "sources": sources_of(**{"num_uniform": 0, "mined": mined, "impressions": impressions, **drawn}),
             "known": KnownPositives.of(np.zeros(0, np.int64), np.zeros(0, np.int64), num_user_rows=num_examples),
             "item_counts": np.bincount(own, minlength=NUM_ITEMS + 1), "catalogue_size": NUM_ITEMS,
-            "correct": True, "frequency": None, **mix,
+            "correct": True, "frequency": None, **rest,
         }
     )  # fmt: skip
     terms, pulls, rows = np.zeros(NUM_ITEMS + 1), np.zeros(NUM_ITEMS + 1), np.zeros(NUM_ITEMS + 1)
     for epoch in range(epochs):
         queue = np.zeros(0, np.int64)
         for batch in epoch_batches([span], plan, seed=[epoch]):
-            num_rows, num_shared = batch_size, batch_size + plan.num_uniform
+            num_rows, num_shared = batch_size, batch_size + mix.get("num_uniform", 0)
             item_ids = batch["item/item_id"].astype(np.int64)
             padded = np.concatenate([np.zeros(plan.queue_size, np.int64), queue])[-plan.queue_size or len(queue) :]
             shared = np.concatenate([item_ids[:num_shared], padded])
@@ -147,8 +165,8 @@ class Simulation:
         present = np.append(
             1.0,
             presence(
-                SHARES, num_examples=(self.rows - 1) * self.in_batch + self.queued, num_uniform=self.uniform,
-                num_random=self.random, catalogue_size=NUM_ITEMS,
+                SHARES, num_examples=(self.rows - 1) * self.in_batch + self.queued,
+                absences=absences(self.uniform, self.random, catalogue_size=NUM_ITEMS),
             ),
         )  # fmt: skip
         items = np.concatenate([np.tile(shared, (self.rows, 1)), private], axis=1)

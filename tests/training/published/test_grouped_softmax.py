@@ -1,4 +1,4 @@
-"""Is the loss of all of a user's items at once the loss item by item, and does it tend to the full softmax?"""
+"""The loss of all of a user's items at once is the loss item by item, and tends to the full softmax."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Does SparCode get from towers of ids what it needs: the same scores, other items for histories, corrected batches?"""
+"""What SparCode gets from towers of ids: the same scores, other items for histories, corrected batches."""
 
 import numpy as np
 import pytest

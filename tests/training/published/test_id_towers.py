@@ -1,4 +1,4 @@
-"""Do towers of ids find out who belongs together, the same way with the same seed?"""
+"""Towers of ids find out who belongs together, the same way with the same seed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Does the benchmark on published splits choose on train alone and say what it did?"""
+"""The benchmark on published splits chooses on train alone and reports what it did."""
 
 import json
 

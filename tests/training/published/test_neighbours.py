@@ -1,4 +1,4 @@
-"""Do neighbours enter vectors as the formula says, and does the gradient reach both tables through them?"""
+"""Neighbours enter vectors as the formula says, and the gradient reaches both tables through them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Do a user's latest items and the items' popularity enter the vectors as the formula says?"""
+"""A user's latest items and the items' popularity enter the vectors as the formula says."""
 
 import numpy as np
 import pytest

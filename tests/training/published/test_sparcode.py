@@ -1,4 +1,4 @@
-"""Does SparCode over towers of ids begin as those towers, learn from pairs, and get judged by the same rules?"""
+"""SparCode over towers of ids begins as those towers, learns from pairs, and is evaluated by the same rules."""
 
 from dataclasses import replace
 

@@ -1,0 +1,145 @@
+"""What each method needs of the others and of the dataset, checked before anything runs."""
+
+from __future__ import annotations
+
+from features.kinds import Kind
+from features.schema import Schema, Tower
+from training.config import CounterpartConfig, TowerConfig, TrainingConfig
+
+
+def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema) -> None:
+    """Refuses methods that lack what they need.
+
+    Raises:
+        ValueError: One does.
+    """
+    _check_negatives(training)
+    if training.distribute != "none":
+        _check_distributed(towers, training)
+    if towers.id_dropout and not towers.id_buckets:
+        raise ValueError(
+            f"towers.id_dropout is {towers.id_dropout} and id_buckets is 0: there is no bucket to replace an id by; "
+            "set id_buckets too"
+        )
+    if training.mobius is not None:
+        _check_mobius(towers, training)
+    dual, counterpart = towers.dual_augmented, towers.counterpart
+    if dual is not None and dual.category_alignment:
+        _check_category(dataset)
+    if counterpart is not None:
+        _check_counterpart(counterpart, dataset)
+    _check_shares(counterpart, dataset)
+
+
+def _check_negatives(training: TrainingConfig) -> None:
+    negatives = training.negatives
+    first, last = negatives.mined_band
+    if first > last:
+        raise ValueError(f"training.negatives.mined_band is {negatives.mined_band}, expected its first rank first")
+    if bool(negatives.num_impressions) != (negatives.impressions is not None):
+        raise ValueError(
+            f"training.negatives.impressions is {negatives.impressions} and num_impressions is "
+            f"{negatives.num_impressions}; set both or neither"
+        )
+    if training.hard_model_weight is not None and negatives.easy_per_hard is None:
+        raise ValueError(
+            f"training.hard_model_weight is {training.hard_model_weight}, which asks for a model with mined negatives, "
+            "and training.negatives.easy_per_hard takes none; set it too, 100 for instance"
+        )
+    if negatives.num_hard_in_batch and not negatives.in_batch:
+        raise ValueError(
+            f"training.negatives.num_hard_in_batch is {negatives.num_hard_in_batch} and in_batch is false: the other "
+            "rows' items are no negatives; set in_batch: true, or num_hard_in_batch: 0"
+        )
+    drawn = (negatives.num_uniform, negatives.num_random, negatives.queue_size, negatives.easy_per_hard or 0)
+    if not negatives.in_batch and not any(drawn) and not negatives.extra_sources:
+        raise ValueError(
+            "training.negatives names no source; set in_batch, num_uniform, num_random, queue_size, easy_per_hard or "
+            "extra_sources"
+        )
+
+
+def _check_distributed(towers: TowerConfig, training: TrainingConfig) -> None:
+    """Refuses what looks at all rows of a batch, keeps vectors from batch to batch, or draws at random in the model."""
+    dual, negatives = towers.dual_augmented, training.negatives
+    found: dict[str, tuple[object, object]] = {
+        "towers.id_dropout": (towers.id_dropout, 0),
+        "towers.dual_augmented.dropout": (dual.dropout if dual is not None else 0, 0),
+        "training.negatives.queue_size": (negatives.queue_size, 0),
+        "training.negatives.num_hard_in_batch": (negatives.num_hard_in_batch, 0),
+        "training.mobius": (training.mobius, None),
+    }
+    for name, (value, off) in found.items():
+        if value != off:
+            given = value if off == 0 else "set"
+            raise ValueError(
+                f"{name} is {given} and training.distribute is {training.distribute}: several processes would not fit "
+                f"what one fits; set {name}: {'null' if off is None else off}, or training.distribute: none"
+            )
+
+
+def _check_mobius(towers: TowerConfig, training: TrainingConfig) -> None:
+    if training.hard_model_weight is not None:
+        raise ValueError("training.hard_model_weight and training.mobius both fit a second model; choose one")
+    if towers.embedding_dim < 3:
+        raise ValueError(
+            f"towers.embedding_dim is {towers.embedding_dim}, expected at least 3: training.mobius cuts vectors into "
+            "three parts"
+        )
+    if not training.negatives.in_batch and not training.negatives.num_uniform:
+        raise ValueError(
+            "training.mobius samples its pairs from the batch, and training.negatives has neither in_batch nor "
+            "num_uniform; set one of them"
+        )
+
+
+def _check_category(dataset: Schema) -> None:
+    category = dataset.item_category
+    if category not in dataset.columns_of_kind("item", Kind.CATEGORICAL):
+        found = "which is not set" if category is None else f"{category!r}, which is not categorical"
+        raise ValueError(
+            f"towers.dual_augmented.category_alignment needs dataset.item_category, {found}; set it to a categorical "
+            "item column, or category_alignment: 0"
+        )
+
+
+def _check_counterpart(counterpart: CounterpartConfig, dataset: Schema) -> None:
+    if not counterpart.user_fields and not counterpart.item_fields:
+        raise ValueError("towers.counterpart names no fields; set user_fields or item_fields, or counterpart: null")
+    sides: tuple[tuple[Tower, tuple[str, ...]], ...] = (
+        ("user", counterpart.user_fields),
+        ("item", counterpart.item_fields),
+    )
+    for tower, fields in sides:
+        allowed = dataset.columns_of_kind(tower, Kind.CATEGORICAL)
+        if wrong := [name for name in fields if name not in allowed]:
+            raise ValueError(
+                f"towers.counterpart.{tower}_fields names {wrong[0]!r}, expected categorical {tower} columns: "
+                f"{', '.join(allowed) or '(none declared)'}"
+            )
+        if repeated := [name for name in fields if fields.count(name) > 1]:
+            raise ValueError(f"towers.counterpart.{tower}_fields names {repeated[0]!r} more than once; name it once")
+        # Those of users are counted among the buyers of an item, and the other way round.
+        other: Tower = "item" if tower == "user" else "user"
+        counted = [shares.column for shares in dataset.shares_of(other)]
+        if counterpart.source == "statistic" and (wrong := [name for name in fields if name not in counted]):
+            raise ValueError(
+                f"towers.counterpart.source is statistic, and dataset.{other}_statistics_of lacks {wrong[0]!r}; "
+                "list it there"
+            )
+
+
+def _check_shares(counterpart: CounterpartConfig | None, dataset: Schema) -> None:
+    """Refuses shares that are computed every day and read by no tower."""
+    reads = counterpart if counterpart is not None and counterpart.source == "statistic" else CounterpartConfig()
+    sides: tuple[tuple[Tower, Tower, tuple[str, ...]], ...] = (
+        ("user", "item", reads.item_fields),
+        ("item", "user", reads.user_fields),
+    )
+    for tower, other, read_fields in sides:
+        for shares in dataset.shares_of(tower):
+            if shares.column not in read_fields:
+                raise ValueError(
+                    f"dataset.{tower}_statistics_of names {shares.column!r}, and no tower reads its shares; set "
+                    f"towers.counterpart: {{source: statistic, {other}_fields: [{shares.column}]}}, or remove it there"
+                )

@@ -184,16 +184,16 @@ def test_an_item_of_the_past_is_marked_though_the_history_ends_before_it(
     monkeypatch.setattr(service_module, "HISTORY_LENGTH", 3)
     page.open(address, user="u2", k=10)
     assert len(page.names("#past")) == 3
-    assert page.run("all('#past-note')") == ["The latest 3 items of a longer past."]
+    assert page.run("all('#past-note')") == ["The latest 3 items of a longer history."]
     assert page.run("all('.items .bought').length") == 20
 
 
 def test_nobody_is_told_to_be_nobody_and_gets_what_strangers_get(page, address: str, api: httpx.Client) -> None:
     page.open(address, user="../nobody?", k=3)
     page.open(address, user="nobody", k=3)
-    assert page.run("status.textContent").startswith("Nobody of the id nobody is known. ")
+    assert page.run("status.textContent").startswith("There is no user nobody. ")
     assert page.names("#past") == []
-    assert "Nobody of the id nobody is known" in page.run("document.getElementById('past-note').innerText")
+    assert "There is no user nobody." in page.run("document.getElementById('past-note').innerText")
     assert page.names("[data-list=a]") == shown(asked(api, user_id="nobody", k=3, arm="plain")["items"])
     assert page.run("all('[data-list=a] .reasons li')") == [
         "The bundle does not know this user.",
@@ -223,7 +223,7 @@ def test_an_error_of_the_api_stands_at_its_field_and_goes_again(
     told = page.run(f"document.getElementById({control}.getAttribute('aria-describedby')).innerText")
     assert message in told
     assert page.run("all('.field .error').length") == 1
-    assert page.run("status.textContent") == "Something in the question is wrong; the fields tell what."
+    assert page.run("status.textContent") == "Something in the request is wrong; see the fields."
     page.open(address, user="u1")
     assert page.run("all('.error').length") == 0
 

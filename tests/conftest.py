@@ -27,6 +27,32 @@ for library in ("absl", "apache_beam", "feast", "h5py", "matplotlib", "tensorflo
     logging.getLogger(library).setLevel(logging.ERROR)
 
 
+# Files that take longest, the longest first, so that processes end together. Neighbours here need different worlds:
+# neither process waits for what the other one is making.
+FIRST = (
+    "test_killed_nights.py",
+    "test_ablate.py",
+    "test_nights.py",
+    "test_daily_runs.py",
+    "test_sparcode_nights.py",
+    "test_methods_served.py",
+    "test_forget.py",
+    "test_ab.py",
+    "test_sparcode_served.py",
+    "test_movielens.py",
+    "test_methods.py",
+    "test_workers.py",
+    "test_openapi.py",
+    "test_store_down.py",
+    "test_distribution.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of long files before the others."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Gives every test the same random numbers, whichever ran before it."""

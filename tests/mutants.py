@@ -264,7 +264,7 @@ def test_files(tree: Path, ends: set[str]) -> list[str]:
 
 def run_tests(tree: Path, ends: set[str]) -> subprocess.CompletedProcess[str]:
     """Runs test files of a tree until one fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command = [sys.executable, "-m", "pytest", "--exitfirst", "--quiet", "-p", "no:cacheprovider", "-p", "no:xdist"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [*command, *test_files(tree, ends)], cwd=tree, env=environment, check=False, capture_output=True, text=True
@@ -314,7 +314,7 @@ def main() -> None:
         ran = run_tests(tree, {end for mutant in mutants for end in mutant.tests})
         trees.put(tree)
         if ran.returncode:
-            sys.exit(f"the tests fail without a mutant:\n{ran.stdout}{ran.stderr}")
+            sys.exit(f"without a mutant, pytest ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
 
         def one(mutant: Mutant) -> str | None:
             tree = trees.get()

@@ -1,0 +1,150 @@
+"""The step `evaluate`: the published bundle and the baselines on the days after the cut, as a daily report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from artefacts.console import progress
+from artefacts.paths import RunPaths
+from artefacts.steps import fresh_folder
+from evaluation.baselines.baseline import Past
+from evaluation.baselines.registry import BASELINES
+from evaluation.comparison import compare_arms
+from evaluation.config import EvaluateSections
+from evaluation.folds import Folds, NoEventsError, catalogue_of, make_folds
+from evaluation.render.page import DAILY_PAGE, write_daily
+from evaluation.report import NEW_TO_THE_USER, TASKS, Layer, Report, Task
+from evaluation.settings import About, Arm, Settings
+from evaluation.split import Split
+from features.columns import seconds_of
+from serving.bundles import bundle as layout
+from serving.bundles.bundle import Bundle
+from serving.retrieval.eligible import everything_but
+from serving.retrieval.ranking import Rows
+from serving.retrieval.registry import retrievers_of
+from serving.retrieval.retrievers import Retriever, UserQueries
+from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
+from serving.retrieval.vectors import read_vectors
+
+REFERENCE = "EASE"
+USER_BLOCK = 256
+
+Lists = dict[Task, Rows]
+
+
+def evaluate(sections: EvaluateSections, paths: RunPaths) -> str:
+    """Compares every arm on the same users, and writes the daily report.
+
+    Where nothing has happened since the cut, as on the night of the newest day, there is nothing to evaluate yet: no
+    report is written, and the step runs again once there is.
+
+    Args:
+        sections: What the step reads of the configuration.
+        paths: Where the bundle, the tables and the vectors lie, and where the report goes.
+
+    Returns:
+        One line of outcome.
+
+    Raises:
+        ValueError: The published bundle is of another day.
+    """
+    days, cut = sections.evaluation.window_days, paths.as_of
+    bundle = Bundle.open(paths.bundles / layout.CURRENT)
+    if bundle.manifest.facts.as_of != cut:
+        raise ValueError(
+            f"{bundle.folder}: the published bundle is of {bundle.manifest.facts.as_of}, expected {cut}; make the "
+            "bundle of that day first"
+        )
+    category = sections.dataset.item_category
+    try:
+        folds = make_folds(paths.tables, protocol="after-cut", cuts=[cut], window_days=days, item_category=category)
+    except NoEventsError:
+        return f"nothing to evaluate yet: no events in the {days} days from {cut} on"
+    reports = _reports(sections, paths, bundle, folds)
+    with fresh_folder(paths.report) as folder:
+        write_daily(reports, folder)
+    found = f"{reports[0].num_all_users:,} users on the {days} days from {cut} on"
+    return f"{found}: {paths.report / DAILY_PAGE}"
+
+
+def _reports(sections: EvaluateSections, paths: RunPaths, bundle: Bundle, folds: Folds) -> list[Report]:
+    """A report for each task."""
+    ks, category = sections.evaluation.ks, sections.dataset.item_category
+    catalogue = catalogue_of(paths.tables, paths.catalogue(paths.as_of), item_category=category)
+    arms = [
+        *_model_arms(sections, paths, bundle, folds.folds[0].split),
+        *_baseline_arms(folds, max(ks), sections.seed),
+    ]
+    return [
+        compare_arms(
+            folds.folds,
+            [replace(arm, ranked=[[lists[task]]]) for arm, lists in arms],
+            settings=Settings(
+                task,
+                ks,
+                f"recall@{max(ks)}",
+                num_samples=sections.evaluation.bootstrap_samples,
+                seed=sections.seed,
+            ),
+            catalogue=catalogue,
+            about=About(sections.name, "after-cut"),
+            reference=REFERENCE,
+        )
+        for task in TASKS
+    ]
+
+
+def _model_arms(
+    sections: EvaluateSections, paths: RunPaths, bundle: Bundle, split: Split
+) -> Iterable[tuple[Arm, Lists]]:
+    served = retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
+    exact = TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0)
+    arms: list[tuple[str, Layer, Retriever, str | None]] = [
+        ("two-tower", "exact", exact, None),
+        ("two-tower, HNSW", "index", served["two_tower"], "two-tower"),
+        ("served (fused)", "index", served["fused"], None),
+    ]
+    if sections.ranking.retriever == "cascade":
+        widths = bundle.manifest.facts.index_report.parts
+        cascade = Cascade(exact, first_width=widths[0], depth=sections.ranking.fusion_depth)
+        arms += [("cascade", "exact", cascade, None), ("served (cascade)", "index", served["cascade"], "cascade")]
+    if bundle.sparcode is not None:
+        arms.append(("SparCode", "index", served["sparcode"], None))
+    k = max(sections.evaluation.ks)
+
+    def lists(retriever: Retriever, task: Task) -> Rows:
+        blocks = _queries(bundle, paths, split, exclude_known=task == NEW_TO_THE_USER)
+        return np.concatenate([retriever.retrieve(block, k)[0] for block in blocks])
+
+    with progress("model arms", total=len(arms)) as advance:
+        for name, layer, retriever, twin in arms:
+            found = {task: lists(retriever, task) for task in TASKS}
+            yield Arm(name, bundle.version, (), layer=layer, exact=twin), found
+            advance(1)
+
+
+def _queries(bundle: Bundle, paths: RunPaths, split: Split, *, exclude_known: bool) -> Iterator[UserQueries]:
+    """The users of a split in blocks, with what the retrievers read of them."""
+    vectors = read_vectors(paths.vectors / "users")
+    tokens = None if bundle.sparcode is None else read_vectors(paths.codes / "user_tokens")
+    rows = bundle.encoder.user_ids.rows(split.user_ids)
+    eligible = everything_but(bundle.withdrawn, num_items=bundle.manifest.num_items)
+    for begin in range(0, len(rows), USER_BLOCK):
+        users = rows[begin : begin + USER_BLOCK]
+        moments = np.full(len(users), seconds_of(bundle.manifest.facts.as_of))
+        own_tokens = None if tokens is None else tokens[users - 1]
+        own = bundle.purchases.of(users)
+        yield UserQueries(own, moments, vectors[users - 1], exclude_known, own_tokens, eligible)
+
+
+def _baseline_arms(folds: Folds, k: int, seed: int) -> Iterable[tuple[Arm, Lists]]:
+    past = Past(folds.folds[0].split, folds.events, folds.item_ids, seed)
+    with progress("baselines", total=len(BASELINES)) as advance:
+        for baseline in BASELINES.values():
+            rank = baseline.fit(past)
+            lists = {task: rank(k, task == NEW_TO_THE_USER) for task in TASKS}
+            yield Arm(baseline.title, baseline.source, (), layer="baseline"), lists
+            advance(1)

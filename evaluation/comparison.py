@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from evaluation.agreement import overlap_at_k, rank_biased_overlap
-from evaluation.diversity import gini_at_k
+from evaluation import agreement, diversity
+from evaluation.catalogue import Catalogue
 from evaluation.figures import SLICE, Floats, UserMeans, figures, mean_of, most_different
-from evaluation.folds import Catalogue, Fold
+from evaluation.folds import Fold
 from evaluation.metrics import coverage_at_k, index_recall_at_k, judge, recall_curve
 from evaluation.report import ArmFigures, Comparison, Cost, Difference, Report, letter_of
 from evaluation.settings import About, Arm, Settings
@@ -225,7 +225,7 @@ def _arm_figures(
     ]
     num_items, last = folds[0].split.history.shape[1], max(settings.ks)
     of_lists = {f"coverage@{k}": [coverage_at_k(lists, num_items, k=k) for lists in everyone] for k in settings.ks} | {
-        f"gini@{last}": [gini_at_k(lists, num_items, last) for lists in everyone]
+        f"gini@{last}": [diversity.gini_at_k(lists, num_items, last) for lists in everyone]
     }
     exact = next((other for other in arms if other.name == arm.exact), None)
     return ArmFigures(
@@ -334,8 +334,8 @@ class _Pair:
             scored = fold.has_relevant(self.settings.task)
             for seed in range(max(self.arm.num_seeds, self.reference.num_seeds) if scored.any() else 0):
                 own, other = (side.lists(number, seed)[scored, :k] for side in (self.arm, self.reference))
-                overlaps.append(overlap_at_k(own, other, k))
-                similarity.append(rank_biased_overlap(own, other))
+                overlaps.append(agreement.overlap_at_k(own, other, k))
+                similarity.append(agreement.rank_biased_overlap(own, other))
         return mean_of(np.concatenate([np.zeros(0), *overlaps])), mean_of(np.concatenate([np.zeros(0), *similarity]))
 
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from evaluation.agreement import overlap_at_k
+from evaluation.catalogue import Catalogue
 from evaluation.diversity import head_share_at_k, intra_list_diversity_at_k, novelty_at_k
-from evaluation.folds import Catalogue, Fold
+from evaluation.folds import Fold
 from evaluation.metrics import (
     Judged,
     hit_rate_at_k,

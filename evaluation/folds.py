@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from evaluation.foreign_tables import read_table, rows_of
@@ -29,9 +28,7 @@ from evaluation.slices import (
 )
 from evaluation.split import Split, make_split
 from features import columns
-from features.columns import midnight
-from features.tables import event_days, read_events, read_items
-from serving.retrieval.weights import positive
+from features import tables as stored
 
 NUM_CATEGORIES = 10
 
@@ -90,21 +87,6 @@ class Folds:
     problems: tuple[Problem, ...] = ()
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """What is known of the items, the same in every fold.
-
-    Attributes:
-        names: [N] what people call them.
-        categories: [N] int64, number of the category; -1 for none.
-        values: [N] float64, what a sale is worth, at least 0; None if unknown.
-    """
-
-    names: Sequence[str]
-    categories: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64] | None = None
-
-
 def make_folds(
     tables: Path,
     *,
@@ -139,16 +121,16 @@ def make_folds(
         ValueError: There are no events after a cut, there are several cuts where one is expected, or the file cannot be
             read.
     """
-    items = read_items(tables)
+    items = stored.read_items(tables)
     item_ids = items.column(columns.ITEM_ID).to_numpy(zero_copy_only=False)
     last = max(cuts)
     end = last + dt.timedelta(days=window_days)
     if protocol in ("leave-last-out", "given") and len(cuts) > 1:
         raise ValueError(f"cuts are {', '.join(map(str, cuts))}, and protocol is {protocol}; give one cut")
     if protocol == "leave-last-out":
-        end = event_days(tables)[-1] + dt.timedelta(days=1)
+        end = stored.event_days(tables)[-1] + dt.timedelta(days=1)
         window_days = max((end - last).days, 1)
-    events = read_events(tables, first_day=dt.date.min, end_day=last if protocol == "given" else end)
+    events = stored.read_events(tables, first_day=dt.date.min, end_day=last if protocol == "given" else end)
     problems: tuple[Problem, ...] = ()
     if protocol == "leave-last-out":
         events = _with_last_alone(events, last)
@@ -173,46 +155,12 @@ def make_folds(
 
 
 def _split(events: pa.Table, item_ids: npt.NDArray[np.object_], cut: dt.date, window_days: int) -> Split:
-    split = make_split(events, item_ids, cut=midnight(cut), window_days=window_days)
+    split = make_split(events, item_ids, cut=columns.midnight(cut), window_days=window_days)
     if not split.relevant.nnz:
         raise NoEventsError(
             f"no event with an item of the catalogue in the {window_days} days from {cut} on; choose an earlier cut"
         )
     return split
-
-
-def catalogue_of(tables: Path, features: Path, *, item_category: str | None) -> Catalogue:
-    """Names, categories and values of the items: values are mean prices before the cut, where there are any.
-
-    Args:
-        tables: Folder of the canonical tables.
-        features: Folder of the features of the first cut; may be missing.
-        item_category: Column of the items' category.
-    """
-    items = read_items(tables)
-    ids = items.column(columns.ITEM_ID).to_pylist()
-    names = items.column(columns.ITEM_NAME).to_pylist()
-    labels = np.full(items.num_rows, -1, np.int64)
-    if item_category:
-        encoded = items.column(item_category).combine_chunks().cast(pa.string()).dictionary_encode()
-        labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return Catalogue(
-        [name or item_id for name, item_id in zip(names, ids, strict=True)],
-        labels,
-        _values(features / "items.parquet", np.asarray(ids, dtype=object)),
-    )
-
-
-def _values(path: Path, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64] | None:
-    if not path.exists():
-        return None
-    table = pq.read_table(path, columns=[columns.ITEM_ID, "item_price", "item_num_events"])
-    # An item without events has a mean of 0, which is not what it is worth.
-    priced = pc.if_else(pc.greater(table.column("item_num_events"), 0), table.column("item_price"), None)
-    prices = priced.cast("float64").to_numpy(zero_copy_only=False)
-    rows = rows_of(pa.array(item_ids, pa.string()), table.column(columns.ITEM_ID))
-    values = np.where(rows >= 0, prices[rows], np.nan)
-    return positive(values).values if np.nanmax(values, initial=0.0) > 0 else None
 
 
 def read_pairs(path: Path, item_ids: npt.NDArray[np.object_], cut: dt.date) -> tuple[pa.Table, tuple[Problem, ...]]:
@@ -232,7 +180,9 @@ def read_pairs(path: Path, item_ids: npt.NDArray[np.object_], cut: dt.date) -> t
     table = read_table(path, {columns.USER_ID: ("user",), columns.ITEM_ID: ("item",)}, optional=("timestamp",))
     if "timestamp" in table.column_names:
         moments = table.column("timestamp").cast(pa.timestamp("us", "UTC"))
-        early = np.flatnonzero(pc.less(moments, pa.scalar(midnight(cut), moments.type)).to_numpy(zero_copy_only=False))
+        early = np.flatnonzero(
+            pc.less(moments, pa.scalar(columns.midnight(cut), moments.type)).to_numpy(zero_copy_only=False)
+        )
         if len(early):
             raise ValueError(
                 f"{path}: {len(early):,} pairs are of before the cut {cut}, the first in row {early[0] + 1}; what was "
@@ -255,14 +205,14 @@ def read_pairs(path: Path, item_ids: npt.NDArray[np.object_], cut: dt.date) -> t
     problems = tuple(
         Problem(kind, count, tuple(int(row) + 1 for row in rows[:5])) for kind, (count, rows) in counts.items() if count
     )
-    moment = pa.array([midnight(cut)] * distinct.num_rows, pa.timestamp("us", "UTC"))
+    moment = pa.array([columns.midnight(cut)] * distinct.num_rows, pa.timestamp("us", "UTC"))
     return distinct.append_column(columns.TIMESTAMP, moment), problems
 
 
 def _with_last_alone(events: pa.Table, cut: dt.date) -> pa.Table:
     """Events before the cut, and of those from it on each user's last one; of one moment the last item by id."""
     moments = events.column(columns.TIMESTAMP)
-    before = pc.less(moments, pa.scalar(midnight(cut), moments.type))
+    before = pc.less(moments, pa.scalar(columns.midnight(cut), moments.type))
     later = events.filter(pc.invert(before))
     users = later.column(columns.USER_ID).combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
     # Events are in order of time, user and item.

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-
-import numpy as np
 
 from artefacts.console import progress
 from artefacts.paths import RunPaths
 from artefacts.steps import fresh_folder
+from evaluation.arms.retriever_arms import Lists, retrieved_by
 from evaluation.baselines.baseline import Past
 from evaluation.baselines.registry import BASELINES
+from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
 from evaluation.config import EvaluateSections
-from evaluation.folds import Folds, NoEventsError, catalogue_of, make_folds
+from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.render.page import DAILY_PAGE, write_daily
-from evaluation.report import NEW_TO_THE_USER, TASKS, Layer, Report, Task
+from evaluation.report import NEW_TO_THE_USER, TASKS, Report
 from evaluation.settings import About, Arm, Settings
-from evaluation.split import Split
-from features.columns import seconds_of
-from serving.bundles import bundle as layout
-from serving.bundles.bundle import Bundle
-from serving.retrieval.eligible import everything_but
-from serving.retrieval.ranking import Rows
-from serving.retrieval.registry import retrievers_of
-from serving.retrieval.retrievers import Retriever, UserQueries
-from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
-from serving.retrieval.vectors import read_vectors
+from serving.bundles.bundle import CURRENT, Bundle
 
 REFERENCE = "EASE"
-USER_BLOCK = 256
-
-Lists = dict[Task, Rows]
 
 
 def evaluate(sections: EvaluateSections, paths: RunPaths) -> str:
@@ -52,7 +40,7 @@ def evaluate(sections: EvaluateSections, paths: RunPaths) -> str:
         ValueError: The published bundle is of another day.
     """
     days, cut = sections.evaluation.window_days, paths.as_of
-    bundle = Bundle.open(paths.bundles / layout.CURRENT)
+    bundle = Bundle.open(paths.bundles / CURRENT)
     if bundle.manifest.facts.as_of != cut:
         raise ValueError(
             f"{bundle.folder}: the published bundle is of {bundle.manifest.facts.as_of}, expected {cut}; make the "
@@ -75,7 +63,7 @@ def _reports(sections: EvaluateSections, paths: RunPaths, bundle: Bundle, folds:
     ks, category = sections.evaluation.ks, sections.dataset.item_category
     catalogue = catalogue_of(paths.tables, paths.catalogue(paths.as_of), item_category=category)
     arms = [
-        *_model_arms(sections, paths, bundle, folds.folds[0].split),
+        *retrieved_by(bundle, sections, paths, folds.folds[0].split),
         *_baseline_arms(folds, max(ks), sections.seed),
     ]
     return [
@@ -95,49 +83,6 @@ def _reports(sections: EvaluateSections, paths: RunPaths, bundle: Bundle, folds:
         )
         for task in TASKS
     ]
-
-
-def _model_arms(
-    sections: EvaluateSections, paths: RunPaths, bundle: Bundle, split: Split
-) -> Iterable[tuple[Arm, Lists]]:
-    served = retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
-    exact = TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0)
-    arms: list[tuple[str, Layer, Retriever, str | None]] = [
-        ("two-tower", "exact", exact, None),
-        ("two-tower, HNSW", "index", served["two_tower"], "two-tower"),
-        ("served (fused)", "index", served["fused"], None),
-    ]
-    if sections.ranking.retriever == "cascade":
-        widths = bundle.manifest.facts.index_report.parts
-        cascade = Cascade(exact, first_width=widths[0], depth=sections.ranking.fusion_depth)
-        arms += [("cascade", "exact", cascade, None), ("served (cascade)", "index", served["cascade"], "cascade")]
-    if bundle.sparcode is not None:
-        arms.append(("SparCode", "index", served["sparcode"], None))
-    k = max(sections.evaluation.ks)
-
-    def lists(retriever: Retriever, task: Task) -> Rows:
-        blocks = _queries(bundle, paths, split, exclude_known=task == NEW_TO_THE_USER)
-        return np.concatenate([retriever.retrieve(block, k)[0] for block in blocks])
-
-    with progress("model arms", total=len(arms)) as advance:
-        for name, layer, retriever, twin in arms:
-            found = {task: lists(retriever, task) for task in TASKS}
-            yield Arm(name, bundle.version, (), layer=layer, exact=twin), found
-            advance(1)
-
-
-def _queries(bundle: Bundle, paths: RunPaths, split: Split, *, exclude_known: bool) -> Iterator[UserQueries]:
-    """The users of a split in blocks, with what the retrievers read of them."""
-    vectors = read_vectors(paths.vectors / "users")
-    tokens = None if bundle.sparcode is None else read_vectors(paths.codes / "user_tokens")
-    rows = bundle.encoder.user_ids.rows(split.user_ids)
-    eligible = everything_but(bundle.withdrawn, num_items=bundle.manifest.num_items)
-    for begin in range(0, len(rows), USER_BLOCK):
-        users = rows[begin : begin + USER_BLOCK]
-        moments = np.full(len(users), seconds_of(bundle.manifest.facts.as_of))
-        own_tokens = None if tokens is None else tokens[users - 1]
-        own = bundle.purchases.of(users)
-        yield UserQueries(own, moments, vectors[users - 1], exclude_known, own_tokens, eligible)
 
 
 def _baseline_arms(folds: Folds, k: int, seed: int) -> Iterable[tuple[Arm, Lists]]:

@@ -15,8 +15,9 @@ from artefacts.paths import RunPaths
 from artefacts.steps import digest_of
 from evaluation.baselines.baseline import Baseline, Past
 from evaluation.baselines.registry import BASELINES
+from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
-from evaluation.folds import Folds, catalogue_of, make_folds
+from evaluation.folds import Folds, make_folds
 from evaluation.leakage import check_features
 from evaluation.metrics import judge, recall_at_k
 from evaluation.report import NEW_TO_THE_USER, Cost, Report
@@ -24,7 +25,8 @@ from evaluation.settings import About, Arm, Settings
 from evaluation.slices import users_by_past
 from serving.retrieval.ranking import Rows
 from twinspire.ablation_config import Ablation, folder_of
-from twinspire.trained_arm import Fit, Invocation, do_steps, kept_lists, retrieve, root_of
+from twinspire.ablation_fit import Fit, kept_lists, retrieve
+from twinspire.trained_arm import Invocation, do_steps, root_of
 
 NUM_CATEGORIES = 5
 

@@ -10,14 +10,17 @@ from pathlib import Path
 
 from artefacts.console import progress
 from artefacts.paths import RunPaths
-from evaluation.arms.bundle_arm import Asked, BundleAtCut, ask, bundle_folder, measure
+from evaluation.arms.answers import ask, measure
+from evaluation.arms.bundle_arm import Asked, BundleAtCut
 from evaluation.arms.file_arm import read_lists
-from evaluation.arms.served import layers_of, server_of
-from evaluation.arms.spec import ArmSpec
+from evaluation.arms.layers import layers_of
+from evaluation.arms.served import server_of
+from evaluation.arms.spec import ArmSpec, bundle_folder
 from evaluation.baselines.baseline import Past
 from evaluation.baselines.registry import BASELINES
+from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
-from evaluation.folds import Folds, catalogue_of, make_folds
+from evaluation.folds import Folds, make_folds
 from evaluation.off_policy.estimate import estimate, read_log
 from evaluation.report import NEW_TO_THE_USER, Latency, Layer, LayerCheck, Problem, Protocol, Report, letter_of
 from evaluation.settings import About, Arm, Settings

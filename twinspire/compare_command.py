@@ -23,85 +23,98 @@ from twinspire.job import (
 )
 
 if TYPE_CHECKING:
+    from evaluation.settings import Settings
     from twinspire.config import Config
 
 # Apart from the daily runs: an earlier cut would have their features made again.
 DEFAULT_ABLATION_RUNS = Path("runs/ablations")
-SHORT_FORMS = "Short forms"
 Task = Literal["new", "all"]
 Protocol = Literal["after-cut", "rolling", "leave-last-out", "given"]
 
 benchmarks = typer.Typer(no_args_is_help=True, help="Compare with published figures.")
 
 
-def _letter(name: str, place: str) -> typer.models.OptionInfo:
-    """The short form of an arm."""
-    option: typer.models.OptionInfo = typer.Option(
-        f"--{name}",
+BaselineArm = Annotated[
+    str, typer.Option("--baseline", "--a", metavar="ARM", help="The arm that is live, such as current.")
+]
+Arms = Annotated[
+    list[str] | None,
+    typer.Option("--arm", metavar="ARM", help="An arm that may replace it, such as ease; may be repeated."),
+]
+ShortForm = Annotated[
+    str | None,
+    typer.Option(
         metavar="ARM",
-        help=f"Short form of the {place} --arm.",
+        help="Short form of an --arm: --b of the first, ..., --f of the fifth.",
         show_default=False,
-        rich_help_panel=SHORT_FORMS,
-    )
-    return option
+        rich_help_panel="Short forms",
+    ),
+]
+ProtocolName = Annotated[Protocol, typer.Option(help="How past and future are divided.")]
+Cuts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="YYYY-MM-DD,...",
+        help="Everything before this day is known; as_of if left out. Several, or repeated: a user counts once, with "
+        "the mean.",
+    ),
+]
+LastCut = Annotated[
+    dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Rolling: the last cut; --cut is the first.")
+]
+Every = Annotated[int, typer.Option(min=1, help="Rolling: days from one cut to the next.")]
+Seeds = Annotated[
+    str | None, typer.Option(metavar="N,...", help="Seeds to fit `train` arms with; the configuration's if left out.")
+]
+WindowDays = Annotated[int | None, typer.Option(min=1, help="Days after a cut; the file's if left out, 1 for rolling.")]
+Relevant = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="Given: pairs of user_id and item_id.")
+]
+TaskName = Annotated[Task, typer.Option(help="new: what the user had not met before; all: everything.")]
+Metric = Annotated[
+    str | None, typer.Option(help="The deciding metric; recall at the longest of evaluation.ks if left out.")
+]
+Margin = Annotated[
+    float,
+    typer.Option(min=0, max=0.99, help="Share of the baseline's figure that an arm may have less and still ship."),
+]
+Alpha = Annotated[float, typer.Option(help="Significance level: the false alarm rate.")]
+ExposureLog = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        help="What was shown: a folder that servers log to, or user_id, item_id, reward, propensity. Estimates what "
+        "each arm would have earned.",
+    ),
+]
+RewardDays = Annotated[int, typer.Option(min=1, help="Days after an exposure in which a purchase counts.")]
+Layers = Annotated[bool, typer.Option(help="Compare exact search, index and a running server.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the report; runs/DATASET/ab/CUT if left out.")]
 
 
 def ab(
-    baseline: Annotated[
-        str, typer.Option("--baseline", "--a", metavar="ARM", help="The arm that is live, such as current.")
-    ],
-    arm: Annotated[
-        list[str] | None,
-        typer.Option("--arm", metavar="ARM", help="An arm that may replace it, such as ease; may be repeated."),
-    ] = None,
-    b: Annotated[str | None, _letter("b", "first")] = None,
-    c: Annotated[str | None, _letter("c", "second")] = None,
-    d: Annotated[str | None, _letter("d", "third")] = None,
-    e: Annotated[str | None, _letter("e", "fourth")] = None,
-    f: Annotated[str | None, _letter("f", "fifth")] = None,
-    protocol: Annotated[Protocol, typer.Option(help="How past and future are divided.")] = "after-cut",
-    cut: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="YYYY-MM-DD,...",
-            help="Everything before this day is known; as_of if left out. Several, or repeated: a user counts once, "
-            "with the mean.",
-        ),
-    ] = None,
-    last_cut: Annotated[
-        dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Rolling: the last cut; --cut is the first.")
-    ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Rolling: days from one cut to the next.")] = 1,
-    seeds: Annotated[
-        str | None,
-        typer.Option(metavar="N,...", help="Seeds to fit `train` arms with; the configuration's if left out."),
-    ] = None,
-    window_days: Annotated[
-        int | None, typer.Option(min=1, help="Days after a cut; the file's if left out, 1 for rolling.")
-    ] = None,
-    relevant: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Given: pairs of user_id and item_id.")
-    ] = None,
-    task: Annotated[Task, typer.Option(help="new: what the user had not met before; all: everything.")] = "new",
-    metric: Annotated[
-        str | None, typer.Option(help="The deciding metric; recall at the longest of evaluation.ks if left out.")
-    ] = None,
-    margin: Annotated[
-        float,
-        typer.Option(min=0, max=0.99, help="Share of the baseline's figure that an arm may have less and still ship."),
-    ] = 0.0,
-    alpha: Annotated[float, typer.Option(help="Significance level: the false alarm rate.")] = 0.05,
-    exposures: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            help="What was shown: a folder that servers log to, or user_id, item_id, reward, "
-            "propensity. Estimates what each arm would have earned.",
-        ),
-    ] = None,
-    reward_days: Annotated[int, typer.Option(min=1, help="Days after an exposure in which a purchase counts.")] = 7,
-    layers: Annotated[bool, typer.Option(help="Compare exact search, index and a running server.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; runs/DATASET/ab/CUT if left out.")] = None,
+    baseline: BaselineArm,
+    arm: Arms = None,
+    b: ShortForm = None,
+    c: ShortForm = None,
+    d: ShortForm = None,
+    e: ShortForm = None,
+    f: ShortForm = None,
+    protocol: ProtocolName = "after-cut",
+    cut: Cuts = None,
+    last_cut: LastCut = None,
+    every: Every = 1,
+    seeds: Seeds = None,
+    window_days: WindowDays = None,
+    relevant: Relevant = None,
+    task: TaskName = "new",
+    metric: Metric = None,
+    margin: Margin = 0.0,
+    alpha: Alpha = 0.05,
+    exposures: ExposureLog = None,
+    reward_days: RewardDays = 7,
+    layers: Layers = True,
+    out: Out = None,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
@@ -121,28 +134,16 @@ def ab(
         from artefacts.console import console
         from evaluation.render.page import write_comparison
         from evaluation.render.table import print_comparison
-        from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER
-        from evaluation.settings import Settings
         from twinspire.compare_arms import Plan, compare
         from twinspire.trained_arm import Invocation
 
-        ks = settings.evaluation.ks
-        scored = Settings(
-            task=NEW_TO_THE_USER if task == "new" else ALL_PURCHASES,
-            ks=ks,
-            metric=metric or f"recall@{max(ks)}",
-            alpha=alpha,
-            margin=margin,
-            num_samples=settings.evaluation.bootstrap_samples,
-            seed=settings.seed,
-        )
         plan = Plan(
             specs,
             protocol,
             cuts,
             fit_seeds,
             window_days or (1 if protocol == "rolling" else settings.evaluation.window_days),
-            scored,
+            _scoring(settings, task, metric, alpha, margin),
             layers,
             relevant,
             exposures,
@@ -151,10 +152,30 @@ def ab(
             tuple(set_ or ()),
         )
         report = compare(plan, settings, paths, Invocation(moment(now), code_version()))
-        folder = out or paths.root / "ab" / f"{cuts[-1]}"
-        _, page = write_comparison(report, folder)
+        _, page = write_comparison(report, out or paths.root / "ab" / f"{cuts[-1]}")
         print_comparison(report, console())
         console().print(f"\nReport: {page}", markup=False)
+
+
+def _scoring(config: Config, task: Task, metric: str | None, alpha: float, margin: float) -> Settings:
+    """How arms are scored.
+
+    Raises:
+        ValueError: The metric is of no k, or a number is out of its range.
+    """
+    from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER
+    from evaluation.settings import Settings
+
+    ks = config.evaluation.ks
+    return Settings(
+        task=NEW_TO_THE_USER if task == "new" else ALL_PURCHASES,
+        ks=ks,
+        metric=metric or f"recall@{max(ks)}",
+        alpha=alpha,
+        margin=margin,
+        num_samples=config.evaluation.bootstrap_samples,
+        seed=config.seed,
+    )
 
 
 def ablate(

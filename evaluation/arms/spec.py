@@ -10,6 +10,7 @@ train, train:configs/other.yaml                                   a configuratio
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from artefacts.config import ConfigError
+from artefacts.paths import RunPaths
 from evaluation.baselines.registry import BASELINES
+from serving.bundles.bundle import CURRENT
+from serving.bundles.folder import list_bundles, published, rollback_target
 from serving.config import VERSION_PATTERN
 from serving.registry import retriever_names
 
@@ -146,3 +150,30 @@ def _exponent(value: str | None, text: str) -> float | None:
     if not 0 <= found < float("inf"):
         raise ConfigError(f"arm {text!r}: weight_exponent is {value!r}, expected a number from 0 on")
     return found
+
+
+def bundle_folder(spec: ArmSpec, paths: RunPaths, cut: dt.date) -> Path:
+    """Folder of the bundle that an arm means at a cut.
+
+    Raises:
+        ValueError: There is none.
+    """
+    bundles, what = paths.bundles, spec.what
+    if what == "current":
+        version = published(bundles)
+        if version is None:
+            raise ValueError(
+                f"arm {spec.name!r}: {bundles / CURRENT} points to no bundle; make one with `twinspire run`"
+            )
+        return bundles / version
+    if what == "previous":
+        return bundles / rollback_target(bundles)
+    if what == "nightly":
+        of_day = [entry.version for entry in list_bundles(bundles) if entry.as_of == cut and entry.problem is None]
+        if not of_day:
+            raise ValueError(
+                f"arm {spec.name!r}: {bundles} has no bundle of {cut}; make the nights with `twinspire backfill`, and "
+                "keep them with bundles.keep"
+            )
+        return bundles / of_day[0]
+    return bundles / what if (bundles / what).is_dir() else Path(what)

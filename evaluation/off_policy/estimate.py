@@ -19,10 +19,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from evaluation.folds import Folds
+from evaluation.off_policy import foreign_log, our_log, reward_model
 from evaluation.off_policy.estimators import LoggedFeedback, doubly_robust, ips, snips, target_in_list
-from evaluation.off_policy.foreign_log import read_logged_feedback
-from evaluation.off_policy.our_log import read_exposure_feedback
-from evaluation.off_policy.reward_model import CrossFitted, cross_fitted_rewards
 from evaluation.report import OffPolicyRow, Problem, letter_of
 from evaluation.settings import Settings
 from serving.exposures.files import are_exposures
@@ -87,10 +85,10 @@ def read_log(path: Path, shares: Mapping[str, float], tables: Path, folds: Folds
     """
     user_ids, item_ids = folds.folds[-1].split.user_ids.tolist(), folds.item_ids.tolist()
     if not are_exposures(path):
-        found = read_logged_feedback(path, user_ids=user_ids, item_ids=item_ids)
+        found = foreign_log.read_logged_feedback(path, user_ids=user_ids, item_ids=item_ids)
         return Log(found.users, found.items, found.rewards, found.propensities, found.problems)
     first = folds.cuts[-1]
-    shown = read_exposure_feedback(
+    shown = our_log.read_exposure_feedback(
         path,
         tables,
         first_day=first,
@@ -125,7 +123,7 @@ def estimate(log: Log, ranked: Sequence[Rows], names: Sequence[str], settings: S
         said = f"the log shows something to {len(np.unique(log.users))} of the users that are compared: no estimate"
         return OffPolicy((), log.problems, (said,))
     num_items = max(int(max(lists.max(initial=0) for lists in ranked)), int(log.items.max())) + 1
-    model = cross_fitted_rewards(
+    model = reward_model.cross_fitted_rewards(
         log.users,
         log.items,
         log.rewards,
@@ -153,7 +151,7 @@ def estimate(log: Log, ranked: Sequence[Rows], names: Sequence[str], settings: S
     return OffPolicy(tuple(rows), log.problems, tuple(notes))
 
 
-def _feedback(log: Log, lists: Rows, model: CrossFitted, num_items: int) -> LoggedFeedback:
+def _feedback(log: Log, lists: Rows, model: reward_model.CrossFitted, num_items: int) -> LoggedFeedback:
     per_place = _places(lists, num_items)
     lengths = np.maximum((lists >= 0).sum(axis=1), 1)
     return LoggedFeedback(

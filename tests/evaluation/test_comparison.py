@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 import scipy.sparse as sp
 
+from evaluation.catalogue import Catalogue
 from evaluation.comparison import compare_arms
-from evaluation.folds import Catalogue, Fold
+from evaluation.folds import Fold
 from evaluation.report import ALL_PURCHASES, NEW_TO_THE_USER, Problem, Report
 from evaluation.settings import About, Arm, Settings
 from evaluation.slices import Groups

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from artefacts.paths import RunPaths
-from evaluation.folds import Folds, NoEventsError, catalogue_of, make_folds
+from evaluation.catalogue import catalogue_of
+from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.report import Protocol
 from evaluation.split import Split
 

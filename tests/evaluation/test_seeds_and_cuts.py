@@ -14,8 +14,9 @@ import pytest
 import scipy.sparse as sp
 from rich.console import Console
 
+from evaluation.catalogue import Catalogue
 from evaluation.comparison import compare_arms
-from evaluation.folds import Catalogue, Fold
+from evaluation.folds import Fold
 from evaluation.metrics import judge, ndcg_at_k, recall_at_k
 from evaluation.render.formats import p_text
 from evaluation.render.table import markers, print_ablation, to_markdown, write_markdown

@@ -8,14 +8,17 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
 from evaluation.baselines import ease as ease_file
 from evaluation.baselines.als import fit_als
+from evaluation.baselines.baseline import Baseline, Past
 from evaluation.baselines.ease import ease, item_weights, scores_by_items
 from evaluation.baselines.item_knn import cosine_neighbours, item_knn
 from evaluation.baselines.popularity import popularity
+from evaluation.baselines.registry import BASELINES as REGISTERED
 from evaluation.baselines.repeat_purchase import repeat_purchase
 from evaluation.split import Split
 
@@ -195,6 +198,23 @@ BASELINES: dict[str, Callable[[Split, int, bool], npt.NDArray[np.int32]]] = {
     "ease": lambda split, k, new: ease(split, k, new_only=new, min_buyers=2),
     "als": lambda split, k, new: fit_als(split, factors=4, seed=1)(k, new),
 }
+
+
+def as_registered(baseline: Baseline) -> Callable[[Split, int, bool], npt.NDArray[np.int32]]:
+    """A baseline of every comparison, as it is there."""
+
+    def rank(split: Split, k: int, new_only: bool) -> npt.NDArray[np.int32]:
+        item_ids = np.array([f"i{row:02}" for row in range(split.history.shape[1])], dtype=object)
+        users, items = split.history.nonzero()
+        moments = pa.array([split.cut - dt.timedelta(days=1)] * len(users), pa.timestamp("us", "UTC"))
+        columns = {"user_id": split.user_ids[users], "item_id": item_ids[items]}
+        events = pa.table({name: pa.array(ids, pa.string()) for name, ids in columns.items()} | {"timestamp": moments})
+        return baseline.fit(Past(split, events, item_ids, seed=1))(k, new_only)
+
+    return rank
+
+
+BASELINES |= {f"{name}, as registered": as_registered(baseline) for name, baseline in REGISTERED.items()}
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import pytest
 from rich.console import Console
 
+from evaluation.catalogue import Catalogue
 from evaluation.comparison import compare_arms
-from evaluation.folds import Catalogue, Fold
+from evaluation.folds import Fold
 from evaluation.render.formats import difference_text, figure
 from evaluation.render.page import daily_json, daily_page, write_daily
 from evaluation.render.table import print_daily

@@ -11,7 +11,8 @@ import pytest
 from artefacts.paths import RunPaths
 from twinspire.ablation import plan_fits
 from twinspire.ablation_config import Ablation, load_ablation
-from twinspire.trained_arm import Fit, Invocation, kept_lists
+from twinspire.ablation_fit import Fit, kept_lists
+from twinspire.trained_arm import Invocation
 
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
 FIRST, SECOND = dt.date(2024, 5, 1), dt.date(2024, 5, 8)

@@ -13,6 +13,7 @@ from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
     ConfigPath,
+    JsonFile,
     Now,
     Overrides,
     Runs,
@@ -188,7 +189,7 @@ def ablate(
     ] = None,
     num_seeds: Annotated[int | None, typer.Option(min=1, help="How many of the file's seeds; all if left out.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Deprecated: use --num-seeds.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File that gets all figures, for programs.")] = None,
+    json_: JsonFile = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file that gets the tables, between its markers.")] = None,
     set_: Overrides = None,
     now: Now = None,
@@ -269,7 +270,7 @@ def _cuts(
 @benchmarks.command()
 def lightgcn(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with train.txt and test.txt.")],
-    json_: Annotated[Path | None, typer.Option("--json", help="File that gets the figures, for programs.")] = None,
+    json_: JsonFile = None,
     dim: Annotated[int, typer.Option(min=2, help="Width of the vectors.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the held-out part and of every fit.")] = 20170101,
     model: Annotated[

@@ -20,7 +20,7 @@ from serving.answers import RecommendRequest
 from serving.bundles.bundle import Bundle
 from serving.config import RankingConfig
 from serving.recommender import Recommender
-from serving.retrieval.registry import retrievers_of
+from serving.registry import retrievers_of
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from evaluation.settings import Arm
 from evaluation.split import Split
 from features.columns import seconds_of
 from serving.bundles.bundle import Bundle
+from serving.registry import retrievers_of
 from serving.retrieval import eligible
 from serving.retrieval.ranking import Rows
-from serving.retrieval.registry import retrievers_of
 from serving.retrieval.retrievers import Retriever, UserQueries
 from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.vectors import read_vectors

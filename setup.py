@@ -30,7 +30,7 @@ setup(
     ],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={"evaluation": ["templates/*"], "serving": ["templates/*", "web/page/*"]},
+    package_data={"evaluation.render": ["templates/*"], "serving": ["templates/*", "web/page/*"]},
     entry_points={"console_scripts": ["twinspire = twinspire.cli:main"]},
     zip_safe=False,
     # Ranges say what the code is written for; requirements.lock says what it is tested with.

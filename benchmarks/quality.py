@@ -13,7 +13,7 @@ SEED = 20170101
 TEST, EARLIER, EARLIEST = "2017-12-01", "2017-11-24", "2017-11-10"
 RUNS = [(TEST, SEED, True), (TEST, 1, True), (TEST, 2, True)]
 RUNS += [(day, SEED, factors) for day in (EARLIER, EARLIEST) for factors in (True, False)]
-ARMS = ("two-tower", "served (fused)", "popularity, 28 days", "repeat purchase", "item-kNN", "EASE")
+ARMS = ("two-tower", "served (fused)", "popularity, 28 days", "repeat purchase", "item-kNN", "EASE", "ALS")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Which arms does an ablation compare? One YAML file: a configuration, and for each arm what is different about it."""
+"""Ablation files: a configuration, and for each arm what is different about it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from artefacts.config import ConfigError, Section
+from evaluation.baselines.registry import BASELINES
 from twinspire.config import Config
 from twinspire.load_config import explain, load, read_mapping
 
-BASELINES = ("popularity", "EASE")
-"""Rows that every table has beside the arms."""
 FIXED = ("name", "as_of", "seed", "ingest", "evaluation")
-"""What all arms share, so that they are judged on the same users."""
-
+"""What all arms share, so that they are compared on the same users."""
 
 Lists = Literal["exact", "hnsw", "cascade", "sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"]
 
@@ -50,7 +48,7 @@ class AblationSettings(Section):
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Dotted key of the configuration -> its value in all arms."""
     cuts: tuple[dt.date, ...] = Field(min_length=1)
-    """Days that stand for `as_of`, in time order; each arm is judged on the days after each."""
+    """Days taken for `as_of`, in time order; each arm is evaluated on the days after each."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Each arm is fitted once with each."""
     reference: str
@@ -62,20 +60,20 @@ class AblationSettings(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> AblationSettings:
-        """Refuses names that point nowhere, and lists that say a thing twice."""
+        """Refuses unknown names, and cuts or seeds given twice."""
         if list(self.cuts) != sorted(set(self.cuts)):
             raise ValueError(f"cuts are {', '.join(map(str, self.cuts))}; give each once, in time order")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; give each once")
         if self.reference not in self.arms:
             raise ValueError(f"reference is {self.reference!r}, expected one of the arms: {', '.join(self.arms)}")
-        folders = {folder_of(name): name for name in BASELINES}
+        folders = {folder_of(name): item.title for item in BASELINES.values() for name in (item.name, item.title)}
         before: list[str] = []
         for name, arm in self.arms.items():
             if "," in name:
                 raise ValueError(f"arm {name!r}: a name holds no comma, which divides the names of --only")
             if (taken := folders.setdefault(folder_of(name), name)) != name or not folder_of(name):
-                raise ValueError(f"arm {name!r} is too much like {taken!r}: letters and digits have to tell them apart")
+                raise ValueError(f"arm {name!r} is too much like {taken!r}: give it letters or digits of its own")
             if arm.against is not None and arm.against not in self.arms:
                 raise ValueError(f"arm {name!r}: against is {arm.against!r}, expected one of {', '.join(self.arms)}")
             if arm.needs is not None and arm.needs not in before:
@@ -90,7 +88,7 @@ class Ablation:
     """A validated ablation.
 
     Attributes:
-        settings: What the file says.
+        settings: The file.
         base: The configuration with the overrides of all arms, at the first cut.
         arms: Name -> resolved configuration at the first cut, with the seed of the features; no days are held out.
     """
@@ -154,7 +152,7 @@ def _resolve(path: Path, name: str, settings: AblationSettings, shared: Sequence
     arm = settings.arms[name]
     if fixed := [key for key in arm.overrides if key.partition(".")[0] in FIXED]:
         raise ConfigError(
-            f"{path}, arm {name!r}: {fixed[0]!r} is the same in all arms, so that they are judged on the same users; "
+            f"{path}, arm {name!r}: {fixed[0]!r} is the same in all arms, so that they are compared on the same users; "
             "set it under `overrides` of the file"
         )
     try:
@@ -168,7 +166,7 @@ def _resolve(path: Path, name: str, settings: AblationSettings, shared: Sequence
         )
     if arm.lists not in ("exact", "cascade") and config.sparcode is None:
         raise ConfigError(f"{path}, arm {name!r}: lists is {arm.lists!r}, and sparcode is null; set sparcode: {{}} too")
-    # Arms are compared on the days after the cut: a phase before it would double the time and tell nothing more.
+    # Arms are compared on the days after the cut: a phase before it would double the time and add nothing.
     fitted = config.training.model_copy(update={"validation_days": 0})
     return config.model_copy(update={"training": fitted})
 

@@ -22,9 +22,8 @@ from artefacts.config import pick
 from artefacts.locks import only_run
 from serving.config import ServeSections
 from serving.registry import retriever_names
-from twinspire.ab_command import ab
 from twinspire.bundles import bundles
-from twinspire.comparisons import ablate, benchmarks
+from twinspire.compare_command import ab, ablate, benchmarks
 from twinspire.deny import deny
 from twinspire.forget_command import forget
 from twinspire.job import (
@@ -301,18 +300,18 @@ def _use_one_thread() -> None:
 def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
     """What a newcomer wants to see at the end."""
     from artefacts.console import console
+    from evaluation.render.page import TABLE
     from serving.open import open_recommender
-    from twinspire.pipeline.evaluate import TABLE_FILE
     from twinspire.show import print_answers, some_users
 
     recommender = open_recommender(pick(ServeSections, config), paths)
     users = some_users(recommender, 3)
-    judged = (paths.report / TABLE_FILE).exists()
-    if judged:
-        console().print(f"\n{(paths.report / TABLE_FILE).read_text()}", markup=False)
+    is_evaluated = (paths.report / TABLE).exists()
+    if is_evaluated:
+        console().print(f"\n{(paths.report / TABLE).read_text()}", markup=False)
     print_answers(recommender, recommender.recommend(users, k=5))
     ask = shlex.join([_program(), "recommend", *flags, "--user", users[0], "--exclude-bought"])
-    report = paths.report / "report.html" if judged else "none yet, nothing has happened since the cut"
+    report = paths.report / "report.html" if is_evaluated else "none yet, nothing has happened since the cut"
     console().print(f"\nReport: {report}", markup=False)
     console().print(f"Next:   {ask}", markup=False)
     console().print(f"        {shlex.join([_program(), 'serve', *flags])}", markup=False)

@@ -1,4 +1,4 @@
-"""Which arm to ship: a bundle beside a baseline, a file and another configuration, down to what a server answers."""
+"""Which arm to ship: a bundle against a baseline, a file and another configuration, down to the answers of a server."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def compared(shop: Any, tmp_path_factory: pytest.TempPathFactory) -> Compared:
-    """Four arms beside each other."""
+    """Four arms, one of them fitted with two seeds."""
     folder = tmp_path_factory.mktemp("lists")
     lists = [(f"c{user:02}", f"a{item:03}", -place) for user in range(0, 60, 2) for place, item in enumerate((0, 2, 4))]
     rows = [*lists, ("c00", "a999", 1), ("nobody", "a001", 1)]
     pd.DataFrame(rows, columns=["user", "item", "score"]).to_csv(folder / "lists.csv", index=False)
-    arms = ["--a", "current", "--b", "popularity", "--c", f"theirs=file:{folder / 'lists.csv'}"]
-    arms += ["--d", "short=train,set=training.epochs=1"]
+    arms = ["--baseline", "current", "--arm", "popularity", "--arm", f"theirs=file:{folder / 'lists.csv'}"]
+    arms += ["--arm", "short=train,set=training.epochs=1", "--seeds", "1,2"]
     ran = shop.do("ab", *arms, "--task", "all", "--out", folder / "report")
     assert ran.returncode == 0, ran.stderr
     report, verdict = (json.loads((folder / "report" / name).read_text()) for name in ("ab.json", "verdict.json"))
     return Compared(shop, ran, report, verdict, folder)
 
 
-def test_every_arm_is_judged_on_the_same_users(compared: Compared) -> None:
+def test_every_arm_is_scored_on_the_same_users(compared: Compared) -> None:
     arms = compared.report["arms"]
     assert [arm["letter"] for arm in arms] == ["A", "B", "C", "D"]
     assert {arm["metrics"]["recall@20"]["num_users"] for arm in arms} == {compared.report["num_users"]}
@@ -94,13 +94,24 @@ def test_a_configuration_is_fitted_into_a_bundle_that_is_not_published(compared:
     assert (bundles / "current").readlink().name != version
 
 
+def test_an_arm_is_fitted_with_every_seed_on_the_same_features(compared: Compared) -> None:
+    *others, short = compared.report["arms"]
+    assert compared.report["seeds"] == [1, 2]
+    assert [len(arm["by_seed"]) for arm in others] == [1, 1, 1]
+    assert len(set(short["by_seed"])) == 2
+    assert len(set(version.partition(",")[0] for version in short["source"].split("; "))) == 2
+    recall = short["metrics"]["recall@20"]["mean"]
+    assert recall == pytest.approx(sum(short["by_seed"]) / 2)
+    assert compared.report["comparisons"][2]["metrics"]["recall@20"]["p_value"] > 0
+
+
 def test_an_arm_does_not_put_another_day_into_the_online_store_that_serves(shop: Any) -> None:
     ran = shop.do("ab", "--a", "popularity", "--b", "train", "--cut", "2024-02-01", "--now", "2024-03-01")
     assert ran.returncode == 1
     assert "features of 2024-02-01 would be made for an arm, and the online store that serves would then" in ran.stderr
 
 
-def test_a_bundle_is_not_judged_on_days_that_it_has_seen(shop: Any) -> None:
+def test_a_bundle_is_not_scored_on_days_that_it_has_seen(shop: Any) -> None:
     ran = shop.do("ab", "--a", "popularity", "--b", "current", "--cut", "2024-02-01")
     assert ran.returncode == 1
     assert "was made of events up to 2024-02-04, cut is 2024-02-01: it has seen what it would be" in ran.stderr
@@ -113,6 +124,14 @@ def test_rolls_over_days_and_asks_for_the_bundle_of_each_night(shop: Any, tmp_pa
     report = json.loads((tmp_path / "ab.json").read_text())
     assert [cut[:10] for cut in report["cuts"]] == ["2024-02-04", "2024-02-06"]
     assert set(report["arms"][0]["slices"]["day"]) == {"2024-02-04", "2024-02-06"}
+    cuts = ["--cut", "2024-02-04,2024-02-06", "--window-days", "1"]
+    ran = shop.do(
+        "ab", "--baseline", "popularity", "--arm", "repeat", *cuts, "--task", "all", "--out", tmp_path / "two"
+    )
+    assert ran.returncode == 0, ran.stderr
+    again = json.loads((tmp_path / "two" / "ab.json").read_text())
+    assert (again.pop("protocol"), report.pop("protocol")) == ("after-cut", "rolling")
+    assert again == report
     ran = shop.do("ab", "--a", "popularity", "--b", "nightly", *days)
     assert ran.returncode == 1
     assert "has no bundle of 2024-02-06; make the nights with `twinspire backfill`" in ran.stderr

@@ -35,6 +35,7 @@ arms:
 """
 
 
+BASELINES = ["popularity, 28 days", "repeat purchase", "item-kNN", "EASE", "ALS"]
 FITTED = ["default", "learned", "tables", "unquantised", "graph", "both"]
 SPARCODE = "{parts: 2, codes: 8, interest_tokens: 1, hidden_units: 2, batch_size: 64, num_uniform: 16}"
 
@@ -77,7 +78,7 @@ def ablated(shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Abla
     cut = str(load(shop_config).as_of)
     file.write_text(ARMS.format(config=shop_config, cut=cut, sparcode=SPARCODE))
     (folder / "doc.md").write_text("# Kept\n")
-    flags = ["--seeds", "1", "--json", folder / "figures.json", "--out", folder / "doc.md"]
+    flags = ["--num-seeds", "1", "--json", folder / "figures.json", "--out", folder / "doc.md"]
     return Ablated(file, folder, cut, ablate(file, *flags))
 
 
@@ -87,21 +88,35 @@ def test_an_arm_that_fails_is_named_and_the_others_have_figures(ablated: Ablated
     assert "error: arm 'broken' failed: seed 1" in ablated.ran.stderr
     assert "lower the learning rate, or raise the temperature" in ablated.ran.stderr
     found = json.loads((ablated.folder / "figures.json").read_text())
-    assert [arm["name"] for arm in found["arms"]] == ["popularity", "EASE", *FITTED]
+    assert [arm["name"] for arm in found["arms"]] == [*BASELINES, *FITTED]
     assert list(found["failed"]) == ["broken"]
 
 
 def test_figures_are_of_the_same_users_and_an_untrained_share_of_chance_is_beaten(ablated: Ablated) -> None:
     found = json.loads((ablated.folder / "figures.json").read_text())
-    recall = {arm["name"]: arm["figures"]["recall"] for arm in found["arms"]}
+    recall = {arm["name"]: arm["metrics"]["recall@20"] for arm in found["arms"]}
     assert len({figure["num_users"] for figure in recall.values()}) == 1
     # The catalogue is two halves by taste: 20 of the user's own half of 60, and more by popularity.
     assert recall["default"]["mean"] > 20 / 60
-    default, learned = found["arms"][2:4]
-    assert learned["against"] == "default"
+    default = found["arms"][5]
+    compared = {comparison["name"]: comparison for comparison in found["comparisons"]}
+    assert compared["learned"]["reference"] == default["letter"]
     difference = recall["learned"]["mean"] - recall["default"]["mean"]
-    assert learned["differences"]["recall"]["mean"] == pytest.approx(difference)
+    assert compared["learned"]["metrics"]["recall@20"]["interval"]["mean"] == pytest.approx(difference)
     assert default["training_seconds"] > 0
+    assert "default" not in compared
+
+
+def test_every_comparison_has_a_p_value_a_verdict_and_a_leakage_check(ablated: Ablated) -> None:
+    found = json.loads((ablated.folder / "figures.json").read_text())
+    assert [comparison["name"] for comparison in found["comparisons"]] == [*BASELINES, *FITTED[1:]]
+    for comparison in found["comparisons"]:
+        decides = comparison["metrics"]["recall@20"]
+        assert 0 < decides["p_value"] <= decides["adjusted_p"] <= 1
+        assert comparison["verdict"]["decision"] in ("ship", "do not ship", "undecided")
+    # Half of the catalogue is of the other taste, so that popularity wastes half of its places.
+    assert found["comparisons"][0]["verdict"]["decision"] == "do not ship"
+    assert found["notes"] == [f"no leakage: features at {ablated.cut} hold no event, moment or item from the cut on"]
 
 
 def test_arms_of_sparcode_share_a_fit_and_differ_in_their_lists(ablated: Ablated) -> None:
@@ -110,14 +125,16 @@ def test_arms_of_sparcode_share_a_fit_and_differ_in_their_lists(ablated: Ablated
     assert not {"unquantised-1", "graph-1", "both-1"} & set(fits)
     lists = sorted(path.stem for path in ablated.lists("tables-1").parent.iterdir() if path.suffix == ".npy")
     assert lists == ["hnsw", "sparcode", "two_tower_and_sparcode", "unquantised"]
-    found = {arm["name"]: arm for arm in json.loads((ablated.folder / "figures.json").read_text())["arms"]}
-    assert found["tables"]["figures"]["recall"]["mean"] > 20 / 60
-    assert found["both"]["against"] == "tables"
+    report = json.loads((ablated.folder / "figures.json").read_text())
+    found = {arm["name"]: arm for arm in report["arms"]}
+    assert found["tables"]["metrics"]["recall@20"]["mean"] > 20 / 60
+    compared = {comparison["name"]: comparison["reference"] for comparison in report["comparisons"]}
+    assert compared["both"] == found["tables"]["letter"]
 
 
 def test_what_an_arm_searches_is_weighed_and_timed(ablated: Ablated) -> None:
     found = {arm["name"]: arm["cost"] for arm in json.loads((ablated.folder / "figures.json").read_text())["arms"]}
-    assert (found["EASE"], found["popularity"]) == (None, None)
+    assert [found[name] for name in BASELINES] == [None] * 5
     size = {name: found[name]["size_bytes"] for name in FITTED}
     assert size["both"] > size["default"]
     assert size["graph"] > size["default"]
@@ -147,4 +164,4 @@ def test_what_is_fitted_is_not_fitted_again_and_another_seed_is_added(ablated: A
     [learned] = [
         arm for arm in json.loads((ablated.folder / "two.json").read_text())["arms"] if arm["name"] == "learned"
     ]
-    assert len(set(learned["recall_by_seed"])) == 2
+    assert len(set(learned["by_seed"])) == 2

@@ -123,11 +123,14 @@ def test_a_run_leaves_everything_that_the_documentation_promises(first_day: Any)
         assert (model / phase / "checkpoints" / "checkpoint").is_file()
         assert list((model / phase / "checkpoints").glob("*.index"))
     report = json.loads((root / "reports" / day / "report.json").read_text())
-    arms = ["two-tower", "two-tower, HNSW", "served (fused)", "popularity, 28 days", "repeat purchase", "item-kNN"]
+    arms = ["two-tower", "two-tower, HNSW", "served (fused)"]
+    arms += ["popularity, 28 days", "repeat purchase", "item-kNN", "EASE", "ALS"]
     for task in report["tasks"]:
-        assert [arm["name"] for arm in task["arms"]] == [*arms, "EASE"]
+        assert [arm["name"] for arm in task["arms"]] == arms
+        assert {task["arms"][6]["letter"]} == {found["reference"] for found in task["comparisons"]}
+        assert all(0 < found["metrics"]["recall@20"]["adjusted_p"] <= 1 for found in task["comparisons"])
     table, page = ((root / "reports" / day / name).read_text() for name in ("table.txt", "report.html"))
-    for arm in [*arms, "EASE"]:
+    for arm in arms:
         assert arm in table
         assert arm in page
     quarantine = pq.read_table(root / "tables" / "quarantine" / "events.parquet").to_pylist()

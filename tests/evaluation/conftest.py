@@ -1,16 +1,19 @@
-"""A split small enough to read, and comparisons of arms by hand."""
+"""A split small enough to read, tables of a tiny shop, and comparisons of arms by hand."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from evaluation.ab.report import (
-    ABReport,
+from artefacts.paths import RunPaths
+from evaluation.report import (
     ArmFigures,
     Comparison,
     Difference,
@@ -18,17 +21,36 @@ from evaluation.ab.report import (
     LayerCheck,
     OffPolicyRow,
     Problem,
+    Report,
     UserExample,
 )
 from evaluation.split import Split, make_split
 from evaluation.statistics import Interval
 from evaluation.verdict import Verdict
+from features.sources.events import EVENTS_SCHEMA
 
 CUT = dt.datetime(2020, 1, 10, tzinfo=dt.UTC)
 KS = (10, 50, 100)
 SLICES = {"history length": ("0", "1 to 9"), "popularity": ("head", "tail")}
 OF_A = 0.0804
 ITEMS = ["a", "b", "c", "d", "e"]
+
+SHOP_CUT = dt.date(2024, 1, 8)
+SHOP_ITEMS = ["apple", "bread", "cheese", "drill", "nails"]
+# (day of January, hour, user, item)
+SHOP_EVENTS = [
+    (1, 9, "ann", "apple"),
+    (1, 9, "ann", "bread"),
+    (2, 9, "bob", "drill"),
+    (3, 9, "ann", "apple"),
+    (7, 23, "cid", "bread"),
+    (8, 0, "ann", "cheese"),
+    (8, 12, "bob", "nails"),
+    (9, 9, "ann", "apple"),
+    (10, 9, "dan", "apple"),
+    (10, 9, "dan", "nails"),
+    (12, 9, "bob", "drill"),
+]
 
 
 def events_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -63,6 +85,38 @@ def split(events: pd.DataFrame) -> Split:
     return make_split(events, ITEMS, cut=CUT, window_days=3)
 
 
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    """Tables of a tiny shop by hand: four users, five items, two weeks."""
+    paths = RunPaths(tmp_path / "shop", SHOP_CUT)
+    (paths.tables / "events").mkdir(parents=True)
+    for day in sorted({day for day, *_ in SHOP_EVENTS}):
+        rows = [row for row in SHOP_EVENTS if row[0] == day]
+        table = pa.table(
+            {
+                "user_id": [user for _, _, user, _ in rows],
+                "item_id": [item for *_, item in rows],
+                "timestamp": [dt.datetime(2024, 1, day, hour, tzinfo=dt.UTC) for _, hour, *_ in rows],
+            }
+        )
+        filled = [
+            table.column(field.name).cast(field.type)
+            if field.name in table.column_names
+            else pa.nulls(len(rows), field.type)
+            for field in EVENTS_SCHEMA
+        ]
+        pq.write_table(pa.table(filled, schema=EVENTS_SCHEMA), paths.tables / "events" / f"2024-01-{day:02}.parquet")
+    items = {
+        "item_id": SHOP_ITEMS,
+        "item_name": ["Apple", "Bread", None, "Drill", "Nails"],
+        "category": ["food", "food", "food", "tools", None],
+    }
+    pq.write_table(pa.table(items), paths.tables / "items.parquet")
+    pq.write_table(pa.table({"user_id": ["ann", "bob", "cid", "dan"]}), paths.tables / "users.parquet")
+    (paths.tables / "manifest.json").write_text("{}")
+    return paths
+
+
 def around(mean: float, half: float, num_users: int = 2300) -> Interval:
     return Interval(mean, mean - half, mean + half, num_users)
 
@@ -83,8 +137,8 @@ def figures_of(letter: str, name: str, recall: float) -> ArmFigures:
 
 
 @pytest.fixture
-def beside_a() -> Callable[..., Comparison]:
-    """Makes an arm beside A; in slices that are `lost` it has .05 less, in those `won` .02 more, else nothing sure."""
+def against_a() -> Callable[..., Comparison]:
+    """Makes an arm compared with A; in `lost` slices it has .05 less, in `won` ones .02 more, else open."""
 
     def make(
         letter: str,
@@ -104,6 +158,7 @@ def beside_a() -> Callable[..., Comparison]:
         return Comparison(
             letter=letter,
             name=name,
+            reference="A",
             metrics={key: found for key in (*(f"recall@{k}" for k in KS), "ndcg@100", "mrr", "novelty@100")},
             slices={
                 about: {group: in_slice.get(f"{about}: {group}", open_) for group in groups}
@@ -123,21 +178,23 @@ def beside_a() -> Callable[..., Comparison]:
 
 
 @pytest.fixture
-def report_of() -> Callable[..., ABReport]:
+def report_of() -> Callable[..., Report]:
     """Makes a comparison of A, whose recall@100 is .0804, with others, which have what their difference says."""
 
-    def make(*comparisons: Comparison, **changes: object) -> ABReport:
+    def make(*comparisons: Comparison, **changes: object) -> Report:
         others = (figures_of(at.letter, at.name, OF_A + at.metrics["recall@100"].interval.mean) for at in comparisons)
-        report = ABReport(
+        report = Report(
             dataset="shop",
             protocol="after-cut",
             task="new to the user",
             cuts=("2020-01-10T00:00:00+00:00",),
             window_days=7,
             num_users=2300,
+            num_all_users=2464,
             num_relevant=5012,
             num_items=92000,
             num_unknown_relevant=31,
+            num_unknown_items=12,
             ks=KS,
             metric="recall@100",
             alpha=0.05,
@@ -153,14 +210,14 @@ def report_of() -> Callable[..., ABReport]:
 
 
 @pytest.fixture
-def full_report(beside_a: Callable[..., Comparison], report_of: Callable[..., ABReport]) -> ABReport:
+def full_report(against_a: Callable[..., Comparison], report_of: Callable[..., Report]) -> Report:
     """A comparison with everything in it: B wins, but not among users without a history; C loses."""
-    from evaluation.off_policy import Estimate
+    from evaluation.report import Estimate
 
-    wins = beside_a(
+    wins = against_a(
         "B", "EASE", (0.0015, 0.0002, 0.0030), "ship", p=0.012, lost=("history length: 0",), won=("popularity: tail",)
     )
-    loses = beside_a("C", "<b>$x$ & co", (-0.03, -0.0325, -0.0275), "do not ship", p=0.00005)
+    loses = against_a("C", "<b>$x$ & co", (-0.03, -0.0325, -0.0275), "do not ship", p=0.00005)
     problems = (Problem("unknown item", 1200, (3, 8)), Problem("user twice", 1, (2001,)))
     report = report_of(
         wins,

@@ -1,1 +1,0 @@
-"""Offline A/B: from ranked lists of several arms to a verdict."""

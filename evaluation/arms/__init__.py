@@ -1,0 +1,1 @@
+"""Arms of a comparison: bundles, files, baselines, servers."""

@@ -1,0 +1,109 @@
+"""The arm of a bundle: the recommender of a server, with the features of a midnight.
+
+U users of a fold, k places of a list, N items of the catalogue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from artefacts.paths import RunPaths
+from evaluation.foreign_tables import rows_of
+from evaluation.leakage import check_bundle, check_features
+from features import columns
+from features.schema import Schema, view_schema
+from serving.answers import RecommendRequest
+from serving.bundles.bundle import Bundle
+from serving.config import RankingConfig
+from serving.recommender import Recommender
+from serving.registry import retrievers_of
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a bundle is asked in every fold.
+
+    Attributes:
+        k: Length of a list.
+        exclude_known: Whether what users have met is left out.
+        retriever: None takes the configured one.
+        weight_exponent: None takes the index's.
+    """
+
+    k: int
+    exclude_known: bool
+    retriever: str | None
+    weight_exponent: float | None
+
+    def request(self, user_ids: list[str]) -> RecommendRequest:
+        """For some users."""
+        return RecommendRequest(
+            tuple(user_ids),
+            k=self.k,
+            retriever=self.retriever,
+            exclude_known=self.exclude_known,
+            weight_exponent=self.weight_exponent,
+        )
+
+
+class BundleAtCut:
+    """A bundle asked as its server would be, with the features of a midnight.
+
+    Args:
+        folder: Of the bundle.
+        ranking: How lists are made.
+        ef_search: Beam width of the index.
+        paths: Whose catalogue of features is read; at the cut.
+        events: Everything that happened, for the check that features know nothing later.
+
+    Raises:
+        ValueError: The bundle, its features or its purchases know something from the cut on, or there are no features
+            of that midnight.
+    """
+
+    def __init__(self, folder: Path, ranking: RankingConfig, ef_search: int, paths: RunPaths, events: pa.Table) -> None:
+        """Opens and checks everything."""
+        self.bundle = Bundle.open(folder)
+        check_bundle(self.bundle, events, paths.as_of)
+        features = paths.catalogue(paths.as_of)
+        if not features.is_dir():
+            raise ValueError(
+                f"{features}: there are no features of {paths.as_of}, at which {self.bundle.version} is to be asked; "
+                f"make them with `twinspire features --as-of {paths.as_of}`, or compare at the day of the bundle"
+            )
+        check_features(features, events, paths.as_of)
+        self._features = FeaturesAtCut(features / "users.parquet", self.bundle.manifest.dataset_schema)
+        self._ranking, self._ef_search = ranking, ef_search
+
+    def recommender(self, *, exact: bool) -> Recommender:
+        """Over the index, or over exact search in its place."""
+        # Exact search is what every retriever falls back to where it is asked for more than the index is.
+        ranking = self._ranking.model_copy(update={"max_fetch": 0}) if exact else self._ranking
+        retrievers = retrievers_of(self.bundle, ranking, ef_search=self._ef_search)
+        return Recommender(self.bundle, self._features, retrievers=retrievers, default_retriever=ranking.retriever)
+
+
+class FeaturesAtCut:
+    """Reads users as the online store would at a midnight.
+
+    Args:
+        path: `users.parquet` of the catalogue.
+        schema: The dataset.
+    """
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        """Reads all users."""
+        names = [columns.USER_ID, *view_schema(schema, "user").names]
+        self._table = pq.read_table(path, columns=names).combine_chunks()
+        self._ids = self._table.column(columns.USER_ID).combine_chunks()
+
+    def __call__(self, user_ids: list[str]) -> pa.Table:
+        """One row per id in the order asked, nulls where nothing is known."""
+        asked = pa.array(user_ids, pa.string())
+        rows = rows_of(asked, self._ids)
+        found = self._table.take(pa.array(rows, pa.int64(), mask=rows < 0))
+        return found.set_column(0, columns.USER_ID, asked)

@@ -1,0 +1,1 @@
+"""Baselines: retrieval without a model of ours, one file each."""

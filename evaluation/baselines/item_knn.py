@@ -1,0 +1,114 @@
+"""Item-based nearest neighbours: what buyers of the user's items also buy.
+
+U users, N items of the catalogue, n items with enough buyers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from evaluation.baselines.baseline import Baseline, Past, Rank
+from evaluation.split import Split
+from serving.retrieval.exact import top_k
+
+_BLOCK_ENTRIES = 1 << 24
+"""Entries of a dense block: 64 MiB of float32."""
+
+
+def cosine_neighbours(history: sp.csr_array, *, num_neighbours: int = 200, min_buyers: int = 10) -> sp.csr_array:
+    """Each item's nearest items by who bought them.
+
+        cos_ij = |buyers_i and buyers_j| / sqrt(|buyers_i| |buyers_j|)
+
+    Args:
+        history: [U, N] CSR; every stored entry is a purchase, its count does not matter.
+        num_neighbours: Neighbours kept for each item, at least 1; ties go to the lower row.
+        min_buyers: Items with fewer buyers have no neighbours and are nobody's: their cosines are chance.
+
+    Returns:
+        [N, N] CSR float32: row j holds the cosines of j's neighbours, j itself left out.
+
+    Source: Sarwar et al., WWW 2001, section 3, on binary data.
+    """
+    num_items = history.shape[1]
+    buyers = np.bincount(history.indices, minlength=num_items)
+    columns = np.flatnonzero(buyers >= max(min_buyers, 1))
+    unit = _binary_columns(history, columns)
+    unit.data = (1.0 / np.sqrt(buyers[columns]))[unit.indices].astype(np.float32)
+    by_item = unit.T.tocsr()
+    block = max(1, _BLOCK_ENTRIES // max(len(columns), 1))
+    nothing = (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    parts = [
+        _nearest(by_item[start : start + block] @ unit, start, num_neighbours)
+        for start in range(0, len(columns), block)
+    ]
+    rows, neighbours, cosines = (np.concatenate(arrays) for arrays in zip(nothing, *parts, strict=True))
+    return sp.csr_array((cosines, (columns[rows], columns[neighbours])), shape=(num_items, num_items))
+
+
+def item_knn(split: Split, k: int, *, neighbours: sp.csr_array, new_only: bool) -> npt.NDArray[np.int32]:
+    """The items whose neighbours the user bought.
+
+        score_uj = sum of cos_ij over the items i that u bought and that are neighbours of j
+
+    Args:
+        split: Users and their history.
+        k: Length of a list.
+        neighbours: [N, N] CSR, from `cosine_neighbours` of this split's history.
+        new_only: Leave out what the user bought before the cut.
+
+    Returns:
+        [U, k] int32, best first; -1 where no further item has a neighbour among the user's.
+
+    Raises:
+        ValueError: `neighbours` is not [N, N].
+
+    Source: Deshpande and Karypis, TOIS 2004. The neighbours are those of the candidate; taking those of the history
+        item found a tenth less in the week before the cut, where 200 neighbours found a little more than 100.
+    """
+    history = split.history
+    if neighbours.shape != (history.shape[1], history.shape[1]):
+        raise ValueError(f"neighbours are {neighbours.shape}, expected [{history.shape[1]}, {history.shape[1]}]")
+    columns = np.flatnonzero(np.diff(neighbours.indptr))
+    if not len(columns):
+        return np.full((history.shape[0], k), -1, dtype=np.int32)
+    bought = _binary_columns(history, columns)
+    weights = neighbours[columns][:, columns].T.tocsr()
+    block = max(1, _BLOCK_ENTRIES // len(columns))
+    ranked = np.full((history.shape[0], k), -1, dtype=np.int32)
+    for start in range(0, history.shape[0], block):
+        here = bought[start : start + block]
+        scores = (here @ weights).toarray()
+        scores[scores <= 0] = -np.inf
+        if new_only:
+            scores[here.nonzero()] = -np.inf
+        found = top_k(scores, k)[0]
+        ranked[start : start + block] = np.where(found >= 0, columns[found], -1)
+    return ranked
+
+
+def _binary_columns(history: sp.csr_array, columns: npt.NDArray[np.int64]) -> sp.csr_array:
+    chosen = history[:, columns].tocsr()
+    chosen.data = np.ones(len(chosen.data), dtype=np.float32)
+    return chosen
+
+
+def _nearest(
+    cosines: sp.csr_array, first_row: int, num_neighbours: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    dense = cosines.toarray()
+    dense[np.arange(len(dense)), np.arange(first_row, first_row + len(dense))] = 0
+    dense[dense <= 0] = -np.inf
+    found, values = top_k(dense, num_neighbours)
+    rows, places = np.nonzero(found >= 0)
+    return rows + first_row, found[rows, places], values[rows, places]
+
+
+def _fit(past: Past) -> Rank:
+    neighbours = cosine_neighbours(past.split.history)
+    return lambda k, new_only: item_knn(past.split, k, neighbours=neighbours, new_only=new_only)
+
+
+ITEM_KNN = Baseline("item-knn", "item-kNN", "cosine of items", _fit)

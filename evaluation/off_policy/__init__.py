@@ -1,0 +1,1 @@
+"""Rewards that another policy would have earned, estimated from logged exposures."""

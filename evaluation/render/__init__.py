@@ -1,0 +1,1 @@
+"""Terminal tables, Markdown and HTML pages of a comparison."""

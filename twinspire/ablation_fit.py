@@ -1,0 +1,190 @@
+"""One fit of an ablation: an arm with one seed at one cut, whose lists are kept so that a killed run resumes."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from artefacts.config import pick
+from artefacts.console import VERBOSE, held_back, quiet_libraries, without_chatter
+from artefacts.paths import RunPaths
+from artefacts.steps import Step, digest_of, finished, run_step
+from beam_jobs.config import MineSections
+from evaluation.report import Cost
+from evaluation.split import Split
+from serving.retrieval.ranking import Rows
+from twinspire.ablation_config import Lists
+from twinspire.config import Config
+from twinspire.fit_costs import kept_cost
+from twinspire.fit_retrievers import WITH_INDEX, WITH_TABLES, search
+from twinspire.trained_arm import Invocation
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An arm of an ablation with one seed at one cut.
+
+    Attributes:
+        config: Resolved, with the cut as `as_of` and the seed.
+        paths: Where the fit lies; shared by arms that differ in retrieval only.
+        needs: The fit whose lists hard negatives are mined from.
+        lists: Where the lists come from.
+        keep: Whether other fits or arms come back to the model; otherwise only the lists stay.
+    """
+
+    config: Config
+    paths: RunPaths
+    needs: Fit | None
+    lists: Lists
+    keep: bool
+
+    def steps(self, run: Invocation) -> dict[str, Step]:
+        """Train, embed and index, with what they need in their digests; mine where the fit needs another one."""
+        steps = run.steps(self.config, self.paths)
+        if self.needs is None:
+            return steps
+        needed = self.needs.steps(run)["index"].digest
+        steps = {
+            name: replace(step, digest=digest_of({"step": step.digest, "needs": needed}))
+            for name, step in steps.items()
+        }
+        digest = digest_of({"needs": needed, "negatives": self.config.training.negatives.model_dump(mode="json")})
+        return {
+            "mine": Step("mine", digest, (self.paths.mined,), self._mine_from(self.needs), self.paths.steps),
+            **steps,
+        }
+
+    def _mine_from(self, needed: Fit) -> Callable[[], str]:
+        def action() -> str:
+            from beam_jobs.steps import mine
+
+            outcome = mine(pick(MineSections, self.config), self.config.beam, needed.paths)
+            # Found next to the fit that was searched; another arm may mine it with settings of its own.
+            _remove(self.paths.mined)
+            self.paths.mined.parent.mkdir(parents=True, exist_ok=True)
+            needed.paths.mined.rename(self.paths.mined)
+            return outcome
+
+        return action
+
+
+def kept_lists(name: str, paths: RunPaths, *, digest: str, shape: tuple[int, int], make: Callable[[], Rows]) -> Rows:
+    """Ranked lists that are made once.
+
+    Args:
+        name: Of the lists in their folder.
+        paths: Whose they are.
+        digest: Hash over everything that they depend on.
+        shape: U and K, for a check.
+        make: Makes them, [U, K] int32.
+
+    Returns:
+        [U, K] int32.
+
+    Raises:
+        ValueError: What is kept is not of this shape.
+    """
+    path = paths.of_fit / "lists" / str(paths.as_of) / f"{name}.npy"
+
+    def write() -> str:
+        lists = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, lists)
+        return f"{len(lists):,} lists"
+
+    step = Step(f"lists_{name}", digest, (path,), write, paths.steps)
+    if finished(step) is None:
+        run_step(step)
+    lists: Rows = np.load(path, allow_pickle=False)
+    if lists.shape != shape:
+        raise ValueError(f"{path}: holds {lists.shape}, expected {shape}; remove the file, and it is made again")
+    return lists
+
+
+def retrieve(fit: Fit, run: Invocation, split: Split, *, k: int, costs: bool) -> tuple[Rows, float, Cost | None]:
+    """What an arm retrieves for the users of a split, of what they have not met; fits it if that is not done.
+
+    Args:
+        fit: The arm.
+        run: Of the command.
+        split: Users and their history.
+        k: Length of a list.
+        costs: Whether what it takes is measured too.
+
+    Returns:
+        Lists [U, k] int32, the wall clock of the fit, seconds, and the costs if asked for.
+    """
+    steps = fit.steps(run)
+
+    def make() -> Rows:
+        _import_tensorflow()
+        with nullcontext() if os.environ.get(VERBOSE) else without_chatter():
+            try:
+                _make_vectors(fit, run)
+            finally:
+                _forget_graphs()
+            return search(fit.config, fit.paths, split, how=fit.lists, k=k)
+
+    last = "codes" if fit.lists in WITH_TABLES else "index" if fit.lists in WITH_INDEX else "embed"
+    depends_on = {"vectors": steps[last].digest, "k": k, "window": split.window_days}
+    serving = fit.config.serving
+    if fit.lists == "two_tower_and_sparcode":
+        depends_on["fusion"] = [serving.fusion_depth, serving.fusion_rank_constant]
+    if fit.lists == "cascade":
+        depends_on["depth"] = serving.fusion_depth
+    digest = digest_of(depends_on)
+    lists = kept_lists(fit.lists, fit.paths, digest=digest, shape=(len(split.user_ids), k), make=make)
+    seconds: float = json.loads((fit.paths.steps / "train.json").read_text())["seconds"]
+    cost = kept_cost(fit.config, fit.paths, split, how=fit.lists, k=k, digest=digest) if costs else None
+    if not fit.keep:
+        _remove(fit.paths.model, fit.paths.vectors, fit.paths.index, fit.paths.mined, fit.paths.codes)
+    return lists, seconds, cost
+
+
+def _make_vectors(fit: Fit, run: Invocation) -> None:
+    """Does the steps up to the vectors that are not done, first those of the fit that is needed."""
+    steps = fit.steps(run)
+    wanted = ["train", "embed"]
+    wanted += ["index"] if fit.lists in WITH_INDEX else ["codes"] if fit.lists in WITH_TABLES else []
+    if fit.needs is not None and any(finished(steps[name]) is None for name in wanted):
+        _make_vectors(fit.needs, run)
+        _do_quietly(fit.needs.steps(run)["index"])
+        _do_quietly(steps["mine"])
+    for name in wanted:
+        _do_quietly(steps[name])
+
+
+def _do_quietly(step: Step) -> None:
+    if finished(step) is None:
+        if not os.environ.get(VERBOSE):
+            quiet_libraries()
+        run_step(step)
+
+
+def _import_tensorflow() -> None:
+    """Before a fit, so that the seconds of the first one are not those of the import."""
+    with held_back():
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()
+
+
+def _forget_graphs() -> None:
+    """Drops the graphs that TensorFlow keeps of a fit, of which there are many in one process."""
+    import tf_keras
+
+    tf_keras.backend.clear_session()
+    gc.collect()
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,182 @@
+"""What retrieves over the vectors, graph and tables of a finished fit.
+
+U users of a split, k places of a list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from artefacts.paths import RunPaths
+from evaluation.split import Split
+from features.columns import seconds_of
+from features.encoding import Encoder
+from serving.retrieval.eligible import everything_but, withdrawn_in, withdrawn_rows
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport, backend_of, measure_recall
+from serving.retrieval.purchases import Purchases
+from serving.retrieval.ranking import Rows, Scores
+from serving.retrieval.retrievers import Fused, Retriever, UserQueries
+from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
+from serving.retrieval.vectors import read_parts, read_vectors
+from serving.sparcode import all_to_all
+from serving.sparcode.codebook import Codebook
+from serving.sparcode.files import CODEBOOK, FOLDER, INTERACTION, POSTINGS, SERVED, read_shape
+from serving.sparcode.interactions import Interaction, load_interaction
+from serving.sparcode.postings import read_postings
+from serving.sparcode.retriever import SparCode
+from twinspire.ablation_config import Lists
+from twinspire.config import Config
+
+# In a fused list two models count alike.
+FUSED_WEIGHT = 1.0
+# Beams of HNSW that are tried, and the share of the exact lists that one has to find.
+BEAMS, ANN_RECALL = (16, 32, 50, 64, 100, 128, 200, 256, 400), 0.98
+
+
+def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int) -> Rows:
+    """What a finished fit retrieves of what is offered and users have not met: [U, k] int32.
+
+    Args:
+        config: Of the arm.
+        paths: Where its vectors and tables lie.
+        split: Users and their history.
+        how: One of the ways.
+        k: Length of a list.
+    """
+    return retriever_of(how, config, paths, k=k).retrieve(queries_of(paths, split, how=how), k)[0]
+
+
+WITH_INDEX: frozenset[Lists] = frozenset({"hnsw"})
+"""Ways that need the HNSW graph."""
+WITH_TABLES: frozenset[Lists] = frozenset({"sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"})
+"""Ways that need SparCode's tables."""
+
+
+def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> UserQueries:
+    """The users of a split, with what a way needs of them."""
+    users = read_vectors(paths.vectors / "users")
+    rows = Encoder.load(paths.model / "encoder").user_ids.rows(split.user_ids) - 1
+    moments = np.full(len(rows), seconds_of(paths.as_of))
+    tokens = read_vectors(paths.codes / "user_tokens")[rows] if how in WITH_TABLES else None
+    eligible = everything_but(withdrawn_rows(paths.tables, paths.model / "encoder"), num_items=split.history.shape[1])
+    return UserQueries(
+        _purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens, eligible=eligible
+    )
+
+
+def _purchases(split: Split) -> Purchases:
+    """What the users of a split know; without the moments, which the filter does not read."""
+    history = split.history
+    last = np.zeros(history.nnz, np.int64)
+    return Purchases(
+        history.indptr.astype(np.int64), history.indices, history.data.astype(np.int32), last, history.shape[1]
+    )
+
+
+@dataclass(frozen=True)
+class AllScores:
+    """Every item scored with SparCode's net, by codes or by the tokens themselves; the reference for its tables."""
+
+    item_tokens: Scores
+    interaction: Interaction
+    bias: float
+    codebook: Codebook | None
+    needs_embeddings: bool = field(default=False, init=False)
+    needs_tokens: bool = field(default=True, init=False)
+    finds_all: bool = field(default=False, init=False)
+    fills_up: bool = field(default=True, init=False)
+
+    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+        """See `serving.retrieval.retrievers.Retriever`."""
+        assert users.user_tokens is not None
+        return all_to_all.search(
+            users.user_tokens,
+            self.item_tokens,
+            interaction=self.interaction,
+            bias=self.bias,
+            codebook=self.codebook,
+            k=k,
+            exclude=users.purchases.csr() if users.exclude_known else None,
+            offered=users.offered,
+        )
+
+
+def retriever_of(how: Lists, config: Config, paths: RunPaths, *, k: int) -> Retriever:
+    """The retriever of one of the ways, over what a finished fit has left.
+
+    Args:
+        how: The way.
+        config: Of the arm.
+        paths: Where its vectors, graph and tables lie.
+        k: Length of the lists that a beam is chosen for.
+    """
+    return _WAYS[how](config, paths, k)
+
+
+def _exact(config: Config, paths: RunPaths, k: int) -> TwoTowerRetriever:
+    return TwoTowerRetriever(read_vectors(paths.vectors / "items"), None, ef=0, max_fetch=0)
+
+
+def _hnsw(config: Config, paths: RunPaths, k: int) -> TwoTowerRetriever:
+    """With the narrowest beam of a few that finds enough of what exact search finds."""
+    vectors = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
+    report = IndexReport(**json.loads((paths.index / REPORT_FILE).read_text()))
+    withdrawn = withdrawn_in(paths.index, num_items=len(vectors))
+    index = backend_of(report.form).load(paths.index / INDEX_FILE, vectors, withdrawn)
+    users = read_vectors(paths.vectors / "users")
+    rng = np.random.default_rng(config.seed)
+    asked = users[np.sort(rng.permutation(len(users))[: config.index.num_queries])]
+    for ef in (*(ef for ef in BEAMS if ef >= k), config.index.ef_search):
+        if measure_recall(index, vectors, query_embeddings=asked, k=k, ef=ef) >= ANN_RECALL:
+            break
+    # The graph is what this arm is about, also where something is withdrawn and exact search would be cheaper.
+    return TwoTowerRetriever(vectors, index, ef=ef, max_fetch=config.serving.max_fetch, beam_cost=0.0)
+
+
+def _cascade(config: Config, paths: RunPaths, k: int) -> Cascade:
+    first_width, *_ = read_parts(paths.model)
+    return Cascade(_exact(config, paths, k), first_width=first_width, depth=config.serving.fusion_depth)
+
+
+def _sparcode(config: Config, paths: RunPaths, k: int) -> SparCode:
+    folder = paths.codes / SERVED
+    postings = read_postings(folder / POSTINGS)
+    return SparCode(Codebook.load(folder / CODEBOOK), postings, num_tokens=read_shape(paths.model).num_user_tokens)
+
+
+def _both(config: Config, paths: RunPaths, k: int) -> Fused:
+    parts: tuple[tuple[Retriever, float], ...] = (
+        (_exact(config, paths, k), FUSED_WEIGHT),
+        (_sparcode(config, paths, k), FUSED_WEIGHT),
+    )
+    serving = config.serving
+    return Fused(parts, rank_constant=serving.fusion_rank_constant, depth=serving.fusion_depth)
+
+
+def _all_scores(config: Config, paths: RunPaths, k: int, *, quantise: bool = True) -> AllScores:
+    model = paths.model / FOLDER
+    return AllScores(
+        np.load(paths.codes / "item_tokens.npy", mmap_mode="r", allow_pickle=False),
+        load_interaction(model / INTERACTION),
+        read_shape(paths.model).bias,
+        Codebook.load(model / CODEBOOK) if quantise else None,
+    )
+
+
+def _unquantised(config: Config, paths: RunPaths, k: int) -> AllScores:
+    return _all_scores(config, paths, k, quantise=False)
+
+
+_WAYS: Mapping[Lists, Callable[[Config, RunPaths, int], Retriever]] = {
+    "exact": _exact,
+    "hnsw": _hnsw,
+    "cascade": _cascade,
+    "sparcode": _sparcode,
+    "all_scores": _all_scores,
+    "unquantised": _unquantised,
+    "two_tower_and_sparcode": _both,
+}

@@ -1,1 +1,0 @@
-"""Offline A/B: a file for each part of the comparison."""

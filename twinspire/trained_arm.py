@@ -1,0 +1,136 @@
+"""Arms that are fitted first into a bundle of their own, and the steps that they share with the main job."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.markup import escape
+
+from artefacts.config import ConfigError
+from artefacts.console import console
+from artefacts.paths import RunPaths
+from artefacts.steps import Step, digest_of, finished, run_step
+from evaluation.arms.spec import ArmSpec
+from serving.bundles.folder import published
+from twinspire.config import Config
+from twinspire.load_config import load
+from twinspire.main_job import plan
+
+SHARED = ("ingest", "features")
+OF_BUNDLE = ("train", "embed", "index", "codes", "bundle")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What every fit of one run of a command shares.
+
+    Attributes:
+        now: Moment of the run.
+        code_version: Version of the code, part of every digest.
+    """
+
+    now: dt.datetime
+    code_version: str
+
+    def steps(self, config: Config, paths: RunPaths) -> dict[str, Step]:
+        """The steps of the main job, by name; features are current whichever day the online store holds."""
+        steps = plan(config, paths, now=self.now, code_version=self.code_version)
+        return {
+            # A fit reads no online store.
+            step.name: replace(step, is_current=lambda: True) if step.name == "features" else step
+            for step in steps
+        }
+
+
+def do_steps(steps: Sequence[Step]) -> None:
+    """Does the steps that are not done, and prints their outcome."""
+    for step in steps:
+        if finished(step) is None:
+            record = run_step(step)
+            console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")
+
+
+def root_of(runs: Path, base: Config, config: Config) -> Path:
+    """Folder of the tables and features of an arm: those of the comparison, unless it asks for others."""
+    if (config.dataset, config.features) == (base.dataset, base.features):
+        return runs / config.name
+    other = {"dataset": config.dataset.model_dump(mode="json"), "features": config.features.model_dump(mode="json")}
+    return runs / f"{config.name}_{digest_of(other)[:6]}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A configuration that was fitted into a bundle.
+
+    Attributes:
+        config: Resolved, of the cut.
+        paths: Where its fit lies.
+        bundle: Folder of its bundle.
+    """
+
+    config: Config
+    paths: RunPaths
+    bundle: Path
+
+
+def resolve(spec: ArmSpec, config_path: Path, overrides: tuple[str, ...], cut: dt.date) -> Config:
+    """The configuration of an arm: its own file or the command's, then the command's overrides, then its own.
+
+    Raises:
+        ConfigError: It is not valid, or cannot be an arm.
+    """
+    path = Path(spec.what) if spec.what else config_path
+    try:
+        config = load(path, [*overrides, *spec.overrides, f"as_of={cut}"])
+    except ConfigError as error:
+        raise ConfigError(f"arm {spec.name!r}: {error}") from None
+    if config.training.negatives.easy_per_hard is not None:
+        raise ConfigError(
+            f"arm {spec.name!r}: training.negatives.easy_per_hard is {config.training.negatives.easy_per_hard}, and an "
+            "arm that is fitted here has no earlier fit to mine hard negatives from; run it with `twinspire run --runs "
+            "FOLDER`, and compare its bundle: current,runs=FOLDER"
+        )
+    return config
+
+
+def make_tables(config: Config, paths: RunPaths, run: Invocation) -> None:
+    """Reads the events where no run has yet, as in a folder of runs for comparisons alone."""
+    if not (paths.tables / "manifest.json").exists():
+        do_steps([run.steps(config, paths)["ingest"]])
+
+
+def train_bundle(config: Config, base: Config, runs: Path, run: Invocation, *, seed: int | None = None) -> Trained:
+    """Fits a configuration into a bundle, as far as that is not done.
+
+    Args:
+        config: Of the arm, at the cut.
+        base: Of the comparison, whose tables and features it shares where it asks for the same.
+        runs: Folder of all runs.
+        run: Moment and version.
+        seed: Of the fit alone, not of the features; None takes the configuration's.
+
+    Returns:
+        Its bundle, which is not published; `twinspire bundles promote` serves it.
+
+    Raises:
+        ValueError: There are no features of the cut yet where a bundle is published: making them would put those of
+            another day into the online store that its server reads.
+    """
+    root = root_of(runs, base, config)
+    shared = RunPaths(root, config.as_of)
+    before = [run.steps(config, shared)[name] for name in SHARED]
+    missing = [step.name for step in before if finished(step) is None]
+    if missing and published(shared.bundles) is not None:
+        raise ValueError(
+            f"{root}: {' and '.join(missing)} of {config.as_of} would be made for an arm, and the online store that "
+            f"serves would then hold that day; train in a folder of its own: --runs {runs / 'ab'}"
+        )
+    do_steps(before)
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
+    own = replace(shared, arm=f"ab_{digest_of(config.model_dump(mode='json', exclude={'as_of'}))[:8]}")
+    do_steps([step for name, step in run.steps(config, own).items() if name in OF_BUNDLE])
+    return Trained(config, own, own.bundles / own.bundle_name.read_text())

@@ -23,12 +23,16 @@ PACKAGES = ("artefacts", "features", "towers", "training", "beam_jobs", "serving
 MOST_IMPORTS, MOST_LINES = 15, 80
 # Runs as `python -c TRACED FILE ARGUMENTS`; the files that were entered, written when the process ends.
 TRACED = """
-import atexit, json, sys, threading
+import atexit, inspect, json, sys, threading
 entered, target = set(), sys.argv.pop(1)
-def enter(frame, event, _):
-    if event == "call" and frame.f_code.co_name != "<module>":
-        entered.add(frame.f_code.co_filename)
-atexit.register(lambda: open(target, "w").write(json.dumps(sorted(entered))))
+def enter(frame, event, _, add=entered.add, function=inspect.CO_OPTIMIZED):
+    # Bodies of modules and classes run when a file is imported: they are not optimized.
+    if event == "call" and frame.f_code.co_flags & function:
+        add(frame.f_code.co_filename)
+def write():
+    sys.setprofile(None)
+    open(target, "w").write(json.dumps(sorted(entered)))
+atexit.register(write)
 from twinspire.cli import main
 threading.setprofile(enter)
 sys.setprofile(enter)

@@ -16,7 +16,7 @@ import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
-from towers.history import History, HistoryEncoder, weighted_mean
+from towers.history import weighted_mean
 from towers.inputs import BucketDropout, Tables, Tensors, embedding_tables, feature_vectors, input_tensors
 
 Head = Literal["residual", "mlp"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,29 +15,6 @@ from features.schema import Schema
 
 Setting = bool | int | float | str
 """A value of the configuration that an entry of a registry takes as an argument."""
-
-
-def check_registered(
-    registry: Mapping[str, Callable[..., object]], name: str, arguments: Mapping[str, Setting], *, key: str
-) -> None:
-    """Refuses a name that is not registered, and arguments that it does not take.
-
-    Args:
-        registry: What can be named.
-        name: What is named.
-        arguments: What it is made of, by name.
-        key: Where the name is in the configuration.
-
-    Raises:
-        ValueError: Either is the case.
-    """
-    if name not in registry:
-        raise ValueError(f"{key} names {name!r}, which is not registered; expected one of: {', '.join(registry)}")
-    taken = inspect.signature(registry[name])
-    try:
-        taken.bind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{key}: {name} takes {taken}, found {dict(arguments)}: {error}") from None
 
 
 class DualAugmentedConfig(Section):
@@ -120,22 +96,6 @@ class TowerConfig(Section):
             return {"decay_days": self.history_decay_days, "power": self.history_power}
         return dict(self.history_settings)
 
-    @model_validator(mode="after")
-    def _encoder_is_registered(self) -> TowerConfig:
-        """Refuses encoders that are not registered, and arguments that they do not take."""
-        if self.history_encoder != "mean":
-            # Here, and not at the top: the registry imports TensorFlow.
-            from towers.history import HISTORY_ENCODERS
-
-            key = "history_encoder"
-            check_registered(HISTORY_ENCODERS, self.history_encoder, self.history_settings, key=key)
-        elif self.history_settings:
-            raise ValueError(
-                f"history_settings has {', '.join(self.history_settings)}, and history_encoder is mean, which takes "
-                "history_power and history_decay_days; set those, or name another encoder"
-            )
-        return self
-
 
 class StreamingConfig(Section):
     """Streaming estimate of how often an item comes."""
@@ -180,17 +140,6 @@ class NegativesConfig(Section):
     """Of them for each row."""
     extra_sources: Mapping[str, Mapping[str, Setting]] = {}
     """Further sources of `training.negatives.NEGATIVE_SOURCES` by name, with their arguments."""
-
-    @model_validator(mode="after")
-    def _sources_are_registered(self) -> NegativesConfig:
-        """Refuses sources that are not registered, and arguments that they do not take."""
-        if self.extra_sources:
-            # Here, and not at the top: the registry imports TensorFlow.
-            from training.negatives import NEGATIVE_SOURCES
-
-            for name, given in self.extra_sources.items():
-                check_registered(NEGATIVE_SOURCES, name, given, key="extra_sources")
-        return self
 
 
 class MobiusConfig(Section):
@@ -262,19 +211,6 @@ class TrainingConfig(Section):
     """How often the weights are saved."""
     distribute: Literal["none", "multi_worker"] = "none"
     """Whether one process fits, or those that the environment variable TF_CONFIG names, each a share of every batch."""
-
-    @model_validator(mode="after")
-    def _losses_are_registered(self) -> TrainingConfig:
-        """Refuses losses that are not registered, arguments that they do not take, and a fit without any loss."""
-        if not self.softmax_weight and not self.extra_losses:
-            raise ValueError("softmax_weight is 0 and extra_losses names no loss; set one of them")
-        if self.extra_losses:
-            # Here, and not at the top: the registry imports TensorFlow.
-            from training.losses import LOSSES
-
-            for name, extra in self.extra_losses.items():
-                check_registered(LOSSES, name, extra.arguments, key="extra_losses")
-        return self
 
 
 class SparCodeFitConfig(Section):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+
 from features.kinds import Kind
 from features.schema import Schema, Tower
-from training.config import CounterpartConfig, TowerConfig, TrainingConfig
+from training.config import CounterpartConfig, Setting, TowerConfig, TrainingConfig
 
 
 def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema) -> None:
@@ -13,6 +16,7 @@ def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema
     Raises:
         ValueError: One does.
     """
+    _check_registries(towers, training)
     _check_negatives(training)
     if training.distribute != "none":
         _check_distributed(towers, training)
@@ -29,6 +33,56 @@ def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema
     if counterpart is not None:
         _check_counterpart(counterpart, dataset)
     _check_shares(counterpart, dataset)
+
+
+def _check_registries(towers: TowerConfig, training: TrainingConfig) -> None:
+    """Refuses names that are not registered, arguments that these do not take, and a fit without any loss."""
+    # Registries are imported where one of their names is not built in: they import TensorFlow.
+    if towers.history_encoder != "mean":
+        from towers.history import HISTORY_ENCODERS
+
+        key = "towers.history_encoder"
+        check_registered(HISTORY_ENCODERS, towers.history_encoder, towers.history_settings, key=key)
+    elif towers.history_settings:
+        raise ValueError(
+            f"towers.history_settings has {', '.join(towers.history_settings)}, and history_encoder is mean, which "
+            "takes history_power and history_decay_days; set those, or name another encoder"
+        )
+    if training.negatives.extra_sources:
+        from training.negatives import NEGATIVE_SOURCES
+
+        for name, given in training.negatives.extra_sources.items():
+            check_registered(NEGATIVE_SOURCES, name, given, key="training.negatives.extra_sources")
+    if not training.softmax_weight and not training.extra_losses:
+        raise ValueError("training.softmax_weight is 0 and extra_losses names no loss; set one of them")
+    if training.extra_losses:
+        from training.losses import LOSSES
+
+        for name, extra in training.extra_losses.items():
+            check_registered(LOSSES, name, extra.arguments, key="training.extra_losses")
+
+
+def check_registered(
+    registry: Mapping[str, Callable[..., object]], name: str, arguments: Mapping[str, Setting], *, key: str
+) -> None:
+    """Refuses a name that is not registered, and arguments that it does not take.
+
+    Args:
+        registry: What can be named.
+        name: What is named.
+        arguments: What it is made of, by name.
+        key: Where the name is in the configuration.
+
+    Raises:
+        ValueError: Either is the case.
+    """
+    if name not in registry:
+        raise ValueError(f"{key} names {name!r}, which is not registered; expected one of: {', '.join(registry)}")
+    taken = inspect.signature(registry[name])
+    try:
+        taken.bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{key}: {name} takes {taken}, found {dict(arguments)}: {error}") from None
 
 
 def _check_negatives(training: TrainingConfig) -> None:

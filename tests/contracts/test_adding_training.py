@@ -19,19 +19,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from pydantic import ValidationError
-from serving.exported_tower import ExportedTower
 
 from features.columns import ITEM_ID, USER_ID, midnight
 from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs, fit_encoder
-from features.schema import snapshot_schema
-from towers.history import HISTORY_ENCODERS, History, HistoryEncoder
+from features.schema import Schema, snapshot_schema
+from serving.retrieval.exported_tower import ExportedTower
+from towers.history import HISTORY_ENCODERS
+from towers.inputs import History, HistoryEncoder
 from training.config import TowerConfig, TrainingConfig
 from training.data.batches import Span, count_items, load_span
 from training.data.training_data import TrainingData
 from training.fit import Fitted, fit_phase
 from training.losses import LOSSES
 from training.losses.objective import Outputs, Term, weighted_mean
+from training.method_checks import check_methods
 from training.negatives import NEGATIVE_SOURCES
 from training.negatives.known_positives import KnownPositives
 from training.negatives.source import Descriptions, Draws, Source
@@ -101,13 +102,15 @@ def _encoder(events: list[Any]) -> Encoder:
 
 def fitted(world: World, folder: Path, *, towers: dict[str, Any] | None = None, **training: Any) -> Fitted:
     """A small fit with some keys of the configuration, which is validated as ever."""
-    shape = {"embedding_dim": 6, "factor_dim": 0, **(towers or {})}
     given = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "negatives": {"num_uniform": 6}, **training}
+    shape = TowerConfig.model_validate({"embedding_dim": 6, "factor_dim": 0, **(towers or {})})
+    how = TrainingConfig.model_validate(given)
+    check_methods(shape, how, world.encoder.schema)
     return fit_phase(
         world.encoder,
         world.data,
-        towers=TowerConfig.model_validate(shape),
-        training=TrainingConfig.model_validate(given),
+        towers=shape,
+        training=how,
         seed=1,
         folder=folder,
         evaluate=lambda pair: {},
@@ -230,43 +233,44 @@ def test_a_history_encoder_is_fitted_and_exported(
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "message"),
+    ("towers", "training", "message"),
     [
         (
-            TrainingConfig,
+            {},
             {"extra_losses": {"huber": {}}},
-            r"extra_losses names 'huber', which is not registered; expected one of: softmax, hard_in_batch,",
+            r"training\.extra_losses names 'huber', which is not registered; expected one of: softmax, hard_in_batch,",
         ),
         (
-            TrainingConfig,
+            {},
             {"extra_losses": {"hard_in_batch": {"arguments": {"num_hard": 1}}}},
             r"extra_losses: hard_in_batch takes .*margin.*found \{'num_hard': 1\}: missing .*'margin'",
         ),
-        (TrainingConfig, {"softmax_weight": 0}, r"softmax_weight is 0 and extra_losses names no loss; set one of them"),
+        ({}, {"softmax_weight": 0}, r"training\.softmax_weight is 0 and extra_losses names no loss; set one of them"),
         (
-            TrainingConfig,
+            {},
             {"negatives": {"extra_sources": {"populer": {"num": 1}}}},
-            r"extra_sources names 'populer', which is not registered; expected one of: uniform, random",
+            r"negatives\.extra_sources names 'populer', which is not registered; expected one of: uniform, random",
         ),
         (
-            TrainingConfig,
+            {},
             {"negatives": {"extra_sources": {"random": {"nmu": 1}}}},
             r"extra_sources: random takes .*num.*found \{'nmu': 1\}",
         ),
         (
-            TowerConfig,
             {"history_encoder": "attention"},
-            r"history_encoder names 'attention', which is not registered; expected one of: mean",
+            {},
+            r"towers\.history_encoder names 'attention', which is not registered; expected one of: mean",
         ),
         (
-            TowerConfig,
             {"history_settings": {"decay": 3}},
-            r"history_settings has decay, and history_encoder is mean, which takes history_power and",
+            {},
+            r"towers\.history_settings has decay, and history_encoder is mean, which takes history_power and",
         ),
     ],
 )
 def test_what_is_not_registered_or_not_taken_is_refused_at_the_door(
-    kind: Any, values: dict[str, Any], message: str
+    towers: dict[str, Any], training: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValidationError, match=message):
-        kind.model_validate(values)
+    shape, fit = TowerConfig.model_validate(towers), TrainingConfig.model_validate(training)
+    with pytest.raises(ValueError, match=message):
+        check_methods(shape, fit, Schema())

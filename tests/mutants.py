@@ -11,20 +11,33 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("artefacts", "features", "towers", "training", "beam_jobs", "serving", "evaluation", "twinspire")
-TESTS_FAILED = 1
+# Imported once, and there in every process that is forked to run tests; none of ours, which a mutant changes,
+# and no plugin of pytest, which imports these itself.
+PRELOADED = (
+    "prometheus_client",
+    "feast",
+    "apache_beam",
+    "tensorflow",
+    "tf_keras",
+    "tensorflow_recommenders",
+    "scipy.stats",
+)
 
 
 @dataclass(frozen=True)
@@ -262,13 +275,37 @@ def test_files(tree: Path, ends: set[str]) -> list[str]:
     return found
 
 
-def run_tests(tree: Path, ends: set[str]) -> subprocess.CompletedProcess[str]:
-    """Runs test files of a tree until one fails."""
-    command = [sys.executable, "-m", "pytest", "--exitfirst", "--quiet", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [*command, *test_files(tree, ends)], cwd=tree, env=environment, check=False, capture_output=True, text=True
-    )
+def start_tests(tree: Path, ends: set[str]) -> int:
+    """Forks a process that runs test files of a tree until one fails, with its output in a file; returns its number."""
+    arguments = ["--exitfirst", "--quiet", "-p", "no:cacheprovider", "-p", "no:xdist", *test_files(tree, ends)]
+    if child := os.fork():
+        return child
+    code = pytest.ExitCode.INTERNAL_ERROR
+    try:
+        output = os.open(log_of(tree), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(tree)
+        os.environ["PYTHONPATH"] = str(tree)
+        sys.path[0] = str(tree)
+        sys.dont_write_bytecode = True
+        code = pytest.ExitCode(pytest.main(arguments))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def log_of(tree: Path) -> Path:
+    """Where the output of a tree's tests goes."""
+    return tree.with_suffix(".log")
+
+
+def ended(child: int) -> int:
+    """Waits for a process and returns how it ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def copy_tree(target: Path) -> Path:
@@ -282,21 +319,47 @@ def copy_tree(target: Path) -> Path:
     return target
 
 
-def problem_of(mutant: Mutant, tree: Path) -> str | None:
+def problem_of(mutant: Mutant, code: int, output: str) -> str | None:
     """What is wrong with the tests of a mutant; None where they find it."""
-    try:
-        path, source = apply(mutant, tree)
-    except DoesNotApply as error:
-        return str(error)
-    try:
-        ran = run_tests(tree, set(mutant.tests))
-    finally:
-        path.write_text(source, encoding="utf-8")
-    if ran.returncode == TESTS_FAILED:
+    if code == pytest.ExitCode.TESTS_FAILED:
         return None
-    if ran.returncode == 0:
+    if code == pytest.ExitCode.OK:
         return "survived: " + ", ".join(mutant.tests)
-    return f"pytest ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}"
+    return f"pytest ended with {code}:\n{output}"
+
+
+def report(mutant: Mutant, problem: str | None) -> bool:
+    """Prints what became of a mutant; returns whether it was killed."""
+    print(f"{'killed' if problem is None else 'NOT KILLED':12}{mutant.name}", flush=True)
+    if problem is not None:
+        print(f"            {problem}", flush=True)
+    return problem is None
+
+
+def try_all(mutants: Sequence[Mutant], folder: Path, num_jobs: int) -> int:
+    """Tries mutants, some at a time, each in a copy of the tree; returns how many were killed."""
+    free = [copy_tree(folder / str(number)) for number in range(num_jobs)]
+    if code := ended(start_tests(free[0], {end for mutant in mutants for end in mutant.tests})):
+        sys.exit(f"without a mutant, pytest ended with {code}:\n{log_of(free[0]).read_text()}")
+    waiting, killed = list(mutants), 0
+    running: dict[int, tuple[Mutant, Path, Path, str]] = {}
+    while waiting or running:
+        if waiting and free:
+            mutant, tree = waiting.pop(0), free.pop()
+            try:
+                path, source = apply(mutant, tree)
+            except DoesNotApply as error:
+                report(mutant, str(error))
+                free.append(tree)
+                continue
+            running[start_tests(tree, set(mutant.tests))] = (mutant, tree, path, source)
+            continue
+        child, status = os.wait()
+        mutant, tree, path, source = running.pop(child)
+        killed += report(mutant, problem_of(mutant, os.waitstatus_to_exitcode(status), log_of(tree).read_text()))
+        path.write_text(source, encoding="utf-8")
+        free.append(tree)
+    return killed
 
 
 def main() -> None:
@@ -306,31 +369,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="mutants tried at a time")
     asked = parser.parse_args()
     mutants = [mutant for mutant in MUTANTS if asked.only is None or mutant.name in asked.only]
-    trees: SimpleQueue[Path] = SimpleQueue()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(asked.jobs) as pool:
-        for number in range(asked.jobs):
-            trees.put(copy_tree(Path(folder) / str(number)))
-        tree = trees.get()
-        ran = run_tests(tree, {end for mutant in mutants for end in mutant.tests})
-        trees.put(tree)
-        if ran.returncode:
-            sys.exit(f"without a mutant, pytest ended with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
-
-        def one(mutant: Mutant) -> str | None:
-            tree = trees.get()
-            try:
-                return problem_of(mutant, tree)
-            finally:
-                trees.put(tree)
-
-        wrong = 0
-        for mutant, problem in zip(mutants, pool.map(one, mutants), strict=True):
-            print(f"{'killed' if problem is None else 'NOT KILLED':12}{mutant.name}", flush=True)
-            if problem is not None:
-                print(f"            {problem}", flush=True)
-                wrong += 1
-    print(f"{len(mutants) - wrong} of {len(mutants)} mutants killed")
-    sys.exit(1 if wrong else 0)
+    os.environ |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    logging.disable(logging.WARNING)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    logging.disable(logging.NOTSET)
+    with tempfile.TemporaryDirectory() as folder:
+        killed = try_all(mutants, Path(folder), asked.jobs)
+    print(f"{killed} of {len(mutants)} mutants killed")
+    sys.exit(killed < len(mutants))
 
 
 if __name__ == "__main__":

@@ -182,8 +182,8 @@ MUTANTS = (
     Mutant(
         "recall-over-at-most-k",
         "recall_at_k",
-        "judged.num_relevant)",
-        "np.minimum(judged.num_relevant, k))",
+        "hits.num_relevant)",
+        "np.minimum(hits.num_relevant, k))",
         ("evaluation/test_metrics.py",),
     ),
     Mutant(

@@ -23,7 +23,7 @@ class Score:
     """Means over the users with something to find.
 
     Attributes:
-        recall: Hits among the first k / all that the user has in the evaluated pairs.
+        recall: Hits among the first k / all that the user has in the judged pairs.
         ndcg: Ideal cut at min(k, what the user has).
         num_users: Users counted.
     """
@@ -33,20 +33,20 @@ class Score:
     num_users: int
 
 
-def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, evaluated: Pairs, k: int) -> Score:
+def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, judged: Pairs, k: int) -> Score:
     """Exact search over all items that the user does not have among the fitted pairs.
 
     Args:
         user_vectors: [U, D] float32.
         item_vectors: [N, D] float32.
         fitted: Masked.
-        evaluated: To be found; every one counts in the denominator.
+        judged: To be found; every one counts in the denominator.
         k: Length of the lists.
     """
     shape = (len(user_vectors), len(item_vectors))
-    users = np.unique(evaluated.users)
+    users = np.unique(judged.users)
     ranked, _ = exact.search(user_vectors[users], item_vectors, k=k, exclude=_matrix(fitted, shape, np.float32)[users])
-    found = find_hits(ranked, _matrix(evaluated, shape, bool)[users])
+    found = find_hits(ranked, _matrix(judged, shape, bool)[users])
     return Score(float(recall_at_k(found, k).mean()), float(ndcg_at_k(found, k).mean()), len(users))
 
 

@@ -15,7 +15,7 @@ def pairs(*found: tuple[int, int]) -> Pairs:
 def test_recall_and_ndcg_by_hand():
     # The user's list is 4, 3, 2 once item 5 is masked; items 3 and 0 are to be found.
     users, items = np.ones((1, 1), np.float32), np.arange(6, dtype=np.float32)[:, None]
-    found = score(users, items, fitted=pairs((0, 5)), evaluated=pairs((0, 0), (0, 3)), k=3)
+    found = score(users, items, fitted=pairs((0, 5)), judged=pairs((0, 0), (0, 3)), k=3)
     assert found.recall == pytest.approx(1 / 2)
     assert found.ndcg == pytest.approx((1 / np.log2(3)) / (1 / np.log2(2) + 1 / np.log2(3)))
     assert found.num_users == 1
@@ -23,7 +23,7 @@ def test_recall_and_ndcg_by_hand():
 
 def test_users_without_judged_pairs_do_not_count():
     users, items = np.ones((3, 1), np.float32), np.arange(4, dtype=np.float32)[:, None]
-    found = score(users, items, fitted=pairs((0, 0), (2, 0)), evaluated=pairs((1, 3)), k=1)
+    found = score(users, items, fitted=pairs((0, 0), (2, 0)), judged=pairs((1, 3)), k=1)
     assert (found.num_users, found.recall) == (1, 1.0)
 
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from artefacts.paths import RunPaths
-from evaluation.metrics import judge, recall_at_k
+from evaluation.metrics import find_hits, recall_at_k
 from evaluation.statistics import Interval, mean_interval, paired_difference
 from features import columns
 from features.columns import day_range
@@ -146,7 +146,7 @@ class Question:
         table = np.where(ids[:, None] > 0, items[np.maximum(ids - 1, 0)], 0.0).astype(np.float32)
         ranked, _ = exact.search(vectors, table, k=K, exclude=self.seen[self.asked])
         found = np.full(self.shape[0], np.nan)
-        found[self.asked] = recall_at_k(judge(ranked, self.relevant[self.asked]), K)
+        found[self.asked] = recall_at_k(find_hits(ranked, self.relevant[self.asked]), K)
         return found
 
 

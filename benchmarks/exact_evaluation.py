@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
 
-from evaluation.metrics import judge, ndcg_at_k, recall_at_k  # noqa: E402
+from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k  # noqa: E402
 from serving.retrieval import exact  # noqa: E402
 
 PAGE = ROOT / "docs" / "exact_evaluation.md"
@@ -126,8 +126,8 @@ def blocks(length: int, size: int) -> Iterator[slice]:
 def evaluate(queries: Vectors, items: Vectors, k: int, excluded: sp.csr_array, relevant: sp.csr_array) -> float:
     """Lists, and what an evaluation asks of them."""
     ranked, _ = exact.search(queries, items, k=k, exclude=excluded)
-    judged = judge(ranked, relevant)
-    return float(np.nanmean(recall_at_k(judged, k)) + np.nanmean(ndcg_at_k(judged, k)))
+    hits = find_hits(ranked, relevant)
+    return float(np.nanmean(recall_at_k(hits, k)) + np.nanmean(ndcg_at_k(hits, k)))
 
 
 def seconds(call: Callable[[], object]) -> float:

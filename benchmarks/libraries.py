@@ -28,7 +28,7 @@ from evaluation.item_knn import cosine_neighbours, item_knn
 from implicit.nearest_neighbours import CosineRecommender
 from scipy.stats import permutation_test
 
-from evaluation.metrics import judge, recall_at_k
+from evaluation.metrics import find_hits, recall_at_k
 from evaluation.split import Split, make_split
 from evaluation.statistics import paired_difference, permutation_p_values
 
@@ -88,7 +88,7 @@ def implicit_lists(split: Split, neighbours: int) -> Ranked:
 
 
 def recall(split: Split, ranked: Ranked) -> npt.NDArray[np.float64]:
-    return recall_at_k(judge(ranked, split.relevant_new), K)
+    return recall_at_k(find_hits(ranked, split.relevant_new), K)
 
 
 def read_split(events: Path, items: Path | None, cut: dt.date) -> Split:

@@ -1,4 +1,4 @@
-"""How alike are the lists of two arms? The items that they share, and how far up they share them.
+"""Agreement of the lists of two arms: the items that they share, and how far up they share them.
 
 U users, K and K' places of the two lists.
 """

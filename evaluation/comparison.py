@@ -16,7 +16,7 @@ from evaluation import agreement, diversity
 from evaluation.catalogue import Catalogue
 from evaluation.figures import SLICE, Floats, UserMeans, figures, mean_of, most_different
 from evaluation.folds import Fold
-from evaluation.metrics import coverage_at_k, index_recall_at_k, judge, recall_curve
+from evaluation.metrics import coverage_at_k, find_hits, index_recall_at_k, recall_curve
 from evaluation.report import ArmFigures, Comparison, Cost, Difference, Report, letter_of
 from evaluation.settings import About, Arm, Settings
 from evaluation.statistics import (
@@ -61,7 +61,7 @@ def compare_arms(
 
     Raises:
         ValueError: There are too few arms, names repeat, an arm or reference is missing, an arm lacks lists of a fold
-            or a seed, or a list is malformed (see `judge`) or shorter than the largest k.
+            or a seed, or a list is malformed (see `find_hits`) or shorter than the largest k.
     """
     references = _references(arms, reference)
     _check_lists(folds, arms)
@@ -219,7 +219,7 @@ def _arm_figures(
     seeds = range(arm.num_seeds)
     everyone = [np.concatenate([of_fold[seed] for of_fold in arm.ranked]) for seed in seeds]
     curves = [
-        recall_curve(judge(lists, fold.relevant(settings.task)))
+        recall_curve(find_hits(lists, fold.relevant(settings.task)))
         for fold, of_fold in zip(folds, arm.ranked, strict=True)
         for lists in of_fold
     ]

@@ -27,7 +27,7 @@ class Diagnosis:
         common_share: Share of a user's list that another user's list has too, on average over pairs of users; 1 where
             everybody gets the same items.
         popular_share: Share of the places in the lists with items that popularity alone would show the same user; 1
-            where the model says nothing beyond popularity.
+            where the model adds nothing to popularity.
         chance_share: K / N, what both shares would be if lists were drawn evenly from the catalogue.
         item_variance: Mean squared distance of the item vectors from their mean; 0 where all are the same, 1 where
             they point everywhere alike.

@@ -1,7 +1,6 @@
-"""What kind of items do lists hold? How rare, how unlike each other, how evenly spread over the catalogue.
+"""Novelty, diversity and evenness of ranked lists, whatever is relevant.
 
-U users, K places of a list, N items of the catalogue. What is relevant plays no part here; `coverage_at_k` stands with
-the other metrics.
+U users, K places of a list, N items of the catalogue. `coverage_at_k` is among the other metrics.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def _mean_over_list(
     ranked: npt.NDArray[np.integer], figures: npt.NDArray[np.float64], k: int
 ) -> npt.NDArray[np.float64]:
     _check_rows(ranked, len(figures), k)
-    # Row -1 is the last one: what stands behind the end of a list counts nothing.
+    # Row -1 is the last one: what is behind the end of a list counts nothing.
     total = np.append(figures, 0.0)[ranked[:, :k]].sum(axis=1)
     num_listed = (ranked[:, :k] >= 0).sum(axis=1)
     out = np.full(len(ranked), np.nan)

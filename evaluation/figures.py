@@ -17,9 +17,9 @@ from evaluation.catalogue import Catalogue
 from evaluation.diversity import head_share_at_k, intra_list_diversity_at_k, novelty_at_k
 from evaluation.folds import Fold
 from evaluation.metrics import (
-    Judged,
+    Hits,
+    find_hits,
     hit_rate_at_k,
-    judge,
     ndcg_at_k,
     precision_at_k,
     recall_at_k,
@@ -53,29 +53,29 @@ def figures(fold: Fold, ranked: Rows, settings: Settings, catalogue: Catalogue) 
         `partition` + `SLICE` + `group`.
     """
     relevant, last = fold.relevant(settings.task), max(settings.ks)
-    judged = judge(ranked, relevant)
-    found = {f"{name}@{k}": metric(judged, k) for name, metric in _AT_K.items() for k in settings.ks}
-    found["mrr"] = reciprocal_rank(judged)
+    hits = find_hits(ranked, relevant)
+    found = {f"{name}@{k}": metric(hits, k) for name, metric in _AT_K.items() for k in settings.ks}
+    found["mrr"] = reciprocal_rank(hits)
     if catalogue.values is not None:
-        found[f"value_recall@{last}"] = value_weighted_recall_at_k(judged, ranked, relevant, catalogue.values, last)
+        found[f"value_recall@{last}"] = value_weighted_recall_at_k(hits, ranked, relevant, catalogue.values, last)
     describing = {
         f"novelty@{last}": novelty_at_k(ranked, fold.item_counts, last),
         f"diversity@{last}": intra_list_diversity_at_k(ranked, catalogue.categories, last),
         f"head_share@{last}": head_share_at_k(ranked, fold.is_head, last),
     }
-    found |= {name: np.where(judged.num_relevant > 0, values, np.nan) for name, values in describing.items()}
-    return found | _slices(fold, ranked, judged, relevant, settings)
+    found |= {name: np.where(hits.num_relevant > 0, values, np.nan) for name, values in describing.items()}
+    return found | _slices(fold, ranked, hits, relevant, settings)
 
 
-def _slices(fold: Fold, ranked: Rows, judged: Judged, relevant: sp.csr_array, settings: Settings) -> dict[str, Floats]:
-    recall = recall_at_k(judged, settings.k)
+def _slices(fold: Fold, ranked: Rows, hits: Hits, relevant: sp.csr_array, settings: Settings) -> dict[str, Floats]:
+    recall = recall_at_k(hits, settings.k)
     parts = [(groups.about, groups.names, by_user_group(recall, groups)) for groups in fold.user_groups]
     parts += [
-        (groups.about, groups.names, recall_by_item_group(judged, ranked, relevant, groups, k=settings.k))
+        (groups.about, groups.names, recall_by_item_group(hits, ranked, relevant, groups, k=settings.k))
         for groups in fold.item_groups
     ]
     if settings.by_day:
-        by_day = recall_by_day(judged, ranked, fold.split, relevant, k=settings.k)
+        by_day = recall_by_day(hits, ranked, fold.split, relevant, k=settings.k)
         first = fold.split.cut.date()
         days = tuple(str(first + dt.timedelta(days=day)) for day in range(by_day.shape[1]))
         parts.append((BY_DAY, days, by_day))
@@ -154,7 +154,7 @@ def most_different(
     for number, fold in enumerate(folds):
         own, others = (side.lists(number, 0)[:, : settings.k] for side in (arm, reference))
         relevant = fold.relevant(settings.task)
-        recall, recall_of_reference = (recall_at_k(judge(lists, relevant), settings.k) for lists in (own, others))
+        recall, recall_of_reference = (recall_at_k(find_hits(lists, relevant), settings.k) for lists in (own, others))
         overlap = overlap_at_k(own, others, settings.k)
         gap = np.nan_to_num(np.abs(recall - recall_of_reference))
         order = np.lexsort((np.nan_to_num(overlap), -gap))[:NUM_EXAMPLES]

@@ -64,7 +64,7 @@ def check_popularity(
     events: pa.Table,
     cut: dt.date,
 ) -> None:
-    """Refuses popularity of an item that nobody had met.
+    """Refuses popularity of an item that no user had met.
 
     Args:
         folder: Of the bundle, for the message.
@@ -81,7 +81,7 @@ def check_popularity(
     unmet = np.flatnonzero(rows_of(named, _before(events, cut).column(columns.ITEM_ID).unique()) < 0)
     if len(unmet):
         raise LeakageError(
-            f"{folder}: item {named[int(unmet[0])]} counts as popular, and nobody had met it before the cut {cut}; "
+            f"{folder}: item {named[int(unmet[0])]} counts as popular, and no user had met it before the cut {cut}; "
             f"{len(unmet):,} items are so. {_AGAIN}"
         )
 

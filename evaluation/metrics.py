@@ -1,6 +1,6 @@
-"""How good is a ranked list? One figure per user, from the positions of the hits.
+"""Metrics of ranked lists: one figure per user, from the positions of the hits.
 
-U users, K places of a list, N items of the catalogue. What the lists hold beside hits stands in `diversity.py`.
+U users, K places of a list, N items of the catalogue. What the lists hold besides hits is in `diversity.py`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import scipy.sparse as sp
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Ranked lists, judged once and shared by all metrics.
+class Hits:
+    """The hits of ranked lists, found once and shared by all metrics.
 
     Attributes:
-        hits: [U, K] bool, the item in this place is relevant to this user.
+        found: [U, K] bool, the item in this place is relevant to this user.
         num_relevant: [U] int64, relevant items of the catalogue, found or not.
     """
 
-    hits: npt.NDArray[np.bool_]
+    found: npt.NDArray[np.bool_]
     num_relevant: npt.NDArray[np.int64]
 
 
-def judge(ranked: npt.NDArray[np.integer], relevant: sp.csr_array) -> Judged:
+def find_hits(ranked: npt.NDArray[np.integer], relevant: sp.csr_array) -> Hits:
     """Finds the hits in ranked lists.
 
     Args:
@@ -36,27 +36,27 @@ def judge(ranked: npt.NDArray[np.integer], relevant: sp.csr_array) -> Judged:
         What all metrics start from.
 
     Raises:
-        ValueError: Shapes differ, a row is outside the catalogue, occurs twice in a list or stands behind a -1.
+        ValueError: Shapes differ, a row is outside the catalogue, occurs twice in a list or follows a -1.
     """
     check_ranked(ranked, relevant.shape)
     num_items = relevant.shape[1]
     users = np.arange(ranked.shape[0], dtype=np.int64)[:, None]
     pairs = relevant.tocoo()
     wanted = np.sort(pairs.row.astype(np.int64) * num_items + pairs.col)
-    found = users * num_items + ranked
-    place = np.searchsorted(wanted, found)
+    pairs_listed = users * num_items + ranked
+    place = np.searchsorted(wanted, pairs_listed)
     # A sentinel at the end, so that a pair beyond the last wanted one has something to differ from.
-    hits = (np.append(wanted, -1)[place] == found) & (ranked >= 0)
-    return Judged(hits=hits, num_relevant=np.diff(relevant.indptr).astype(np.int64))
+    found = (np.append(wanted, -1)[place] == pairs_listed) & (ranked >= 0)
+    return Hits(found=found, num_relevant=np.diff(relevant.indptr).astype(np.int64))
 
 
-def recall_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
+def recall_at_k(hits: Hits, k: int) -> npt.NDArray[np.float64]:
     """Share of a user's relevant items that are among the first k.
 
         recall@k = hits in the first k / |relevant|
 
     Args:
-        judged: From `judge`.
+        hits: From `find_hits`.
         k: Places that count, 1 <= k <= K.
 
     Returns:
@@ -65,26 +65,26 @@ def recall_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: The lists have fewer than k places.
     """
-    return _share(_first(judged, k).sum(axis=1), judged.num_relevant)
+    return _share(_first(hits, k).sum(axis=1), hits.num_relevant)
 
 
-def recall_curve(judged: Judged) -> npt.NDArray[np.float64]:
+def recall_curve(hits: Hits) -> npt.NDArray[np.float64]:
     """Mean recall@k over users with something relevant, for k = 1..K: [K] float64, nan if there is no such user."""
-    users = judged.num_relevant > 0
+    users = hits.num_relevant > 0
     if not users.any():
-        return np.full(judged.hits.shape[1], np.nan)
-    weights = 1.0 / (judged.num_relevant[users] * users.sum())
-    per_place: npt.NDArray[np.float64] = weights @ judged.hits[users]
+        return np.full(hits.found.shape[1], np.nan)
+    weights = 1.0 / (hits.num_relevant[users] * users.sum())
+    per_place: npt.NDArray[np.float64] = weights @ hits.found[users]
     return np.cumsum(per_place)
 
 
-def precision_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
+def precision_at_k(hits: Hits, k: int) -> npt.NDArray[np.float64]:
     """Share of the first k places that hold something relevant; a place left empty counts as a miss.
 
         precision@k = hits in the first k / k
 
     Args:
-        judged: From `judge`.
+        hits: From `find_hits`.
         k: Places that count, 1 <= k <= K.
 
     Returns:
@@ -93,11 +93,11 @@ def precision_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: The lists have fewer than k places.
     """
-    return _known(_first(judged, k).sum(axis=1) / k, judged)
+    return _known(_first(hits, k).sum(axis=1) / k, hits)
 
 
 def value_weighted_recall_at_k(
-    judged: Judged,
+    hits: Hits,
     ranked: npt.NDArray[np.integer],
     relevant: sp.csr_array,
     values: npt.NDArray[np.float64],
@@ -108,7 +108,7 @@ def value_weighted_recall_at_k(
         sum of values of the hits in the first k / sum of values of all relevant items
 
     Args:
-        judged: Of these lists.
+        hits: Of these lists.
         ranked: [U, K] integer, catalogue rows; -1 means no further result.
         relevant: [U, N] CSR; every stored entry is relevant.
         values: [N] float64, what finding each item is worth: finite, at least 0.
@@ -125,28 +125,28 @@ def value_weighted_recall_at_k(
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         raise ValueError(f"{bad.sum()} values are below 0 or not finite; row {bad.argmax()} has {values[bad][0]}")
-    users, places = np.nonzero(_first(judged, k))
+    users, places = np.nonzero(_first(hits, k))
     found = np.bincount(users, weights=values[ranked[users, places]], minlength=len(ranked))
     owners = np.repeat(np.arange(len(ranked)), np.diff(relevant.indptr))
     return _share(found, np.bincount(owners, weights=values[relevant.indices], minlength=len(ranked)))
 
 
-def hit_rate_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
+def hit_rate_at_k(hits: Hits, k: int) -> npt.NDArray[np.float64]:
     """1 where at least one of the first k is relevant, else 0: [U] float64; nan where the user has nothing relevant.
 
     Raises:
         ValueError: The lists have fewer than k places.
     """
-    return _known(_first(judged, k).any(axis=1), judged)
+    return _known(_first(hits, k).any(axis=1), hits)
 
 
-def ndcg_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
+def ndcg_at_k(hits: Hits, k: int) -> npt.NDArray[np.float64]:
     """Discounted gain of the first k, over that of the best possible list.
 
         ndcg@k = sum_{r <= k} hit_r / log2(r + 1)  /  sum_{r <= min(k, |relevant|)} 1 / log2(r + 1)
 
     Args:
-        judged: From `judge`.
+        hits: From `find_hits`.
         k: Places that count, 1 <= k <= K.
 
     Returns:
@@ -158,17 +158,17 @@ def ndcg_at_k(judged: Judged, k: int) -> npt.NDArray[np.float64]:
     Source: Järvelin and Kekäläinen, TOIS 2002, with binary gains.
     """
     discount = 1.0 / np.log2(np.arange(2, k + 2))
-    ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(judged.num_relevant, k)]
-    return _share(_first(judged, k) @ discount, ideal)
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(hits.num_relevant, k)]
+    return _share(_first(hits, k) @ discount, ideal)
 
 
-def reciprocal_rank(judged: Judged) -> npt.NDArray[np.float64]:
+def reciprocal_rank(hits: Hits) -> npt.NDArray[np.float64]:
     """1 / place of the first hit, 0 without a hit in the K places: [U] float64; nan where nothing is relevant.
 
     Its mean over users is the MRR, cut at K.
     """
-    first = judged.hits.argmax(axis=1)
-    return _known(np.where(judged.hits.any(axis=1), 1.0 / (first + 1), 0.0), judged)
+    first = hits.found.argmax(axis=1)
+    return _known(np.where(hits.found.any(axis=1), 1.0 / (first + 1), 0.0), hits)
 
 
 def coverage_at_k(ranked: npt.NDArray[np.integer], num_items: int, *, k: int) -> float:
@@ -206,19 +206,19 @@ def index_recall_at_k(
         [U] float64; nan where exact search found nothing.
 
     Raises:
-        ValueError: Either has fewer than k places, or `judge` refuses the lists.
+        ValueError: Either has fewer than k places, or `find_hits` refuses the lists.
     """
     check_k(exact.shape[1], k)
     num_items = int(max(ranked.max(initial=0), exact.max(initial=0))) + 1
     users, places = np.nonzero(exact[:, :k] >= 0)
     at = (users, exact[users, places])
     wanted = sp.csr_array((np.ones(len(users), dtype=bool), at), shape=(len(exact), num_items))
-    return recall_at_k(judge(ranked, wanted), k)
+    return recall_at_k(find_hits(ranked, wanted), k)
 
 
-def _first(judged: Judged, k: int) -> npt.NDArray[np.bool_]:
-    check_k(judged.hits.shape[1], k)
-    return judged.hits[:, :k]
+def _first(hits: Hits, k: int) -> npt.NDArray[np.bool_]:
+    check_k(hits.found.shape[1], k)
+    return hits.found[:, :k]
 
 
 def check_k(num_places: int, k: int) -> None:
@@ -235,8 +235,8 @@ def _share(
     return out
 
 
-def _known(values: npt.ArrayLike, judged: Judged) -> npt.NDArray[np.float64]:
-    return np.where(judged.num_relevant > 0, np.asarray(values, dtype=np.float64), np.nan)
+def _known(values: npt.ArrayLike, hits: Hits) -> npt.NDArray[np.float64]:
+    return np.where(hits.num_relevant > 0, np.asarray(values, dtype=np.float64), np.nan)
 
 
 def check_ranked(ranked: npt.NDArray[np.integer], shape: tuple[int, int]) -> None:
@@ -247,7 +247,7 @@ def check_ranked(ranked: npt.NDArray[np.integer], shape: tuple[int, int]) -> Non
         raise ValueError(f"ranked runs from {ranked.min()} to {ranked.max()}, expected -1 to {shape[1] - 1}")
     resumed = (ranked[:, 1:] >= 0) & (ranked[:, :-1] < 0)
     if resumed.any():
-        raise ValueError(f"list of user row {_first_user(resumed)} goes on behind a -1; -1 may only stand at the end")
+        raise ValueError(f"list of user row {_first_user(resumed)} goes on behind a -1; use -1 at the end only")
     in_order = np.sort(ranked, axis=1)
     twice = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)
     if twice.any():

@@ -1,4 +1,4 @@
-"""How good are vectors on a published split, by the rules of its table?
+"""Recall and NDCG of vectors on a published split, by the rules of its table.
 
 Shape letters: U users, N items, D vector width.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from evaluation.metrics import judge, ndcg_at_k, recall_at_k
+from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k
 from features.sources.lightgcn import Pairs
 from serving.retrieval import exact
 
@@ -46,7 +46,7 @@ def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, judged: 
     shape = (len(user_vectors), len(item_vectors))
     users = np.unique(judged.users)
     ranked, _ = exact.search(user_vectors[users], item_vectors, k=k, exclude=_matrix(fitted, shape, np.float32)[users])
-    found = judge(ranked, _matrix(judged, shape, bool)[users])
+    found = find_hits(ranked, _matrix(judged, shape, bool)[users])
     return Score(float(recall_at_k(found, k).mean()), float(ndcg_at_k(found, k).mean()), len(users))
 
 

@@ -1,4 +1,4 @@
-"""For whom, and for which items, is an arm better? Groups of users and items, and recall within each.
+"""Slices: groups of users and items, and recall within each.
 
 U users, N items of the catalogue, K places of a list, G groups of items.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from evaluation.metrics import Judged, check_k
+from evaluation.metrics import Hits, check_k
 from evaluation.split import Split
 
 NO_GROUP = -1
@@ -66,7 +66,7 @@ def items_by_popularity(item_counts: npt.NDArray[np.integer]) -> Groups:
 
 
 def items_by_novelty(item_counts: npt.NDArray[np.integer]) -> Groups:
-    """Cold items, which nobody bought before the cut, and warm ones.
+    """Cold items, which no user bought before the cut, and warm ones.
 
     Args:
         item_counts: [N] integer, events before the cut.
@@ -155,7 +155,7 @@ def users_by_history_length(split: Split) -> Groups:
 
 
 def recall_by_item_group(
-    judged: Judged, ranked: npt.NDArray[np.integer], relevant: sp.csr_array, groups: Groups, *, k: int
+    hits: Hits, ranked: npt.NDArray[np.integer], relevant: sp.csr_array, groups: Groups, *, k: int
 ) -> npt.NDArray[np.float64]:
     """Recall within each group of items: other items are neither relevant nor hits.
 
@@ -164,7 +164,7 @@ def recall_by_item_group(
     Places are those of the whole list: k is not counted within the group.
 
     Args:
-        judged: Of these lists.
+        hits: Of these lists.
         ranked: [U, K] integer, catalogue rows; -1 means no further result.
         relevant: [U, N] CSR; every stored entry is relevant.
         groups: A partition of the N items.
@@ -179,7 +179,7 @@ def recall_by_item_group(
     check_k(ranked.shape[1], k)
     if len(groups.labels) != relevant.shape[1]:
         raise ValueError(f"groups of {len(groups.labels)} items for a catalogue of {relevant.shape[1]}")
-    users, places = np.nonzero(judged.hits[:, :k])
+    users, places = np.nonzero(hits.found[:, :k])
     found = _count(users, groups.labels[ranked[users, places]], (len(ranked), len(groups.names)))
     owners = np.repeat(np.arange(len(ranked)), np.diff(relevant.indptr))
     wanted = _count(owners, groups.labels[relevant.indices], found.shape)
@@ -187,14 +187,14 @@ def recall_by_item_group(
 
 
 def recall_by_day(
-    judged: Judged, ranked: npt.NDArray[np.integer], split: Split, relevant: sp.csr_array, *, k: int
+    hits: Hits, ranked: npt.NDArray[np.integer], split: Split, relevant: sp.csr_array, *, k: int
 ) -> npt.NDArray[np.float64]:
     """Do lists go stale? Recall within each day of the window: other days' purchases are neither relevant nor hits.
 
         recall@k of day d = hits in the first k first bought on day d / relevant items first bought on day d
 
     Args:
-        judged: Of these lists.
+        hits: Of these lists.
         ranked: [U, K] integer, catalogue rows; -1 means no further result.
         split: Says on which day each pair was first bought.
         relevant: [U, N] CSR, `split.relevant` or a part of it, as `split.relevant_new`.
@@ -210,7 +210,7 @@ def recall_by_day(
     shape = (len(ranked), split.window_days)
     owners = np.repeat(np.arange(len(ranked)), np.diff(relevant.indptr))
     wanted = _count(owners, _day_of(split, owners, relevant.indices), shape)
-    users, places = np.nonzero(judged.hits[:, :k])
+    users, places = np.nonzero(hits.found[:, :k])
     return _share(_count(users, _day_of(split, users, ranked[users, places]), shape), wanted)
 
 

@@ -1,4 +1,4 @@
-"""Should an arm take the place of what is there? A decision with its reasons, for people and for programs."""
+"""Verdict on an arm: ship, do not ship or undecided, with its reasons."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def decide(
         undecided      otherwise
 
     With `lowest` below 0 an arm ships that is at most so much worse: a test of non-inferiority, for an arm that is
-    cheaper, or for what is only fitted anew.
+    cheaper, or for one that is only fitted again.
 
     Args:
-        difference: Of the arm less what is there.
+        difference: Of the arm less its reference arm.
         metric: Its name.
         lowest: Difference that the arm has to reach, at most 0.
         p_value: Of the permutation test, corrected; None where there was none.
-        alpha: Rate of false alarms.
+        alpha: Significance level: the false alarm rate.
         blockers: Reasons not to ship, whatever the difference.
-        warnings: What a reader has to know, and what decides nothing.
+        warnings: What a reader has to know, and what does not affect the decision.
 
     Returns:
-        The verdict; nobody to compare on is undecided.
+        The verdict; undecided without users to compare on.
 
     Raises:
         ValueError: `lowest` is above 0, or alpha is not between 0 and 1.
@@ -76,6 +76,6 @@ def decide(
         how = "better" if lowest == 0 or difference.low > 0 else f"worse by no more than {-lowest:.4f}"
         return Verdict("ship", (f"{how}: {said}, all of it above {bound}", *seen, *warnings))
     if difference.low > lowest:
-        why = f"the interval says better, {said}, the permutation test does not, p = {p_value:.3g}"
+        why = f"better by the interval, {said}, but not by the permutation test, p = {p_value:.3g}"
         return Verdict("undecided", (why, *warnings))
-    return Verdict("undecided", (f"cannot be told apart: {said} holds {bound}", *seen, *warnings))
+    return Verdict("undecided", (f"no significant difference: {said} includes {bound}", *seen, *warnings))

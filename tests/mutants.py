@@ -196,8 +196,8 @@ MUTANTS = (
     Mutant(
         "recall-over-at-most-k",
         "recall_at_k",
-        "judged.num_relevant)",
-        "np.minimum(judged.num_relevant, k))",
+        "hits.num_relevant)",
+        "np.minimum(hits.num_relevant, k))",
         "recall_at_k",
     ),
     Mutant(

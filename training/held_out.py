@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from artefacts.paths import RunPaths
-from evaluation.metrics import judge, recall_at_k
+from evaluation.metrics import find_hits, recall_at_k
 from features import columns
 from features.columns import seconds_of
 from features.encoding import Encoder, Inputs
@@ -148,7 +148,7 @@ def compare(
 
     def recall(vectors: tuple[Floats, Floats], rows: Ints) -> Floats64:
         ranked, _ = exact.search(*vectors, k=k, exclude=seen[rows])
-        return recall_at_k(judge(ranked, relevant[rows]), k)
+        return recall_at_k(find_hits(ranked, relevant[rows]), k)
 
     before = np.zeros(0)
     fit = np.zeros(0)

@@ -17,7 +17,7 @@ from artefacts.console import console
 from artefacts.paths import RunPaths
 from artefacts.steps import fresh_folder
 from evaluation.diagnosis import diagnose
-from evaluation.metrics import judge, recall_at_k
+from evaluation.metrics import find_hits, recall_at_k
 from features.encoding import Encoder, Inputs
 from features.schema_changes import SchemaFacts
 from serving.retrieval import exact
@@ -283,7 +283,7 @@ class _Evaluation:
     def _recall(self, rows: npt.NDArray[np.int32], users: slice | npt.NDArray[np.int64]) -> EpochMetrics:
         if self.relevant is None:
             return {}
-        found = judge(rows, self.relevant[users])
+        found = find_hits(rows, self.relevant[users])
         return {f"recall_at_{k}": float(np.nanmean(recall_at_k(found, k))) for k in self.ks}
 
 

@@ -19,7 +19,7 @@ from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
 from evaluation.folds import Folds, make_folds
 from evaluation.leakage import check_features
-from evaluation.metrics import judge, recall_at_k
+from evaluation.metrics import find_hits, recall_at_k
 from evaluation.report import NEW_TO_THE_USER, Cost, Report
 from evaluation.settings import About, Arm, Settings
 from evaluation.slices import users_by_past
@@ -216,7 +216,7 @@ def _retrieve_all(fits: Mapping[Key, Fit], folds: Folds, run: Invocation, *, k: 
                     found.lists[key], found.seconds[key], cost = retrieve(fit, run, splits[cut], k=k, costs=costs)
                     if cost is not None:
                         found.costs[key] = cost
-                    recall = float(np.nanmean(recall_at_k(judge(found.lists[key], splits[cut].relevant_new), k)))
+                    recall = float(np.nanmean(recall_at_k(find_hits(found.lists[key], splits[cut].relevant_new), k)))
                     outcome = f"recall@{k} {recall:.4f} [dim]({found.seconds[key]:.0f} s)[/]"
                 except Exception as error:
                     # Whichever error one arm ends with: the others are worth hours, and the arm is named at the end.

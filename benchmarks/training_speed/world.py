@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from artefacts.paths import RunPaths
-from evaluation.metrics import judge, recall_at_k
+from evaluation.metrics import find_hits, recall_at_k
 from features.columns import day_range
 from features.encoding import Encoder, Inputs
 from serving.retrieval import exact
@@ -54,7 +54,7 @@ class World:
     def recall(self, user_vectors: Floats, item_vectors: Floats) -> float:
         """Mean recall@K of new items by exact search, over users who met any."""
         ranked, _ = exact.search(user_vectors, item_vectors, k=K, exclude=self.seen)
-        return float(np.nanmean(recall_at_k(judge(ranked, self.relevant), K)))
+        return float(np.nanmean(recall_at_k(find_hits(ranked, self.relevant), K)))
 
 
 def load_world(config: Config, paths: RunPaths, *, told: str) -> World:

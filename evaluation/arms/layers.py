@@ -21,7 +21,7 @@ from evaluation.arms.answers import ask
 from evaluation.arms.bundle_arm import Asked, BundleAtCut
 from evaluation.arms.served import ask_server
 from evaluation.folds import Folds
-from evaluation.metrics import judge, recall_at_k
+from evaluation.metrics import find_hits, recall_at_k
 from evaluation.report import Latency, Layer, LayerCheck
 from evaluation.settings import Settings
 from evaluation.statistics import paired_difference
@@ -139,7 +139,7 @@ def check_layers(
     same = (upper[:, :k] == lower[:, :k]).all(axis=1)
     shares = overlap_at_k(lower, upper, k)
     found_share = float(np.nanmean(shares)) if not np.isnan(shares).all() else 1.0
-    recalls = [recall_at_k(judge(lists, relevant), k) for lists in (lower, upper)]
+    recalls = [recall_at_k(find_hits(lists, relevant), k) for lists in (lower, upper)]
     recall = paired_difference(*recalls, **draw)
     finding, blocks = None, False
     if layers[1] == "server" and not same.all():

@@ -38,7 +38,7 @@ def fit_als(
 
     Returns:
         What ranks: (k, new_only) -> [U, k] int32, best first; -1 behind the last one, and throughout for a user without
-        a history. Items that nobody bought are never listed.
+        a history. Items that no user bought are never listed.
 
     Raises:
         ValueError: `factors` or `iterations` is below 1, or `regularization` or `alpha` is not above 0.

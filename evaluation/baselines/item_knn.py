@@ -25,7 +25,7 @@ def cosine_neighbours(history: sp.csr_array, *, num_neighbours: int = 200, min_b
     Args:
         history: [U, N] CSR; every stored entry is a purchase, its count does not matter.
         num_neighbours: Neighbours kept for each item, at least 1; ties go to the lower row.
-        min_buyers: Items with fewer buyers have no neighbours and are nobody's: their cosines are chance.
+        min_buyers: Items with fewer buyers neither have neighbours nor are any: their cosines are chance.
 
     Returns:
         [N, N] CSR float32: row j holds the cosines of j's neighbours, j itself left out.

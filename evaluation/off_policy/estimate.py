@@ -1,7 +1,7 @@
 """Off-policy estimates of a comparison: what each arm would have earned, from a log of what was shown.
 
 The unit is a place of a list. Whoever logged has filled a place with an item with a probability, its propensity; an arm
-fills any place of its list of k with each of these items, 1 / k. Where in a list an item stands is not looked at.
+fills any place of its list of k with each of these items, 1 / k. The place of an item in a list does not count.
 
 U users of the last fold, k places of a list, n rows of the log: one for each item shown.
 """

@@ -5,7 +5,7 @@ same is known as a probability, so that rows it would have made more often count
 
     w_i = target probability_i / propensity_i
 
-Lists are judged place by place: a row is a shown (user, item, place), its propensity that of the item being in the
+Lists are evaluated place by place: a row is a shown (user, item, place), its propensity that of the item being in the
 user's list, and its target probability that of the item being in the other policy's list (`target_in_list`). That
 holds where an item earns the same in whatever list and place it is shown. The estimate is then a mean over places.
 
@@ -30,15 +30,15 @@ NUM_ROWS = 5
 
 @dataclass(frozen=True)
 class LoggedFeedback:
-    """What was shown and what it earned, beside what another policy would have shown.
+    """What was shown and what it earned, and what another policy would have shown.
 
     Attributes:
         users: [n] int64, row of the user; what is resampled together.
         rewards: [n] float64, finite.
         propensities: [n] float64 in (0, 1], with which the logging policy took what was shown.
-        target_probabilities: [n] float64 in [0, 1], with which the policy to be judged would take it.
+        target_probabilities: [n] float64 in [0, 1], with which the evaluated policy would take it.
         predicted: [n] float64, what a model that has not seen the row expects of what was shown; None without a model.
-        predicted_target: [n] float64, what it expects in the same context under the policy to be judged.
+        predicted_target: [n] float64, what it expects in the same context under the evaluated policy.
 
     Raises:
         ValueError: There is no row, lengths differ, a value lies outside its range, or one prediction lacks the other.

@@ -40,8 +40,8 @@ class ExposureFeedback:
         moments: [n] int64, when it was shown, microseconds since 1970 UTC.
         num_lists: Lists of the days.
         other_arms: Arm without a share -> its lists, which are left out.
-        num_unknown_users: Lists that are left out, as nobody knows their user.
-        num_unknown_items: Items of the other lists that are left out, as nobody knows them.
+        num_unknown_users: Lists that are left out, as their user is unknown.
+        num_unknown_items: Items of the other lists that are left out as unknown.
     """
 
     users: Ints

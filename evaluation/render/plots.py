@@ -1,7 +1,7 @@
 """Plots of a comparison as SVG: differences with their intervals, recall by arm, list length and latency.
 
-Every plot takes a `name`, letters and digits, that tells it from the other drawings of a page, and gives an `<svg>`
-element in the page's own text colour.
+Every plot takes a `name`, letters and digits, of which a page has each once, and gives an `<svg>` element in the page's
+own text colour.
 """
 
 from __future__ import annotations

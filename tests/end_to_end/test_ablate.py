@@ -1,4 +1,4 @@
-"""Does `twinspire ablate` compare arms on the same users, go on where it stopped, and survive an arm that fails?"""
+"""`twinspire ablate` compares arms on the same users, resumes where it stopped, and survives an arm that fails."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Ablated:
 
 
 def ablate(file: Path, *flags: object) -> Ran:
-    """Runs the command as a user does, with the runs beside the file."""
+    """Runs the command as a user does, with the runs next to the file."""
     command = [sys.executable, "-m", "twinspire", "ablate", file, "--runs", file.parent / "runs", "--now", "2024-03-01"]
     return forking.run([*map(str, [*command, *flags])], check=False, capture_output=True, text=True)
 

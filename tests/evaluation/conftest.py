@@ -179,7 +179,7 @@ def against_a() -> Callable[..., Comparison]:
 
 @pytest.fixture
 def report_of() -> Callable[..., Report]:
-    """Makes a comparison of A, whose recall@100 is .0804, with others, which have what their difference says."""
+    """Makes a comparison of A, whose recall@100 is .0804, with others, whose recall follows from their difference."""
 
     def make(*comparisons: Comparison, **changes: object) -> Report:
         others = (figures_of(at.letter, at.name, OF_A + at.metrics["recall@100"].interval.mean) for at in comparisons)

@@ -1,4 +1,4 @@
-"""Likeness of lists equals the fractions worked out by hand and the infinite sum that it stands for."""
+"""Agreement of lists equals fractions worked out by hand, and the infinite sum that it is defined by."""
 
 from __future__ import annotations
 

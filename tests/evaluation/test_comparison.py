@@ -53,7 +53,7 @@ def fold(seed: int = 0, day: int = 1) -> Fold:
 
 
 def lists(of: Fold, share: float, seed: int) -> Rows:
-    """Random lists in which each relevant item stands in front with a probability."""
+    """Random lists in which each relevant item comes first with a probability."""
     rng = np.random.default_rng(seed)
     scores = rng.random((NUM_USERS, NUM_ITEMS))
     scores += of.split.relevant_new.toarray() * (rng.random((NUM_USERS, NUM_ITEMS)) < share)

@@ -94,7 +94,7 @@ def test_an_item_from_the_future_that_counts_as_popular_is_caught(events: pa.Tab
         return [names[row] for row in rows]
 
     check_popularity(tmp_path, np.array([3.0, 0.5, 0.0], np.float32), ids, events, CUT)
-    with pytest.raises(LeakageError, match="item cheese counts as popular, and nobody had met it before the cut"):
+    with pytest.raises(LeakageError, match="item cheese counts as popular, and no user had met it before the cut"):
         check_popularity(tmp_path, np.array([3.0, 0.5, 0.1], np.float32), ids, events, CUT)
 
 

@@ -12,22 +12,22 @@ import scipy.sparse as sp
 from ir_measures import RR, P, R, Success, nDCG
 
 from evaluation.metrics import (
-    Judged,
+    Hits,
+    find_hits,
     hit_rate_at_k,
-    judge,
     ndcg_at_k,
     precision_at_k,
     recall_at_k,
     reciprocal_rank,
 )
 
-OURS: Mapping[str, tuple[Callable[[int], object], Callable[[Judged, int], npt.NDArray[np.float64]]]] = {
+OURS: Mapping[str, tuple[Callable[[int], object], Callable[[Hits, int], npt.NDArray[np.float64]]]] = {
     "precision": (lambda k: P @ k, precision_at_k),
     "recall": (lambda k: R @ k, recall_at_k),
     "ndcg": (lambda k: nDCG @ k, ndcg_at_k),
     "hit rate": (lambda k: Success @ k, hit_rate_at_k),
     # Ours is cut at the length of the lists, and so are the lists that trec_eval gets.
-    "reciprocal rank": (lambda _: RR, lambda judged, _: reciprocal_rank(judged)),
+    "reciprocal rank": (lambda _: RR, lambda hits, _: reciprocal_rank(hits)),
 }
 
 
@@ -62,6 +62,6 @@ def test_metrics_equal_those_of_trec_eval(name: str) -> None:
     theirs, ours = OURS[name]
     for seed in range(8):
         ranked, relevant = random_lists(seed)
-        judged = judge(ranked, sp.csr_array(relevant))
+        hits = find_hits(ranked, sp.csr_array(relevant))
         for k in (1, 3, 12):
-            np.testing.assert_allclose(ours(judged, k), by_trec_eval(theirs(k), ranked, relevant), rtol=1e-9)
+            np.testing.assert_allclose(ours(hits, k), by_trec_eval(theirs(k), ranked, relevant), rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Are published splits judged by the rules of their tables?"""
+"""Published splits are scored by the rules of their tables."""
 
 import numpy as np
 import pytest

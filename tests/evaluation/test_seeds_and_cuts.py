@@ -17,7 +17,7 @@ from rich.console import Console
 from evaluation.catalogue import Catalogue
 from evaluation.comparison import compare_arms
 from evaluation.folds import Fold
-from evaluation.metrics import judge, ndcg_at_k, recall_at_k
+from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k
 from evaluation.render.formats import p_text
 from evaluation.render.table import markers, print_ablation, to_markdown, write_markdown
 from evaluation.report import NEW_TO_THE_USER, LayerCheck, Report, to_json
@@ -126,7 +126,7 @@ def test_with_one_seed_and_cut_the_figures_are_those_of_the_plain_functions(wind
     own, other = lists_of([0, 4, 1], [1, 2, 0], [0, 1, 2]), lists_of([4, 5, 0], [2, 0, 1], [0, 1, 2])
     report = compare([window], [Arm("a", "", [[own]]), Arm("b", "", [[other]])], k=3)
     for name, metric in (("recall@3", recall_at_k), ("ndcg@3", ndcg_at_k)):
-        values = [metric(judge(ranked, window.split.relevant_new), 3) for ranked in (own, other)]
+        values = [metric(find_hits(ranked, window.split.relevant_new), 3) for ranked in (own, other)]
         assert report.arms[1].metrics[name] == mean_interval(values[1], **DRAW)
         assert report.comparisons[0].metrics[name].interval == paired_difference(values[1], values[0], **DRAW)
 

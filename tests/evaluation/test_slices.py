@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.metrics import judge, recall_at_k
+from evaluation.metrics import find_hits, recall_at_k
 from evaluation.slices import (
     Groups,
     by_user_group,
@@ -118,14 +118,14 @@ def test_history_lengths_are_powers_of_ten() -> None:
 def test_recall_by_day_by_hand(split: Split) -> None:
     # ann first buys b on day 0 and c on day 1, cat e on day 2; bob buys nothing in the window.
     ranked = np.array([[1, 0, 2], [1, 2, 3], [0, 1, 4]], np.int32)
-    judged = judge(ranked, split.relevant)
+    hits = find_hits(ranked, split.relevant)
     nan = np.nan
-    found = recall_by_day(judged, ranked, split, split.relevant, k=2)
+    found = recall_by_day(hits, ranked, split, split.relevant, k=2)
     np.testing.assert_array_equal(found, [[1, 0, nan], [nan, nan, nan], [nan, nan, 0]])
-    found = recall_by_day(judged, ranked, split, split.relevant, k=3)
+    found = recall_by_day(hits, ranked, split, split.relevant, k=3)
     np.testing.assert_array_equal(found, [[1, 1, nan], [nan, nan, nan], [nan, nan, 1]])
     # She knew b before: of what is new to her, nothing is left of day 0.
-    new = recall_by_day(judge(ranked, split.relevant_new), ranked, split, split.relevant_new, k=3)
+    new = recall_by_day(find_hits(ranked, split.relevant_new), ranked, split, split.relevant_new, k=3)
     np.testing.assert_array_equal(new[0], [nan, 1, nan])
 
 
@@ -141,29 +141,29 @@ def test_recall_by_day_is_that_of_the_pairs_cut_down_to_each_day(seed: int, k: i
     ranked = np.array([rng.permutation(6)[:4] for _ in split.user_ids], np.int32)
     ranked[0, 1:] = -1
     first = events[days >= 0].assign(day=days[days >= 0]).groupby(["user_id", "item_id"])["day"].min()
-    found = recall_by_day(judge(ranked, split.relevant), ranked, split, split.relevant, k=k)
+    found = recall_by_day(find_hits(ranked, split.relevant), ranked, split, split.relevant, k=k)
     assert found.shape == (len(split.user_ids), 4)
     for day in range(4):
         only = np.zeros(split.relevant.shape, bool)
         for user, item in first[first == day].index:
             only[split.user_ids.tolist().index(user), order.index(item)] = True
-        np.testing.assert_allclose(found[:, day], recall_at_k(judge(ranked, sp.csr_array(only)), k))
+        np.testing.assert_allclose(found[:, day], recall_at_k(find_hits(ranked, sp.csr_array(only)), k))
 
 
 def test_pairs_from_outside_the_window_have_no_day(split: Split) -> None:
     ranked = np.array([[0], [1], [4]], np.int32)
     relevant = relevant_of([[0, 1], [3], [4]], 5)
     with pytest.raises(ValueError, match="2 relevant pairs were not bought in the window, the first of user row 0 and"):
-        recall_by_day(judge(ranked, relevant), ranked, split, relevant, k=1)
+        recall_by_day(find_hits(ranked, relevant), ranked, split, relevant, k=1)
     with pytest.raises(ValueError, match="k is 2 and the lists have 1 places"):
-        recall_by_day(judge(ranked, relevant), ranked, split, relevant, k=2)
+        recall_by_day(find_hits(ranked, relevant), ranked, split, relevant, k=2)
 
 
 def test_recall_within_a_group_counts_only_its_items() -> None:
     ranked = np.array([[0, 1, 2], [3, -1, -1], [4, 0, 1]], np.int32)
     relevant = relevant_of([[0, 2, 3], [1], []], 5)
     groups = Groups("kind", ("even", "odd"), np.array([0, 1, 0, 1, -1]))
-    found = recall_by_item_group(judge(ranked, relevant), ranked, relevant, groups, k=2)
+    found = recall_by_item_group(find_hits(ranked, relevant), ranked, relevant, groups, k=2)
     # First user, first two places: of the even items 0 and 2 she finds 0; of the odd ones, only 3, none.
     assert found[0].tolist() == [1 / 2, 0.0]
     np.testing.assert_array_equal(found[1:], [[np.nan, 0.0], [np.nan, np.nan]])
@@ -179,10 +179,10 @@ def test_recall_within_groups_is_that_of_the_relevant_items_cut_down_to_each(see
     relevant = sp.csr_array(wanted)
     labels = rng.integers(-1, 3, num_items)
     groups = Groups("chance", ("a", "b", "c"), labels)
-    found = recall_by_item_group(judge(ranked, relevant), ranked, relevant, groups, k=k)
+    found = recall_by_item_group(find_hits(ranked, relevant), ranked, relevant, groups, k=k)
     for group in range(3):
         only = sp.csr_array(wanted & (labels == group))
-        np.testing.assert_allclose(found[:, group], recall_at_k(judge(ranked, only), k))
+        np.testing.assert_allclose(found[:, group], recall_at_k(find_hits(ranked, only), k))
 
 
 def test_a_figure_stands_in_the_column_of_the_users_group() -> None:
@@ -193,11 +193,11 @@ def test_a_figure_stands_in_the_column_of_the_users_group() -> None:
 
 def test_groups_of_others_and_labels_without_names_are_refused() -> None:
     ranked, relevant = np.array([[0]], np.int32), relevant_of([[0]], 2)
-    judged = judge(ranked, relevant)
+    hits = find_hits(ranked, relevant)
     with pytest.raises(ValueError, match="groups of 3 items for a catalogue of 2"):
-        recall_by_item_group(judged, ranked, relevant, Groups("x", ("a",), np.zeros(3, np.int64)), k=1)
+        recall_by_item_group(hits, ranked, relevant, Groups("x", ("a",), np.zeros(3, np.int64)), k=1)
     with pytest.raises(ValueError, match="k is 2 and the lists have 1 places"):
-        recall_by_item_group(judged, ranked, relevant, Groups("x", ("a",), np.zeros(2, np.int64)), k=2)
+        recall_by_item_group(hits, ranked, relevant, Groups("x", ("a",), np.zeros(2, np.int64)), k=2)
     with pytest.raises(ValueError, match="values of 1 users and groups of 2"):
         by_user_group(np.zeros(1), Groups("x", ("a",), np.zeros(2, np.int64)))
     with pytest.raises(ValueError, match="labels of 'x' run from 0 to 1, expected -1 to 0"):

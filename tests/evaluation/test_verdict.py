@@ -1,4 +1,4 @@
-"""A verdict follows from the interval, the test and what blocks, and says why."""
+"""A verdict follows from the interval, the test and what blocks, and has its reasons."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def interval(mean: float, low: float, high: float, num_users: int = 100) -> Inte
 BETTER, WORSE, LEVEL = interval(0.02, 0.01, 0.03), interval(-0.02, -0.03, -0.01), interval(0.0, -0.01, 0.01)
 
 
-def test_ships_what_is_better_beyond_doubt() -> None:
+def test_ships_what_is_significantly_better() -> None:
     verdict = decide(BETTER, metric="recall@10", p_value=0.003)
     assert verdict.decision == "ship"
     assert verdict.reasons[0] == "better: recall@10 +0.0200 [+0.0100, +0.0300], all of it above 0"
     assert verdict.reasons[1] == "permutation test p = 0.003"
 
 
-def test_does_not_ship_what_is_worse_beyond_doubt() -> None:
+def test_does_not_ship_what_is_significantly_worse() -> None:
     verdict = decide(WORSE, metric="recall@10")
     assert verdict.decision == "do not ship"
     assert verdict.reasons == ("worse: recall@10 -0.0200 [-0.0300, -0.0100], all of it below 0",)
@@ -34,10 +34,10 @@ def test_is_undecided_where_the_interval_holds_nothing_and_where_the_test_disagr
     assert decide(LEVEL, metric="mrr").decision == "undecided"
     verdict = decide(BETTER, metric="mrr", p_value=0.06)
     assert verdict.decision == "undecided"
-    assert "the permutation test does not, p = 0.06" in verdict.reasons[0]
+    assert "but not by the permutation test, p = 0.06" in verdict.reasons[0]
 
 
-def test_is_undecided_without_anybody_to_compare_on() -> None:
+def test_is_undecided_without_users_to_compare_on() -> None:
     verdict = decide(interval(math.nan, math.nan, math.nan, 0), metric="mrr")
     assert verdict.decision == "undecided"
     assert verdict.reasons == ("no user has a figure of mrr for both",)

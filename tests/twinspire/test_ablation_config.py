@@ -1,4 +1,4 @@
-"""Is a mistake in an ablation file found before anything is fitted, and is each arm what the file says?"""
+"""A mistake in an ablation file is found before anything is fitted, and each arm is as the file describes it."""
 
 from __future__ import annotations
 

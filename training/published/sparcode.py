@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from artefacts.console import console
-from evaluation.metrics import judge, ndcg_at_k, recall_at_k
+from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k
 from features.sources.lightgcn import Pairs
 from serving.retrieval.ranking import Rows
 from towers.sparcode import SparCode
@@ -127,7 +127,7 @@ def figures(ranked: Rows, relevant: Pairs, *, num_items: int) -> Figures:
     users = np.unique(relevant.users)
     shape = (int(users[-1]) + 1, num_items)
     wanted = sparse.csr_array((np.ones(len(relevant), bool), (relevant.users, relevant.items)), shape=shape)
-    found = judge(ranked, wanted[users])
+    found = find_hits(ranked, wanted[users])
     return {
         f"recall@{K}": float(recall_at_k(found, K).mean()),
         f"ndcg@{K}": float(ndcg_at_k(found, K).mean()),

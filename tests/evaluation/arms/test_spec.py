@@ -1,4 +1,4 @@
-"""What the command line says of an arm is read whole, or refused in words."""
+"""Arms on the command line are read whole, or refused with an explanation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log of what servers showed tells what each arm would have earned, and how much of an arm it has seen."""
+"""From a log of what servers showed follow the rewards of each arm, and how much of an arm the log covers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _seconds(day: int, hour: int) -> float:
 
 
 def test_estimates_are_near_what_a_place_of_the_list_earns() -> None:
-    """40 items earn from 0 to 1; a log that shows any 4 of them at random judges lists that are fixed."""
+    """40 items earn from 0 to 1; a log that shows any 4 of them at random evaluates fixed lists."""
     rng = np.random.default_rng(5)
     num_users, num_items, shown = 4000, 40, 4
     worth = np.linspace(0, 1, num_items)
@@ -78,7 +78,7 @@ def test_estimates_are_near_what_a_place_of_the_list_earns() -> None:
     assert "arm A (best): the log has shown 10." in found.notes[0] or "the log has shown 9." in found.notes[0]
 
 
-def test_says_that_a_log_of_nobody_tells_nothing(folds: Folds) -> None:
+def test_a_log_without_users_gives_a_note_and_no_estimate(folds: Folds) -> None:
     nothing = Log(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), ())
     lists: Rows = np.zeros((len(folds.folds[0].split.user_ids), 2), np.int32)
     found = estimate(nothing, [lists], ["a"], SETTINGS)

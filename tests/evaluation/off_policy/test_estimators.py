@@ -1,4 +1,4 @@
-"""Do estimates from another policy's log tell what a policy earns, with intervals that cover it?"""
+"""Estimates from another policy's log are what a policy earns, with intervals that cover it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report says what was measured, on whom, and how sure it is."""
+"""The daily report has what was measured, on which users, and how sure it is."""
 
 from __future__ import annotations
 

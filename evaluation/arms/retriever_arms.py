@@ -53,6 +53,9 @@ def retrieved_by(
         arms += [("cascade", "exact", cascade, None), ("served (cascade)", "index", served["cascade"], "cascade")]
     if bundle.sparcode is not None:
         arms.append(("SparCode", "index", served["sparcode"], None))
+    own = sections.ranking.retriever
+    if not any(retriever is served[own] for _, _, retriever, _ in arms) and own != "exact":
+        arms.append((f"served ({own})", "index", served[own], None))
     k = max(sections.evaluation.ks)
 
     def lists(retriever: Retriever, task: Task) -> Rows:

@@ -16,7 +16,6 @@ University, 2018.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,6 @@ from scipy import stats
 from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
-from features.columns import number_of
 from features.encoding import moments_of
 from features.examples import ITEM_ROW, USER_ROW, Day
 from features.kinds import Kind
@@ -166,14 +164,14 @@ def _why_not(candidate: Candidate) -> str | None:
     return None
 
 
-def _read(candidate: Candidate, days: Iterable[dt.date], *, categories: bool) -> _Sample:
+def _read(candidate: Candidate, days: list[dt.date], *, categories: bool) -> _Sample:
     parts: list[dict[str, Values]] = []
     users: set[str] = set()
     for day in days:
         if not (candidate.paths.examples / str(day)).is_dir():
             continue
         loaded = Day.load(candidate.paths.examples / str(day))
-        rng = np.random.default_rng([candidate.sections.seed, number_of(day)])
+        rng = np.random.default_rng([candidate.sections.seed, columns.number_of(day)])
         some = np.sort(rng.permutation(loaded.events.num_rows)[:DAY_EVENTS])
         users |= set(loaded.users.column(columns.USER_ID).to_pylist())
         parts.append(_values(candidate, loaded, loaded.events.take(pa.array(some)), categories=categories))

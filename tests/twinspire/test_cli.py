@@ -27,7 +27,8 @@ COMMANDS = (
     "serve",
     "doctor",
 )
-STEPS = COMMANDS[1:10]
+# `twinspire bundle` does both: bundle and publish.
+STEPS = (*COMMANDS[1:9], "publish", "evaluate")
 JOURNEY = REPOSITORY / "configs" / "complete_journey.yaml"
 TABLES = REPOSITORY / "configs" / "tables_example.yaml"
 Ran = subprocess.CompletedProcess[str]
@@ -99,15 +100,19 @@ def test_an_unknown_command_is_told_with_exit_code_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "before"),
-    [("features", "ingest"), ("train", "features"), ("evaluate", "bundle")],
+    ("command", "before", "first"),
+    [("features", "ingest", "ingest"), ("train", "features", "features"), ("evaluate", "publish", "bundle")],
 )
-def test_a_step_out_of_order_names_the_one_to_run_first(tmp_path: Path, command: str, before: str) -> None:
+def test_a_step_out_of_order_names_the_one_to_run_first(tmp_path: Path, command: str, before: str, first: str) -> None:
     ran = twinspire(tmp_path, command, "--config", JOURNEY)
-    refused(
-        ran, 1, f"error: step '{before}' is not done for this configuration and day; run `twinspire {before}` first"
-    )
+    refused(ran, 1, f"error: step '{before}' is not done for this configuration and day; run `twinspire {first}` first")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bundle_command_plans_to_publish_as_well(tmp_path: Path) -> None:
+    ran = twinspire(tmp_path, "bundle", "--config", JOURNEY, "--dry-run")
+    plan = ran.stdout.split("resolved configuration:")[0]
+    assert [line.split()[0] for line in plan.splitlines() if line] == ["bundle", "publish"]
 
 
 def test_mining_without_a_fit_that_wants_it_names_the_key(tmp_path: Path) -> None:
@@ -176,7 +181,7 @@ def test_a_dry_run_before_anything_else_tells_the_plan_and_writes_nothing(tmp_pa
     plan, resolved = ran.stdout.split("resolved configuration:")
     planned = [name for name in STEPS if name not in ("mine", "codes")]
     assert [line.split()[0] for line in plan.splitlines() if line] == planned
-    assert plan.count("would run; writes runs/complete_journey/") == 7
+    assert plan.count("would run; writes runs/complete_journey/") == 8
     assert "as_of: '2017-11-20'" in resolved
     assert "epochs: 4" in resolved
     assert list(tmp_path.iterdir()) == []

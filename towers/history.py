@@ -9,34 +9,12 @@ Shape letters: B rows, T history length, D vector width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY
-from towers.inputs import PooledLookup
-
-
-@dataclass(frozen=True)
-class History:
-    """The items that a user has met, the latest first.
-
-    Attributes:
-        items: [B, T] int32 item rows, 0 where padded.
-        table_rows: [B, T] int32 rows of the table: those of the items, unless ids are dropped while training.
-        age_days: [B, T] float32 days since each was met.
-        table: Table of the items' vectors, shared with the item tower: rows -> [..., D].
-    """
-
-    items: tf.Tensor
-    table_rows: tf.Tensor
-    age_days: tf.Tensor
-    table: tf_keras.layers.Embedding
-
-
-HistoryEncoder = Callable[[History], tf.Tensor]
-"""From a history to [B, any width] float32, which a linear layer brings to the tower's width."""
+from towers.inputs import History, HistoryEncoder, PooledLookup
 
 
 def weighted_mean(*, decay_days: float | None, power: float) -> HistoryEncoder:

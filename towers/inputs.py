@@ -7,6 +7,7 @@ out alone. Shape letters: B rows, T history length, L trigrams, D vector width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +129,27 @@ class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
         if training:
             return pooled_lookup(self.table.embeddings, rows, weights)
         return tf.squeeze(tf.matmul(weights[:, None, :], self.table(rows)), axis=1)
+
+
+@dataclass(frozen=True)
+class History:
+    """The items that a user has met, the latest first.
+
+    Attributes:
+        items: [B, T] int32 item rows, 0 where padded.
+        table_rows: [B, T] int32 rows of the table: those of the items, unless ids are dropped while training.
+        age_days: [B, T] float32 days since each was met.
+        table: Table of the items' vectors, shared with the item tower: rows -> [..., D].
+    """
+
+    items: tf.Tensor
+    table_rows: tf.Tensor
+    age_days: tf.Tensor
+    table: tf_keras.layers.Embedding
+
+
+HistoryEncoder = Callable[[History], tf.Tensor]
+"""From a history to [B, any width] float32, which a linear layer brings to the tower's width."""
 
 
 def input_tensors(specs: Iterable[InputSpec]) -> Tensors:

@@ -16,8 +16,17 @@ import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
-from towers.history import History, HistoryEncoder, weighted_mean
-from towers.inputs import BucketDropout, Tables, Tensors, embedding_tables, feature_vectors, input_tensors
+from towers.history import weighted_mean
+from towers.inputs import (
+    BucketDropout,
+    History,
+    HistoryEncoder,
+    Tables,
+    Tensors,
+    embedding_tables,
+    feature_vectors,
+    input_tensors,
+)
 
 Head = Literal["residual", "mlp"]
 Activation = Literal["relu", "tanh"]

@@ -24,7 +24,8 @@ from features.columns import ITEM_ID, USER_ID, midnight
 from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs, fit_encoder
 from features.schema import Schema, snapshot_schema
 from serving.retrieval.exported_tower import ExportedTower
-from towers.history import HISTORY_ENCODERS, History, HistoryEncoder
+from towers.history import HISTORY_ENCODERS
+from towers.inputs import History, HistoryEncoder
 from training.config import TowerConfig, TrainingConfig
 from training.data.batches import Span, count_items, load_span
 from training.data.training_data import TrainingData

@@ -11,8 +11,8 @@ import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
-from towers.history import History, HistoryWeights, weighted_mean
-from towers.inputs import BucketDropout, embedding_tables, feature_vectors, input_tensors
+from towers.history import HistoryWeights, weighted_mean
+from towers.inputs import BucketDropout, History, embedding_tables, feature_vectors, input_tensors
 
 ROWS = np.array([[3, 5, 0, 0]], np.int32)
 AGES = np.array([[0.0, 10.0, 0.0, 3.0]], np.float32)

@@ -18,7 +18,8 @@ from serving.exposures.files import Exposure, to_table, write_exposures
 from training.data import training_data as module
 from training.data.training_data import read_impressions
 from training.negatives.known_positives import KnownPositives
-from training.negatives.private import PrivateSampler, UserNegatives, mask_private
+from training.negatives.private import UserNegatives, draw_private, listed, mask_private
+from training.negatives.source import Descriptions
 
 CUT = dt.date(2024, 2, 1)
 BEFORE = 1_706_745_599  # the second before
@@ -78,10 +79,10 @@ def test_what_was_bought_is_nobodys_negative_although_it_was_shown(tmp_path: Pat
     shown = UserNegatives.of(*read_impressions(tmp_path, encoder, before=CUT), num_user_rows=4)
     # u1 has met i2 (before the cut, or the phase would not know), and i1 in the row at hand.
     known = KnownPositives.of(np.array([1]), np.array([2]), num_user_rows=4)
-    rng, items = np.random.default_rng(1), np.arange(1, 5)
-    sampler = PrivateSampler.of(((shown, 3),), 0, described=items, uniform=items[:0], num_item_rows=5, rng=rng)
-    users, own = np.array([1, 2]), np.array([1, 4])
-    drawn = sampler.draw(users, rng=rng)
+    rng, users, own = np.random.default_rng(1), np.array([1, 2]), np.array([1, 4])
+    descriptions = Descriptions(np.arange(1, 5), 4, num_item_rows=5, catalogue_size=4)
+    drawn = draw_private([listed(shown, num=3)(descriptions, rng)], users, descriptions, rng=rng)
+    assert drawn is not None
     shared = np.zeros((2, 2), dtype=bool)
     mask = mask_private(shared, drawn, users, own, known, in_batch=True)
     negatives = [set(drawn.items[row][~mask[row, 2:]].tolist()) for row in range(2)]

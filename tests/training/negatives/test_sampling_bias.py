@@ -160,7 +160,7 @@ class Simulation:
         shared = np.concatenate([own, uniform, queued])
         known = KnownPositives.of(np.zeros(0, np.int64), np.zeros(0, np.int64), num_user_rows=self.rows)
         mask = false_negatives(users, shared, known, in_batch=self.in_batch)
-        drawn = PrivateNegatives(private, np.zeros_like(private), num_hard=0)
+        drawn = PrivateNegatives(private, np.zeros_like(private), num_certain=0)
         mask = mask_private(mask, drawn, users, shared, known, in_batch=self.in_batch)
         present = np.append(
             1.0,

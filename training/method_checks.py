@@ -122,6 +122,8 @@ def _check_distributed(towers: TowerConfig, training: TrainingConfig) -> None:
         "training.negatives.queue_size": (negatives.queue_size, 0),
         "training.negatives.num_hard_in_batch": (negatives.num_hard_in_batch, 0),
         "training.mobius": (training.mobius, None),
+        # A term of one's own may look at all rows, too.
+        "training.extra_losses": (dict(training.extra_losses), {}),
     }
     for name, (value, off) in found.items():
         if value != off:

@@ -5,7 +5,7 @@
     snapshots, examples, catalogues  removed: others' figures counted them; the next run computes them again
     online store                     their values removed, at once
     arms of comparisons              removed: the next comparison fits them again
-    records of steps                 removed, but for which nights were published, so that fits go on from them
+    records of steps                 removed, but for which nights were published, so that fits start from them
     bundles                          told of; never changed, as their checksums would not hold
 
 In this order, with what names the person last in each place: killed anywhere, the next call finds what is left. That
@@ -144,7 +144,7 @@ def _fits(paths: RunPaths, people: Sequence[str]) -> Removed:
                 from training.forget_fits import forget_in_fit
             cut.append(forget_in_fit(RunPaths(paths.root, dt.date.fromisoformat(model.name)), people))
     num_fits = sum(number > 0 for number in cut)
-    how = f"cut out of {num_fits} fit{'' if num_fits == 1 else 's'}; a later one goes on from what is left"
+    how = f"cut out of {num_fits} fit{'' if num_fits == 1 else 's'}; a later one starts from what is left"
     return Removed("models, vectors", sum(cut), how)
 
 
@@ -244,7 +244,7 @@ def _remove_left_over(paths: RunPaths) -> None:
 
 
 def _forget_records(paths: RunPaths) -> None:
-    """Removes the records of all steps but of publishing: a later night goes on from a published one."""
+    """Removes the records of all steps but of publishing: a later night starts from a published one."""
     for path in paths.root.glob("steps/**/*.json"):
         if path.stem != PUBLISH:
             path.unlink()

@@ -143,6 +143,14 @@ def shop(tmp_path: Path) -> Path:
             "fits; set training.mobius: null, or training.distribute: none",
         ),
         (
+            [
+                "training.distribute=multi_worker",
+                "training.extra_losses={hard_in_batch: {arguments: {num_hard: 1, margin: 0.1}}}",
+            ],
+            "training.extra_losses is set and training.distribute is multi_worker: several processes would not fit "
+            "what one fits; set training.extra_losses: {}, or training.distribute: none",
+        ),
+        (
             ["training.distribute=multi_worker", "sparcode={}"],
             "training.distribute is multi_worker, and sparcode is fitted by one process alone; set sparcode: null, or",
         ),

@@ -126,7 +126,7 @@ def test_the_longest_of_several_gaps_repairs_collisions() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_one_that_goes_on_from_a_state_is_one_that_never_stopped(tmp_path: Path) -> None:
+def test_one_restored_from_a_state_is_one_that_never_stopped(tmp_path: Path) -> None:
     rng, changes = np.random.default_rng(1), {"num_hashes": 2, "num_buckets": 50, "rate": 0.3, "initial_gap": 7.0}
     steps = [rng.integers(0, 100, 30) for _ in range(20)]
     whole, restored = made(**changes), made(**changes)

@@ -175,6 +175,14 @@ def test_another_dataset_schema_is_refused(folder: Path, sign: Sign) -> None:
     assert "schema.json: dataset_schema is {}, expected {'user_columns'" in refusal(folder)
 
 
+def test_a_bundle_from_before_a_key_of_the_schema_was_added_opens(folder: Path, sign: Sign) -> None:
+    path = folder / "schema.json"
+    content = json.loads(path.read_text())
+    del content["dataset_schema"]["computed_features"]
+    path.write_text(json.dumps(content))
+    assert Bundle.open(sign(folder)).manifest.dataset_schema.computed_features == ()
+
+
 def test_another_feature_service_is_refused(folder: Path, sign: Sign) -> None:
     path = folder / "schema.json"
     content = json.loads(path.read_text())

@@ -235,6 +235,7 @@ class _Job:
             unused_columns={name: table.unused for name, table in tables.items() if table is not None},
             content_digest=_digest(self.folder, read.days),
             num_forgotten_users=num_forgotten,
+            notes=tuple(note for table in tables.values() if table is not None for note in table.notes),
         )
         (self.folder / "manifest.json").write_text(
             summary.to_json(SchemaFacts.of(source, schema).to_plain()), encoding="utf-8"

@@ -122,14 +122,14 @@ def unchanged_parts(parts: Sequence[SourcePart], ledger: Ledger, *, now: dt.date
     """The files that are as they were: by size and time, and where only the time differs by their bytes."""
     found = {}
     for part in parts:
-        facts = ledger.files.get(part.path.name)
+        facts = ledger.files.get(part.name)
         stat = part.path.stat()
         if facts is None or facts.size != stat.st_size or facts.depends_on(now):
             continue
         if facts.mtime_ns == stat.st_mtime_ns:
-            found[part.path.name] = facts
+            found[part.name] = facts
         elif facts.digest == digest_of_file(part.path):
-            found[part.path.name] = replace(facts, mtime_ns=stat.st_mtime_ns)
+            found[part.name] = replace(facts, mtime_ns=stat.st_mtime_ns)
     return found
 
 
@@ -259,7 +259,7 @@ class EventReader:
         files: dict[str, PartFacts] = {}
         with spill:
             for part in self.raw.parts:
-                name = part.path.name
+                name = part.name
                 if name in same and kept_rows is not None:
                     files[name] = same[name]
                     for rows in kept_rows.read(begins[name], same[name].num_faults):
@@ -270,7 +270,7 @@ class EventReader:
             changed += [facts for name, facts in files.items() if name not in same]
             touched = {number for facts in changed for number in facts.days}
             for part in self.raw.parts:
-                if part.path.name in same and not touched.isdisjoint(same[part.path.name].days):
+                if part.name in same and not touched.isdisjoint(same[part.name].days):
                     chunks = part.read(self.chunk_rows)
                     spill_days(chunks, self.raw, spill, now=self.now, days=touched, forgotten=self.forgotten)
         ids, stay = (IdDays(), IdDays()), _none_stays(before)

@@ -72,6 +72,7 @@ def _validate(chunk: Chunk, table: RawTable, traced: pa.Schema, quarantine: Quar
             arrays.append(array)
             no_number = pc.or_(no_number, wrong)
     masks = {
+        Reason.OPEN_QUOTE: chunk.swallowed.to_numpy(zero_copy_only=False),
         Reason.WRONG_FIELDS: pc.is_valid(chunk.broken).to_numpy(zero_copy_only=False),
         Reason.NULL_ID: pc.is_null(arrays[0]).to_numpy(zero_copy_only=False),
         Reason.UNPARSABLE_NUMBER: no_number.to_numpy(zero_copy_only=False),

@@ -102,6 +102,7 @@ def validate_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Valid
     reward, no_reward = _numbers(chunk, table, columns.REWARD)
     value, no_value = _numbers(chunk, table, columns.VALUE)
     masks: dict[Reason, Mask] = {
+        Reason.OPEN_QUOTE: _mask(chunk.swallowed),
         Reason.WRONG_FIELDS: _mask(pc.is_valid(chunk.broken)),
         Reason.NULL_ID: _mask(pc.or_(pc.is_null(user_id), pc.is_null(item_id))),
         Reason.UNPARSABLE_TIMESTAMP: _mask(pc.is_null(moments)),

@@ -1,12 +1,14 @@
-"""Reads a file, or a folder of files, as one table: Parquet by row batches, CSV by blocks."""
+"""Reads a file, or a folder of files, as one table: Parquet by row batches, CSV by blocks of whole records."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +17,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from features.sources import records
 from features.sources.raw import Chunk, SourceError
 
-BLOCK_BYTES = 4 << 20
-MAX_BROKEN_AT_ONCE = 1_000_000  # wider than any damage; beyond it the delimiter is wrong, and memory would not do
+MAX_BROKEN_AT_ONCE = 1_000_000  # wider than any damage; beyond it the delimiter is wrong
 NO_DELIMITER = "\x1f"
+PARQUET_SUFFIX = ".parquet"
+CSV_SUFFIXES = (".csv", ".tsv")
+CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+SUFFIXES = f"{PARQUET_SUFFIX}, {', '.join(CSV_SUFFIXES)}, the latter also with {', '.join(CODECS)}"
+UTF8_MARK = b"\xef\xbb\xbf"
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class Dialect:
     encoding: str = "utf-8"
     names: tuple[str, ...] = ()
 
+    def of(self, path: Path) -> Dialect:
+        """The same for a file: `.tsv` has tabs where no other delimiter is configured."""
+        is_tabbed = self.delimiter == "," and _without_codec(path.name)[0].endswith(".tsv")
+        return replace(self, delimiter="\t") if is_tabbed else self
+
 
 def column_names(path: Path, dialect: Dialect) -> list[str]:
     """Columns of a file, from its header or from the dialect.
@@ -47,18 +60,34 @@ def column_names(path: Path, dialect: Dialect) -> list[str]:
     """
     if dialect.names:
         return list(dialect.names)
-    with _explained(path), _open(path, dialect, None, []) as reader:
-        return list(reader.schema.names)
+    with _explained(path), _open(path) as stream:
+        return _header(path, stream, dialect.of(path))[0]
 
 
-def read_delimited(path: Path, dialect: Dialect, *, wanted: Sequence[str], chunk_rows: int) -> Iterator[Chunk]:
+def _header(path: Path, stream: Any, dialect: Dialect) -> tuple[list[str], bytes]:
+    """Names in the first line, and what was read behind it."""
+    header, behind = records.split_header(stream, delimiter=dialect.delimiter.encode(), quoted=dialect.quoted)
+    if header.startswith((b"\xff\xfe", b"\xfe\xff")) or header[:2].count(0) == 1:
+        raise SourceError(
+            f"{path}: cannot be read: it is UTF-16 (as Excel writes 'Unicode text'), expected UTF-8; save it as "
+            "'CSV UTF-8', or convert it with `iconv -f UTF-16 -t UTF-8`"
+        )
+    header = header.removeprefix(UTF8_MARK)
+    header.decode(dialect.encoding)
+    return list(_parse(header, dialect, None, None, []).column_names), behind
+
+
+def read_delimited(
+    path: Path, dialect: Dialect, *, wanted: Sequence[str], chunk_rows: int, name: str = ""
+) -> Iterator[Chunk]:
     """Rows of a file in order, broken ones included.
 
     Args:
-        path: The file; `.gz` and `.bz2` are decompressed.
+        path: The file; `.gz`, `.bz2` and `.zst` are decompressed.
         dialect: How it is delimited.
         wanted: Columns to read.
         chunk_rows: Most rows of a chunk.
+        name: Of the file in chunks; its own if empty.
 
     Yields:
         Chunks of text columns; an empty field is null.
@@ -66,39 +95,72 @@ def read_delimited(path: Path, dialect: Dialect, *, wanted: Sequence[str], chunk
     Raises:
         SourceError: The file cannot be parsed or is not in the dialect's encoding.
     """
+    name = name or path.name
     if len(dialect.delimiter) > 1:
         lines = Dialect(NO_DELIMITER, quoted=False, encoding=dialect.encoding, names=("line",))
-        for chunk in read_delimited(path, lines, wanted=["line"], chunk_rows=chunk_rows):
+        for chunk in read_delimited(path, lines, wanted=["line"], chunk_rows=chunk_rows, name=name):
             yield _split_lines(chunk, dialect, wanted)
         return
-    broken: list[tuple[int, str]] = []
+    dialect = dialect.of(path)
     next_number = 1
-    with _explained(path), _open(path, dialect, wanted, broken) as reader:
-        for batch in reader:
-            numbers = _numbers_of_whole_rows(next_number, batch.num_rows, [number for number, _ in broken])
-            next_number = int(numbers[-1]) + 1 if len(numbers) else next_number
-            before = [row for row in broken if row[0] < next_number]
-            broken[:] = broken[len(before) :]
-            yield from _merge(path, numbers, pa.table(batch), before).slices(chunk_rows)
-        empty = pa.table({name: pa.array([], pa.string()) for name in wanted})
-        yield from _merge(path, np.empty(0, np.int64), empty, broken).slices(chunk_rows)
+    with _explained(path), _open(path) as stream:
+        names, held = (list(dialect.names), b"") if dialect.names else _header(path, stream, dialect)
+        framed = records.frame(
+            stream,
+            delimiter=dialect.delimiter.encode(),
+            quoted=dialect.quoted,
+            num_columns=len(names),
+            held=held,
+        )
+        for block in framed:
+            broken: list[tuple[int, str]] = []
+            with _row_named(path, dialect, block.whole, next_number):
+                rows = _parse(block.whole, dialect, names, wanted, broken)
+            at = [next_number - 1 + number for number, _ in broken]
+            numbers = _numbers_of_whole_rows(next_number, rows.num_rows, at)
+            next_number += rows.num_rows + len(broken)
+            swallowed = [line.decode(dialect.encoding, "replace") for line in block.swallowed if line]
+            at += range(next_number, next_number + len(swallowed))
+            next_number += len(swallowed)
+            texts = [text for _, text in broken] + swallowed
+            yield from _merge(name, numbers, rows, at, texts, len(swallowed)).slices(chunk_rows)
 
 
-def _open(
-    path: Path, dialect: Dialect, wanted: Sequence[str] | None, broken: list[tuple[int, str]]
-) -> pacsv.CSVStreamingReader:
-    header_rows = 0 if dialect.names else 1
+def _open(path: Path) -> Any:
+    """The bytes of a file, decompressed."""
+    codec = _without_codec(path.name)[1]
+    file = pa.OSFile(str(path), "rb")
+    return pa.CompressedInputStream(file, codec) if codec else file
+
+
+def _without_codec(name: str) -> tuple[str, str | None]:
+    """A file's name in lower case without the suffix of its compression, and the compression."""
+    name = name.lower()
+    for suffix, codec in CODECS.items():
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), codec
+    return name, None
+
+
+def _parse(
+    data: bytes,
+    dialect: Dialect,
+    names: list[str] | None,
+    wanted: Sequence[str] | None,
+    broken: list[tuple[int, str]],
+) -> pa.Table:
+    """Rows of a block as text; those with another number of fields go to `broken`, with their number in the block."""
+    if names is not None and not data.strip(b"\r\n"):
+        return pa.table({name: pa.array([], pa.string()) for name in wanted or ()})
 
     def set_aside(row: Any) -> str:
-        broken.append((row.number - header_rows, row.text))
+        broken.append((row.number, row.text))
         return "skip" if len(broken) <= MAX_BROKEN_AT_ONCE else "error"
 
-    return pacsv.open_csv(
-        path,
-        # Row numbers are known to the handler only without threads.
-        pacsv.ReadOptions(
-            use_threads=False, block_size=BLOCK_BYTES, column_names=dialect.names or None, encoding=dialect.encoding
-        ),
+    # A block of its own and no reader of a stream: such a reader has threads that outlive it.
+    return pacsv.read_csv(
+        pa.BufferReader(data),
+        pacsv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names, encoding=dialect.encoding),
         pacsv.ParseOptions(
             delimiter=dialect.delimiter,
             quote_char='"' if dialect.quoted else False,
@@ -114,6 +176,26 @@ def _open(
     )
 
 
+@contextmanager
+def _row_named(path: Path, dialect: Dialect, data: bytes, first: int) -> Iterator[None]:
+    """Names the row of a block whose bytes are not in the encoding."""
+    try:
+        yield
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        try:
+            data.decode(dialect.encoding)
+        except UnicodeDecodeError as error:
+            lines = [line for line in re.split(rb"[\r\n]+", data[: error.start]) if line]
+            inside = int(data[: error.start][-1:] not in (b"\n", b"\r", b""))
+            row = first + len(lines) - inside
+            raise SourceError(
+                f"{path}: cannot be read: invalid UTF8 data (byte 0x{data[error.start]:02x}) about row {row}, not "
+                "counting the header; expected UTF-8. Save it as UTF-8, or convert it, for example with `iconv -f "
+                "WINDOWS-1252 -t UTF-8`"
+            ) from None
+        raise
+
+
 def _numbers_of_whole_rows(first: int, num_rows: int, broken: Sequence[int]) -> npt.NDArray[np.int64]:
     """Numbers of the next whole rows, counted from `first`, where the numbers in `broken` are taken."""
     offsets = first + np.arange(num_rows, dtype=np.int64)
@@ -122,17 +204,24 @@ def _numbers_of_whole_rows(first: int, num_rows: int, broken: Sequence[int]) -> 
     return offsets + np.searchsorted(whole_rows_before, offsets, side="right")
 
 
-def _merge(path: Path, numbers: npt.NDArray[np.int64], rows: pa.Table, broken: list[tuple[int, str]]) -> Chunk:
-    """Whole and broken rows in the order of the file."""
-    texts = pa.concat_arrays([pa.nulls(len(numbers), pa.string()), pa.array([t for _, t in broken], pa.string())])
+def _merge(
+    name: str,
+    numbers: npt.NDArray[np.int64],
+    rows: pa.Table,
+    broken: Sequence[int],
+    broken_texts: Sequence[str],
+    num_swallowed: int,
+) -> Chunk:
+    """Whole and broken rows in the order of the file; the last of the broken ones are those that a quote swallowed."""
+    texts = pa.concat_arrays([pa.nulls(len(numbers), pa.string()), pa.array(broken_texts, pa.string())])
+    total = len(numbers) + len(broken)
+    swallowed = pa.array(np.arange(total) >= total - num_swallowed)
+    chunk = Chunk(name, pa.array(np.concatenate([numbers, np.array(broken, np.int64)])), rows, texts, swallowed)
     if not broken:
-        return Chunk(path.name, pa.array(numbers), rows, texts)
-    numbers = np.concatenate([numbers, np.array([number for number, _ in broken], np.int64)])
-    gaps = pa.table({name: pa.nulls(len(broken), pa.string()) for name in rows.column_names})
-    order = pa.array(np.argsort(numbers, kind="stable"))
-    return Chunk(
-        path.name, pa.array(numbers).take(order), pa.concat_tables([rows, gaps]).take(order), texts.take(order)
-    )
+        return chunk
+    gaps = pa.table({column: pa.nulls(len(broken), pa.string()) for column in rows.column_names})
+    chunk = replace(chunk, rows=pa.concat_tables([rows, gaps]))
+    return chunk.take(pa.array(np.argsort(chunk.numbers.to_numpy(), kind="stable")))
 
 
 def _split_lines(chunk: Chunk, dialect: Dialect, wanted: Sequence[str]) -> Chunk:
@@ -149,34 +238,85 @@ def _split_lines(chunk: Chunk, dialect: Dialect, wanted: Sequence[str]) -> Chunk
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns an error of the parser into one that names the file."""
+    """Turns any error of a library into one that names the file."""
     try:
         yield
-    except pa.ArrowInvalid as error:
+    except (SourceError, MemoryError):
+        raise
+    except UnicodeDecodeError as error:
         raise SourceError(
-            f"{path}: cannot be read: {error}. Expected delimited text in the configured encoding with a line per row; "
-            "check that the file is whole and that the delimiter is right"
+            f"{path}: cannot be read: its header has invalid UTF8 data ({error}); expected UTF-8. Save it as UTF-8"
         ) from error
+    except records.RecordTooLongError as error:
+        raise SourceError(
+            f"{path}: cannot be read: {error}, which is the limit; shorten the text, or write the table as Parquet"
+        ) from error
+    except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
+        if path.name.lower().endswith(PARQUET_SUFFIX):
+            expected = "not a Parquet file that is whole: {}. Write it again, or fetch it again"
+        elif _without_codec(path.name)[1]:
+            expected = "cannot be read: {}. The compressed file is damaged or not complete; fetch it again"
+        else:
+            expected = (
+                "cannot be read: {}. Expected delimited text in the configured encoding with a line per row; check "
+                "that the file is whole and that the delimiter is right"
+            )
+        found = str(error).rstrip(".") or type(error).__name__
+        raise SourceError(f"{path}: {expected.format(found)}") from error
 
 
-PARQUET_SUFFIX = ".parquet"
-CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.bz2")
+@dataclass(frozen=True)
+class TableFile:
+    """One of the files of a table.
+
+    Attributes:
+        path: The file.
+        name: Path from the table's folder, with `/`.
+        partition: Columns that the names of its folders give, as in `day=2024-01-02/`.
+    """
+
+    path: Path
+    name: str
+    partition: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def table_files(path: Path) -> list[Path]:
-    """The Parquet or CSV files of a table, by name.
+def table_files(path: Path) -> tuple[list[TableFile], list[str]]:
+    """The Parquet or CSV files of a table by name, those in subfolders too, and the names of all others.
+
+    Names that begin with `.` or `_` are no data: editors, rsync, Spark and others leave them.
 
     Raises:
         SourceError: There are none.
     """
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder; relative paths start where the command runs")
-    found = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [file for file in found if file.name.endswith((PARQUET_SUFFIX, *CSV_SUFFIXES))]
+    if not path.is_dir():
+        if not _is_readable(path.name):
+            raise SourceError(f"{path}: neither Parquet nor CSV by its name; expected {SUFFIXES}")
+        return [TableFile(path, path.name)], []
+    with _explained(path):
+        found = [file for file in path.rglob("*") if not file.is_dir() and not _is_hidden(file.relative_to(path))]
+    names = sorted((file.relative_to(path).as_posix(), file) for file in found)
+    files = [TableFile(file, name, _partition(name)) for name, file in names if _is_readable(name)]
+    others = [name for name, _ in names if not _is_readable(name)]
     if not files:
-        what = f"folder with {len(found)} other files" if path.is_dir() else "neither Parquet nor CSV by its name"
-        raise SourceError(f"{path}: {what}; expected {PARQUET_SUFFIX} or {', '.join(CSV_SUFFIXES)}")
-    return files
+        some = f" ({', '.join(others[:5])})" if others else ""
+        raise SourceError(f"{path}: folder with {len(others)} other files{some}; expected {SUFFIXES}")
+    return files, others
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in relative.parts)
+
+
+def _is_readable(name: str) -> bool:
+    return name.lower().endswith(PARQUET_SUFFIX) or _without_codec(name)[0].endswith(CSV_SUFFIXES)
+
+
+def _partition(name: str) -> dict[str, str | None]:
+    """Columns in the names of folders, as Hive and Spark write them."""
+    pairs = [part.partition("=") for part in name.split("/")[:-1] if "=" in part]
+    return {unquote(key): None if value == HIVE_NULL else unquote(value) for key, _, value in pairs}
 
 
 def file_columns(path: Path, dialect: Dialect) -> list[str]:
@@ -185,38 +325,48 @@ def file_columns(path: Path, dialect: Dialect) -> list[str]:
     Raises:
         SourceError: The file is empty or not of the type that its name suggests.
     """
-    if not path.name.endswith(PARQUET_SUFFIX):
+    if not path.name.lower().endswith(PARQUET_SUFFIX):
         return column_names(path, dialect)
-    try:
+    with _explained(path):
         return list(pq.read_schema(path).names)
-    except pa.ArrowInvalid as error:
-        raise SourceError(f"{path}: not a Parquet file: {error}. Write it again") from error
 
 
 def file_kinds(path: Path, dialect: Dialect) -> dict[str, str]:
     """Column of a file -> its type as Arrow names it; always text for a CSV file."""
-    if not path.name.endswith(PARQUET_SUFFIX):
+    if not path.name.lower().endswith(PARQUET_SUFFIX):
         return dict.fromkeys(column_names(path, dialect), "text")
-    return {field.name: str(field.type) for field in pq.read_schema(path)}
+    with _explained(path):
+        return {field.name: str(field.type) for field in pq.read_schema(path)}
 
 
-def read_file(path: Path, dialect: Dialect, *, wanted: Sequence[str], chunk_rows: int) -> Iterator[Chunk]:
+def read_file(
+    path: Path, dialect: Dialect, *, wanted: Sequence[str], chunk_rows: int, name: str = ""
+) -> Iterator[Chunk]:
     """Chunks of a file's wanted columns."""
-    if not path.name.endswith(PARQUET_SUFFIX):
-        yield from read_delimited(path, dialect, wanted=wanted, chunk_rows=chunk_rows)
+    if not path.name.lower().endswith(PARQUET_SUFFIX):
+        yield from read_delimited(path, dialect, wanted=wanted, chunk_rows=chunk_rows, name=name)
         return
     number = 1
-    with pq.ParquetFile(path) as file:
+    with _explained(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=chunk_rows, columns=list(wanted)):
             numbers = pa.array(np.arange(number, number + batch.num_rows, dtype=np.int64))
-            yield Chunk(path.name, numbers, pa.table(batch), pa.nulls(batch.num_rows, pa.string()))
+            none = pa.nulls(batch.num_rows, pa.string())
+            yield Chunk(name or path.name, numbers, pa.table(batch), none, pa.repeat(False, batch.num_rows))
             number += batch.num_rows
 
 
 def read_files(
-    paths: Sequence[Path], dialect: Dialect, *, columns: Mapping[str, str], chunk_rows: int
+    files: Sequence[TableFile], dialect: Dialect, *, columns: Mapping[str, str], chunk_rows: int
 ) -> Iterator[Chunk]:
-    """Chunks of several files, one after the other."""
+    """Chunks of several files, one after the other; a column that a file lacks is null in its rows."""
     wanted = list(dict.fromkeys(columns.values()))
-    for path in paths:
-        yield from read_file(path, dialect, wanted=wanted, chunk_rows=chunk_rows)
+    for file in files:
+        there = file_columns(file.path, dialect)
+        own = [name for name in wanted if name in there]
+        for chunk in read_file(file.path, dialect, wanted=own, chunk_rows=chunk_rows, name=file.name):
+            rows = chunk.rows
+            for name in wanted:
+                if name not in own:
+                    value = pa.scalar(file.partition.get(name), pa.string())
+                    rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+            yield replace(chunk, rows=rows)

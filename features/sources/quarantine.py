@@ -23,6 +23,7 @@ SCHEMA = pa.schema([("source", pa.string()), ("source_row", pa.int64()), ("reaso
 class Reason(StrEnum):
     """Why a row was set aside. A row has one reason: the first that applies, in this order."""
 
+    OPEN_QUOTE = "open_quote"  # a line in a quoted field that is not closed, or closed in the row of another
     WRONG_FIELDS = "wrong_fields"  # a line with more or fewer fields than the header
     NULL_ID = "null_id"  # an id is null or empty
     UNPARSABLE_TIMESTAMP = "unparsable_timestamp"  # null, no moment, or before year 1

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -27,19 +27,32 @@ class Chunk:
         file: Name of the file, for messages and for the quarantine.
         numbers: [n] int64, number of each data row in its file, from 1; a header does not count.
         rows: n rows of raw columns.
-        broken: [n] string, text of a row with the wrong number of fields (its raw columns are null); else null.
+        broken: [n] string, text of a line that is no row (its raw columns are null); else null.
+        swallowed: [n] bool, of those the lines that an open quote swallowed; the others have the wrong number of fields.
     """
 
     file: str
     numbers: pa.Array
     rows: pa.Table
     broken: pa.Array
+    swallowed: pa.Array
 
     def slices(self, num_rows: int) -> Iterator[Chunk]:
         """Parts of at most `num_rows` rows; nothing is copied."""
         for start in range(0, self.rows.num_rows, num_rows):
-            cut = (start, num_rows)
-            yield Chunk(self.file, self.numbers.slice(*cut), self.rows.slice(*cut), self.broken.slice(*cut))
+            yield self._each(lambda values, start=start: values.slice(start, num_rows))  # type: ignore[misc]
+
+    def take(self, places: pa.Array) -> Chunk:
+        """The rows at some places, in their order."""
+        return self._each(lambda values: values.take(places))
+
+    def filter(self, kept: pa.Array) -> Chunk:
+        """The rows where a mask is true."""
+        return self._each(lambda values: values.filter(kept))
+
+    def _each(self, change: Callable[[Any], Any]) -> Chunk:
+        parts = (self.numbers, self.rows, self.broken, self.swallowed)
+        return Chunk(self.file, *(change(values) for values in parts))
 
 
 @dataclass(frozen=True)
@@ -47,11 +60,13 @@ class SourcePart:
     """One of the files that a table is made of.
 
     Attributes:
-        path: The file; its name is that of its chunks.
+        path: The file.
+        name: Its path from the table's folder, which is the name of its chunks too.
         read: As that of the table, for this file alone.
     """
 
     path: Path
+    name: str
     read: Callable[[int], Iterator[Chunk]]
 
 
@@ -69,6 +84,7 @@ class RawTable:
             read again. Empty where the table is one file.
         dialect: How its text is delimited, where it is text.
         kinds: Raw column -> type in the source, of all columns, also those that are not read.
+        notes: What people should know: files that are not read, columns that only some files have.
     """
 
     columns: Mapping[str, str]
@@ -79,6 +95,7 @@ class RawTable:
     parts: tuple[SourcePart, ...] = ()
     dialect: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def reading(self) -> str:
         """How rows are understood, as text: where it changes, what was read before is of no use."""

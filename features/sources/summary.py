@@ -40,6 +40,7 @@ class IngestSummary:
         first_event, last_event: Moments of the first and the last event.
         unused_columns: Table -> raw columns that nothing uses.
         content_digest: SHA-256 over the tables' bytes, without the quarantine: other data of the same size shows.
+        notes: What people should know of files and ids.
         num_forgotten_users: Rows of the users table left out because they are of somebody who is forgotten.
     """
 
@@ -58,6 +59,7 @@ class IngestSummary:
     unused_columns: Mapping[str, tuple[str, ...]]
     content_digest: str
     num_forgotten_users: int = 0
+    notes: tuple[str, ...] = ()
 
     def outcome(self) -> str:
         """One line for people."""
@@ -75,7 +77,7 @@ class IngestSummary:
                 parts.append(f"{count:,} {name} known from events only")
         unused = [f"{table}.{name}" for table, names in self.unused_columns.items() for name in names]
         parts.append(f"unused columns: {', '.join(unused) or 'none'}")
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.notes])
 
     def to_json(self, schema: Mapping[str, Any]) -> str:
         """The text of `manifest.json`, with the columns that were read."""

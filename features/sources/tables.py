@@ -5,13 +5,13 @@ Where the events are a folder of files, one a day or in any parts, those that ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from features import columns
 from features.schema import ENTITY_KEY, Schema, Tower
-from features.sources.files import Dialect, file_columns, file_kinds, read_files, table_files
+from features.sources.files import Dialect, TableFile, file_columns, file_kinds, read_files, table_files
 from features.sources.raw import (
     Chunk,
     RawTable,
@@ -24,6 +24,9 @@ from features.sources.raw import (
     refuse_columns,
     unused_columns,
 )
+
+
+NUM_NAMED = 5
 
 
 class NamedTable(Protocol):
@@ -92,22 +95,56 @@ def _table(
             )
     wanted = {name: table.columns.get(name, name) for name in names}
     may_lack = [name for name in optional if name not in table.columns]
-    files = table_files(table.path)
+    files, others = table_files(table.path)
     dialect = Dialect(table.delimiter)
-    available = file_columns(files[0], dialect)
-    chosen = choose_columns(wanted, may_lack, available=available, where=str(files[0]))
-    for file in files[1:]:
-        choose_columns(chosen, (), available=file_columns(file, dialect), where=str(file))
+    found = {file.name: [*file_columns(file.path, dialect), *file.partition] for file in files}
+    chosen = choose_columns(wanted, may_lack, available=_union(found.values()), where=str(files[0].path))
+    keys = {name: raw for name, raw in chosen.items() if name in (columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP)}
+    for file in files:
+        choose_columns(keys, (), available=found[file.name], where=str(file.path))
+        _refuse_twice(chosen, found[file.name], where=str(file.path))
 
-    def reader(some: Sequence[Path]) -> Callable[[int], Iterator[Chunk]]:
+    def reader(some: Sequence[TableFile]) -> Callable[[int], Iterator[Chunk]]:
         return lambda chunk_rows: read_files(some, dialect, columns=chosen, chunk_rows=chunk_rows)
 
+    kinds: dict[str, str] = {}
+    for file in reversed(files):
+        kinds |= dict.fromkeys(file.partition, "text") | file_kinds(file.path, dialect)
     return RawTable(
         chosen,
-        unused_columns(available, chosen),
+        unused_columns(_union(found.values()), chosen),
         reader(files),
         timestamp_unit,
-        parts=tuple(SourcePart(file, reader([file])) for file in files) if len(files) > 1 else (),
+        parts=tuple(SourcePart(file.path, file.name, reader([file])) for file in files) if len(files) > 1 else (),
         dialect=repr(dialect),
-        kinds=file_kinds(files[0], dialect),
+        kinds=kinds,
+        notes=_notes(table.path, found, chosen, others),
     )
+
+
+def _union(found: Iterable[Sequence[str]]) -> list[str]:
+    """All columns in the order in which files have them; one that a file has twice is in it twice."""
+    union: list[str] = []
+    for names in found:
+        union += [name for name in dict.fromkeys(names) for _ in range(names.count(name) - union.count(name))]
+    return union
+
+
+def _refuse_twice(chosen: Mapping[str, str], available: Sequence[str], *, where: str) -> None:
+    there = {name: raw for name, raw in chosen.items() if raw in available}
+    choose_columns(there, (), available=available, where=where)
+
+
+def _notes(
+    path: Path, found: Mapping[str, Sequence[str]], chosen: Mapping[str, str], others: Sequence[str]
+) -> tuple[str, ...]:
+    """Files that are not read, and columns that are null in some files."""
+    notes = []
+    if others:
+        more = ", ..." if len(others) > NUM_NAMED else ""
+        notes.append(f"{path}: {len(others)} files are not read: {', '.join(others[:NUM_NAMED])}{more}")
+    for raw in chosen.values():
+        without = [name for name, names in found.items() if raw not in names]
+        if without:
+            notes.append(f"{path}: {len(without)} of {len(found)} files have no {raw}, the first is {without[0]}")
+    return tuple(notes)

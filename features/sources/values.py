@@ -200,5 +200,4 @@ def without(chunk: Chunk, column: str, people: Container[str]) -> Chunk:
         gone |= name_any(people, chunk.broken)
     if not gone.any():
         return chunk
-    kept = pa.array(~gone)
-    return Chunk(chunk.file, chunk.numbers.filter(kept), chunk.rows.filter(kept), chunk.broken.filter(kept))
+    return chunk.filter(pa.array(~gone))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import features.sources.files as delimited
+import features.sources.records as records
 from features.ingest import SourceError
 from features.sources.files import Dialect, read_delimited
 
@@ -12,7 +13,7 @@ from features.sources.files import Dialect, read_delimited
 @pytest.mark.parametrize("block_bytes", [16, 64, 1 << 20])
 @pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
 def test_every_row_has_its_own_number_in_order(tmp_path, monkeypatch, block_bytes, chunk_rows):
-    monkeypatch.setattr(delimited, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(records, "BLOCK_BYTES", block_bytes)
     lines = [f"{n}" if n % 5 in (0, 1) else f"{n},b" for n in range(1, 200)]
     path = tmp_path / "rows.csv"
     path.write_text("a,b\n" + "\n".join(lines))

@@ -78,7 +78,7 @@ def test_files_of_other_kinds_and_missing_ones_are_named(shop):
     (shop.folder / "notes.txt").write_text("")
     with pytest.raises(SourceError, match=r"notes.txt: neither Parquet nor CSV"):
         open_tables(schema=Schema(), events=TableFile(path=shop.folder / "notes.txt"))
-    with pytest.raises(SourceError, match=r"folder with 1 other files; expected .parquet or .csv"):
+    with pytest.raises(SourceError, match=r"folder with 1 other files \(notes.txt\); expected .parquet, .csv"):
         open_tables(schema=Schema(), events=TableFile(path=shop.folder))
 
 

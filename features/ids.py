@@ -1,6 +1,7 @@
-"""Map of external ids to rows. Row 0 is the null id and the padding; rows 1..n are the ids.
+"""External ids: the one way in which they are written, and their map to rows.
 
-Ids that the map does not know are in row 0 too, unless it has hash buckets: then they share out the rows after n.
+Row 0 of a map is the null id and the padding; rows 1..n are the ids. Ids that the map does not know are in row 0 too,
+unless it has hash buckets: then they share out the rows after n.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 # The default of pandas, spelled out: rows that towers have learned and shards of yesterday depend on it.
@@ -23,6 +25,76 @@ NUM_BUCKETS_KEY = b"num_buckets"
 FEW = 256
 Ids = Sequence[str | None] | npt.NDArray[np.object_]
 Rows = npt.NDArray[np.int32]
+
+
+MAX_LENGTH = 256
+"""Characters of an id."""
+# White space of Unicode and the byte order mark, which no id begins or ends with.
+BLANKS = "".join(
+    map(chr, (*range(9, 14), *range(28, 33), 133, 160, 5760, *range(8192, 8203), 8232, 8233, 8239, 8287, 12288, 65279))
+)
+_WHOLE = r"^(-?(?:0|[1-9]\d*))\.0+$"
+# Written by what had made a float of a number: its last digits may be lost.
+_DAMAGED = r"^-?\d\.\d+[eE]\+?\d+$"
+_CONTROL = "[\\x00-\\x1f\\x7f\\x{85}\\x{2028}\\x{2029}]"
+_LONG_WHOLE = r"^-?[1-9]\d{15,}\.0+$"
+
+
+def normal_ids(texts: pa.Array) -> pa.Array:
+    """Ids as they are written everywhere: without blanks at the ends, whole numbers without `.0`; null where empty.
+
+    Args:
+        texts: [n] string.
+
+    Returns:
+        [n] string.
+    """
+    trimmed = pc.replace_substring_regex(pc.utf8_trim(texts, characters=BLANKS), _WHOLE, r"\1")
+    return pc.if_else(pc.equal(trimmed, ""), None, pc.if_else(pc.equal(trimmed, "-0"), "0", trimmed))
+
+
+def are_faulty(texts: pa.Array) -> pa.Array:
+    """Ids that cannot be used: with control characters, too long, or numbers whose last digits a float has lost.
+
+    Args:
+        texts: [n] string.
+
+    Returns:
+        [n] bool, false for null.
+    """
+    trimmed = pc.utf8_trim(texts, characters=BLANKS)
+    faulty = pc.greater(pc.utf8_length(trimmed), MAX_LENGTH)
+    for pattern in (_CONTROL, _DAMAGED):
+        faulty = pc.or_(faulty, pc.match_substring_regex(trimmed, pattern))
+    whole = pc.if_else(pc.match_substring_regex(trimmed, _LONG_WHOLE), trimmed, None).cast(pa.float64())
+    inexact = pc.greater_equal(pc.abs(whole), 2.0**53)
+    return pc.or_(pc.fill_null(faulty, False), pc.fill_null(inexact, False))
+
+
+def normal_id(value: object) -> str:
+    """An id as it is written everywhere.
+
+    Args:
+        value: Text or a number.
+
+    Raises:
+        ValueError: It is empty, cannot be used, or is neither text nor a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is no id; expected text or a number")
+    if isinstance(value, float):
+        if not abs(value) < 2.0**53 or value != int(value):
+            raise ValueError(f"{value!r} is no id; expected text or a whole number below 2^53")
+        value = int(value)
+    text = pa.array([str(value)], pa.string())
+    [found] = normal_ids(text).to_pylist()
+    if found is None or are_faulty(text)[0].as_py():
+        shown = repr(value) if len(str(value)) <= MAX_LENGTH else f"{str(value)[:MAX_LENGTH]!r}..."
+        raise ValueError(
+            f"{shown} is no id: expected 1 to {MAX_LENGTH} characters without line breaks and control characters, and "
+            "numbers in full, not as a float that has lost digits"
+        )
+    return str(found)
 
 
 def stable_number(ids: Iterable[str]) -> npt.NDArray[np.int64]:

@@ -25,7 +25,7 @@ from features.schema import Schema
 from features.schema_changes import SchemaFacts
 from features.sources.changed_files import Before, EventReader, EventsRead, Ledger
 from features.sources.complete_journey import open_complete_journey
-from features.sources.entities import entity_schema, read_entities, with_ids
+from features.sources.entities import entity_schema, read_entities, unmet_note, with_ids
 from features.sources.movielens import open_movielens
 from features.sources.quarantine import Quarantine, QuarantineError
 from features.sources.raw import RawTable, Source, SourceError, nearest
@@ -211,8 +211,10 @@ class _Job:
                 f"none of {read.num_rows:,} event rows can be used: {sum(bad_events.values()):,} were set aside and "
                 f"{read.num_filtered:,} filtered; check the files and columns of ingest.source"
             )
-        users, num_added_users = with_ids(users, read.ids[0].column("id").combine_chunks())
-        items, num_added_items = with_ids(items, read.ids[1].column("id").combine_chunks())
+        seen_users, seen_items = (ids.column("id").combine_chunks() for ids in read.ids)
+        warnings = unmet_note("users", users, seen_users) + unmet_note("items", items, seen_items)
+        users, num_added_users = with_ids(users, seen_users)
+        items, num_added_items = with_ids(items, seen_items)
         if source.items is not None:
             gone = pc.invert(pc.is_in(items.column(0), value_set=offered.combine_chunks()))
             pq.write_table(items.select([0]).filter(gone), self.folder / WITHDRAWN_FILE, compression="zstd")
@@ -235,7 +237,7 @@ class _Job:
             unused_columns={name: table.unused for name, table in tables.items() if table is not None},
             content_digest=_digest(self.folder, read.days),
             num_forgotten_users=num_forgotten,
-            notes=tuple(note for table in tables.values() if table is not None for note in table.notes),
+            notes=warnings + tuple(note for table in tables.values() if table is not None for note in table.notes),
         )
         (self.folder / "manifest.json").write_text(
             summary.to_json(SchemaFacts.of(source, schema).to_plain()), encoding="utf-8"

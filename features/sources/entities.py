@@ -12,7 +12,10 @@ from features.schema import ENTITY_KEY, Schema, Tower
 from features.sources.events import SOURCE, SOURCE_ROW, first_fault, split_repeats
 from features.sources.quarantine import Quarantine, Reason
 from features.sources.raw import Chunk, RawTable
-from features.sources.values import to_numbers, to_text, without
+from features.sources.values import to_ids, to_numbers, to_text, too_large, without
+
+LEAST_MET = 0.01
+"""Share of the ids that could meet, below which a run warns."""
 
 
 def entity_schema(schema: Schema, tower: Tower) -> pa.Schema:
@@ -57,7 +60,7 @@ def read_entities(
 
 
 def _validate(chunk: Chunk, table: RawTable, traced: pa.Schema, quarantine: Quarantine) -> pa.Table:
-    no_number = pa.repeat(False, chunk.rows.num_rows)
+    no_number = beyond = bad_id = pa.repeat(False, chunk.rows.num_rows)
     arrays: list[pa.Array] = []
     for field in traced:
         if field.name == SOURCE:
@@ -68,26 +71,47 @@ def _validate(chunk: Chunk, table: RawTable, traced: pa.Schema, quarantine: Quar
             arrays.append(pa.nulls(chunk.rows.num_rows, field.type))
         else:
             raw = table.columns[field.name]
-            array, wrong = _read(chunk.rows.column(raw), field.type, f"{chunk.file}, column {raw!r}")
+            column, where = chunk.rows.column(raw), f"{chunk.file}, column {raw!r}"
+            if not arrays:
+                array, bad_id = to_ids(column, where)
+            elif field.type == pa.string():
+                array = to_text(column, where)
+            else:
+                numbers, wrong = to_numbers(column, where)
+                # NaN and infinities are no knowledge.
+                array = pc.if_else(pc.is_finite(numbers), numbers, None)
+                no_number, beyond = pc.or_(no_number, wrong), pc.or_(beyond, too_large(array))
             arrays.append(array)
-            no_number = pc.or_(no_number, wrong)
     masks = {
         Reason.OPEN_QUOTE: chunk.swallowed.to_numpy(zero_copy_only=False),
         Reason.WRONG_FIELDS: pc.is_valid(chunk.broken).to_numpy(zero_copy_only=False),
         Reason.NULL_ID: pc.is_null(arrays[0]).to_numpy(zero_copy_only=False),
+        Reason.BAD_ID: bad_id.to_numpy(zero_copy_only=False),
         Reason.UNPARSABLE_NUMBER: no_number.to_numpy(zero_copy_only=False),
+        Reason.NUMBER_TOO_LARGE: beyond.to_numpy(zero_copy_only=False),
     }
     faults = first_fault(masks, chunk.rows.num_rows)
     quarantine.add_faults(chunk, faults)
     return pa.table(arrays, schema=traced).filter(pa.array(faults < 0))
 
 
-def _read(column: pa.ChunkedArray, kind: pa.DataType, where: str) -> tuple[pa.Array, pa.Array]:
-    """Values, and where a number was expected but something else found; NaN and infinities are no knowledge: null."""
-    if kind == pa.string():
-        return to_text(column, where), pa.repeat(False, len(column))
-    numbers, wrong = to_numbers(column, where)
-    return pc.if_else(pc.is_finite(numbers), numbers, None), wrong
+def unmet_note(name: str, entities: pa.Table, seen: pa.Array) -> tuple[str, ...]:
+    """A warning where nearly no id of a table meets one of the events, with an example of each.
+
+    Args:
+        name: `users` or `items`.
+        entities: The table; its first column is the id.
+        seen: Distinct ids of the events.
+    """
+    ids = entities.column(0).combine_chunks()
+    met = int(pc.sum(pc.is_in(ids, value_set=seen)).as_py() or 0)
+    if not len(ids) or not len(seen) or met >= LEAST_MET * min(len(ids), len(seen)):
+        return ()
+    unmet = ids.filter(pc.invert(pc.is_in(ids, value_set=seen)))
+    return (
+        f"WARNING: {met:,} of {len(ids):,} ids of {name} meet one of the {len(seen):,} of the events; {name} have "
+        f"{unmet[0].as_py()!r}, events have {seen[0].as_py()!r}: check that both write ids alike",
+    )
 
 
 def with_ids(entities: pa.Table, seen: pa.Array) -> tuple[pa.Table, int]:

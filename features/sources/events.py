@@ -15,7 +15,7 @@ from features import columns
 from features.schema import MOMENT
 from features.sources.quarantine import REASONS, Reason
 from features.sources.raw import Chunk, RawTable
-from features.sources.values import to_microseconds, to_numbers, to_text
+from features.sources.values import to_ids, to_microseconds, to_numbers, too_large
 
 SOURCE, SOURCE_ROW = "source", "source_row"
 
@@ -94,8 +94,8 @@ def validate_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Valid
     Raises:
         SourceError: A column has a type that cannot be read.
     """
-    user_id, item_id = (
-        to_text(chunk.rows.column(table.columns[name]), f"{chunk.file}, column {table.columns[name]!r}")
+    (user_id, bad_user), (item_id, bad_item) = (
+        to_ids(chunk.rows.column(table.columns[name]), f"{chunk.file}, column {table.columns[name]!r}")
         for name in (columns.USER_ID, columns.ITEM_ID)
     )
     moments = to_microseconds(chunk.rows.column(table.columns[columns.TIMESTAMP]), table.timestamp_unit)
@@ -105,9 +105,11 @@ def validate_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Valid
         Reason.OPEN_QUOTE: _mask(chunk.swallowed),
         Reason.WRONG_FIELDS: _mask(pc.is_valid(chunk.broken)),
         Reason.NULL_ID: _mask(pc.or_(pc.is_null(user_id), pc.is_null(item_id))),
+        Reason.BAD_ID: _mask(pc.or_(bad_user, bad_item)),
         Reason.UNPARSABLE_TIMESTAMP: _mask(pc.is_null(moments)),
         Reason.FUTURE_TIMESTAMP: _mask(pc.greater(moments, (now - EPOCH) // MICROSECOND)),
         Reason.UNPARSABLE_NUMBER: _mask(pc.or_(no_reward, no_value)),
+        Reason.NUMBER_TOO_LARGE: _mask(pc.or_(too_large(reward), too_large(value))),
         Reason.NEGATIVE_REWARD: _mask(_no_amount(reward)),
         Reason.NEGATIVE_VALUE: _mask(_no_amount(value)),
     }

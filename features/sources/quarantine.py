@@ -26,9 +26,11 @@ class Reason(StrEnum):
     OPEN_QUOTE = "open_quote"  # a line in a quoted field that is not closed, or closed in the row of another
     WRONG_FIELDS = "wrong_fields"  # a line with more or fewer fields than the header
     NULL_ID = "null_id"  # an id is null or empty
+    BAD_ID = "bad_id"  # an id has control characters, is too long, or is a float that has lost digits
     UNPARSABLE_TIMESTAMP = "unparsable_timestamp"  # null, no moment, or before year 1
     FUTURE_TIMESTAMP = "future_timestamp"  # after the moment of the run
     UNPARSABLE_NUMBER = "unparsable_number"  # text that is no number in a numeric column
+    NUMBER_TOO_LARGE = "number_too_large"  # beyond LARGEST_NUMBER, up to which sums are finite as 32-bit floats
     NEGATIVE_REWARD = "negative_reward"  # below zero, NaN or infinite
     NEGATIVE_VALUE = "negative_value"  # below zero, NaN or infinite
     DUPLICATE = "duplicate"  # user, item and timestamp of an earlier row

@@ -28,7 +28,7 @@ class Chunk:
         numbers: [n] int64, number of each data row in its file, from 1; a header does not count.
         rows: n rows of raw columns.
         broken: [n] string, text of a line that is no row (its raw columns are null); else null.
-        swallowed: [n] bool, of those the lines that an open quote swallowed; the others have the wrong number of fields.
+        swallowed: [n] bool, those of them that an open quote swallowed; the others have the wrong number of fields.
     """
 
     file: str

@@ -88,7 +88,8 @@ def frame(
         end = len(held) if is_last else _safe_end(held)
         position = 0
         if quoted and held.find(b'"', 0, end) >= 0:
-            for records, position in _frame_quoted(held, end, delimiter, num_columns, is_last=is_last):
+            for records, behind in _frame_quoted(held, end, delimiter, num_columns, is_last=is_last):
+                position = behind
                 yield records
         else:
             position = end

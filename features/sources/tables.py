@@ -25,7 +25,6 @@ from features.sources.raw import (
     unused_columns,
 )
 
-
 NUM_NAMED = 5
 
 

@@ -6,12 +6,12 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from features.forgotten import are_of, name_any
+from features.ids import are_faulty, normal_ids
 from features.sources.raw import Chunk, SourceError, TimestampUnit
 
 PER_SECOND: dict[TimestampUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -20,8 +20,13 @@ LARGEST = 2**63 - 1
 
 WHOLE_NUMBER = r"^-?\d{1,18}$"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-# Pandas would read 'now' and 'today' from the clock; only text that begins with a date is given to it.
-DATE = r"^\d{4}-\d{2}-\d{2}"
+# ISO 8601 as databases and pandas write it; each text is read by itself, so that no row depends on another.
+DATE = (
+    r"^(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})"
+    r"(?:[Tt ]+(?P<hour>\d{2})(?::?(?P<minute>\d{2})(?::?(?P<second>\d{2})(?:[.,](?P<fraction>\d+))?)?)?)?"
+    r" ?(?P<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?(?::?\d{2})?)?$"
+)
+TIME_FORMS = "a number, or ISO 8601 text such as 2024-05-31, 2024-05-31 10:00:00 or 2024-05-31T10:00:00+02:00"
 
 
 def to_microseconds(column: pa.Array | pa.ChunkedArray, unit: TimestampUnit) -> pa.Array:
@@ -48,7 +53,7 @@ def to_microseconds(column: pa.Array | pa.ChunkedArray, unit: TimestampUnit) -> 
         return _from_integers(array.cast(pa.int64()), unit)
     if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind):
         return _from_floats(array.cast(pa.float64(), safe=False), unit)
-    if pt.is_string(kind) or pt.is_large_string(kind):
+    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
         return _from_text(array.cast(pa.string()), unit)
     return pa.nulls(len(array), pa.int64())
 
@@ -80,15 +85,47 @@ def _from_text(array: pa.Array, unit: TimestampUnit) -> pa.Array:
         _from_integers(pc.if_else(whole, text, None).cast(pa.int64()), unit),
         _from_floats(pc.if_else(number, text, None).cast(pa.float64()), unit),
     ]
-    date = pc.match_substring_regex(text, DATE)
+    date = pc.match_substring_regex(text, r"^\d{4}-")
     if pc.any(date).as_py():
         parts.append(_from_dates(pc.if_else(date, text, None)))
     return pc.coalesce(*parts)
 
 
 def _from_dates(array: pa.Array) -> pa.Array:
-    moments = pd.to_datetime(array.to_pandas(), format="ISO8601", utc=True, errors="coerce")
-    return _from_integers(pa.Array.from_pandas(moments.astype("datetime64[us, UTC]")).cast(pa.int64()), "us")
+    parts = pc.extract_regex(array, DATE)
+    texts = {name: pc.struct_field(parts, name) for name in parts.type.names}
+
+    def number(name: str) -> npt.NDArray[np.int64]:
+        text = texts[name]
+        filled: npt.NDArray[np.int64] = (
+            pc.fill_null(pc.if_else(pc.equal(text, ""), "0", text), "0").cast(pa.int64()).to_numpy()
+        )
+        return filled
+
+    year, month, day = number("year"), number("month"), number("day")
+    hour, minute, second = number("hour"), number("minute"), number("second")
+    months = ((year - 1970) * 12 + np.clip(month, 1, 12) - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    valid = (year > 0) & (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)
+    valid &= (hour < 24) & (minute < 60) & (second < 60)
+    digits = pc.utf8_rpad(pc.utf8_slice_codeunits(texts["fraction"], 0, 6), 6, padding="0")
+    fraction = pc.fill_null(digits, "0").cast(pa.int64()).to_numpy()
+    offset, has_offset = _offset_seconds(texts["zone"])
+    seconds = days.astype(np.int64) * 86_400 + hour * 3_600 + minute * 60 + second - offset
+    return _checked(seconds * 1_000_000 + fraction, pc.if_else(pa.array(valid & has_offset), parts.is_valid(), None))
+
+
+def _offset_seconds(zone: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """How far each zone is ahead of UTC, 0 where there is none; and whether that can be."""
+    digits = pc.utf8_rpad(pc.replace_substring_regex(zone, r"[^\d]", ""), 6, padding="0")
+    numbers = [
+        pc.fill_null(pc.utf8_slice_codeunits(digits, start, start + 2), "0").cast(pa.int64()).to_numpy()
+        for start in (0, 2, 4)
+    ]
+    hours, minutes, seconds = numbers
+    sign = np.where(pc.fill_null(pc.starts_with(zone, "-"), False).to_numpy(zero_copy_only=False), -1, 1)
+    possible = (hours < 24) & (minutes < 60) & (seconds < 60)
+    return sign * (hours * 3_600 + minutes * 60 + seconds), possible
 
 
 def _checked(microseconds: npt.NDArray[np.int64], array: pa.Array) -> pa.Array:
@@ -98,13 +135,15 @@ def _checked(microseconds: npt.NDArray[np.int64], array: pa.Array) -> pa.Array:
 
 
 SPECIAL_NUMBER = r"(?i)^[+-]?(nan|inf|infinity)$"
+# Whole numbers below these are exact as floats of so many bits.
+EXACT_BELOW = {16: 2.0**11, 32: 2.0**24, 64: 2.0**53}
 
 
 def to_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
     """A raw column as text, null where it is null or empty.
 
-    Whole floats read like integers (`12.0` as `12`), because a null among integers makes floats of them; a list of
-    texts is joined by spaces.
+    Whole floats read like integers (`12.0` as `12`), because a null among integers makes floats of them; the elements
+    of a list that are not null are joined by spaces.
 
     Args:
         column: [n] values.
@@ -122,8 +161,8 @@ def to_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         return to_text(array.cast(kind.value_type), where)
     if pt.is_floating(kind):
         text = _text_of_floats(array.cast(pa.float64()))
-    elif pt.is_list(kind) and pt.is_string(kind.value_type):
-        text = pc.binary_join(array, " ")
+    elif _is_list(kind):
+        text = _text_of_lists(array, where)
     else:
         try:
             text = array.cast(pa.string())
@@ -135,11 +174,51 @@ def to_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
     return pc.if_else(pc.equal(text, ""), None, text)
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    lists = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
+    return any(is_list(kind) for is_list in lists)
+
+
+def _text_of_lists(array: pa.Array, where: str) -> pa.Array:
+    owners = pc.list_parent_indices(array).to_numpy()
+    texts = to_text(pc.list_flatten(array), where)
+    known = texts.is_valid()
+    counts = np.bincount(owners[known.to_numpy(zero_copy_only=False)], minlength=len(array))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.filter(known))
+    return pc.if_else(array.is_valid(), pc.binary_join(lists, " "), None)
+
+
 def _text_of_floats(array: pa.Array) -> pa.Array:
-    exact = pc.and_(pc.equal(array, pc.trunc(array)), pc.less(pc.abs(array), float(2**53)))
+    exact = pc.and_(pc.equal(array, pc.trunc(array)), pc.less(pc.abs(array), EXACT_BELOW[64]))
     whole = pc.if_else(exact, array, None).cast(pa.int64()).cast(pa.string())
     other = pc.if_else(pc.is_nan(array), None, array).cast(pa.string())
     return pc.coalesce(whole, other)
+
+
+def to_ids(column: pa.Array | pa.ChunkedArray, where: str) -> tuple[pa.Array, pa.Array]:
+    """A raw column of ids as `features.ids` writes them.
+
+    Args:
+        column: [n] text or numbers.
+        where: Column and file, for the message.
+
+    Returns:
+        [n] string, null where there is none; [n] bool, true where there is one that cannot be used: a float that is
+        too large to be exact, or text that no other door takes.
+
+    Raises:
+        SourceError: The type has no text, such as a struct.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pt.is_dictionary(array.type):
+        return to_ids(array.cast(array.type.value_type), where)
+    text = to_text(array, where)
+    faulty = are_faulty(text)
+    if pt.is_floating(array.type):
+        too_large = pc.greater_equal(pc.abs(array.cast(pa.float64())), EXACT_BELOW[array.type.bit_width])
+        faulty = pc.or_(faulty, pc.fill_null(too_large, False))
+    return normal_ids(text), faulty
 
 
 def to_numbers(column: pa.Array | pa.ChunkedArray, where: str) -> tuple[pa.Array, pa.Array]:
@@ -169,6 +248,16 @@ def to_numbers(column: pa.Array | pa.ChunkedArray, where: str) -> tuple[pa.Array
     return plain.cast(pa.float64()), pc.and_not(pc.fill_null(filled, False), good)
 
 
+# Stored as float32, which ends at 3.4e38; up to here sums of 100 million are finite too.
+LARGEST_NUMBER = 1e30
+
+
+def too_large(numbers: pa.Array) -> pa.Array:
+    """[n] float64 -> [n] bool, finite numbers beyond what is kept; false for null."""
+    found = pc.and_(pc.is_finite(numbers), pc.greater(pc.abs(numbers), LARGEST_NUMBER))
+    return pc.fill_null(found, False)
+
+
 def join_known(columns: Sequence[pa.Array | pa.ChunkedArray], separator: str) -> pa.Array:
     """Joins the texts of each row that are known.
 
@@ -194,7 +283,7 @@ def without(chunk: Chunk, column: str, people: Container[str]) -> Chunk:
         column: Raw column of the user id.
         people: Who is left out; also where a line could not be split and one of its fields is an id of theirs.
     """
-    ids = to_text(chunk.rows.column(column), f"{chunk.file}, column {column!r}")
+    ids, _ = to_ids(chunk.rows.column(column), f"{chunk.file}, column {column!r}")
     gone = are_of(people, ids)
     if chunk.broken.null_count < len(chunk.broken):
         gone |= name_any(people, chunk.broken)

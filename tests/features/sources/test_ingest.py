@@ -182,3 +182,23 @@ def test_every_row_is_kept_or_set_aside(rows: list[tuple[str, ...]], chunk_rows:
 def _ingest(path: Path, out: Path, chunk_rows: int) -> IngestSummary:
     source = open_tables(schema=Schema(), events=TableFile(path=path))
     return ingest(source, schema=Schema(), out=out, chunk_rows=chunk_rows, max_quarantine_share=1, now=NOW)
+
+
+def test_ids_meet_however_files_write_them(described_shop):
+    users = "user_id,country\n12.0,FR\n 13 ,IT\n"
+    summary = described_shop.ingest(
+        "user_id,item_id,timestamp\n12, i1,5\n13.0,i1 ,6\n", users, "item_id,brand,price\ni1,A,1\n"
+    )
+    assert (summary.num_users, summary.num_added_users, summary.num_items) == (2, 0, 1)
+    assert read_users(described_shop.out).to_pydict() == {"user_id": ["12", "13"], "country": ["FR", "IT"]}
+    assert summary.notes == ()
+
+
+def test_a_table_whose_ids_nearly_all_miss_those_of_the_events_warns(described_shop):
+    users = "user_id,country\n" + "".join(f"0{number},FR\n" for number in range(300))
+    items = "item_id,brand,price\ni1,A,1\n"
+    text = "user_id,item_id,timestamp\n" + "".join(f"{number},i1,5\n" for number in range(300))
+    [note] = described_shop.ingest(text, users, items).notes
+    assert note.startswith(
+        "WARNING: 0 of 300 ids of users meet one of the 300 of the events; users have '00', events have '0'"
+    )

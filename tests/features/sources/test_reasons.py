@@ -33,6 +33,12 @@ GOOD = "u,i,5,1,1\n"
         ("v,i,5,much,1", "unparsable_number"),
         ("v,i,5,1,'1,5'", "wrong_fields"),
         ('v,i,5,1,"1,5"', "unparsable_number"),
+        ("v,i,5,1e39,1", "number_too_large"),
+        ("v,i,5,1,1e308", "number_too_large"),
+        ("v,i,5,1,1e309", "negative_value"),
+        ("9007199254740993.0,i,5,1,1", "bad_id"),
+        ('v,"i\n2",5,1,1', "bad_id"),
+        (" ,i,5,1,1", "null_id"),
         ("v,i,5,-0.5,1", "negative_reward"),
         ("v,i,5,NaN,1", "negative_reward"),
         ("v,i,5,1,-1", "negative_value"),
@@ -124,3 +130,10 @@ def test_a_wholly_wrong_column_of_users_or_items_stops_the_job(described_shop):
             HEADER + GOOD, "user_id,country\n", "item_id,brand,price\ni,A,cheap\n", max_quarantine_share=0.5
         )
     assert (described_shop.folder / "tables.quarantine" / "items.parquet").exists()
+
+
+def test_a_number_beyond_float32_is_set_aside_from_items(described_shop):
+    items = "item_id,brand,price\ni,A,1e39\nj,B,1e30\n"
+    assert described_shop.ingest(HEADER + GOOD, "user_id,country\n", items).quarantined["items"] == {
+        "number_too_large": 1
+    }

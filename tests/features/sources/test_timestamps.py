@@ -27,6 +27,14 @@ SECOND = 1_000_000
         ("1970-01-01 00:00:00.0000019", 1),
         ("today", None),
         ("01.02.2024", None),
+        ("2024-02-30", None),
+        ("2024-13-01", None),
+        ("1970-01-01 24:00", None),
+        ("1970-01-01T00:00:00+24:00", None),
+        ("1970-01-02 UTC", 86_400 * SECOND),
+        ("1970-01-01 00:30-0030", 3_600 * SECOND),
+        ("1970-01-01T00:00:00.5Z", 500_000),
+        ("1500-01-01", -14_831_769_600 * SECOND),
         ("0000-01-01", None),
         ("", None),
         (None, None),
@@ -66,3 +74,16 @@ def test_typed_timestamps_know_their_unit_and_dates_begin_at_midnight():
 def test_chunked_and_dictionary_columns_are_read_like_others():
     column = pa.chunked_array([pa.array(["5"]).dictionary_encode(), pa.array(["6"]).dictionary_encode()])
     assert to_microseconds(column, "s").to_pylist() == [5 * SECOND, 6 * SECOND]
+
+
+TEXTS = st.sampled_from(
+    ["1970-01-02", "1970-01-01T01:00:00+01:00", "1970-01-01 00:00:00.123456789", "1500-01-01", "2024-02-30", "7", "1.5",
+     "1970-01-01T00:00Z", "soon", "", None, "9999-12-31T23:59:59-12:00"]
+)  # fmt: skip
+
+
+@given(st.lists(TEXTS, max_size=8))
+def test_a_text_is_read_alike_whatever_the_rows_around_it(texts: list[str | None]) -> None:
+    alone = [to_microseconds(pa.array([text], pa.string()), "s")[0].as_py() for text in texts]
+    for kind in (pa.string(), pa.large_string(), pa.string_view()):
+        assert to_microseconds(pa.array(texts, kind), "s").to_pylist() == alone

@@ -113,27 +113,30 @@ def find_layout(folder: Path) -> Layout:
 
 
 def _layout_100k(folder: Path) -> Layout:
-    bars = {"delimiter": "|", "quoted": False, "encoding": "latin-1"}
+    def bars(file: str, *names: str) -> Dialect:
+        return Dialect("|", quoted=False, encoding=_encoding(folder / file), names=names)
+
     users = ("user_id", "age", "gender", "occupation", "zip_code")
     movies = ("item_id", "movie_title", "release_date", "video_date", "url", "unknown", *GENRE_FLAGS)
     return Layout(
         "MovieLens 100k",
         Part(folder / "u.data", Dialect("\t", quoted=False, names=RATING_NAMES), _same(RATING_NAMES)),
-        _if_there(Part(folder / "u.user", Dialect(names=users, **bars), _same(users))),  # type: ignore[arg-type]
-        _if_there(_movies(folder / "u.item", Dialect(names=movies, **bars), genres_of_flags)),  # type: ignore[arg-type]
+        _if_there(Part(folder / "u.user", bars("u.user", *users), _same(users))),
+        _if_there(_movies(folder / "u.item", bars("u.item", *movies), genres_of_flags)),
     )
 
 
 def _layout_1m(folder: Path) -> Layout:
-    def colons(*names: str) -> Dialect:
-        return Dialect("::", quoted=False, encoding="latin-1", names=names)
+    def colons(file: str, *names: str) -> Dialect:
+        return Dialect("::", quoted=False, encoding=_encoding(folder / file), names=names)
 
     users = ("user_id", "gender", "age", "occupation", "zip_code")
+    movies = ("item_id", "movie_title", "genre_list")
     return Layout(
         "MovieLens 1M",
-        Part(folder / "ratings.dat", colons(*RATING_NAMES), _same(RATING_NAMES)),
-        _if_there(Part(folder / "users.dat", colons(*users), _same(users))),
-        _if_there(_movies(folder / "movies.dat", colons("item_id", "movie_title", "genre_list"), genres_of_bars)),
+        Part(folder / "ratings.dat", colons("ratings.dat", *RATING_NAMES), _same(RATING_NAMES)),
+        _if_there(Part(folder / "users.dat", colons("users.dat", *users), _same(users))),
+        _if_there(_movies(folder / "movies.dat", colons("movies.dat", *movies), genres_of_bars)),
     )
 
 
@@ -142,9 +145,12 @@ def _layout_25m(folder: Path) -> Layout:
     raw = {"item_id": "movieId", "movie_title": "title", "genre_list": "genres"}
 
     def derive(rows: pa.Table) -> pa.Table:
-        return describe(rows.rename_columns(list(raw)), genres_of_bars)
+        return describe(pa.table({ours: rows.column(theirs) for ours, theirs in raw.items()}), genres_of_bars)
 
-    movies = Part(folder / "movies.csv", Dialect(), _same(MOVIE_COLUMNS), derive)
+    path = folder / "movies.csv"
+    if path.exists():
+        choose_columns(raw, (), available=column_names(path, Dialect()), where=str(path))
+    movies = Part(path, Dialect(), _same(MOVIE_COLUMNS), derive)
     return Layout("MovieLens 25M", Part(folder / "ratings.csv", Dialect(), ratings), None, _if_there(movies))
 
 
@@ -178,6 +184,17 @@ def _recbole_movies(path: Path, dialect: Dialect, names: Mapping[str, str]) -> P
 
 def _movies(path: Path, dialect: Dialect, genres: Callable[[pa.Table], pa.ChunkedArray]) -> Part:
     return Part(path, dialect, _same(MOVIE_COLUMNS), lambda rows: describe(rows, genres))
+
+
+def _encoding(path: Path) -> str:
+    """How the text of a file is encoded: 10M is UTF-8 where 100k and 1M are Latin-1. Ratings are ASCII."""
+    if path.name.startswith("ratings") or not path.exists():
+        return "utf-8"
+    try:
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
 
 
 def _same(names: tuple[str, ...]) -> dict[str, str]:

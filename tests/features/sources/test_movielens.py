@@ -41,6 +41,18 @@ def write_25m(folder: Path) -> None:
     )
 
 
+def write_10m(folder: Path) -> None:
+    (folder / "ratings.dat").write_text("1::10::5::100\n2::20::3::200\n2::10::1.0::300\n")
+    (folder / "movies.dat").write_text("10::Héat (1995)::Action|Comedy\n20::unknown::\n", encoding="utf-8")
+
+
+def write_32m(folder: Path) -> None:
+    (folder / "ratings.csv").write_text("timestamp,rating,movieId,userId\n100,5.0,10,1\n200,3.0,20,2\n300,1.0,10,2\n")
+    (folder / "movies.csv").write_text(
+        'movieId,tmdbId,genres,title\n10,7,Action|Comedy,"Héat (1995)"\n20,8,(no genres listed),unknown\n'
+    )
+
+
 def write_recbole(folder: Path) -> None:
     (folder / "ml.inter").write_text(
         "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t5\t100\n2\t20\t3\t200\n2\t10\t1\t300\n"
@@ -61,10 +73,10 @@ def run(folder: Path, *, users: bool = True, min_rating: float = 0.0) -> IngestS
     return ingest(source, schema=schema, out=folder / "tables", chunk_rows=2, max_quarantine_share=0.0, now=NOW)
 
 
-@pytest.mark.parametrize("write", [write_100k, write_1m, write_25m, write_recbole])
+@pytest.mark.parametrize("write", [write_100k, write_1m, write_10m, write_25m, write_32m, write_recbole])
 def test_each_layout_gives_the_same_tables(tmp_path, write):
     write(tmp_path)
-    has_users = write is not write_25m
+    has_users = write not in (write_10m, write_25m, write_32m)
     run(tmp_path, users=has_users)
     events = read_events(tmp_path / "tables", first_day=dt.date.min, end_day=dt.date.max)
     assert events.column("user_id").to_pylist() == ["1", "2", "2"]
@@ -77,6 +89,13 @@ def test_each_layout_gives_the_same_tables(tmp_path, write):
     ]
     described = {"age": [24.0, 53.0], "gender": ["M", "F"], "occupation": ["technician", "other"]} if has_users else {}
     assert read_users(tmp_path / "tables").to_pydict() == {"user_id": ["1", "2"], **described}
+
+
+def test_a_column_that_the_movies_lack_is_named(tmp_path):
+    write_25m(tmp_path)
+    (tmp_path / "movies.csv").write_text("movieId,name,genres\n10,Heat,Drama\n")
+    with pytest.raises(SourceError, match=r"movies.csv: has no column 'title' \(for movie_title\); .* is 'name'"):
+        run(tmp_path, users=False)
 
 
 def test_a_year_that_is_none_is_null_and_the_movie_stays(tmp_path):

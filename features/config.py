@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from artefacts.config import Section, read
+from features import columns
 from features.schema import Schema
 
 
@@ -35,11 +36,11 @@ class TableFile(Section):
     """One Parquet or CSV table and which of its columns are which."""
 
     path: Path
-    """A `.parquet` or `.csv` file, or a folder of either."""
+    """A `.parquet`, `.csv` or `.tsv` file (text also as `.gz`, `.bz2` or `.zst`), or a folder of them."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Canonical name (or declared column) -> name in the file; a name that is not listed is the same in both."""
     delimiter: str = Field(",", min_length=1, max_length=1)
-    """Between the fields of a CSV file."""
+    """Between the fields of a CSV file; a `.tsv` file has tabs where this is a comma."""
 
 
 class TablesSource(Section):
@@ -55,6 +56,25 @@ class TablesSource(Section):
     """Needs item_id and every declared item column; item_name is optional."""
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
     """Unit of numeric timestamps; text and typed ones are read as they are, UTC unless they say otherwise."""
+
+    @model_validator(mode="after")
+    def _roles_differ(self) -> TablesSource:
+        """Refuses a raw column that is an id or a time and something else too."""
+        keys = {
+            "events": (columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP),
+            "users": (columns.USER_ID,),
+            "items": (columns.ITEM_ID,),
+        }
+        for table, needed in keys.items():
+            file: TableFile | None = getattr(self, table)
+            roles = {} if file is None else {name: name for name in needed} | file.columns
+            for name in needed if roles else ():
+                if other := [role for role, raw in roles.items() if raw == roles[name] and role != name]:
+                    raise ValueError(
+                        f"{table}.columns gives the column {roles[name]!r} two roles, {name} and {other[0]}; name the "
+                        f"column of {other[0]}, or leave it out"
+                    )
+        return self
 
 
 class IngestConfig(Section):

@@ -60,7 +60,11 @@ STATISTICS: dict[Tower, tuple[Statistic, ...]] = {"user": USER_STATISTICS, "item
 ENTITY_KEY: dict[Tower, str] = {"user": columns.USER_ID, "item": columns.ITEM_ID}
 PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 # Inputs that the encoder makes of statistics and of text columns.
-RESERVED_NAMES = frozenset({"user_numeric", "item_numeric", "user_history_age_days"})
+INPUT_NAMES = frozenset({"user_numeric", "item_numeric", "user_history_age_days"})
+# Columns of snapshots, of joined examples and of Feast's own queries.
+TABLE_NAMES = frozenset(
+    {columns.EVENT_TIMESTAMP, columns.CREATED_TIMESTAMP, "entity_row_id", "user_row", "item_row", "first_meeting"}
+)
 
 
 def _as_tuple(value: object) -> object:
@@ -133,11 +137,15 @@ class Schema(BaseModel):
         names += [statistic.name for tower in STATISTICS.values() for statistic in tower]
         names += [name for tower in TOWERS for field in self.shares_of(tower) for name in field[1:]]
         names += self.computed_features
+        # In any case: DuckDB tells no upper from lower case in names.
+        folded = [name.casefold() for name in names]
         for name in names:
-            if names.count(name) > 1:
+            if folded.count(name.casefold()) > 1:
+                same = sorted({other for other in names if other.casefold() == name.casefold()} - {name})
+                also = f", and as {', '.join(map(repr, same))}" if same else ""
                 raise ValueError(
-                    f"column {name!r} is used twice (users, items, events and statistics share one name space); "
-                    "rename it in the source"
+                    f"column {name!r} is used twice{also} (users, items, events and statistics share one name space, "
+                    "in which upper and lower case are the same); give it another name under `columns` of its source"
                 )
         if self.item_category is not None and self.item_category not in self.item_columns:
             raise ValueError(
@@ -153,8 +161,13 @@ class Schema(BaseModel):
                     f"column {name!r} must begin with a letter and hold letters, digits and _ only; give it such a "
                     "name under `columns` of its source"
                 )
-            if name in RESERVED_NAMES or name.endswith(TEXT_SUFFIX):
-                reserved = ", ".join(sorted(RESERVED_NAMES))
+            if name.casefold() in TABLE_NAMES:
+                raise ValueError(
+                    f"column {name!r} is what a column of the feature tables is called "
+                    f"({', '.join(sorted(TABLE_NAMES))}); give it another name under `columns` of its source"
+                )
+            if name.casefold() in INPUT_NAMES or name.casefold().endswith(TEXT_SUFFIX):
+                reserved = ", ".join(sorted(INPUT_NAMES))
                 raise ValueError(
                     f"column {name!r} is what a model input is called ({reserved}, or anything ending in "
                     f"{TEXT_SUFFIX}); give it another name under `columns` of its source"

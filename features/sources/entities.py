@@ -9,8 +9,8 @@ from features import columns
 from features.forgotten import NOBODY, Forgotten
 from features.kinds import Storage, stored_as
 from features.schema import ENTITY_KEY, Schema, Tower
-from features.sources.events import SOURCE, SOURCE_ROW, first_fault, split_repeats
-from features.sources.quarantine import Quarantine, Reason
+from features.sources.events import first_fault, split_repeats
+from features.sources.quarantine import SOURCE, SOURCE_ROW, Quarantine, Reason
 from features.sources.raw import Chunk, RawTable
 from features.sources.values import to_ids, to_numbers, to_text, too_large, without
 

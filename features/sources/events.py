@@ -13,18 +13,16 @@ import pyarrow.compute as pc
 
 from features import columns
 from features.schema import MOMENT
-from features.sources.quarantine import REASONS, Reason
+from features.sources.quarantine import REASONS, SOURCE, SOURCE_ROW, Reason
 from features.sources.raw import Chunk, RawTable
 from features.sources.values import to_ids, to_microseconds, to_numbers, too_large
-
-SOURCE, SOURCE_ROW = "source", "source_row"
 
 
 def split_repeats(table: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """Sorts a table by its keys and takes out all but the first row of each key.
 
     Args:
-        table: Rows with the key columns, `source` (file) and `source_row`. Files are read in the order of their names,
+        table: Rows with the key columns, `SOURCE` (file) and `SOURCE_ROW`. Files are read in the order of their names,
             so these two give the order of the source.
         keys: Columns that together must be unique.
 

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from features.sources.raw import Chunk
 
+# No declared column begins with `_`, so that these are free beside any.
+SOURCE, SOURCE_ROW = "_source", "_source_row"
 ROW_GROUP_ROWS = 65_536
 SCHEMA = pa.schema([("source", pa.string()), ("source_row", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
 
@@ -95,9 +97,9 @@ class Quarantine:
         """Sets aside canonical rows that repeat earlier ones; of these the file holds the canonical columns."""
         if not repeats.num_rows:
             return
-        rows = repeats.drop_columns(["source", "source_row"])
+        rows = repeats.drop_columns([SOURCE, SOURCE_ROW])
         texts = as_json(rows, pa.nulls(rows.num_rows, pa.string()))
-        where = [repeats.column(name).combine_chunks() for name in ("source", "source_row")]
+        where = [repeats.column(name).combine_chunks() for name in (SOURCE, SOURCE_ROW)]
         self._add([*where, pa.repeat(reason.value, rows.num_rows), texts])
 
     def add_kept(self, rows: pa.Table) -> None:

@@ -94,6 +94,8 @@ def _table(
             )
     wanted = {name: table.columns.get(name, name) for name in names}
     may_lack = [name for name in optional if name not in table.columns]
+    # A column that has a role by configuration does not get another one by its name.
+    wanted = {name: raw for name, raw in wanted.items() if name not in may_lack or raw not in table.columns.values()}
     files, others = table_files(table.path)
     dialect = Dialect(table.delimiter)
     found = {file.name: [*file_columns(file.path, dialect), *file.partition] for file in files}

@@ -34,8 +34,22 @@ def test_a_column_without_a_kind_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["user_id", "timestamp", "value", "item_name", "user_num_events", "item_price"])
 def test_a_column_called_like_one_of_ours_is_named(name: str) -> None:
-    with pytest.raises(ValidationError, match=rf"column '{name}' is used twice .* rename it in the source"):
+    with pytest.raises(
+        ValidationError, match=rf"column '{name}' is used twice .* give it another name under `columns`"
+    ):
         Schema.model_validate({"item_columns": {name: "numeric"}})
+
+
+@pytest.mark.parametrize("name", ["event_timestamp", "Created_Timestamp", "entity_row_id", "user_row", "first_meeting"])
+def test_a_name_of_a_feature_table_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=rf"column '{name}' is what a column of the feature tables is called"):
+        Schema.model_validate({"item_columns": {name: "categorical"}})
+
+
+@pytest.mark.parametrize(("name", "other"), [("User_ID", "user_id"), ("country", "COUNTRY")])
+def test_names_that_differ_in_case_alone_are_one(name: str, other: str) -> None:
+    with pytest.raises(ValidationError, match=rf"column '{name}' is used twice, and as '{other}'"):
+        Schema.model_validate({"item_columns": {name: "text"}, "user_columns": {"COUNTRY": "text"}})
 
 
 def test_one_name_for_a_user_column_and_an_item_column_is_refused() -> None:

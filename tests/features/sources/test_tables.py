@@ -8,12 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from features.config import TableFile, TablesSource
 from features.ingest import SourceError, open_source
 from features.schema import Schema
 from features.sources.tables import open_tables
-from features.tables import read_events, read_items
+from features.tables import read_events, read_items, read_users
+from tests.features.sources.conftest import Shop
 from twinspire.load_config import load
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -149,6 +151,33 @@ def test_the_configuration_opens_its_own_source(tmp_path):
     assert source.users is not None
     assert source.users.unused == ("country",)
     assert source.items is None
+
+
+@pytest.mark.parametrize(
+    ("table", "named", "found"),
+    [
+        ("events", {"user_id": "who", "item_id": "who"}, "'who' two roles, user_id and item_id"),
+        ("events", {"value": "timestamp"}, "'timestamp' two roles, timestamp and value"),
+        ("items", {"item_name": "item_id"}, "'item_id' two roles, item_id and item_name"),
+    ],
+)
+def test_one_column_for_two_roles_is_refused(table, named, found):
+    tables = {"events": {"path": "ev.csv"}, table: {"path": "x.csv", "columns": named}}
+    with pytest.raises(ValidationError, match=rf"{table}.columns gives the column {found}"):
+        TablesSource.model_validate({"kind": "tables", **tables})
+
+
+def test_a_column_with_a_role_has_no_other_by_its_name(shop):
+    shop.ingest("user_id,item_id,value\nu,i,5\n", columns={"timestamp": "value"})
+    events = read_events(shop.out, first_day=dt.date.min, end_day=dt.date.max)
+    assert events.column("value").to_pylist() == [None]
+
+
+def test_columns_called_like_those_of_the_quarantine_are_columns(tmp_path):
+    shop = Shop(tmp_path, Schema(user_columns={"source": "categorical", "source_row": "numeric"}))
+    shop.ingest(TEXT, "user_id,source,source_row\nu,web,3\nu,app,4\n")
+    assert read_users(shop.out).to_pylist() == [{"user_id": "u", "source": "web", "source_row": 3.0}]
+    assert [row["source_row"] for row in shop.quarantine("users")] == [2]
 
 
 def test_an_unknown_kind_names_the_nearest_one():

@@ -22,6 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.ids import BLANKS, normal_id
+
 FORMAT = 1
 SALT_BYTES = 16
 # Between the fields of a line that could not be split.
@@ -55,7 +57,7 @@ class Forgotten:
         return hashlib.sha256("".join(sorted(self.hashes)).encode()).hexdigest()[:12] if self.hashes else ""
 
     def and_also(self, user_ids: Iterable[str]) -> Forgotten:
-        """The same with more people."""
+        """The same with more people, whose ids are as `features.ids` writes them."""
         salted = self if self.salt else replace(self, salt=secrets.token_hex(SALT_BYTES))
         return replace(salted, hashes=salted.hashes | {salted._hash(user_id) for user_id in user_ids})
 
@@ -127,27 +129,51 @@ def _fields(text: str) -> set[str]:
     values = [str(value) for value in row.values() if value is not None] if isinstance(row, dict) else [text]
     if isinstance(row, dict) and row.keys() == {"line"}:
         values += [field.strip(" \"'\r\n") for delimiter in DELIMITERS for field in values[0].split(delimiter)]
-    return {name for value in values for name in (value, value.removesuffix(".0"))}
+    return {name for value in values if value for name in (value, _normal(value))}
 
 
 COMMENT = re.compile(r"(^|\s)#.*$")
 
 
 def ids_in(text: str) -> list[str]:
-    """The ids of a text, in order; blank lines and comments name none."""
-    lines = (COMMENT.sub("", line).strip() for line in text.splitlines())
-    return [line for line in lines if line]
+    """The ids of a text, in order, as they are written everywhere; blank lines and comments name none.
+
+    A line that is a JSON string holds an id that would be read otherwise by itself, such as `"a #1"`.
+    """
+    found = []
+    # Not splitlines(): an id may come from a file with line ends of another kind.
+    for line in re.split(r"\r\n|\n|\r", text):
+        quoted = _quoted_id(line.strip())
+        name = COMMENT.sub("", line).strip(BLANKS) if quoted is None else quoted
+        if name:
+            found.append(_normal(name))
+    return found
 
 
-def check_line(name: str) -> str:
-    """An id on a line of its own.
+def _quoted_id(line: str) -> str | None:
+    """The id of a line that is a JSON string, perhaps with a comment behind it."""
+    if not line.startswith('"'):
+        return None
+    try:
+        value, end = json.JSONDecoder().raw_decode(line)
+    except ValueError:
+        return None
+    return str(value) if not COMMENT.sub("", line[end:]).strip() else None
+
+
+def _normal(name: str) -> str:
+    try:
+        return normal_id(name)
+    except ValueError:
+        # No table has it; it stays, so that it shows.
+        return name
+
+
+def line_of(name: str) -> str:
+    """A line for an id, which `ids_in` reads back.
 
     Raises:
-        ValueError: It is empty, begins or ends with a space, has a line break, or would be read as a comment.
+        ValueError: It is no id: empty, too long, or with line breaks or control characters.
     """
-    if ids_in(name) != [name]:
-        raise ValueError(
-            f"{name!r} cannot stand on a line by itself; expected an id without line breaks, spaces at its ends and "
-            "a # that begins a comment"
-        )
-    return name
+    name = normal_id(name)
+    return name if ids_in(name) == [name] else json.dumps(name, ensure_ascii=False)

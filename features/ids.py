@@ -6,6 +6,7 @@ unless it has hash buckets: then they share out the rows after n.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import repeat
@@ -33,11 +34,11 @@ MAX_LENGTH = 256
 BLANKS = "".join(
     map(chr, (*range(9, 14), *range(28, 33), 133, 160, 5760, *range(8192, 8203), 8232, 8233, 8239, 8287, 12288, 65279))
 )
-_WHOLE = r"^(-?(?:0|[1-9]\d*))\.0+$"
+_WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
 # Written by what had made a float of a number: its last digits may be lost.
-_DAMAGED = r"^-?\d\.\d+[eE]\+?\d+$"
-_CONTROL = "[\\x00-\\x1f\\x7f\\x{85}\\x{2028}\\x{2029}]"
-_LONG_WHOLE = r"^-?[1-9]\d{15,}\.0+$"
+_DAMAGED = r"^-?[0-9]\.[0-9]+[eE]\+?[0-9]+$"
+_CONTROL = "[" + "".join(map(chr, (*range(1, 32), 127, 133, 8232, 8233))) + r"\x00]"
+_LONG_WHOLE = r"^-?[1-9][0-9]{15,}\.0+$"
 
 
 def normal_ids(texts: pa.Array) -> pa.Array:
@@ -86,15 +87,17 @@ def normal_id(value: object) -> str:
         if not abs(value) < 2.0**53 or value != int(value):
             raise ValueError(f"{value!r} is no id; expected text or a whole number below 2^53")
         value = int(value)
-    text = pa.array([str(value)], pa.string())
-    [found] = normal_ids(text).to_pylist()
-    if found is None or are_faulty(text)[0].as_py():
-        shown = repr(value) if len(str(value)) <= MAX_LENGTH else f"{str(value)[:MAX_LENGTH]!r}..."
+    text = str(value).strip(BLANKS)
+    whole = re.fullmatch(_WHOLE, text)
+    found = (whole[1] if whole[1] != "-0" else "0") if whole else text
+    is_inexact = whole is not None and abs(int(whole[1])) >= 2**53
+    if not 0 < len(text) <= MAX_LENGTH or is_inexact or re.search(_CONTROL, text) or re.search(_DAMAGED, text):
+        shown = repr(value) if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]!r}..."
         raise ValueError(
             f"{shown} is no id: expected 1 to {MAX_LENGTH} characters without line breaks and control characters, and "
             "numbers in full, not as a float that has lost digits"
         )
-    return str(found)
+    return found
 
 
 def stable_number(ids: Iterable[str]) -> npt.NDArray[np.int64]:

@@ -32,6 +32,7 @@ def deny(
         if bool(item) == list_ or (undo and list_):
             raise ValueError("give either --item ID, with --undo to allow it again, or --list")
         if item:
+            item = _as_written(item)
             _change(paths, item, undo=undo)
         denied, in_bundle = _read(paths.denied_items), _items_of_bundle(paths)
         rows = [{"item_id": name, "in_bundle": in_bundle is None or name in in_bundle} for name in denied]
@@ -43,14 +44,18 @@ def deny(
             _tell(item or [], rows, undo=undo)
 
 
+def _as_written(items: Sequence[str]) -> list[str]:
+    from features.ids import normal_id
+
+    return [normal_id(name) for name in items]
+
+
 def _change(paths: RunPaths, items: Sequence[str], *, undo: bool) -> None:
     """Adds items to the file, or takes them out; comments and the order of the others stay."""
     from artefacts.files import replace_text
     from artefacts.locks import locked
-    from features.forgotten import check_line, ids_in
+    from features.forgotten import ids_in, line_of
 
-    for name in items:
-        check_line(name)
     path = paths.denied_items
     path.parent.mkdir(parents=True, exist_ok=True)
     # Against another call: what it adds must not be lost.
@@ -60,7 +65,7 @@ def _change(paths: RunPaths, items: Sequence[str], *, undo: bool) -> None:
             lines = [line for line in lines if not set(ids_in(line)) & set(items)]
         else:
             there = set(ids_in("\n".join(lines)))
-            lines += [name for name in dict.fromkeys(items) if name not in there]
+            lines += [line_of(name) for name in dict.fromkeys(items) if name not in there]
         replace_text(path, "".join(f"{line}\n" for line in lines))
 
 

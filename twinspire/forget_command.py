@@ -71,9 +71,10 @@ def forget(
 ) -> None:
     """Remove a person's data from everything below the runs, and keep the source from bringing it back."""
     with errors():
-        people = list(dict.fromkeys([*(user or []), *(_read_ids(file) if file else [])]))
-        if not people or not all(people):
+        named = [*(user or []), *(_read_ids(file) if file else [])]
+        if not named or not all(map(str.strip, named)):
             raise ValueError("no user to forget, or an empty id; name them with --user ID, or one a line with --file")
+        people = _as_written(named)
         _, paths = settle(config, set_, None, runs)
         unknown, removed = _forget_everywhere(paths, people, moment(now))
     if rebuild:
@@ -84,6 +85,12 @@ def forget(
             typer.echo(json.dumps(asdict(told), indent=2))
         else:
             _print(told, people)
+
+
+def _as_written(people: Sequence[str]) -> list[str]:
+    from features.ids import normal_id
+
+    return list(dict.fromkeys(map(normal_id, people)))
 
 
 def _read_ids(file: Path) -> list[str]:

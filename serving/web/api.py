@@ -6,8 +6,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
 
+from features.ids import MAX_LENGTH, normal_id
 from serving.answers import RecommendRequest
 
 MAX_USERS = 256
@@ -16,8 +26,26 @@ MAX_NAMES = 1000
 MAX_RECENT = 200
 MAX_EXPONENT = 4.0
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Names = Annotated[tuple[Id, ...], Field(max_length=MAX_NAMES)]
+
+def as_id(value: object) -> object:
+    """An id of a request as the tables have it; text that is no id stays, and is not known.
+
+    Raises:
+        ValueError: It is a number that is no id.
+    """
+    try:
+        return normal_id(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+    except ValueError:
+        if isinstance(value, str):
+            return value
+        raise
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LENGTH)]
+_TEXT_OR_NUMBER = {"anyOf": [{"type": "string", "minLength": 1, "maxLength": MAX_LENGTH}, {"type": "integer"}]}
+Id = Annotated[Name, BeforeValidator(as_id), WithJsonSchema(_TEXT_OR_NUMBER)]
+Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)]
+Ids = Annotated[tuple[Id, ...], Field(max_length=MAX_NAMES)]
 
 
 class Asked(BaseModel):
@@ -48,11 +76,11 @@ class RecommendBody(Asked):
     """Categories of which alone items come."""
     deny_categories: Names = ()
     """Categories of which no item comes."""
-    exclude_items: Names = ()
+    exclude_items: Ids = ()
     """Ids of items that do not come."""
     weight_exponent: Annotated[FiniteFloat, Field(ge=0, le=MAX_EXPONENT)] | None = None
     """Power of the items' business values, where the bundle has them: 0 ranks without them."""
-    context: Annotated[dict[Id, str | FiniteFloat | None], Field(max_length=50)] = Field(default_factory=dict)
+    context: Annotated[dict[Name, str | FiniteFloat | None], Field(max_length=50)] = Field(default_factory=dict)
     """User column -> value of this moment, in place of the stored one."""
     recent_items: Annotated[tuple[Id, ...], Field(max_length=MAX_RECENT)] = ()
     """Ids of items that the one user has met since the features were computed, latest first."""

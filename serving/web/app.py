@@ -33,6 +33,7 @@ from serving.web.api import (
     ReadyResponse,
     RecommendResponse,
     SimilarItemsResponse,
+    as_id,
 )
 from serving.web.guard import Guard, Rate
 from serving.web.metrics import CONTENT_TYPE
@@ -205,13 +206,13 @@ def _add_users(app: FastAPI, service: Service) -> None:
     @_errors
     async def embedding(user_id: str) -> Response:
         """The vector of a user, as the index is asked with it."""
-        return _json(await service.embedding(user_id))
+        return _json(await service.embedding(str(as_id(user_id))))
 
     @app.get("/v1/users/{user_id:any_text}/history", response_model=HistoryResponse, responses=OF_USER)
     @_errors
     async def history(user_id: str) -> Response:
         """What a user has bought, the latest first, as the bundle knows it."""
-        return _json(service.history(user_id))
+        return _json(service.history(str(as_id(user_id))))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

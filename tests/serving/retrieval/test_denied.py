@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from features.forgotten import check_line, ids_in
-from features.ids import IdMap
+from features.forgotten import ids_in, line_of
+from features.ids import IdMap, normal_id
 from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
 from serving.retrieval.eligible import LOOK_SECONDS, DeniedItems
@@ -149,9 +151,21 @@ def test_where_all_that_a_user_bought_is_denied_something_popular_comes_instead(
 
 
 def test_lines_name_ids_and_comments_name_none() -> None:
-    text = "# head\n\n a \nb#1\nc # why\nd e\n#f\n"
-    assert ids_in(text) == ["a", "b#1", "c", "d e"]
-    assert check_line("b#1") == "b#1"
-    for name in ("", " a", "a\nb", "#a", "a #b"):
-        with pytest.raises(ValueError, match=r"cannot stand on a line by itself"):
-            check_line(name)
+    text = '# head\n\n a \nb#1\nc # why\nd e\n#f\n12.0\n"a #1" # law\n"open\n'
+    assert ids_in(text) == ["a", "b#1", "c", "d e", "12", "a #1", '"open']
+
+
+@given(st.text())
+def test_each_id_has_a_line_that_is_read_back(name: str) -> None:
+    try:
+        expected = normal_id(name)
+    except ValueError:
+        with pytest.raises(ValueError, match="is no id"):
+            line_of(name)
+    else:
+        assert ids_in(f"# head\n{line_of(name)}\nother\n") == [expected, "other"]
+
+
+@pytest.mark.parametrize("name", ["#a", "a #b", '"a"', " i1", "\u00a0i1", "12.0"])
+def test_ids_that_a_line_would_change_are_denied_too(name: str) -> None:
+    assert ids_in(line_of(name)) == [normal_id(name)]

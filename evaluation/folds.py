@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 
-from evaluation.foreign_tables import read_table, rows_of
+from evaluation.foreign_tables import ids_of, microseconds_of, moments_of, read_table, rows_of
 from evaluation.report import NEW_TO_THE_USER, Problem, Protocol, Task
 from evaluation.slices import (
     Groups,
@@ -179,18 +179,14 @@ def read_pairs(path: Path, item_ids: npt.NDArray[np.object_], cut: dt.date) -> t
     """
     table = read_table(path, {columns.USER_ID: ("user",), columns.ITEM_ID: ("item",)}, optional=("timestamp",))
     if "timestamp" in table.column_names:
-        moments = table.column("timestamp").cast(pa.timestamp("us", "UTC"))
-        early = np.flatnonzero(
-            pc.less(moments, pa.scalar(columns.midnight(cut), moments.type)).to_numpy(zero_copy_only=False)
-        )
+        moments = moments_of(path, table)
+        early = np.flatnonzero((moments < microseconds_of(cut)) & (moments > np.iinfo(np.int64).min))
         if len(early):
             raise ValueError(
                 f"{path}: {len(early):,} pairs are of before the cut {cut}, the first in row {early[0] + 1}; what was "
                 "known to the arms cannot score them: cut where the file begins"
             )
-    users, items = (
-        table.column(name).cast(pa.string()).combine_chunks() for name in (columns.USER_ID, columns.ITEM_ID)
-    )
+    users, items = (ids_of(path, table, name) for name in (columns.USER_ID, columns.ITEM_ID))
     empty = np.flatnonzero(pc.or_(pc.is_null(users), pc.is_null(items)).to_numpy(zero_copy_only=False))
     pairs = pa.table({columns.USER_ID: users, columns.ITEM_ID: items}).filter(
         pc.and_(users.is_valid(), items.is_valid())

@@ -14,12 +14,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 
-from evaluation.foreign_tables import problem_of, read_table, rows_of, set_aside
+from evaluation.foreign_tables import (
+    ids_of,
+    microseconds_of,
+    moments_of,
+    numbers_of,
+    problem_of,
+    read_table,
+    refuse_useless,
+    rows_of,
+    set_aside,
+)
 from evaluation.leakage import LeakageError
 from evaluation.report import Problem
 from evaluation.split import Split
 from features import columns
-from features.columns import midnight
+from features.sources.values import to_text
 from serving.retrieval.ranking import Rows, best_of_each
 
 
@@ -54,21 +64,30 @@ def read_lists(
     numbers = np.arange(1, table.num_rows + 1)
     if "day" in table.column_names:
         of_day = (
-            pc.equal(table.column("day").cast(pa.string()), str(cut)).fill_null(False).to_numpy(zero_copy_only=False)
+            pc.equal(to_text(table.column("day"), f"{path}, column 'day'"), str(cut))
+            .fill_null(False)
+            .to_numpy(zero_copy_only=False)
         )
         if not of_day.any():
             raise ValueError(f"{path}: has no row with day {cut}; give the lists of each cut's day")
         table, numbers = table.filter(pa.array(of_day)), numbers[of_day]
     _check_moments(path, table, numbers, cut)
-    users, items = _known(table, columns.USER_ID, split.user_ids), _known(table, columns.ITEM_ID, item_ids)
-    scores = _scores(path, table)
+    user_names, item_names = (ids_of(path, table, name) for name in (columns.USER_ID, columns.ITEM_ID))
+    own_users, own_items = pa.array(split.user_ids, pa.string()), pa.array(item_ids, pa.string())
+    users, items = rows_of(user_names, own_users), rows_of(item_names, own_items)
+    scores = numbers_of(path, table, "score")
+    missing = pc.or_(pc.is_null(user_names), pc.is_null(item_names)).to_numpy(zero_copy_only=False)
     bad = {
-        "no user or no item": _missing(table),
+        "no user or no item": missing,
         "score is no number": np.isnan(scores),
         "unknown item": items < 0,
         "user who is not in this comparison": users < 0,
     }
     problems, usable = set_aside(bad, numbers)
+    if not usable.any():
+        refuse_useless(
+            path, table.num_rows, problems, {"users": (user_names, own_users), "items": (item_names, own_items)}
+        )
     at = np.flatnonzero(usable)
     # Best first, then by the order of the file: what comes later of a pair is a repetition.
     at = at[np.lexsort((at, -scores[at]))]
@@ -99,28 +118,9 @@ def read_lists(
 def _check_moments(path: Path, table: pa.Table, numbers: npt.NDArray[np.int64], cut: dt.date) -> None:
     if "timestamp" not in table.column_names:
         return
-    moments = table.column("timestamp").cast(pa.timestamp("us", "UTC"))
-    late = pc.greater(moments, pa.scalar(midnight(cut), moments.type)).fill_null(False).to_numpy(zero_copy_only=False)
+    late = moments_of(path, table) > microseconds_of(cut)
     if late.any():
         raise LeakageError(
             f"{path}: {int(late.sum()):,} rows are of after the cut {cut}, first row {numbers[late][0]}; give the "
             "lists as they were at the cut"
         )
-
-
-def _known(table: pa.Table, name: str, ids: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
-    return rows_of(table.column(name).cast(pa.string()), pa.array(ids, pa.string()))
-
-
-def _missing(table: pa.Table) -> npt.NDArray[np.bool_]:
-    either = pc.or_(*(pc.is_null(table.column(name)) for name in (columns.USER_ID, columns.ITEM_ID)))
-    found: npt.NDArray[np.bool_] = either.to_numpy(zero_copy_only=False)
-    return found
-
-
-def _scores(path: Path, table: pa.Table) -> npt.NDArray[np.float64]:
-    try:
-        found = table.column("score").cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"{path}: column 'score' is not of numbers: {error}") from None
-    return np.asarray(found.fill_null(np.nan).to_numpy(zero_copy_only=False), np.float64)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from evaluation.foreign_tables import read_table, rows_of, set_aside
+from evaluation.foreign_tables import ids_of, read_table, rows_of, set_aside
 from evaluation.report import Problem
 from features import columns
 from features.sources.values import to_microseconds, to_numbers
@@ -62,7 +62,7 @@ def read_logged_feedback(path: Path, *, user_ids: Sequence[str], item_ids: Seque
     names = {columns.USER_ID: ("user",), columns.ITEM_ID: ("item",), columns.REWARD: (), PROPENSITY: ()}
     table = read_table(path, names, optional=(columns.TIMESTAMP,))
     users, items = (
-        rows_of(table.column(name).cast(pa.string()), pa.array(ids, pa.string()))
+        rows_of(ids_of(path, table, name), pa.array(ids, pa.string()))
         for name, ids in ((columns.USER_ID, user_ids), (columns.ITEM_ID, item_ids))
     )
     rewards, propensities = (_numbers(path, table, name) for name in (columns.REWARD, PROPENSITY))

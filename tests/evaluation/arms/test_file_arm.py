@@ -116,3 +116,50 @@ def test_refuses_scores_that_are_words(folds: Folds, tmp_path: Path) -> None:
     file.write_text("user_id,item_id,score\nann,cheese,high\n")
     with pytest.raises(ValueError, match="column 'score' is not of numbers"):
         read(file, folds)
+
+
+def test_a_file_without_a_row_that_can_be_used_is_named_with_ids_of_both_sides(folds: Folds, tmp_path: Path) -> None:
+    file = tmp_path / "lists.csv"
+    file.write_text("user,item,score\nuser/ann,nothing1,3\nuser/ann,apple,2\nann,nothing1,1\n")
+    with pytest.raises(
+        ValueError,
+        match=r"lists.csv: none of its 3 rows can be used: 2 unknown item, 1 user who is not in this comparison. It has "
+        r"users of the file such as 'user/ann', of the tables such as 'ann'; items .* 'nothing1', .* such as 'apple'",
+    ):
+        read(file, folds)
+
+
+@pytest.mark.parametrize("content", ["ann ,\u00a0cheese", '" ann"," cheese "'])
+def test_blanks_around_ids_do_not_count(folds: Folds, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "lists.csv"
+    file.write_text(f"user,item,score\n{content},3\n", encoding="utf-8")
+    assert named(read(file, folds)[0], folds)["ann"] == ["cheese"]
+
+
+def test_times_are_read_as_ingestion_reads_them(folds: Folds, tmp_path: Path) -> None:
+    file = tmp_path / "lists.csv"
+    head = "user_id,item_id,score,timestamp\n"
+    file.write_text(head + "ann,cheese,1,2024-01-07\nbob,nails,1,2024-01-07T00:00:00+05:00\nbob,cheese,1,1704500000\n")
+    assert named(read(file, folds)[0], folds)["bob"] == ["nails", "cheese"]
+    file.write_text(head + "ann,cheese,1,2024-01-07\nbob,nails,1,30/01/2024\n")
+    with pytest.raises(
+        ValueError,
+        match=r"lists.csv: column 'timestamp' has '30/01/2024' in row 2, .*expected a number, or ISO 8601 text",
+    ):
+        read(file, folds)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"user_id,item_id,score\nann,cheese\n", r"row 1 is no row of 3 fields.*'ann,cheese'"),
+        ("user_id,item_id,score\n".encode("utf-16"), "it is UTF-16"),
+        (b"user_id,item_id,score\n\xe9,cheese,1\n", "invalid UTF8 data"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named(folds: Folds, tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "lists.csv"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"lists.csv: .*{said}"):
+        read(file, folds)

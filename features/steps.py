@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from artefacts.config import ConfigError
 from artefacts.console import progress, without_chatter
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
@@ -30,6 +31,23 @@ from features.tables import event_days, read_events
 
 # Rows of a block of the catalogue: what one element of the embedding job reads.
 CATALOGUE_BLOCK_ROWS = 8192
+
+
+def check_days(sections: FeaturesSections, paths: RunPaths) -> None:
+    """Refuses a cut without any event in the days before it, of which nothing can be learned.
+
+    Raises:
+        ConfigError: There is none from `first_day` to the day before `as_of`.
+        FileNotFoundError: There are no tables.
+    """
+    days = event_days(paths.tables)
+    if not any(sections.first_day <= day < sections.as_of for day in days):
+        span = f"{days[0]} to {days[-1]}" if days else "no day"
+        raise ConfigError(
+            f"as_of is {sections.as_of} and features.example_days {sections.features.example_days}: no event lies from "
+            f"{sections.first_day} up to {sections.as_of}, and the events are of {span}. Set as_of to a day behind "
+            "events (the day after the last one, where all are wanted), or correct their timestamps and timestamp_unit"
+        )
 
 
 def make_features(sections: FeaturesSections, paths: RunPaths) -> str:

@@ -84,7 +84,24 @@ def prepare(
     from twinspire.main_job import plan
 
     settings, paths = settle(config, overrides, None if as_of is None else as_of.date(), runs)
+    check_day(settings.as_of, moment(now))
     return settings, paths, plan(settings, paths, now=moment(now), code_version=code_version())
+
+
+def check_day(as_of: dt.date, now: dt.datetime) -> None:
+    """Refuses a day that has not begun at the moment of a run.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    from artefacts.config import ConfigError
+    from features.columns import midnight
+
+    if midnight(as_of) > now:
+        raise ConfigError(
+            f"the day is {as_of}, and the moment of the run {now:%Y-%m-%d %H:%M} UTC (--now, or the clock): a day that "
+            f"has not begun cannot be known; give {now.date()} or an earlier day"
+        )
 
 
 def settle(config: Path, overrides: list[str] | None, as_of: dt.date | None, runs: Path) -> tuple[Config, RunPaths]:

@@ -59,8 +59,10 @@ def _ingest(sections: IngestSections, run: Run) -> str:
 
 def _features(sections: FeaturesSections, run: Run) -> str:
     from beam_jobs.snapshot_days import write_snapshots
-    from features.steps import make_features
+    from features.steps import check_days, make_features
 
+    # Before anything is computed: a slip of the year would make a thousand midnights.
+    check_days(sections, run.paths)
     written = write_snapshots(sections, run.beam, run.paths)
     return f"{written.outcome()}; {make_features(sections, run.paths)}"
 

@@ -29,6 +29,7 @@ from twinspire.job import (
     Now,
     Overrides,
     Runs,
+    check_day,
     code_version,
     do,
     errors,
@@ -64,6 +65,7 @@ def daily(
     with errors():
         day = moment(now).date() if date is None else date.date()
         settings, paths = settle(config, set_, day, runs)
+        check_day(day, moment(now))
         _exit_if(_one_night(settings, paths, full=full, force=force, now=moment(now)))
 
 
@@ -85,6 +87,7 @@ def backfill(
         from features.columns import day_range
 
         days = day_range(first.date(), last.date() + dt.timedelta(days=1))
+        check_day(days[-1], moment(now))
         refused = []
         for day in days:
             console().print(f"\n[bold]{day}[/]")
@@ -134,6 +137,7 @@ def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now:
 def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
     from artefacts.config import pick
     from artefacts.console import console
+    from artefacts.steps import finished
     from evaluation.gates.report import GateError
     from serving.steps import tidy_exposures
     from training.config import WarmStartSections
@@ -156,8 +160,10 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
         log.info("night begins", day=str(paths.as_of), why=night.why, changes=night.changes, process=os.getpid())
         if tidied:
             log.info("exposures", lines=tidied)
-        # For whoever looks after a kill, which leaves no time to say anything.
-        write_summary(config, paths, night, [], outcome="unfinished", seconds=0, now=now)
+        earlier = _summary(paths)
+        if force or earlier.get("outcome") != "published" or not all(map(finished, steps)):
+            # For whoever looks after a kill, which leaves no time to say anything.
+            write_summary(config, paths, night, [], outcome="unfinished", seconds=0, now=now)
         try:
             for step in steps:
                 log.info("step begins", step=step.name)
@@ -181,7 +187,11 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
             raise
         finally:
             seconds = time.perf_counter() - begun
-            write_summary(config, paths, night, records, outcome=outcome, seconds=seconds, now=now)
+            if earlier.get("outcome") == outcome and not any(entry["done_now"] for entry in records):
+                # Nothing has changed: what the night took is what it took when it was done.
+                replace_text(paths.night, json.dumps(earlier, indent=2))
+            else:
+                write_summary(config, paths, night, records, outcome=outcome, seconds=seconds, now=now)
             log.info("night ends", outcome=outcome, seconds=round(seconds, 1))
     return REFUSED if outcome == "refused" else 0
 
@@ -241,6 +251,12 @@ def write_summary(
         "steps": list(steps),
     }
     replace_text(paths.night, json.dumps(summary, indent=2))
+
+
+def _summary(paths: RunPaths) -> dict[str, Any]:
+    """How the night went before; empty where it was not done yet."""
+    found: dict[str, Any] = json.loads(paths.night.read_text()) if paths.night.exists() else {}
+    return found
 
 
 def _recall(paths: RunPaths) -> dict[str, Any] | None:

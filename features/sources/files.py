@@ -114,8 +114,8 @@ def read_delimited(
         )
         for block in framed:
             broken: list[tuple[int, str]] = []
-            with _row_named(path, dialect, block.whole, next_number):
-                rows = _parse(block.whole, dialect, names, wanted, broken)
+            _check_encoding(path, dialect, block.whole, next_number)
+            rows = _parse(block.whole, dialect, names, wanted, broken)
             at = [next_number - 1 + number for number, _ in broken]
             numbers = _numbers_of_whole_rows(next_number, rows.num_rows, at)
             next_number += rows.num_rows + len(broken)
@@ -176,24 +176,24 @@ def _parse(
     )
 
 
-@contextmanager
-def _row_named(path: Path, dialect: Dialect, data: bytes, first: int) -> Iterator[None]:
-    """Names the row of a block whose bytes are not in the encoding."""
+def _check_encoding(path: Path, dialect: Dialect, data: bytes, first: int) -> None:
+    """Names the row of a block whose bytes are not in the encoding.
+
+    Of a row with too many fields the parser would only lose it, and of a column that nothing uses say nothing.
+    """
+    if data.isascii():
+        return
     try:
-        yield
-    except (pa.ArrowInvalid, UnicodeDecodeError):
-        try:
-            data.decode(dialect.encoding)
-        except UnicodeDecodeError as error:
-            lines = [line for line in re.split(rb"[\r\n]+", data[: error.start]) if line]
-            inside = int(data[: error.start][-1:] not in (b"\n", b"\r", b""))
-            row = first + len(lines) - inside
-            raise SourceError(
-                f"{path}: cannot be read: invalid UTF8 data (byte 0x{data[error.start]:02x}) about row {row}, not "
-                "counting the header; expected UTF-8. Save it as UTF-8, or convert it, for example with `iconv -f "
-                "WINDOWS-1252 -t UTF-8`"
-            ) from None
-        raise
+        data.decode(dialect.encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        is_inside = bool(before) and not before.endswith((b"\n", b"\r"))
+        row = first + sum(1 for line in re.split(rb"[\r\n]+", before) if line) - is_inside
+        raise SourceError(
+            f"{path}: cannot be read: invalid UTF8 data (byte 0x{data[error.start]:02x}) about row {row}, not counting "
+            "the header; expected UTF-8. Save it as UTF-8, or convert it, for example with `iconv -f WINDOWS-1252 -t "
+            "UTF-8`"
+        ) from None
 
 
 def _numbers_of_whole_rows(first: int, num_rows: int, broken: Sequence[int]) -> npt.NDArray[np.int64]:

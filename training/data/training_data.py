@@ -300,7 +300,12 @@ def days_with_examples(paths: RunPaths, *, num_days: int) -> list[dt.date]:
     first = paths.as_of - dt.timedelta(days=num_days)
     days = [day for day in day_range(first, paths.as_of) if (paths.examples / str(day)).exists()]
     if not days:
-        raise ValueError(f"{paths.examples}: no examples from {first} up to {paths.as_of}; run features")
+        there = sorted(folder.name for folder in paths.examples.glob("????-??-??"))
+        known = f"there are examples of {there[0]} to {there[-1]}" if there else "run features"
+        raise ValueError(
+            f"{paths.examples}: no examples from {first} up to {paths.as_of}; {known}. Set as_of to a day behind them, "
+            "or raise training.example_days"
+        )
     return days
 
 

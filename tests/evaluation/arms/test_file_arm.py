@@ -123,8 +123,8 @@ def test_a_file_without_a_row_that_can_be_used_is_named_with_ids_of_both_sides(f
     file.write_text("user,item,score\nuser/ann,nothing1,3\nuser/ann,apple,2\nann,nothing1,1\n")
     with pytest.raises(
         ValueError,
-        match=r"lists.csv: none of its 3 rows can be used: 2 unknown item, 1 user who is not in this comparison. It has "
-        r"users of the file such as 'user/ann', of the tables such as 'ann'; items .* 'nothing1', .* such as 'apple'",
+        match=r"lists.csv: none of its 3 rows can be used: 2 unknown item, 1 user who is not in this comparison. It "
+        r"has users of the file such as 'user/ann', of the tables such as 'ann'; items .* 'nothing1', .* such as 'apple'",
     ):
         read(file, folds)
 
@@ -139,7 +139,8 @@ def test_blanks_around_ids_do_not_count(folds: Folds, tmp_path: Path, content: s
 def test_times_are_read_as_ingestion_reads_them(folds: Folds, tmp_path: Path) -> None:
     file = tmp_path / "lists.csv"
     head = "user_id,item_id,score,timestamp\n"
-    file.write_text(head + "ann,cheese,1,2024-01-07\nbob,nails,1,2024-01-07T00:00:00+05:00\nbob,cheese,1,1704500000\n")
+    rows = "ann,cheese,1,2024-01-07\nbob,nails,1,2024-01-07T00:00:00+05:00\nbob,cheese,1,1704500000\n"
+    file.write_text(head + rows)
     assert named(read(file, folds)[0], folds)["bob"] == ["nails", "cheese"]
     file.write_text(head + "ann,cheese,1,2024-01-07\nbob,nails,1,30/01/2024\n")
     with pytest.raises(

@@ -214,6 +214,8 @@ def to_ids(column: pa.Array | pa.ChunkedArray, where: str) -> tuple[pa.Array, pa
     if pt.is_dictionary(array.type):
         return to_ids(array.cast(array.type.value_type), where)
     text = to_text(array, where)
+    if pt.is_integer(array.type):
+        return text, pa.repeat(False, len(array))
     faulty = are_faulty(text)
     if pt.is_floating(array.type):
         too_large = pc.greater_equal(pc.abs(array.cast(pa.float64())), EXACT_BELOW[array.type.bit_width])

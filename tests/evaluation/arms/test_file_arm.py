@@ -124,7 +124,7 @@ def test_a_file_without_a_row_that_can_be_used_is_named_with_ids_of_both_sides(f
     with pytest.raises(
         ValueError,
         match=r"lists.csv: none of its 3 rows can be used: 2 unknown item, 1 user who is not in this comparison. It "
-        r"has users of the file such as 'user/ann', of the tables such as 'ann'; items .* 'nothing1', .* such as 'apple'",
+        r"has users of the file such as 'user/ann', of the tables such as 'ann'; items .* 'nothing1', .* 'apple'",
     ):
         read(file, folds)
 

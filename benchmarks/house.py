@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/house.py [TREE ...] [--runs FOLDER]
 
 prints a column for each tree. With `--runs`, it also runs `twinspire run` and `twinspire recommend` of each tree on the
-built-in data, in a folder of its own below FOLDER, and counts the files of the product in which they call a function.
+built-in data (or that of `--config`), in a folder of its own below FOLDER, and counts the files of the product in which
+they call a function.
 """
 
 from __future__ import annotations
@@ -46,12 +47,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trees", nargs="*", type=Path, default=[Path(__file__).parents[1]])
     parser.add_argument("--runs", type=Path, help="where to run each tree once; takes minutes")
+    parser.add_argument("--config", type=Path, help="with --runs: data that is smaller than the built-in one")
+    parser.add_argument("--user", default="1", help="with --runs: a user of the data")
     arguments = parser.parse_args()
     columns = []
     for number, tree in enumerate(arguments.trees):
         columns.append(measure(tree.resolve()))
         if arguments.runs:
-            entered = files_entered(tree.resolve(), arguments.runs.resolve() / str(number))
+            flags = [] if arguments.config is None else ["--config", str(arguments.config.resolve())]
+            folder = arguments.runs.resolve() / str(number)
+            entered = files_entered(tree.resolve(), folder, flags, user=arguments.user)
             columns[-1]["files entered by one run and one recommend"] = str(len(entered))
     width = max(map(len, columns[0]))
     print(f"{'':{width}}  " + "  ".join(f"{tree.resolve().name:>12}" for tree in arguments.trees))
@@ -155,12 +160,12 @@ def circles(graph: Graph) -> list[set[str]]:
     return found
 
 
-def files_entered(tree: Path, folder: Path) -> set[str]:
-    """Runs the built-in data from a tree, recommends to one user, and returns the files of the product entered."""
+def files_entered(tree: Path, folder: Path, flags: list[str], *, user: str) -> set[str]:
+    """Runs a tree once, recommends to one user, and returns the files of the product in which a function is called."""
     folder.mkdir(parents=True, exist_ok=True)
-    runs = ["--runs", str(folder)]
+    runs = ["--runs", str(folder), *flags]
     entered: set[str] = set()
-    for arguments in (["run", *runs], ["recommend", *runs, "--user", "1"]):
+    for arguments in (["run", *runs], ["recommend", *runs, "--user", user]):
         report = folder / f"{arguments[0]}.json"
         environment = {**os.environ, "PYTHONPATH": str(tree), "TF_USE_LEGACY_KERAS": "1"}
         command = [sys.executable, "-c", TRACED, str(report), *arguments]

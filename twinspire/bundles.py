@@ -181,8 +181,8 @@ def _verify_and_publish(settings: Config, folder: Path, version: str, now: dt.da
     retrievers_of(Bundle.open(folder / version), settings.serving, ef_search=settings.index.ef_search)
     before = published(folder)
     publish(folder, version, moment=now, reason=reason)
-    told = "was published already" if before == version else f"verified and published; before: {before or 'none'}"
-    console().print(f"{version} {told}", markup=False)
+    outcome = "was published already" if before == version else f"verified and published; before: {before or 'none'}"
+    console().print(f"{version} {outcome}", markup=False)
 
 
 MEGABYTE = 1e6
@@ -191,7 +191,7 @@ PUBLISHED, BEFORE = "published", "before it"
 
 
 def summary(entry: Entry, *, published: str | None, rollback: str | None) -> dict[str, Any]:
-    """What the list tells of a bundle, as JSON takes it; null and empty where its manifest cannot be read.
+    """A bundle in the list, as JSON; null and empty where its manifest cannot be read.
 
     Args:
         entry: The bundle.

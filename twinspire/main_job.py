@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What a step is handed beside its sections.
+    """What a step is handed besides its sections.
 
     Attributes:
         paths: Where things lie.

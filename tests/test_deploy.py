@@ -1,4 +1,4 @@
-"""Do the files of deploy/ load in what they are for, and do they say what the command does?"""
+"""The files of deploy/ load in the systems that they are for, and match the command."""
 
 from __future__ import annotations
 

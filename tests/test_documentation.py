@@ -1,4 +1,4 @@
-"""Does the documentation speak of this code: blocks that load, keys, files, papers and links that exist?"""
+"""The documentation matches the code: blocks that load, and keys, files, papers and links that exist."""
 
 from __future__ import annotations
 

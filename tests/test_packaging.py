@@ -1,4 +1,4 @@
-"""Is what gets installed complete, ours alone, declared and locked?"""
+"""The installed package is complete, owns its names, and its dependencies are declared and locked."""
 
 from __future__ import annotations
 

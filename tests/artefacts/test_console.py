@@ -1,4 +1,4 @@
-"""Do libraries keep quiet, and do errors still show?"""
+"""The console keeps the output of libraries back, and shows it with an error."""
 
 from __future__ import annotations
 

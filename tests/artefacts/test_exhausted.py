@@ -1,4 +1,4 @@
-"""Is a full disk told from a defect, whichever library met it?"""
+"""A full disk or exhausted memory is recognised, whichever library raised the error."""
 
 from __future__ import annotations
 

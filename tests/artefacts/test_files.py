@@ -1,4 +1,4 @@
-"""Is a small file whole at any moment?"""
+"""A small file is replaced as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run keeps others out while it lives, and whoever looks keeps nobody out."""
+"""A run holds its lock while it lives, and reading the lock blocks no other run."""
 
 from __future__ import annotations
 

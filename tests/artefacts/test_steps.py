@@ -1,4 +1,4 @@
-"""Is a step done again exactly when it must be, and does a failure leave the old state?"""
+"""A step runs again exactly when it must, and a failed step leaves the old state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the index the same each time, and does its report tell the truth about it?"""
+"""The index is the same for the same seed, and its report matches the written graph."""
 
 from __future__ import annotations
 

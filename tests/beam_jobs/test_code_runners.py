@@ -1,4 +1,4 @@
-"""Does a table have the same bytes whichever of Beam's runners made it? Run as a program, makes one."""
+"""Every Beam runner makes a table of the same bytes. Run as a program, makes one."""
 
 from __future__ import annotations
 

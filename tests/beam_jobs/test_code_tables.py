@@ -1,4 +1,4 @@
-"""Which tables are chosen from the curve of size against recall?"""
+"""The choice of tables from the curve of size against recall."""
 
 from __future__ import annotations
 

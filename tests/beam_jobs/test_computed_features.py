@@ -1,4 +1,4 @@
-"""Computed features in the snapshots: carried from day to day, whatever the cut of the work, and never younger."""
+"""Computed features in the snapshots: carried from day to day, the same for any sharding, never from the future."""
 
 from __future__ import annotations
 

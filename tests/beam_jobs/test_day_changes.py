@@ -1,4 +1,4 @@
-"""Is a past that changed found by its digests, and told in words?"""
+"""Changes of past days are found by their digests and described in a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is an item's row of a midnight what a slow twin finds that sums over the whole past again each time?"""
+"""Item snapshots equal a slow twin that sums over the whole past at every midnight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are mined negatives what a model ranks high, in the band asked for, and never what the user has met?"""
+"""Mined negatives rank high in the model, lie in the configured band, and are never known items of the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which fit are hard negatives mined with, and what does the index step make of business values?"""
+"""The fit that hard negatives are mined with, and the business values that the index step reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Has every code the items that fit it best, whatever the blocks, and also after the catalogue has changed?"""
+"""Every code has the items that score highest, for any block size and after changes of the catalogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do snapshots tell which values the buyers of an item had so far, and what kinds of items a user has met so far?"""
+"""Snapshots hold the shares of values among an item's buyers and among a user's items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the snapshot job write the same rows however its work is cut, and never one that knows its own day?"""
+"""The snapshot job writes the same rows for any sharding, and no row knows its own day."""
 
 from __future__ import annotations
 

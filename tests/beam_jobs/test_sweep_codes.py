@@ -1,4 +1,4 @@
-"""Are the codes of all users' tokens counted once each, wherever blocks and files begin?"""
+"""The codes of all users' tokens are counted once each, for any block and file boundaries."""
 
 from __future__ import annotations
 

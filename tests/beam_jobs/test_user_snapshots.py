@@ -1,4 +1,4 @@
-"""Is a user's row of a midnight what a slow twin finds that looks at the whole past again each time?"""
+"""User snapshots equal a slow twin that reads the whole past at every midnight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the shares of values before a midnight those that a slow twin counts over the whole past again each time?"""
+"""Shares of values before a midnight equal a slow twin that counts the whole past each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a person gone from everything, does the next night go on without them, and are they nowhere in the end?"""
+"""GDPR erasure: a forgotten person leaves every artefact, and the next night runs without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a bundle that came out wrong stay unpublished, whichever of its parts is at fault? On a real night's run."""
+"""The gates keep a faulty bundle unpublished, whichever part is at fault, on the run of a real night."""
 
 from __future__ import annotations
 

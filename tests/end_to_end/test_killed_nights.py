@@ -1,4 +1,4 @@
-"""Is there always a bundle to serve, whenever a night is killed, and does the next run bring what it would have?"""
+"""A night killed at any moment leaves a bundle to serve, and the next run completes it."""
 
 from __future__ import annotations
 

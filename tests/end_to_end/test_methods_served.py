@@ -1,4 +1,4 @@
-"""Do methods reach the answer? Business weights, mined negatives, two models side by side and their cascade."""
+"""Methods reach the answer: business weights, mined negatives, two models side by side and their cascade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does SparCode reach the answer? Fitted, swept, scored, cut, bundled, served: the sum of the model's own scores."""
+"""SparCode reaches the answer: served scores are the sums of the model's own scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Has the model collapsed?"""
+"""The diagnosis of a collapsed model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arms that are alike are told apart as seldom as promised: simulated A/A comparisons."""
+"""Equal arms are declared different no more often than the significance level: simulated A/A comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Something from the future that is planted on purpose is caught, whatever it is."""
+"""Leakage checks catch anything from the future that is planted on purpose."""
 
 from __future__ import annotations
 

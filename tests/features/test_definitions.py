@@ -1,4 +1,4 @@
-"""Do the Feast objects of a dataset follow from its schema?"""
+"""The Feast objects of a dataset follow from its schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a raw value become the same model input everywhere, and the one that it should?"""
+"""A raw value becomes the same, correct model input everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is there one example for each event, with what was known then, in partitions that never change?"""
+"""There is one example for each event, with the features known at that moment, in immutable partitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does every id have a row of its own, and nothing else one, and does what is unknown keep its bucket?"""
+"""Every id has its own row, and unknown ids keep their bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do lists become arrays without mixing up their rows?"""
+"""Lists become arrays without mixing up their rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do other offline stores of Feast's join what DuckDB joins, or say that they cannot?"""
+"""Other offline stores of Feast join the same rows as DuckDB, or report that they cannot."""
 
 from __future__ import annotations
 

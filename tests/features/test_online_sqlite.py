@@ -1,4 +1,4 @@
-"""Is the file of Feast's SQLite store read as Feast reads it, without Feast, whatever its writer is doing?"""
+"""Feast's SQLite store is read without Feast, with the same result, also during writes."""
 
 from __future__ import annotations
 

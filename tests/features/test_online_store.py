@@ -1,4 +1,4 @@
-"""Does the online store answer what the point-in-time join says of the same moment, in SQLite and in Redis?"""
+"""The online store returns the values of the point-in-time join at the same moment, in SQLite and in Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a dataset described once, and is a description that means two things refused by name?"""
+"""A dataset is described once, and an ambiguous description is refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a change of columns told before anything trains, with what it means?"""
+"""A change of columns is reported before training, with its consequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a join say what was known at each moment, in the order of its keys, and does it notice when it does not?"""
+"""A join returns what was known at each moment, in the order of its keys, and detects violations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which letter trigrams does a text have? Compared with a slow twin that walks over the bytes."""
+"""Letter trigrams of texts, compared with a slow twin that walks over the bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Factors are appended to learned tokens as the formula says, and their token keeps their inner product."""
+"""Factors are appended to learned tokens by the formula, and their token keeps their inner product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pooled lookup is the sum that its formula says, with the gradient of the plain one."""
+"""The pooled lookup equals the sum of its formula, with the gradient of the plain one."""
 
 from __future__ import annotations
 

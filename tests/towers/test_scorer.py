@@ -1,4 +1,4 @@
-"""The interaction net scores as its formula says."""
+"""The interaction net scores by its formula."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens begin at the backbone, and the model scores as its formula says."""
+"""Tokens begin at the backbone, and the model scores by its formula."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SparCode is fitted as its loss says, and what the tables sum up is the same as the model."""
+"""SparCode is fitted with its loss, and sums over the tables equal the model's scores."""
 
 from __future__ import annotations
 

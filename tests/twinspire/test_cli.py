@@ -1,4 +1,4 @@
-"""What does a person at a shell meet? Every test is a process of its own."""
+"""The command line as a user meets it; every test runs a process of its own."""
 
 from __future__ import annotations
 

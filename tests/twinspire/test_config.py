@@ -1,4 +1,4 @@
-"""Does the configuration refuse what cannot work, and does it say what it takes?"""
+"""The configuration refuses invalid values, and its messages name the valid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the world after a person was forgotten the one in which they never were? And is a killed call finished?"""
+"""GDPR erasure leaves the world in which the person never existed, and completes a killed call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a source that has grown by a day cost that day only, and is what is new in it known at once?"""
+"""A source that has grown by a day costs that day only, and its new users and items are known at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ALS minimises what its formula says, finds a block of tastes, and repeats with its seed."""
+"""ALS minimises its objective, finds a block of tastes, and is repeatable for a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every row of somebody's log either used or counted with its reason?"""
+"""Every row of another system's log is either used or counted with its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does each item of a logged list come with what it earned and how likely it was to be shown?"""
+"""Each item of a logged list comes with its reward and its propensity."""
 
 from __future__ import annotations
 

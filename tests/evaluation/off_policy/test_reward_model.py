@@ -1,4 +1,4 @@
-"""Is what an item is expected to earn told by other users alone?"""
+"""The expected reward of an item is estimated from other users alone."""
 
 from __future__ import annotations
 

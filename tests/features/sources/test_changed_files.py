@@ -1,4 +1,4 @@
-"""Does an ingestion that reads only what changed write what one from scratch writes, to the byte?"""
+"""An ingestion that reads only changed files writes the same bytes as one from scratch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does ingestion leave out who is forgotten, wherever a row names them, and nobody else?"""
+"""Ingestion leaves out every row that names a forgotten person, and no other row."""
 
 from __future__ import annotations
 

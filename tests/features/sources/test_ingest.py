@@ -1,4 +1,4 @@
-"""What does ingestion write, and does every row arrive somewhere?"""
+"""The tables that ingestion writes, and the account of every row."""
 
 from __future__ import annotations
 

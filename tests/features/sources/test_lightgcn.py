@@ -1,4 +1,4 @@
-"""Is a published split read as it stands, with whatever is wrong in it named by its line?"""
+"""A published split is read unchanged, and every defect in it is reported with its line."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Is MovieLens read alike in each of its layouts?"""
+"""MovieLens is read alike in each of its layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every kind of unusable row set aside, with its reason?"""
+"""Every kind of unusable row goes to the quarantine with its reason."""
 
 from __future__ import annotations
 

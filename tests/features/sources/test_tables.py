@@ -1,4 +1,4 @@
-"""Do a user's own files open, and are mistakes in them named?"""
+"""A user's own files open, and mistakes in them are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a raw timestamp become the moment it means?"""
+"""Raw timestamps become the moments that they mean."""
 
 from __future__ import annotations
 

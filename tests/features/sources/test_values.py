@@ -1,4 +1,4 @@
-"""Do raw values become the same text and numbers, however they are typed?"""
+"""Raw values become the same text and numbers for every type of column."""
 
 from __future__ import annotations
 

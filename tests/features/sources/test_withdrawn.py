@@ -1,4 +1,4 @@
-"""Which items does a source know from its events alone? Those of a table of items that has left them out."""
+"""Withdrawn items: known from events, but missing from the table of items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbours enter vectors as the formula says, and the gradient reaches both tables through them."""
+"""Neighbours enter vectors by the formula, and the gradient reaches both tables through them."""
 
 import numpy as np
 import pytest

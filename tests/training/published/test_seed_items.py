@@ -1,4 +1,4 @@
-"""A user's latest items and the items' popularity enter the vectors as the formula says."""
+"""A user's latest items and the items' popularity enter the vectors by the formula."""
 
 import numpy as np
 import pytest

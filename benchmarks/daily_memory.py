@@ -1,6 +1,6 @@
-"""Does a day cost more after a longer history? Seconds and peak memory of each step of a one-day run, after N days.
+"""Seconds and peak memory of each step of a one-day run, after histories of several lengths.
 
-With `--train`: does a full fit, one epoch, cost more memory with more days to fit, as many events in each?
+With `--train`: the cost of a full fit of one epoch for histories of several lengths, with equal numbers of events a day.
 Every step runs in a process of its own, whose peak begins with what it imports. The history is built before that.
 """
 

@@ -1,4 +1,4 @@
-"""Time and memory of exact lists and their metrics, beside the bare products: docs/exact_evaluation.md.
+"""Time and memory of exact lists and their metrics, compared with the bare products: docs/exact_evaluation.md.
 
     python benchmarks/exact_evaluation.py --users 100000
 

@@ -1,4 +1,4 @@
-"""Item-kNN against implicit's and the permutation test against SciPy's: what decision 8 was made on.
+"""Item-kNN compared with implicit's, and the permutation test with SciPy's: the figures of decision 8.
 
     .venv/bin/python benchmarks/libraries.py permutation --users 2500 --comparisons 40 --samples 1600
     .venv/bin/python benchmarks/libraries.py item-knn --events EVENTS --cut 2017-12-01

@@ -1,4 +1,4 @@
-"""How good is the main job on the built-in data, over seeds, weeks, and with and without co-purchase factors?"""
+"""Recall of the main job on the built-in data, over seeds and weeks, with and without co-purchase factors."""
 
 from __future__ import annotations
 

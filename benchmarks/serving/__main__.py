@@ -1,4 +1,4 @@
-"""What does a request cost? Bare search, every stage, and the server end to end, in one run: docs/serving_speed.md.
+"""Cost of a request: bare search, every stage, and the server end to end: docs/serving_speed.md.
 
     make benchmark-serving                       # the built-in catalogue and a synthetic one of 200,000 items
     python benchmarks/serving --only built-in

@@ -1,4 +1,4 @@
-"""What do the index, the online store and the encoder cost by themselves, in this process?"""
+"""Cost of the index, the online store and the encoder by themselves, in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks a server over some connections: `python client.py ADDRESS CONNECTIONS SECONDS K RATE`; prints JSON.
+"""A client that loads a server over some connections: `python client.py ADDRESS CONNECTIONS SECONDS K RATE`.
 
 With RATE 0 each connection asks again as soon as it is answered. Otherwise requests fall due at random moments, RATE a
 second, and their time begins when they are due, so that waiting for a free connection counts.

@@ -1,4 +1,4 @@
-"""A server under measurement: started as a user starts it, asked by another process, its CPU and memory by /proc."""
+"""A server under measurement: started by its command, loaded by another process, its CPU and memory from /proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the server stand load and faults for a while? Every answer is looked at; the figures go into docs/soak.md.
+"""Soak test of the server under load and faults; checks every answer and writes the figures into docs/soak.md.
 
     make benchmark-soak MINUTES=10
     python -m benchmarks.soak --minutes 1 --out /tmp/soak.md

@@ -1,4 +1,4 @@
-"""A client that asks all the time and looks at every answer: `python -m benchmarks.soak.load ADDRESS RATE CONNECTIONS`.
+"""A client that sends constant load and checks every answer: `python -m benchmarks.soak.load ADDRESS RATE CONNECTIONS`.
 
 Requests fall due at random moments, RATE a second, and their time begins when they are due, so that waiting for a free
 connection counts. A connection is kept until the server says that it closes it. Once the server takes no connections

@@ -1,4 +1,4 @@
-"""What happens to the server while it is asked: one thing after the other, each looked at until it is over."""
+"""The phases of a soak test: one fault after the other, each observed until the server has recovered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a client and the phases saw to the page in the docs: what stands between its markers is written anew."""
+"""The page of docs with the figures of a soak test: replaces the text between its markers."""
 
 from __future__ import annotations
 

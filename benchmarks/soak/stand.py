@@ -1,4 +1,4 @@
-"""What a soaked server stands on: runs with two bundles, a Redis, a small disk for exposures, and the server itself."""
+"""The test stand of a soak: runs with two bundles, a Redis, a small disk for exposures, and the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What are the arms fitted on and judged with? The examples before the held-out days, and what came on those."""
+"""The data of the arms: examples before the held-out days for fitting, and the events of those days for evaluation."""
 
 from __future__ import annotations
 

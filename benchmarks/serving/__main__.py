@@ -4,7 +4,7 @@
     python benchmarks/serving --only built-in
 
 Both catalogues go through the whole pipeline first, from events to a published bundle. A server in a process of its
-own is then asked by another process: over 1, 8 and 64 connections as fast as it answers, and at half of the most that
+own is then loaded by another process: over 1, 8 and 64 connections as fast as it answers, and at half of the most that
 it answered, at random moments. CPU is of the server's process, user and system, by /proc.
 """
 
@@ -33,7 +33,7 @@ K = 100
 
 
 def main() -> None:
-    """Makes what is not there yet, measures, writes the page."""
+    """Makes missing runs, measures, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark_serving")
     parser.add_argument("--only", choices=["built-in", "synthetic"])

@@ -51,7 +51,9 @@ print(json.dumps({
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.skipif(not AIRFLOW.exists(), reason="`make test-all` installs Airflow's SDK beside; pytest alone does not")
+@pytest.mark.skipif(
+    not AIRFLOW.exists(), reason="`make test-all` installs Airflow's SDK separately; pytest alone does not"
+)
 def test_the_dag_loads_and_tells_apart_what_the_command_says() -> None:
     command = [AIRFLOW, "-c", LOAD, DEPLOY / "airflow" / "twinspire_daily.py"]
     ran = subprocess.run([*map(str, command)], check=False, capture_output=True, text=True, timeout=300)

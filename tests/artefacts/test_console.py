@@ -31,8 +31,10 @@ logging.getLogger("feast").error("store is gone")
 
 def errors_of(code: str, **environment: str) -> str:
     """What a program writes to standard error."""
-    told = {**os.environ, **environment}
-    return subprocess.run([sys.executable, "-c", code], env=told, check=False, capture_output=True, text=True).stderr
+    variables = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=variables, check=False, capture_output=True, text=True
+    ).stderr
 
 
 def test_what_is_written_meanwhile_is_dropped_if_all_goes_well() -> None:

@@ -163,7 +163,7 @@ def test_every_midnight_has_its_rows_and_nobody_is_missing_for_longer_than_the_r
             names = at[(row["event_timestamp"] - midnight(0)).days]
             assert row[f"{tower}_id"] not in names
             names.add(row[f"{tower}_id"])
-        # Whoever is new has the row of the latest refresh before the run.
+        # New users have the row of the latest refresh before the run.
         assert sum(len(names) for number, names in at.items() if number <= 0) == everybody
         for number in range(1, NUM_DAYS + 1):
             active = {event[f"{tower}_id"] for event in events if event["timestamp"].date() == day(number - 1)}

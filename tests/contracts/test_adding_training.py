@@ -1,6 +1,6 @@
 """A toy loss, a toy negative source and a toy history encoder reach a fit through the registries alone.
 
-What CONTRIBUTING says of adding one is what is done here: a function, an entry of its registry, and keys of the
+The steps are those of CONTRIBUTING: a function, an entry of its registry, and keys of the
 configuration.
 """
 

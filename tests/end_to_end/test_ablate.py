@@ -159,7 +159,7 @@ def test_what_is_fitted_is_not_fitted_again_and_another_seed_is_added(ablated: A
     assert ablated.lists("learned-1").stat().st_mtime_ns == written
     assert ablated.lists("learned-2").exists()
     assert "broken" not in ran.stdout
-    # Nobody comes back to the model: only the lists stay.
+    # The model is never read again: only the lists stay.
     assert not list(ablated.folder.glob("runs/*/arms/learned-*/models/*"))
     [learned] = [
         arm for arm in json.loads((ablated.folder / "two.json").read_text())["arms"] if arm["name"] == "learned"

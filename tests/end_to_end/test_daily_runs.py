@@ -87,8 +87,8 @@ def lines_of(text: str) -> dict[str, str]:
 def test_a_run_tells_one_line_a_step_and_nothing_else_reaches_standard_error(first_day: Any) -> None:
     ran = first_day.ran
     assert (ran.returncode, ran.stderr) == (0, "")
-    told = [line.split()[0] for line in ran.stdout.splitlines() if line and line.split()[0] in STEPS]
-    assert told == list(STEPS)
+    printed = [line.split()[0] for line in ran.stdout.splitlines() if line and line.split()[0] in STEPS]
+    assert printed == list(STEPS)
     lines = lines_of(ran.stdout)
     assert lines["ingest"].startswith("1,668 of 1,669 events")
     assert "1 null_id" in lines["ingest"]

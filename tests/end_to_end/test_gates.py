@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True)
 class Night:
-    """A copy of a run for a test to spoil, beside a previous night that ended the same."""
+    """A copy of a run for a test to spoil, with a previous night of the same outcome."""
 
     candidate: Candidate
 
@@ -56,9 +56,9 @@ class Night:
         """Makes the manifest agree with what was changed: a bundle that was made wrong, not damaged later."""
         folder = self.candidate.paths.bundles / self.candidate.paths.bundle_name.read_text()
         manifest, files = read_manifest(folder), describe_files(folder)
-        told = manifest.facts.model_copy(update=facts)
-        version = version_of(told, files)
-        changed = manifest.model_copy(update={"facts": told, "files": files, "bundle_version": version})
+        spoiled = manifest.facts.model_copy(update=facts)
+        version = version_of(spoiled, files)
+        changed = manifest.model_copy(update={"facts": spoiled, "files": files, "bundle_version": version})
         (folder / FILE_NAME).write_text(changed.model_dump_json())
         folder.rename(folder.with_name(version))
         self.candidate.paths.bundle_name.write_text(version)
@@ -81,9 +81,9 @@ def night(first_day: Any, tmp_path: Path) -> Night:
 
 def test_a_night_as_it_should_be_passes_every_check(night: Night) -> None:
     candidate = night.candidate
-    # Nothing was fitted since the copy that stands for the previous night, which is only a warning.
-    told = check_gates(candidate.sections, candidate.paths, parent=candidate.parent)
-    assert told == "16 checks passed, 1 warned, 5 not applicable"
+    # Nothing was fitted since the copy that serves as the previous night, which is only a warning.
+    outcome = check_gates(candidate.sections, candidate.paths, parent=candidate.parent)
+    assert outcome == "16 checks passed, 1 warned, 5 not applicable"
     report = GateReport.from_json(candidate.paths.gates.read_text())
     assert tuple(check.name for check in report.checks) == CHECK_NAMES
     assert [check.name for check in report.checks if check.outcome == "warned"] == ["changed_lists"]

@@ -93,9 +93,9 @@ def ensemble_shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> S
 
 
 def lines_of(served: Served) -> dict[str, str]:
-    """Step -> what the run told of it."""
-    told = [line.split(maxsplit=1) for line in served.shop.ran.stdout.splitlines() if line.strip()]
-    return {first: rest[0] if rest else "" for first, *rest in told}
+    """Step -> the outcome that the run printed."""
+    lines = [line.split(maxsplit=1) for line in served.shop.ran.stdout.splitlines() if line.strip()]
+    return {first: rest[0] if rest else "" for first, *rest in lines}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_served_items_are_ordered_by_cosine_times_tempered_price(
         served = np.array([int(item["item_id"][1:]) for item in answer.items])
         assert sorted(served) == list(range(NUM_ITEMS))
         np.testing.assert_allclose([item["score"] for item in answer.items], scores[served], atol=1e-5)
-        # Falling but for items whose scores differ by less than float32 tells.
+        # Descending, except for items whose scores differ by less than the precision of float32.
         assert np.diff(scores[served]).max() < 1e-6
     cosines = users @ items.T
     assert not np.array_equal(np.argsort(-cosines, axis=1)[:, :5], np.argsort(-expected, axis=1)[:, :5])
@@ -162,8 +162,8 @@ def test_the_report_judges_the_weighted_index_by_weighted_exact_search(weighted_
 
 def test_hard_negatives_are_mined_from_the_days_own_fit_before_two_models_are_fitted(ensemble_shop: Served) -> None:
     lines = lines_of(ensemble_shop)
-    told = [step for step in lines if step in ("ingest", "features", "mine", "train", "embed")]
-    assert told == ["ingest", "features", "mine", "train", "embed"]
+    steps = [step for step in lines if step in ("ingest", "features", "mine", "train", "embed")]
+    assert steps == ["ingest", "features", "mine", "train", "embed"]
     assert f"of 60 users from ranks 11 to 40 of the fit of {ensemble_shop.shop.day}" in lines["mine"]
     # Two models of width 8, then four factors and the coordinate of the missing length.
     assert "120 item vectors and 60 user vectors of width 21" in lines["embed"]

@@ -56,7 +56,7 @@ def nights(first_night: Any, tmp_path_factory: pytest.TempPathFactory) -> Nights
     folder = tmp_path_factory.mktemp("nights")
     shop = first_night.elsewhere(folder / "shop")
     others = [first_night.elsewhere(folder / name) for name in ("refused", "full")]
-    found = Nights(shop, shop.beside(folder / "filled"), *others)
+    found = Nights(shop, shop.copy_runs(folder / "filled"), *others)
 
     def as_days_come() -> None:
         for name, day in (("second", SECOND), ("third", THIRD)):
@@ -88,7 +88,7 @@ def served(shop: Any) -> str:
 
 
 def outcome(shop: Any, day: dt.date, step: str) -> str:
-    """What a step of a day said."""
+    """The outcome that a step of a day printed."""
     return str(json.loads((shop.root / "steps" / str(day) / f"{step}.json").read_text())["outcome"])
 
 
@@ -161,13 +161,13 @@ def test_the_served_fit_is_judged_on_the_day_after_it(nights: Nights) -> None:
 def test_status_tells_what_is_served_and_how_the_nights_went(nights: Nights) -> None:
     ran = nights.shop.do("status", "--json")
     assert (ran.returncode, ran.stderr) == (0, "")
-    told = json.loads(ran.stdout)
-    assert (told["served"], told["at_work"]) == (nights.shop.version(THIRD), None)
-    assert told["last_day_with_events"] == str(SECOND)
-    assert [night["day"] for night in told["nights"]] == [str(THIRD), str(SECOND), str(FIRST)]
-    assert [night["parent"] for night in told["nights"]] == [str(SECOND), str(FIRST), None]
-    assert {night["outcome"] for night in told["nights"]} == {"published"}
-    second = told["nights"][1]
+    status = json.loads(ran.stdout)
+    assert (status["served"], status["at_work"]) == (nights.shop.version(THIRD), None)
+    assert status["last_day_with_events"] == str(SECOND)
+    assert [night["day"] for night in status["nights"]] == [str(THIRD), str(SECOND), str(FIRST)]
+    assert [night["parent"] for night in status["nights"]] == [str(SECOND), str(FIRST), None]
+    assert {night["outcome"] for night in status["nights"]} == {"published"}
+    second = status["nights"][1]
     assert [step["name"] for step in second["steps"]] == STEPS
     assert all(step["done_now"] and step["peak_memory_bytes"] > 1_000_000 for step in second["steps"])
     held_out = nights.shop.root / "models" / str(SECOND) / "held_out.json"
@@ -179,9 +179,9 @@ def test_status_tells_what_is_served_and_how_the_nights_went(nights: Nights) -> 
 
 def test_each_night_leaves_a_log_with_an_object_a_line(nights: Nights) -> None:
     log = (nights.shop.root / "nights" / f"{SECOND}.log").read_text().splitlines()
-    told = [json.loads(line) for line in log]
-    assert [line["step"] for line in told if line["event"] == "step ends"] == STEPS
-    assert told[-1]["outcome"] == "published"
+    events = [json.loads(line) for line in log]
+    assert [line["step"] for line in events if line["event"] == "step ends"] == STEPS
+    assert events[-1]["outcome"] == "published"
 
 
 def test_the_same_night_again_does_nothing(nights: Nights) -> None:
@@ -216,8 +216,8 @@ def test_a_refused_bundle_is_not_served_and_the_next_warm_start_is_from_the_publ
     assert ran.stderr == "not published: gate checks failed; the previous bundle stays live\n"
     assert "gates.max_bundle_bytes" in ran.stdout
     assert nights.served["refused"] == shop.version(FIRST)
-    told = json.loads((shop.root / "nights" / f"{SECOND}.json").read_text())
-    assert (told["outcome"], told["bundle"]) == ("refused", shop.version(SECOND))
+    night = json.loads((shop.root / "nights" / f"{SECOND}.json").read_text())
+    assert (night["outcome"], night["bundle"]) == ("refused", shop.version(SECOND))
     after = nights.ran["after a refusal"]
     assert after.returncode == 0, after.stderr
     assert after.stdout.splitlines()[0] == f"{THIRD} warm start from {FIRST}"

@@ -62,15 +62,15 @@ def recommender(shop: Any, paths: RunPaths) -> Recommender:
 def test_the_run_tells_how_codes_are_used_and_what_tables_cost(shop: Any) -> None:
     assert "validation sparcode epoch 1: loss" in shop.ran.stdout
     assert "codes in use, perplexity" in shop.ran.stdout
-    (told,) = [line for line in shop.ran.stdout.splitlines() if line.startswith("codes ")]
+    (printed,) = [line for line in shop.ran.stdout.splitlines() if line.startswith("codes ")]
     # Three of the learned vector and the history, and one of the factors, of each of 60 users.
-    assert "codes of 240 tokens" in told
-    assert "of all scores" in told
+    assert "codes of 240 tokens" in printed
+    assert "of all scores" in printed
 
 
 def test_as_many_epochs_are_fitted_as_users_held_out_found_most_after(shop: Any, paths: RunPaths) -> None:
-    (told,) = [line.strip() for line in shop.ran.stdout.splitlines() if "after 0 and so on" in line]
-    match = re.fullmatch(r"sparcode: (\d) epochs, as recall@\d+ was ([\d., ]+) after 0 and so on", told)
+    (printed,) = [line.strip() for line in shop.ran.stdout.splitlines() if "after 0 and so on" in line]
+    match = re.fullmatch(r"sparcode: (\d) epochs, as recall@\d+ was ([\d., ]+) after 0 and so on", printed)
     assert match is not None
     found = [float(value) for value in match[2].split(", ")]
     assert len(found) == 3

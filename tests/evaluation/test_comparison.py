@@ -181,7 +181,7 @@ def test_a_margin_lets_what_is_as_good_ship() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"ks": ()}, "ks is empty; give at least one list length"),
         ({"metric": "recall@7"}, r"metric is 'recall@7', expected one of: recall@5, recall@10, .*mrr"),
@@ -189,8 +189,8 @@ def test_a_margin_lets_what_is_as_good_ship() -> None:
         ({"margin": 1.0}, "margin 1.0"),
     ],
 )
-def test_refuses_settings_that_cannot_be(changed: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_refuses_settings_that_cannot_be(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Settings(**{**vars(SETTINGS), **changed})  # type: ignore[arg-type]
 
 

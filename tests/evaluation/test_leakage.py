@@ -61,7 +61,7 @@ def test_features_of_before_the_cut_pass(events: pa.Table, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("column", "planted", "said"),
+    ("column", "planted", "message"),
     [
         (
             "user_num_events",
@@ -81,9 +81,9 @@ def test_features_of_before_the_cut_pass(events: pa.Table, tmp_path: Path) -> No
     ],
 )
 def test_a_feature_value_from_the_future_is_caught(
-    events: pa.Table, tmp_path: Path, column: str, planted: list[Any], said: str
+    events: pa.Table, tmp_path: Path, column: str, planted: list[Any], message: str
 ) -> None:
-    with pytest.raises(LeakageError, match=said):
+    with pytest.raises(LeakageError, match=message):
         check_features(write(tmp_path / "catalogue", **{column: planted}), events, CUT)
 
 

@@ -149,7 +149,7 @@ def test_p_values_near_those_of_every_possible_flip() -> None:
 
 
 def test_a_sum_in_another_order_is_a_tie_and_counts() -> None:
-    # Whatever the signs, the sum is 0 or +-.1 and so on up to rounding; observed is .6, reached by no sign changed or
+    # For any signs, the sum is 0 or +-.1 and so on up to rounding; observed is .6, reached by no sign changed or
     # all: with three users, 2 of 8 flips. Counted strictly above, rounding would decide.
     values = np.array([[0.1], [0.2], [0.3]])
     found = permutation_p_values(values, num_samples=8_000, seed=1)[0]

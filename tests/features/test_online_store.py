@@ -139,13 +139,13 @@ def redis_address(tmp_path: Path) -> Iterator[str]:
         [*command, "--appendonly", "no"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
         assert server.stdout is not None
-        said = []
+        output = []
         for line in server.stdout:
-            said.append(line)
+            output.append(line)
             if "eady to accept connections" in line:
                 break
         else:
-            pytest.fail(f"redis-server ended before it was ready: {''.join(said)}")
+            pytest.fail(f"redis-server ended before it was ready: {''.join(output)}")
         try:
             yield f"127.0.0.1:{port}"
         finally:

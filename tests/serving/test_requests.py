@@ -77,35 +77,35 @@ def test_context_is_of_the_columns_kind(recommender: Recommender) -> None:
 def test_context_takes_the_place_of_what_is_stored(
     bundle: Bundle, recommender: Recommender, read_users: ReadUsers
 ) -> None:
-    told = answer(recommender, retriever="exact", context={"age": "old"})
+    found = answer(recommender, retriever="exact", context={"age": "old"})
     raw = read_users(["u1"])
     place = raw.schema.get_field_index("age")
     changed = raw.set_column(place, "age", pa.array(["old"]))
     expected = recommender.answer(RecommendRequest(("u1",), 40, retriever="exact"), changed).answers[0]
-    assert told.items == expected.items
-    assert [item["score"] for item in told.items] != [
+    assert found.items == expected.items
+    assert [item["score"] for item in found.items] != [
         item["score"] for item in answer(recommender, retriever="exact").items
     ]
 
 
 def test_what_a_stranger_tells_is_something_to_go_by(recommender: Recommender) -> None:
     assert answer(recommender, "stranger", retriever="exact").reasons == ("unknown_user", "no_history")
-    for told in ({"context": {"age": "old"}}, {"recent_items": ("i7",)}):
-        found = answer(recommender, "stranger", retriever="exact", **told)
+    for given in ({"context": {"age": "old"}}, {"recent_items": ("i7",)}):
+        found = answer(recommender, "stranger", retriever="exact", **given)
         assert (found.fallback, found.reasons) == (None, ("unknown_user",))
 
 
 def test_recent_items_are_met_now(recommender: Recommender, read_users: ReadUsers) -> None:
     seconds = recommender._as_of_seconds
-    told = answer(recommender, retriever="exact", recent_items=("i9", "i1", "i9"))
+    found = answer(recommender, retriever="exact", recent_items=("i9", "i1", "i9"))
     raw = read_users(["u1"]).to_pylist()[0]
     raw["user_history"] = ["i9", "i1", "i2", "i0"]
     raw["user_history_seconds"] = [seconds, seconds, *raw["user_history_seconds"][::2]]
     raw["user_last_seconds"] = seconds
     changed = pa.Table.from_pylist([raw], schema=read_users(["u1"]).schema)
     expected = recommender.answer(RecommendRequest(("u1",), 40, retriever="exact"), changed).answers[0]
-    assert told.items == expected.items
-    assert told.items != answer(recommender, retriever="exact").items
+    assert found.items == expected.items
+    assert found.items != answer(recommender, retriever="exact").items
 
 
 def test_recent_items_count_as_bought(recommender: Recommender) -> None:

@@ -73,7 +73,7 @@ def test_scores_are_those_of_learned_tokens_and_of_the_factors(
     kind: str,
 ) -> None:
     users, items = rows_of(user_specs, 5), rows_of(item_specs, 7)
-    users[HISTORY][0] = 0  # nobody's factors
+    users[HISTORY][0] = 0  # factors of the padding row
     model = model_of(learned, kind)
     rest = rest_tower(served.user, learned_width=D, width=WIDTH)(users).numpy()
     token = FactorToken.of(served, rest, learned_width=D, scale=SCALE, num_parts=PARTS, num_codes=CODES, seed=1)

@@ -87,7 +87,7 @@ def test_what_stands_behind_the_padding_says_nothing(
     model = made(backbone, user_specs)
     empty = {name: np.zeros_like(values) for name, values in rows_of(user_specs, 2).items()}
     tokens = model.user_tokens(empty).numpy()
-    # Nobody to look at but the user: every interest is the user's own vector.
+    # An empty history: every interest is the user's own vector.
     np.testing.assert_allclose(tokens[:, 1], tokens[:, 0], atol=1e-5)
     assert HISTORY in empty
 

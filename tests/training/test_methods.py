@@ -254,7 +254,7 @@ def test_a_warm_start_keeps_the_streaming_estimate_although_rows_move(
     day_after = AS_OF + dt.timedelta(days=1)
     (night / "stall.yaml").write_text(CONFIG.format(as_of=day_after, data=night / "data"))
     items, orders = (pd.read_csv(night / "data" / f"{name}.csv") for name in ("items", "orders"))
-    # New items stand first, and all orders of the new day are of the first of them and of one that was known.
+    # New items come first, and all orders of the new day are of the first of them and of a known one.
     new = pd.DataFrame({"item_id": ["a0", "a1"], "kind": "fruit", "title": "new thing"})
     pd.concat([new, items]).to_csv(night / "data" / "items.csv", index=False)
     bought = [(f"u{user}", item, f"{AS_OF}T12:00:00+00:00", 3.0) for user in range(NUM_USERS) for item in ("a0", "i39")]

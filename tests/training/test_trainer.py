@@ -247,7 +247,7 @@ def test_the_size_of_blocks_does_not_change_vectors(fitted: Fitted, catalogue: I
 
 
 def vector_towers(width: int) -> TwoTower:
-    """Towers that pass a vector through a scale: their outputs are what a test says."""
+    """Towers that pass a vector through a scale: a test sets their outputs."""
 
     def tower(name: str) -> tf_keras.Model:
         vector = tf_keras.Input((width,), name="vector")
@@ -309,7 +309,7 @@ def test_an_epoch_without_examples_says_so(tmp_path: Path) -> None:
 def test_steps_and_epochs_are_told_and_checkpoints_follow_their_period(tmp_path: Path) -> None:
     batch = vector_batch(np.eye(2), np.eye(2))
     steps: list[float] = []
-    told: list[EpochReport] = []
+    reported: list[EpochReport] = []
     looked: list[TwoTower] = []
 
     def evaluate(towers: TwoTower) -> dict[str, float]:
@@ -322,10 +322,10 @@ def test_steps_and_epochs_are_told_and_checkpoints_follow_their_period(tmp_path:
         epochs=5,
         evaluate=evaluate,
         on_step=steps.append,
-        on_epoch=told.append,
+        on_epoch=reported.append,
         checkpoint_every_epochs=2,
     )
-    assert told == reports
+    assert reported == reports
     assert [report.metrics["seen"] for report in reports] == [1, 2, 3, 4, 5]
     np.testing.assert_allclose([report.loss for report in reports], np.reshape(steps, (5, 2)).mean(axis=1))
     assert sorted(path.stem for path in tmp_path.glob("checkpoints/*.index")) == ["ckpt-2", "ckpt-4"]
@@ -374,7 +374,7 @@ def test_a_fixed_temperature_is_no_weight_that_is_fitted(tmp_path: Path) -> None
 
 
 class LastItems(tf.Module):
-    """A queue of two vectors that counts how often it starts anew."""
+    """A queue of two vectors that counts how often it is reset."""
 
     def __init__(self) -> None:
         super().__init__()

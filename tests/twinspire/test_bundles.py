@@ -87,7 +87,7 @@ class Shop:
         return ran.stdout
 
     def refused(self, *arguments: str) -> str:
-        """The one line that a command says which ends with 1."""
+        """The one line of standard error of a command that ends with 1."""
         ran = self.do(*arguments)
         assert (ran.exit_code, ran.stdout) == (1, "")
         [message] = ran.stderr.splitlines()
@@ -178,8 +178,8 @@ def test_a_difference_names_keys_figures_and_items(shop: Shop) -> None:
 
 
 def test_a_promotion_publishes_and_is_remembered(shop: Shop) -> None:
-    told = shop.done("promote", "2017-12-01", "--now", NOW.strftime("%Y-%m-%dT%H:%M:%S"))
-    assert told == f"{shop.versions[0]} verified and published; before: {shop.versions[2]}\n"
+    printed = shop.done("promote", "2017-12-01", "--now", NOW.strftime("%Y-%m-%dT%H:%M:%S"))
+    assert printed == f"{shop.versions[0]} verified and published; before: {shop.versions[2]}\n"
     assert Bundle.open(shop.folder / "current").version == shop.versions[0]
     last = read(shop.folder)[-1]
     assert (last.version, last.before, last.moment, last.reason) == (
@@ -245,8 +245,8 @@ def test_pruning_takes_its_limits_from_the_configuration(shop: Shop) -> None:
 def test_the_daily_run_prunes_by_its_configuration(shop: Shop) -> None:
     config = load(shop.root / "small.yaml", ["bundles.max_age_days=1"])
     paths = RunPaths(shop.root / "runs" / "small", config.as_of)
-    told = prune_bundles(config.bundles, paths, now=NOW)
-    assert re.fullmatch(rf"1 removed, \d+\.\d MB: {shop.versions[0]}", told)
+    outcome = prune_bundles(config.bundles, paths, now=NOW)
+    assert re.fullmatch(rf"1 removed, \d+\.\d MB: {shop.versions[0]}", outcome)
     assert prune_bundles(config.bundles, paths, now=NOW) == "no bundle removed"
 
 

@@ -121,7 +121,7 @@ def test_a_past_that_changed_before_the_states_that_are_kept_starts_over(config_
 
 
 def change_orders(folder: Path, *changes: tuple[str, str]) -> None:
-    """Replaces text in the orders; '' stands for their end."""
+    """Replaces text in the orders; '' means their end."""
     text = (folder / "orders.csv").read_text()
     for old, new in changes:
         assert old in text
@@ -217,7 +217,7 @@ def test_an_earlier_cut_has_the_pairs_of_then(config_file: Path, tmp_path: Path)
     expected = RunPaths(tmp_path / "early" / fresh.name, early)
     make_tables(pick(IngestSections, fresh), expected, now=NOW)
     features_at(fresh, expected)
-    # The first run tells which days can be joined: it must not be later than what is asked for.
+    # The first run decides which days can be joined: it must not be later than the requested moment.
     config = load(config_file, ["as_of=2024-01-10", "features.example_days=20"])
     make_tables(pick(IngestSections, config), paths := RunPaths(tmp_path / "runs" / config.name, NEXT), now=NOW)
     features_at(config, paths)

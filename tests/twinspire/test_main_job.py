@@ -397,10 +397,14 @@ def test_a_published_bundle_of_another_day_does_not_count() -> None:
     for name in ("2024-06-01-00000000", "2024-06-01-11111111", "2024-06-02-00000000"):
         (bundles / name).mkdir()
     # Another bundle of the day too: the night's own has to be the one that is served.
-    for name, stands in (("2024-06-01-00000000", True), ("2024-06-01-11111111", False), ("2024-06-02-00000000", False)):
+    for name, is_current in (
+        ("2024-06-01-00000000", True),
+        ("2024-06-01-11111111", False),
+        ("2024-06-02-00000000", False),
+    ):
         (bundles / "current").unlink(missing_ok=True)
         (bundles / "current").symlink_to(name)
-        assert steps["publish"].is_current() is stands
+        assert steps["publish"].is_current() is is_current
 
 
 def test_an_online_store_of_another_day_does_not_count() -> None:
@@ -408,9 +412,9 @@ def test_an_online_store_of_another_day_does_not_count() -> None:
     folder = Path("runs") / "my_shop" / "features"
     folder.mkdir(parents=True)
     assert not steps["features"].is_current()
-    for day, stands in (("2024-06-01", True), ("2024-06-02", False)):
+    for day, is_current in (("2024-06-01", True), ("2024-06-02", False)):
         (folder / "online_day.txt").write_text(day)
-        assert steps["features"].is_current() is stands
+        assert steps["features"].is_current() is is_current
 
 
 def test_the_paths_of_a_day_lie_below_its_dataset() -> None:

@@ -28,9 +28,9 @@ def test_a_server_that_does_not_start_is_reported_with_its_output(tmp_path: Path
 
 
 def test_a_server_that_is_not_there_is_reported_with_its_address() -> None:
-    nobody = np.array(["ann"], dtype=object)
+    users = np.array(["ann"], dtype=object)
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/v1/recommend: does not answer"):
-        ask_server("http://127.0.0.1:9", ASKED, nobody, nobody)
+        ask_server("http://127.0.0.1:9", ASKED, users, users)
 
 
 def test_what_the_catalogue_does_not_have_leaves_no_hole_in_a_list() -> None:

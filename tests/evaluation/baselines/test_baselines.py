@@ -236,8 +236,8 @@ def test_every_baseline_lists_distinct_items_and_pads_at_the_end(name: str, k: i
 def test_what_is_relevant_does_not_reach_a_baseline(name: str) -> None:
     split = random_split(15, 20, seed=8)
     everything = sp.csr_array(np.ones(split.history.shape, dtype=bool))
-    told = dataclasses.replace(split, relevant=everything, relevant_new=everything)
-    np.testing.assert_array_equal(BASELINES[name](told, 6, False), BASELINES[name](split, 6, False))
+    leaked = dataclasses.replace(split, relevant=everything, relevant_new=everything)
+    np.testing.assert_array_equal(BASELINES[name](leaked, 6, False), BASELINES[name](split, 6, False))
 
 
 def test_every_baseline_takes_a_history_without_a_purchase() -> None:

@@ -13,7 +13,7 @@ from evaluation.gates.report import Check, GateError, GateReport
 
 
 def finds(outcome: str) -> Any:
-    return lambda candidate: Check("volume", outcome, "told", "to do")  # type: ignore[arg-type]
+    return lambda candidate: Check("volume", outcome, "observed", "to do")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_night_that_passes_says_so_in_a_line_and_writes_its_report(shop: Any) 
 @pytest.mark.usefixtures("_all_pass")
 def test_a_failed_check_stops_the_night_after_all_were_made(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gates.LOOKS, "quarantine", finds("failed"))  # type: ignore[arg-type]
-    with pytest.raises(GateError, match="told; to do"):
+    with pytest.raises(GateError, match="observed; to do"):
         run(shop)
     report = GateReport.from_json(shop.paths.gates.read_text())
     assert (len(report.checks), len(report.failed)) == (len(CHECK_NAMES), 1)

@@ -92,9 +92,9 @@ def test_json_holds_all_of_it(reports: Reports) -> None:
 
 
 def test_json_has_null_where_there_is_no_figure(split: Split) -> None:
-    nobody = dataclasses.replace(split, relevant_new=split.relevant_new * False)
-    nobody.relevant_new.eliminate_zeros()
-    reports = [report_of(nobody, NEW_TO_THE_USER, [arm("poor", POOR), arm("towers", NEW)], ks=(1,))]
+    nothing_new = dataclasses.replace(split, relevant_new=split.relevant_new * False)
+    nothing_new.relevant_new.eliminate_zeros()
+    reports = [report_of(nothing_new, NEW_TO_THE_USER, [arm("poor", POOR), arm("towers", NEW)], ks=(1,))]
     assert json.loads(daily_json(reports))["tasks"][0]["arms"][0]["metrics"]["recall@1"]["mean"] is None
     assert "poor" in daily_page(reports)
 

@@ -64,8 +64,8 @@ def test_the_page_is_one_file_that_fetches_nothing(full_report: Report) -> None:
 
 def test_the_page_begins_with_the_verdict(full_report: Report) -> None:
     text = comparison_page(full_report)
-    said = words(text)
-    assert said.index("ship B (EASE) wins: recall@100") < said.index("protocol")
+    shown = words(text)
+    assert shown.index("ship B (EASE) wins: recall@100") < shown.index("protocol")
     assert '<span class="badge good">ship</span>' in text
     assert '<span class="badge bad">do not ship</span>' in text
 
@@ -119,16 +119,16 @@ def test_a_comparison_without_anything_besides_makes_a_page(against_a: Make, rep
 
 
 def test_a_comparison_without_users_makes_all_files(against_a: Make, report_of: MakeReport, tmp_path: Path) -> None:
-    nobody = against_a("B", "EASE", (math.nan,) * 3, "undecided", p=math.nan)
-    nobody = replace(
-        nobody,
-        metrics=dict.fromkeys(nobody.metrics, Difference(NOTHING, math.nan, math.nan)),
+    empty = against_a("B", "EASE", (math.nan,) * 3, "undecided", p=math.nan)
+    empty = replace(
+        empty,
+        metrics=dict.fromkeys(empty.metrics, Difference(NOTHING, math.nan, math.nan)),
         overlap=math.nan,
         smallest_detectable=math.nan,
         users_needed=None,
         users_for_one_percent=None,
     )
-    report = report_of(nobody)
+    report = report_of(empty)
     arms = tuple(replace(arm, metrics=dict.fromkeys(arm.metrics, NOTHING)) for arm in report.arms)
     json_path, _ = write_comparison(replace(report, arms=arms), tmp_path)
     assert json.loads(json_path.read_text())["arms"][0]["metrics"]["mrr"]["mean"] is None

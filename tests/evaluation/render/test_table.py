@@ -56,9 +56,9 @@ def test_there_is_no_winner_where_the_users_are_too_few(against_a: Make, report_
 
 
 def test_there_is_no_winner_without_users(against_a: Make, report_of: MakeReport) -> None:
-    nobody = against_a("B", "EASE", (math.nan, math.nan, math.nan), "undecided", p=math.nan)
+    empty = against_a("B", "EASE", (math.nan, math.nan, math.nan), "undecided", p=math.nan)
     nothing = Difference(Interval(math.nan, math.nan, math.nan, 0), math.nan, math.nan)
-    report = report_of(replace(nobody, metrics=dict.fromkeys(nobody.metrics, nothing)))
+    report = report_of(replace(empty, metrics=dict.fromkeys(empty.metrics, nothing)))
     assert headline(report) == ("no winner: no user has a figure of recall@100 for both A and B (EASE); undecided")
     assert headline(report_of()) == "no winner: A (towers) is the only arm"
     assert winner(report_of()) is None
@@ -67,10 +67,10 @@ def test_there_is_no_winner_without_users(against_a: Make, report_of: MakeReport
 def test_a_stays_where_others_are_worse_or_must_not_ship(against_a: Make, report_of: MakeReport) -> None:
     worse = against_a("B", "EASE", WORSE, "do not ship", p=0.0003)
     worst = against_a("C", "popularity", WORST, "do not ship", p=0.00005)
-    said = "recall@100 .0700 against .0804 of A, -.0104 [-.0120, -.0080], p .0003; do not ship"
-    assert headline(report_of(worse)) == f"A stays: B (EASE) is worse, {said}"
+    figures = "recall@100 .0700 against .0804 of A, -.0104 [-.0120, -.0080], p .0003; do not ship"
+    assert headline(report_of(worse)) == f"A stays: B (EASE) is worse, {figures}"
     both = report_of(worst, worse)
-    assert headline(both) == f"A stays: every other arm is worse; B (EASE), the nearest, has {said}"
+    assert headline(both) == f"A stays: every other arm is worse; B (EASE), the nearest, has {figures}"
     assert other_lines(both) == ["C (popularity): -.0300 [-.0400, -.0200] from A, p <.0001; do not ship"]
     assert winner(both) == "A"
     blocked = against_a("B", "EASE", WINS, "do not ship", p=0.012, reasons=("the server answers otherwise",))

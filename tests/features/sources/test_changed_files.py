@@ -144,7 +144,7 @@ def test_events_of_the_future_are_judged_again_when_it_has_come(days: Path, tmp_
     noon = dt.datetime(1970, 1, 2, 12, tzinfo=dt.UTC)
     assert run(days, tmp_path / "tables", now=noon).quarantined["events"] == {"future_timestamp": 5}
     assert run(days, tmp_path / "tables").quarantined["events"] == {"duplicate": 1}
-    # And back: a run that says an earlier moment knows less.
+    # And back: a run with an earlier moment knows less.
     assert run(days, tmp_path / "tables", now=noon).quarantined["events"] == {"future_timestamp": 5}
 
 

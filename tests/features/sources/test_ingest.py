@@ -124,10 +124,12 @@ def test_files_of_a_folder_are_read_by_name_and_the_first_of_equal_events_is_kep
 
 def test_progress_is_told_every_event_row(shop):
     source = open_tables(schema=Schema(), events=shop.table("events", EVENTS))
-    told: list[int] = []
-    ingest(source, schema=Schema(), out=shop.out, chunk_rows=3, max_quarantine_share=1, now=NOW, progress=told.append)
-    assert told[:2] == [3, 1]
-    assert sum(told) == 4
+    reported: list[int] = []
+    ingest(
+        source, schema=Schema(), out=shop.out, chunk_rows=3, max_quarantine_share=1, now=NOW, progress=reported.append
+    )
+    assert reported[:2] == [3, 1]
+    assert sum(reported) == 4
 
 
 def test_a_moment_without_zone_and_chunks_of_nothing_are_refused(shop):

@@ -108,7 +108,7 @@ def test_too_many_bad_rows_stop_the_job_and_are_there_to_read(shop):
     assert f"All of them are in {path}" in message
     assert "raise ingest.max_quarantine_share" in message
     assert path.exists()
-    assert read_users(shop.out).num_rows == 1, "the tables of before are untouched"
+    assert read_users(shop.out).num_rows == 1, "the previous tables are untouched"
 
 
 def test_exactly_the_allowed_share_passes_and_clears_an_earlier_failure(shop):

@@ -163,7 +163,7 @@ def test_limits_hold_for_any_bundles(
         assert len(left - never) <= keep
     if max_age_days is not None:
         assert all(NOW - created[version] <= dt.timedelta(days=max_age_days) for version in left - never)
-    # Nothing goes without need: one that goes has `keep` later ones beside it, or is too old.
+    # Nothing is removed without need: a removed bundle has `keep` later ones, or is too old.
     for version in going:
         later = sum((created[other], other) > (created[version], version) for other in created)
         too_old = max_age_days is not None and NOW - created[version] > dt.timedelta(days=max_age_days)

@@ -173,9 +173,9 @@ def test_what_finds_no_room_is_dropped_while_nothing_can_be_written_and_the_rest
     folder.write_text("in the way")
     log = opened(folder, counts, flush_seconds=0.02, queue_items=10)
     log.add([shown("u1"), shown("u2")])
-    [told] = lines.wait(1)
-    assert told.startswith(f"exposures cannot all be written to {folder} (")
-    assert told.endswith("); what finds no room is dropped, requests are answered")
+    [line] = lines.wait(1)
+    assert line.startswith(f"exposures cannot all be written to {folder} (")
+    assert line.endswith("); what finds no room is dropped, requests are answered")
     log.add([shown(f"u{number}") for number in range(3, 7)])
     assert counts.dropped == 3
     folder.unlink()
@@ -206,12 +206,12 @@ from serving.exposures.log import ExposureLog
 from serving.exposures.files import Exposure, exposure_files, read_exposures
 import datetime as dt
 
-folder, texts, told, written = Path(sys.argv[1]), [], threading.Semaphore(0), threading.Semaphore(0)
+folder, texts, logged, written = Path(sys.argv[1]), [], threading.Semaphore(0), threading.Semaphore(0)
 
 class Handler(logging.Handler):
     def emit(self, record):
         texts.append(record.getMessage())
-        told.release()
+        logged.release()
 
 logging.getLogger("serving.exposures.log").addHandler(Handler())
 dropped = []
@@ -225,10 +225,10 @@ assert written.acquire(timeout=30)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
 log.add(shown[1:])
-assert told.acquire(timeout=30)
+assert logged.acquire(timeout=30)
 left = [path.name for path in folder.rglob("*.tmp")]
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-assert written.acquire(timeout=30) and told.acquire(timeout=30)
+assert written.acquire(timeout=30) and logged.acquire(timeout=30)
 log.close()
 found = [user for batch in read_exposures(folder, dt.date.min, dt.date.max) for user in batch["user_id"].to_pylist()]
 print(json.dumps({"texts": texts, "dropped": dropped, "found": found}))
@@ -322,8 +322,8 @@ def test_a_list_of_the_forgotten_that_cannot_be_read_holds_all_back(
     people.write_text("{")
     log = opened(tmp_path / "exposures", counts, flush_seconds=0.02, forgotten=people)
     log.add([shown("u1"), shown("u2")])
-    [told] = lines.wait(1)
-    assert "forgotten.json: cannot be read" in told
+    [line] = lines.wait(1)
+    assert "forgotten.json: cannot be read" in line
     assert exposure_files(tmp_path / "exposures") == []
     Forgotten().and_also(["u1"]).save(people)
     counts.wait(written=1)

@@ -72,8 +72,13 @@ def test_files_become_one_with_the_lists_of_all_in_their_order(tmp_path: Path) -
     assert pa.Table.from_batches(read_exposures(tmp_path, DAY, TODAY)).equals(before)
     assert users(tmp_path) == [0, 1, 2, 3, 4, 5]
     assert merge_day(day) == 0
-    told = json.loads(pq.read_metadata(day / "merged-000000.parquet").metadata[REPLACES])
-    assert told == [f"{ONE}-000000.parquet", f"{ONE}-000001.parquet", f"{ONE}-000002.parquet", f"{TWO}-000007.parquet"]
+    replaced = json.loads(pq.read_metadata(day / "merged-000000.parquet").metadata[REPLACES])
+    assert replaced == [
+        f"{ONE}-000000.parquet",
+        f"{ONE}-000001.parquet",
+        f"{ONE}-000002.parquet",
+        f"{TWO}-000007.parquet",
+    ]
 
 
 def test_what_comes_late_stays_behind_what_was_merged_before_and_is_merged_with_more_of_its_kind(

@@ -120,8 +120,8 @@ def test_a_night_merges_before_its_first_step_and_says_so(paths: RunPaths) -> No
     assert "exposures: 8 files of finished days merged" in found.stdout.splitlines()
     assert counts(paths) == [1, 1, 1, 1, 2, 2]
     (log,) = paths.root.glob("nights/*.log")
-    told = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["lines"] for line in told if line["event"] == "exposures"] == [
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["lines"] for line in events if line["event"] == "exposures"] == [
         ["exposures: 8 files of finished days merged"]
     ]
 

@@ -20,7 +20,7 @@ ITEMS = IdMap(["a", "b", "c", "d"])
 
 
 class Clock:
-    """Tells the time that a test sets."""
+    """A clock with the time that a test sets."""
 
     def __init__(self) -> None:
         self.seconds = 100.0

@@ -103,7 +103,7 @@ def own_keys(tokens: Floats = TOKENS) -> npt.NDArray[np.int64]:
 
 
 def dense(rows: npt.NDArray[np.int32], scores: Floats) -> Floats:
-    """What a list says about every item: [B, k] -> [B, N], 0 where it says nothing."""
+    """Scores of lists spread over every item: [B, k] -> [B, N], 0 for items that are not listed."""
     found = np.zeros((len(rows), NUM_ITEMS), np.float32)
     for own, own_scores, row in zip(rows, scores, found, strict=True):
         row[own[own >= 0]] = own_scores[own >= 0]

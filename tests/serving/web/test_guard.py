@@ -23,7 +23,7 @@ def ask(guard: Guard, path: str, headers: dict[str, str] | None = None, client: 
         sent.append(message)
 
     async def receive() -> Any:
-        raise AssertionError("nobody reads here")
+        raise AssertionError("unexpected read")
 
     scope = {
         "type": "http",

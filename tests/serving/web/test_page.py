@@ -220,8 +220,8 @@ def test_an_error_of_the_api_stands_at_its_field_and_goes_again(
     page.open(address, **{"user": "u1", **query})
     control = f"document.getElementById('{field}')"
     assert page.run(f"{control}.getAttribute('aria-invalid')") == "true"
-    told = page.run(f"document.getElementById({control}.getAttribute('aria-describedby')).innerText")
-    assert message in told
+    described = page.run(f"document.getElementById({control}.getAttribute('aria-describedby')).innerText")
+    assert message in described
     assert page.run("all('.field .error').length") == 1
     assert page.run("status.textContent") == "Something in the request is wrong; see the fields."
     page.open(address, user="u1")
@@ -230,12 +230,12 @@ def test_an_error_of_the_api_stands_at_its_field_and_goes_again(
 
 def test_an_item_is_explained(page, address: str, api: httpx.Client) -> None:
     page.open(address, user="u1", explain=1, k=2)
-    told = asked(api, user_id="u1", arm="plain", k=2, explain=True)["items"][0]["explanation"]
+    explanation = asked(api, user_id="u1", arm="plain", k=2, explain=True)["items"][0]["explanation"]
     page.run("document.querySelector('.items summary').click()")
     text = page.run("document.querySelector('.items details').innerText")
-    for retriever, found in told["found_by"].items():
+    for retriever, found in explanation["found_by"].items():
         assert f"{retriever} at rank {found['rank']} (" in text
-    for near in shown(told["near"]):
+    for near in shown(explanation["near"]):
         assert f"{near} (" in text
 
 

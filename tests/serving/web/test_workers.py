@@ -256,7 +256,7 @@ def test_sigterm_answers_what_is_under_way_and_says_that_connections_end(
         answer = pool.submit(client.post, "/v1/recommend", json={"user_id": "slow"})
         with gate.open("wb"):  # opens when a worker has begun to read
             server.process.send_signal(signal.SIGTERM)
-            # The connection that was open is answered until it is told that this was the last time.
+            # The open connection is answered until a response announces that it closes.
             server.until(lambda: idle.get("/healthz").headers.get("connection") == "close")
             server.until(lambda: not accepts(server))
         assert (answer.result().status_code, answer.result().headers["connection"]) == (200, "close")
@@ -315,7 +315,7 @@ def test_workers_that_die_again_and_again_get_no_more_successors(bundles: Path, 
         server.until(lambda: last not in server.workers())
         with Load(server) as load:
             load.more(100)
-        assert len(server.workers()) == 1, "the other one goes on"
+        assert len(server.workers()) == 1, "the other worker still runs"
 
 
 def test_what_forks_has_no_threads_of_ours_and_no_connection_to_a_store(bundles: Path, online_file: Path) -> None:

@@ -370,6 +370,6 @@ def test_a_batch_of_one_row_has_its_private_and_uniform_negatives(groups_span: S
 def test_even_draws_that_are_missing_are_refused(groups_span: Span, drawn: dict[str, int], asked: str) -> None:
     empty = replace(groups_span, uniform={name: values[:0] for name, values in groups_span.uniform.items()})
     described = len(groups_span.items["item_id"])
-    said = f"{asked} are asked for, but the span has no even draws, only {described} descriptions"
-    with pytest.raises(ValueError, match=said):
+    message = f"{asked} are asked for, but the span has no even draws, only {described} descriptions"
+    with pytest.raises(ValueError, match=message):
         next(batches(empty, plan(groups_span, **drawn), seed=[1]))

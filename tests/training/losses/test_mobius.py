@@ -22,7 +22,7 @@ B, C, W = 6, 10, 2
 
 
 def teacher() -> TwoTower:
-    """Scores pairs by what the batch says: relevance 1 where the groups are the same, else 0."""
+    """Scores pairs by the groups in the batch: relevance 1 where they are the same, else 0."""
 
     def tower(name: str) -> tf_keras.Model:
         group = tf_keras.Input((), dtype="int32", name="group")

@@ -159,7 +159,7 @@ def test_an_item_keeps_its_estimate_where_its_row_has_moved() -> None:
     assert (expected > 0).all()
     assert np.array_equal(today.expected_draws(after), expected)
     assert not today.expected_draws(np.arange(100)).any()
-    # And goes on as it would have in its old row.
+    # And continues as it would have in its old row.
     today.update(after[:50])
     yesterday.update(moved[:50])
     assert np.array_equal(today.expected_draws(after), yesterday.expected_draws(moved))

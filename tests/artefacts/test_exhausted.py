@@ -35,7 +35,7 @@ def with_cause() -> Exception:
         (ImportError("a.so: failed to map segment from shared object"), f"{NO_MEMORY} (a.so: failed to map segment"),
     ],
 )
-def test_what_ran_out_is_told_with_the_line_that_tells_it(error: Exception, message: str) -> None:
+def test_exhausted_disk_and_memory_are_named_with_the_line_of_the_error(error: Exception, message: str) -> None:
     assert (exhausted(error) or "").startswith(message)
 
 

@@ -115,7 +115,7 @@ def test_a_person_is_named_in_many_places_and_then_only_by_the_bundle_that_is_se
     assert {name.split("/")[1][:10] for name in story.after} == {str(DAY)}
 
 
-def test_the_command_says_what_went_where_and_what_remains(story: Story) -> None:
+def test_the_command_reports_what_was_removed_and_what_remains(story: Story) -> None:
     output = story.forgot.stdout
     for place in ("models, vectors", "features", "online store", "logs and reports", "tables, events", "tables, users"):
         assert place in output
@@ -139,7 +139,7 @@ def test_the_next_night_is_a_warm_start_from_the_fit_without_them(story: Story) 
     assert not users.rows([WANDA])[0]
 
 
-def test_in_the_end_they_are_named_nowhere(story: Story) -> None:
+def test_in_the_end_no_artefact_names_them(story: Story) -> None:
     assert story.at_last.returncode == 0, story.at_last.stderr
     result: dict[str, Any] = json.loads(story.at_last.stdout)
     assert [version[:10] for version in result["bundles_removed"]] == [str(DAY)]

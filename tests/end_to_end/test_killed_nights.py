@@ -193,7 +193,7 @@ def test_a_night_killed_at_any_moment_leaves_a_bundle_that_can_be_served(nights:
 
 
 @pytest.mark.parametrize("name", ["at_changes", "at_steps"])
-def test_after_kills_one_run_brings_what_an_undisturbed_one_would_have(nights: Disturbed, name: str) -> None:
+def test_after_kills_one_run_publishes_the_bundle_of_an_undisturbed_night(nights: Disturbed, name: str) -> None:
     killed = getattr(nights, name)
     [last] = killed.last
     assert (last.returncode, last.stderr) == (0, ""), last.stderr
@@ -203,7 +203,7 @@ def test_after_kills_one_run_brings_what_an_undisturbed_one_would_have(nights: D
     assert _outcome(killed.shop) == "published"
 
 
-def test_a_night_that_was_killed_is_told_as_unfinished(nights: Disturbed) -> None:
+def test_a_killed_night_is_reported_as_unfinished(nights: Disturbed) -> None:
     # The last one may be killed after its outcome was written.
     assert set(nights.at_steps.outcomes[:-1]) == {"unfinished"}
 
@@ -238,7 +238,7 @@ NO_ROOM, NO_MEMORY = "there is no room to write", "memory ran out"
     ],
     ids=["of a new night", "of a night that is done again"],
 )
-def test_what_runs_out_is_told_in_a_line_and_the_next_run_goes_on(
+def test_exhausted_resources_are_reported_in_a_line_and_the_next_run_resumes(
     nights: Disturbed, tmp_path: Path, is_done: bool, attempts: list[tuple[str, tuple[int, int], str]]
 ) -> None:
     shop = (nights.left_alone if is_done else nights.not_begun).copy_runs(tmp_path / "runs")

@@ -153,7 +153,7 @@ def test_the_shell_answers_from_the_weighted_index(weighted_shop: Served, weight
     assert len(set(served) & set(np.argsort(-expected)[:10].tolist())) >= 9
 
 
-def test_the_report_judges_the_weighted_index_by_weighted_exact_search(weighted_shop: Served) -> None:
+def test_the_report_compares_the_weighted_index_with_weighted_exact_search(weighted_shop: Served) -> None:
     report = json.loads((weighted_shop.paths.report / "report.json").read_text())
     for task in report["tasks"]:
         arms = {arm["name"]: arm for arm in task["arms"]}
@@ -216,7 +216,7 @@ def test_a_cascade_over_vectors_of_one_model_is_refused(ensemble_shop: Served) -
         retrievers_of(single, config.serving, ef_search=config.index.ef_search)
 
 
-def test_mining_without_an_earlier_fit_says_what_to_do(first_day: Any, tmp_path: Path) -> None:
+def test_mining_without_an_earlier_fit_is_an_error_with_advice(first_day: Any, tmp_path: Path) -> None:
     for part in ("tables", "features", "steps"):
         shutil.copytree(first_day.root / part, tmp_path / "corner_shop" / part, symlinks=True)
     shop = replace(first_day, runs=tmp_path)

@@ -41,7 +41,7 @@ def test_the_night_after_is_a_warm_start_and_fits_as_the_full_retrain_did(shop: 
     assert ("final sparcode epoch 1" in output) == (epochs > 0)
 
 
-def test_what_was_learned_is_carried_over(shop: Any) -> None:
+def test_learned_weights_are_carried_over(shop: Any) -> None:
     shop, epochs, _ = shop
     before, after = state_of(shop, SECOND), state_of(shop, THIRD)
     assert before.keys() == after.keys()

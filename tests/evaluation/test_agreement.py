@@ -36,7 +36,7 @@ def test_rank_biased_overlap_by_hand() -> None:
     assert found == pytest.approx(1 / 8 + 1 / 24 + 1 / 24)
 
 
-def test_an_empty_list_agrees_with_none_and_two_of_them_say_nothing() -> None:
+def test_an_empty_list_agrees_with_none_and_two_of_them_are_undefined() -> None:
     a, b = np.array([[0, 1], [-1, -1], [-1, -1]]), np.array([[-1, -1], [-1, -1], [3, -1]])
     np.testing.assert_array_equal(rank_biased_overlap(a, b), [0, np.nan, 0])
 
@@ -78,7 +78,7 @@ def test_rank_biased_overlap_is_the_infinite_sum(seed: int, p: float) -> None:
     np.testing.assert_allclose(same, np.where((a >= 0).any(axis=1), 1, np.nan))
 
 
-def test_an_exchange_further_up_weighs_more() -> None:
+def test_a_swap_near_the_top_weighs_more() -> None:
     a = np.tile(np.arange(10), (2, 1))
     b = np.array([[1, 0, *range(2, 10)], [*range(8), 9, 8]])
     top, bottom = rank_biased_overlap(a, b)

@@ -29,7 +29,7 @@ def test_novelty_is_the_bits_that_items_bring() -> None:
     np.testing.assert_allclose(found, [(4 + 2 + 1) / 3, 5, 3, np.nan])
 
 
-def test_head_share_is_of_what_is_listed() -> None:
+def test_head_share_is_of_listed_items() -> None:
     is_head = np.array([True, True, False, False, True, False])
     np.testing.assert_allclose(head_share_at_k(RANKED, is_head, 4), [2 / 4, 1 / 2, 1, np.nan])
     np.testing.assert_allclose(head_share_at_k(RANKED, is_head, 1), [0, 0, 1, np.nan])

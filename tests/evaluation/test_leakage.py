@@ -54,7 +54,7 @@ def write(folder: Path, **changed: list[Any]) -> Path:
     return folder
 
 
-def test_features_of_before_the_cut_pass(events: pa.Table, tmp_path: Path) -> None:
+def test_features_from_before_the_cut_pass(events: pa.Table, tmp_path: Path) -> None:
     check_features(write(tmp_path / "catalogue"), events, CUT)
     # Snapshots may be older than the cut, and know less.
     check_features(write(tmp_path / "catalogue", user_num_events=[2, 0], item_num_events=[1, 0]), events, CUT)
@@ -99,7 +99,7 @@ def test_an_item_from_the_future_that_counts_as_popular_is_caught(events: pa.Tab
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_no_baseline_looks_at_what_comes_after_the_cut(
+def test_no_baseline_reads_events_after_the_cut(
     name: str,
     paths: RunPaths,
     events: pa.Table,

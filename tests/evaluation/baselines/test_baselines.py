@@ -66,7 +66,7 @@ def test_popularity_by_hand() -> None:
     assert new.tolist() == [[0, 3], [1, 0], [-1, -1]]
 
 
-def test_popularity_of_what_is_new_equals_masking_and_sorting() -> None:
+def test_popularity_of_new_items_equals_masking_and_sorting() -> None:
     split = random_split(20, 40, seed=3)
     counts = np.random.default_rng(5).integers(0, 9, 40)
     scores = np.where((split.history.toarray() > 0) | (counts == 0), -np.inf, counts)
@@ -233,7 +233,7 @@ def test_every_baseline_lists_distinct_items_and_pads_at_the_end(name: str, k: i
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_what_is_relevant_does_not_reach_a_baseline(name: str) -> None:
+def test_relevant_items_do_not_reach_a_baseline(name: str) -> None:
     split = random_split(15, 20, seed=8)
     everything = sp.csr_array(np.ones(split.history.shape, dtype=bool))
     leaked = dataclasses.replace(split, relevant=everything, relevant_new=everything)

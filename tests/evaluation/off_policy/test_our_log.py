@@ -128,7 +128,7 @@ def test_rewards_are_those_of_a_loop(tmp_path: Path) -> None:
     assert 0 < found.rewards.sum() < 120
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+def test_excluded_rows_are_counted(tmp_path: Path) -> None:
     log(
         tmp_path / "exposures",
         (NOON, "ann", "old", ["apple", "drill"]),

@@ -123,7 +123,7 @@ def test_html_is_one_file_that_fetches_nothing(reports: Reports) -> None:
     assert not re.search(r"@import|url\((?!#)|<script|<link", text)
 
 
-def test_html_says_what_was_measured(reports: Reports) -> None:
+def test_html_names_the_measurement(reports: Reports) -> None:
     text = " ".join(daily_page(reports).split())
     for fact in ("2020-01-10", "3 days", "read once", "2 users with something relevant", "Paired difference to poor"):
         assert fact in text

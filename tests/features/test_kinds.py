@@ -35,7 +35,7 @@ def test_a_kind_that_gives_numbers_joins_the_numeric_input(monkeypatch: pytest.M
     np.testing.assert_array_equal(found["member_flag"], [1.0, 0.0, np.nan])
 
 
-def test_a_kind_with_an_input_of_its_own_gets_one_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_with_its_own_input_gets_one_in_addition_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     own = OwnInput(
         "_length",
         lambda encoder, column: InputSpec(f"{column}_length", "numeric", 1),
@@ -65,7 +65,7 @@ def test_a_kind_is_stored_as_text_or_as_numbers() -> None:
         ColumnKind(Storage.FLOATS, numbers=flag_to_number)
 
 
-def test_an_unknown_computed_feature_is_named_with_those_there_are() -> None:
+def test_an_unknown_computed_feature_is_named_with_the_known_ones() -> None:
     with pytest.raises(ValidationError, match="names 'user_moon_phase', expected some of: user_weekend_events"):
         Schema(computed_features=("user_moon_phase",))
 

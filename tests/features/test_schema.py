@@ -14,14 +14,14 @@ from features.schema import STATISTICS, TOWERS, Schema, snapshot_schema, view_sc
 
 @pytest.mark.parametrize("side", ["user_columns", "item_columns"])
 @pytest.mark.parametrize("kind", ["id", "history", ["text", "history"]])
-def test_a_kind_that_is_not_a_columns_is_named_with_the_column_and_what_is_allowed(side: str, kind: Any) -> None:
+def test_a_kind_that_is_not_a_columns_is_named_with_the_column_and_the_allowed_kinds(side: str, kind: Any) -> None:
     wrong = kind if isinstance(kind, str) else kind[1]
     message = rf"column 'colour' has kind '{wrong}'; a column is one of: categorical, numeric, text"
     with pytest.raises(ValidationError, match=message):
         Schema.model_validate({side: {"colour": kind}})
 
 
-def test_a_misspelt_kind_is_named_with_what_is_allowed() -> None:
+def test_a_misspelt_kind_is_named_with_the_allowed_ones() -> None:
     message = r"(?s)item_columns.*column 'colour' has kind 'categoric'; a column is one of: categorical, numeric, text"
     with pytest.raises(ValidationError, match=message):
         Schema.model_validate({"item_columns": {"colour": "categoric"}})
@@ -44,7 +44,7 @@ def test_one_name_for_a_user_column_and_an_item_column_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("columns", "expected"), [({"aisle": "text", "size": "numeric"}, "aisle, size"), ({}, "none")])
-def test_a_category_that_is_no_item_column_is_named_with_the_columns_there_are(
+def test_a_category_that_is_no_item_column_is_named_with_the_existing_columns(
     columns: dict[str, str], expected: str
 ) -> None:
     with pytest.raises(ValidationError, match=rf"item_category is 'ailse', which is not an item column.*{expected}"):
@@ -121,14 +121,14 @@ def test_shares_are_two_lists_for_each_column_between_statistics_and_columns() -
         ("user_statistics_of", "aile", "'aile', which is not a categorical item column; expected some of: aisle"),
     ],
 )
-def test_shares_of_what_is_no_categorical_column_of_the_other_side_are_refused(
+def test_shares_of_anything_but_a_categorical_column_of_the_other_side_are_refused(
     key: str, name: str, message: str
 ) -> None:
     with pytest.raises(ValidationError, match=f"{key} names {message}"):
         Schema.model_validate(SHOP | {key: [name]})
 
 
-def test_shares_without_any_column_to_count_say_so() -> None:
+def test_shares_without_any_column_to_count_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"user_statistics_of names 'aisle'.*expected some of: \(none declared\)"):
         Schema.model_validate({"user_statistics_of": ["aisle"]})
 

@@ -71,7 +71,7 @@ def test_rows_are_numbered_through_broken_ones_and_blank_lines(shop):
     ]
 
 
-def test_nan_and_nulls_of_parquet_are_judged_too(shop):
+def test_nan_and_nulls_of_parquet_are_checked_too(shop):
     table = pa.table(
         {
             "user_id": pa.array([1.0, None, 3.0, 4.0, math.nan]),
@@ -96,7 +96,7 @@ def test_repeated_ids_and_words_for_numbers_are_set_aside_from_users_and_items(d
     assert [row["source_row"] for row in described_shop.quarantine("users")] == [3, 2]
 
 
-def test_too_many_bad_rows_stop_the_job_and_are_there_to_read(shop):
+def test_too_many_bad_rows_stop_the_job_and_stay_in_the_quarantine(shop):
     shop.ingest(HEADER + GOOD)
     with pytest.raises(QuarantineError) as caught:
         shop.ingest(HEADER + GOOD + ",i,6,1,1\n,i,7,1,1\nu,i,5,1,1\n", max_quarantine_share=0.5)

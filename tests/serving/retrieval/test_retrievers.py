@@ -34,7 +34,7 @@ def test_repeat_orders_by_count_then_recency_then_row() -> None:
     np.testing.assert_allclose(scores[0, :5], [float(score) for score in expected], rtol=1e-6)
 
 
-def test_repeat_tells_moments_of_one_day_apart() -> None:
+def test_repeat_orders_moments_within_a_day() -> None:
     seconds = AS_OF_SECONDS - 200 * DAY + np.array([0, 1])
     ones = np.ones(2, np.int64)
     purchases = Purchases.from_events(ones, np.array([0, 1]), seconds=seconds, num_users=2, num_items=2)

@@ -32,7 +32,7 @@ def ask(address: str, **body: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_what_was_answered_is_on_disk_after_sigterm(
+def test_answered_lists_are_on_disk_after_sigterm(
     written: Path, online_file: Path, tmp_path: Path, num_workers: int
 ) -> None:
     folder, begun = tmp_path / "exposures", time.time()

@@ -78,7 +78,7 @@ def about_somebody(case: Any) -> Any:
         if mode is GenerationMode.POSITIVE or operation[0] == "POST"
     ],
 )
-def test_answers_are_as_the_document_says(
+def test_answers_match_the_document(
     address: str, document: dict[str, Any], method: str, path: str, mode: GenerationMode
 ) -> None:
     operation = schemathesis.openapi.from_dict(document)[path][method]

@@ -50,7 +50,7 @@ def test_an_empty_history_counts_nothing(decay_days: float | None, power: float)
 
 
 @pytest.mark.parametrize("decay_days", [None, 5.0])
-def test_an_item_counts_the_same_wherever_it_stands(decay_days: float | None) -> None:
+def test_an_item_counts_the_same_at_every_position(decay_days: float | None) -> None:
     layer = HistoryWeights(decay_days=decay_days, power=0.5)
     order = [2, 1, 3, 0]
     found = layer((ROWS[:, order], AGES[:, order]))

@@ -81,7 +81,7 @@ def test_attention_is_a_softmax_over_the_history_and_the_user(user_specs: list[I
             np.testing.assert_allclose(found[row, token], shares @ places @ layer.value.numpy(), rtol=1e-3, atol=1e-4)
 
 
-def test_what_stands_behind_the_padding_says_nothing(
+def test_content_behind_the_padding_has_no_effect(
     backbone: TwoTower, user_specs: list[InputSpec], rows_of: Rows
 ) -> None:
     model = made(backbone, user_specs)

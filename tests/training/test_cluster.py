@@ -54,7 +54,7 @@ def test_the_first_process_is_the_chief(
         described({"worker": TWO}, "worker", "first"),
     ],
 )
-def test_what_is_no_description_is_refused_with_an_example(environment: dict[str, str]) -> None:
+def test_an_invalid_description_is_refused_with_an_example(environment: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="expected a cluster and a task such as") as caught:
         read_cluster(environment)
     assert environment["TF_CONFIG"] in str(caught.value)

@@ -278,7 +278,7 @@ def test_a_warm_start_keeps_the_streaming_estimate_although_rows_move(
     assert after["i39"] > before["i39"]
 
 
-def test_each_part_of_the_vectors_is_told_apart(trained: Callable[[str], Trained]) -> None:
+def test_parts_of_vectors_are_exported_separately(trained: Callable[[str], Trained]) -> None:
     for name, parts in (("plain", [6, 4]), ("hard model", [6, 6, 4]), ("mobius", [4, 4])):
         found = trained(name)
         assert json.loads((found.model / PARTS_FILE).read_text()) == parts
@@ -309,7 +309,7 @@ def test_a_temperature_is_fitted_only_where_asked(trained: Callable[[str], Train
         ([MINED], r"/mined/.*: has 0 of 1 files; mine the negatives again"),
     ],
 )
-def test_negatives_that_are_not_there_are_told_before_anything_is_fitted(
+def test_missing_negatives_are_reported_before_anything_is_fitted(
     stall: Path, overrides: list[str], message: str
 ) -> None:
     pd.DataFrame({"visitor": ["u1"], "item_id": ["i1"]}).to_parquet(stall / "data" / "views.parquet")

@@ -107,7 +107,7 @@ def test_rows_stay_with_their_ids_and_new_ones_are_as_in_a_new_table(
     assert growth.num_new("user_id") == 0
 
 
-def test_the_vectors_of_what_was_known_do_not_change_with_the_catalogue(
+def test_vectors_of_known_ids_do_not_change_with_the_catalogue(
     fitted: tuple[RetrievalModel, dict[str, np.ndarray]], groups_folder: Path, encoder: Encoder
 ) -> None:
     model, state = fitted

@@ -56,7 +56,7 @@ def test_the_gradient_reaches_the_own_and_the_hard_items_alone() -> None:
     assert not gradient[3].any()
 
 
-def test_items_that_are_nobodys_own_are_not_looked_at() -> None:
+def test_items_that_are_no_rows_own_are_ignored() -> None:
     users, items = np.eye(2), np.array([[1, 0], [0, 1], [1, 0], [0.8, 0.6]])
     term = hard_in_batch_term(num_hard=2, margin=0.5)
     batch = {"weight": np.float32([1, 3])}

@@ -73,7 +73,7 @@ def test_by_hand() -> None:
     assert frequency.expected_draws(np.array([7])).tolist() == [3 / 5]
 
 
-def test_the_first_sight_tells_no_gap_however_late_it_comes() -> None:
+def test_the_first_occurrence_gives_no_gap_however_late() -> None:
     frequency = made(initial_gap=50.0)
     for _ in range(1000):
         frequency.update(np.array([1]))

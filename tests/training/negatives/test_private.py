@@ -57,7 +57,7 @@ def test_all_of_a_list_come_equally_often() -> None:
     np.testing.assert_allclose([counts[item] for item in range(10, 15)], 2000, rtol=0.1)
 
 
-def test_nobody_has_a_list() -> None:
+def test_users_without_lists_draw_no_hard_negatives() -> None:
     empty = UserNegatives.of(np.empty(0, np.int64), np.empty(0, np.int64), num_user_rows=3)
     assert empty.draw(np.array([0, 2]), 2, rng=np.random.default_rng(1)).tolist() == [[0, 0], [0, 0]]
 

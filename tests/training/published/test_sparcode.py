@@ -28,7 +28,7 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def towers(pairs):
-    """Vectors of unequal length whose first coordinate separates the groups, for users faintly; the others are noise."""
+    """Vectors of unequal length whose first coordinate separates the groups, of users faintly; the others are noise."""
     rng = np.random.default_rng(2)
     users, items = (rng.normal(size=(rows, 5)).astype(np.float32) for rows in (NUM_USERS, NUM_ITEMS))
     users[:, 0] = 0.5 - np.arange(NUM_USERS) % 2
@@ -53,7 +53,7 @@ def test_fewer_codes_than_users_give_users_of_one_code_one_list(towers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interest_tokens", [0, 3])
-def test_it_learns_what_tells_groups_apart_and_never_finds_what_is_known(towers, pairs, interest_tokens, monkeypatch):
+def test_it_learns_the_groups_and_never_lists_known_items(towers, pairs, interest_tokens, monkeypatch):
     settings = sparcode_over_ids.FIXED.model_copy(update={"learning_rate": 0.01, "batch_size": 16})
     monkeypatch.setattr(sparcode_over_ids, "FIXED", settings)
     users, recalls = np.arange(NUM_USERS), []

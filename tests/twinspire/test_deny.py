@@ -73,7 +73,7 @@ def test_comments_and_the_order_of_a_file_kept_by_hand_stay(root: Path) -> None:
         (["--item", ""], "'' cannot stand on a line by itself"),
     ],
 )
-def test_what_makes_no_sense_is_told_and_changes_nothing(root: Path, arguments: list[str], message: str) -> None:
+def test_invalid_arguments_are_reported_and_change_nothing(root: Path, arguments: list[str], message: str) -> None:
     found = ask(root, *arguments)
     assert found.exit_code == 1
     assert message in found.stderr

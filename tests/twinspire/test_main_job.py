@@ -269,7 +269,7 @@ def test_a_step_is_handed_nothing_but_what_it_declares(name: str) -> None:
     assert not any(isinstance(getattr(sections, field), Config) for field in held)
 
 
-def test_impressions_that_change_are_fitted_again(tmp_path: Path) -> None:
+def test_changed_impressions_are_fitted_again(tmp_path: Path) -> None:
     shown = tmp_path / "shown.parquet"
     overrides = (f"training.negatives.impressions={shown}", "training.negatives.num_impressions=1")
     shown.write_bytes(b"first")
@@ -377,7 +377,7 @@ def test_a_new_or_changed_source_file_is_read_again(tmp_path: Path) -> None:
     assert first_changed(touched, planned()) == "ingest"
 
 
-def test_what_all_days_share_is_recorded_once() -> None:
+def test_records_shared_by_all_days_are_written_once() -> None:
     """Other days' tables in the same folder must not pass for those of this day."""
     today, tomorrow = planned(), planned("as_of=2024-06-02")
     shared = {one.name: one.records == other.records for one, other in zip(today, tomorrow, strict=True)}
@@ -461,7 +461,7 @@ def test_how_nights_are_fitted_is_read_by_the_fit() -> None:
     assert first_changed(planned(night=night), planned("daily.keep_exposure_days=9", night=night)) is None
 
 
-def test_gates_are_asked_again_where_their_report_is_of_another_bundle() -> None:
+def test_gates_run_again_where_their_report_is_of_another_bundle() -> None:
     gates = next(step for step in planned(night=WarmStartPlan(None, is_warm_start=False, why="", parent_bundle=None))
                  if step.name == "gates")  # fmt: skip
     config = load(TABLES)

@@ -135,7 +135,7 @@ def test_tests_are_no_package() -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_lock_covers_what_is_declared(python: str) -> None:
+def test_the_lock_covers_declared_dependencies(python: str) -> None:
     environment = {
         "python_version": python,
         "python_full_version": f"{python}.0",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import scipy.sparse as sp
 
-from evaluation import als as als_file
+from evaluation.baselines import als as als_file
 from evaluation.baselines.als import fit_als
 from evaluation.split import Split
 

@@ -78,10 +78,13 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def lines() -> Any:
-    handler = Lines()
-    logging.getLogger("serving.exposures.log").addHandler(handler)
+    handler, logger = Lines(), logging.getLogger("serving.exposures.log")
+    logger.addHandler(handler)
+    # Commands that ran before in this process keep the root logger at errors.
+    logger.setLevel(logging.WARNING)
     yield handler
-    logging.getLogger("serving.exposures.log").removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -22,21 +22,31 @@ from pathlib import Path
 
 PACKAGES = ("artefacts", "features", "towers", "training", "beam_jobs", "serving", "evaluation", "twinspire")
 MOST_IMPORTS, MOST_LINES = 15, 80
-# Runs as `python -c TRACED FILE ARGUMENTS`; the files that were entered, written when the process ends.
+# Runs as `python -c TRACED REPORT TREE ARGUMENTS`: each function of the tree notes its file when it is called. A report
+# with the files is written when the process ends.
 TRACED = """
-import atexit, inspect, json, sys, threading
-entered, target = set(), sys.argv.pop(1)
-def enter(frame, event, _, add=entered.add, function=inspect.CO_OPTIMIZED):
-    # Bodies of modules and classes run when a file is imported: they are not optimized.
-    if event == "call" and frame.f_code.co_flags & function:
-        add(frame.f_code.co_filename)
-def write():
-    sys.setprofile(None)
-    open(target, "w").write(json.dumps(sorted(entered)))
-atexit.register(write)
+import ast, atexit, builtins, importlib.machinery, json, sys
+report, tree = sys.argv.pop(1), sys.argv.pop(1)
+builtins.__entered__ = set()
+class Marked(ast.NodeTransformer):
+    def visit_FunctionDef(self, node):
+        self.generic_visit(node)
+        node.body.insert(ast.get_docstring(node) is not None, ast.parse("__entered__.add(__file__)").body[0])
+        return node
+class Loader(importlib.machinery.SourceFileLoader):
+    def get_code(self, name):
+        marked = ast.fix_missing_locations(Marked().visit(ast.parse(self.get_data(self.path))))
+        return compile(marked, self.path, "exec", dont_inherit=True)
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec and spec.has_location and spec.origin.startswith(tree) and "/.venv/" not in spec.origin:
+            spec.loader = Loader(name, spec.origin)
+        return spec
+sys.meta_path.insert(0, Finder)
+atexit.register(lambda: open(report, "w").write(json.dumps(sorted(__entered__))))
 from twinspire.cli import main
-threading.setprofile(enter)
-sys.setprofile(enter)
 main()
 """
 Graph = Mapping[str, frozenset[str]]
@@ -168,7 +178,7 @@ def files_entered(tree: Path, folder: Path, flags: list[str], *, user: str) -> s
     for arguments in (["run", *runs], ["recommend", *runs, "--user", user]):
         report = folder / f"{arguments[0]}.json"
         environment = {**os.environ, "PYTHONPATH": str(tree), "TF_USE_LEGACY_KERAS": "1"}
-        command = [sys.executable, "-c", TRACED, str(report), *arguments]
+        command = [sys.executable, "-c", TRACED, str(report), str(tree), *arguments]
         subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
         paths = [Path(name) for name in json.loads(report.read_text(encoding="utf-8"))]
         entered |= {str(path) for path in paths if path.is_relative_to(tree) and (tree / ".venv") not in path.parents}

@@ -36,7 +36,7 @@ from twinspire.load_config import dump, load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
-STEPS = ("ingest", "features", "train", "embed", "index", "bundle", "evaluate")
+STEPS = ("ingest", "features", "train", "embed", "index", "bundle", "publish", "evaluate")
 USERS = ("c00", "c01", "c30", "c31")
 
 
@@ -325,7 +325,7 @@ def test_going_back_a_day_publishes_it_again_and_fills_the_online_store(first_da
     pointer.symlink_to(f"{shop.next_day}-00000000")
     plan = lines_of(shop.do("run", "--dry-run").stdout)
     again = {name for name in STEPS if plan[name].startswith("would run")}
-    assert again == {"features", "bundle"}
+    assert again == {"features", "publish"}
     back = shop.do("features")
     assert "0 examples joined for 0 new days" in back.stdout
     assert online_day.read_text() == str(shop.day)
@@ -342,7 +342,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(two_days: TwoDays) -> None
     assert (ran.returncode, ran.stderr) == (0, "")
     plan, resolved = ran.stdout.split("resolved configuration:")
     states = [line.split(maxsplit=1)[1].split(";")[0] for line in plan.splitlines() if line]
-    assert states == ["unchanged, would be skipped"] * 2 + ["would run"] * 5
+    assert states == ["unchanged, would be skipped"] * 2 + ["would run"] * 6
     assert yaml.safe_load(resolved) == yaml.safe_load(dump(load(shop.config, [override, f"as_of={shop.next_day}"])))
     assert State.of(shop.runs) == before
 

@@ -175,7 +175,7 @@ def test_hard_negatives_are_mined_from_the_days_own_fit_before_two_models_are_fi
 def test_a_second_run_with_mined_negatives_finds_every_step_unchanged(ensemble_shop: Served) -> None:
     ran = ensemble_shop.shop.do("run", "--dry-run", *ensemble_shop.flags)
     plan = [line for line in ran.stdout.split("resolved configuration:")[0].splitlines() if line.strip()]
-    assert len(plan) == 8
+    assert len(plan) == 9
     assert all("unchanged, would be skipped" in line for line in plan)
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from artefacts.console import progress
+from artefacts import console, steps
 from artefacts.paths import RunPaths
-from artefacts.steps import fresh_folder
 from beam_jobs import embed, score_codes, sweep_codes
 from beam_jobs.config import BeamConfig, CodesSections, SparCodeTablesConfig
 from features.encoding import Encoder
@@ -102,7 +101,7 @@ def make_codes(sections: CodesSections, beam: BeamConfig, paths: RunPaths) -> st
     assert settings is not None  # the step is planned only where there is one
     fitted = Fitted.load(paths.model)
     model = fitted.folder
-    with fresh_folder(paths.codes) as folder, progress("SparCode tables"):
+    with steps.fresh_folder(paths.codes) as folder, console.progress("SparCode tables"):
         tokenizers: dict[Tower, str] = {"user": TOKENIZER, "item": ITEM_TOKENIZER}
         for tower, name in tokenizers.items():
             _embed(beam, paths, model / name, folder / f"{tower}_tokens", tower=tower)

@@ -36,8 +36,7 @@ from beam_jobs.snapshot_state import (
     user_table,
 )
 from beam_jobs.user_snapshots import Events, Ints
-from features import columns
-from features.computed import COMPUTED, ComputedFeature
+from features import columns, computed
 from features.ids import stable_number
 from features.schema import ENTITY_KEY, MOMENT, Schema, Tower, snapshot_schema
 
@@ -96,9 +95,9 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
         }
         return members, ids, wanted
 
-    def _computed(self) -> dict[str, ComputedFeature]:
+    def _computed(self) -> dict[str, computed.ComputedFeature]:
         """The computed features of the side, by name."""
-        return {name: COMPUTED[name] for name in self._schema.computed_of(self.tower)}
+        return {name: computed.COMPUTED[name] for name in self._schema.computed_of(self.tower)}
 
     def _read(self, part: str, shard: int) -> pa.Table:
         """The shard's part of the saved state; empty where there is none."""

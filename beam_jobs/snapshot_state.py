@@ -22,8 +22,7 @@ import pyarrow.parquet as pq
 from beam_jobs.item_snapshots import ItemState
 from beam_jobs.snapshot_columns import Pairs, lists_of
 from beam_jobs.user_snapshots import Ints, UserState, place_within_group
-from features import columns
-from features.computed import ComputedFeature
+from features import columns, computed
 from features.ids import stable_number
 from features.schema import PAIRS_SCHEMA, Schema, Tower
 
@@ -109,7 +108,7 @@ def user_state(
     ids: pa.Array,
     item_ids: pa.Array,
     history_length: int,
-    features: Mapping[str, ComputedFeature],
+    features: Mapping[str, computed.ComputedFeature],
 ) -> UserState:
     """The state of a shard's users; who is not in the file has had no event.
 
@@ -148,7 +147,7 @@ def user_table(state: UserState, ids: pa.Array, item_ids: Names) -> pa.Table:
     return pa.table([ids, *map(pa.array, numbers), history, seconds, *map(pa.array, state.totals)], schema=schema)
 
 
-def item_state(saved: pa.Table, ids: pa.Array, features: Mapping[str, ComputedFeature]) -> ItemState:
+def item_state(saved: pa.Table, ids: pa.Array, features: Mapping[str, computed.ComputedFeature]) -> ItemState:
     """The state of a shard's items, `ITEM_STATE`; what is not in the file has had no event."""
     state = ItemState.empty(len(ids), features)
     kept, item = _rows_of(saved, ids)

@@ -21,7 +21,6 @@ from beam_jobs.embed import WriteNumbered
 from beam_jobs.snapshot_shards import ItemShard, UserShard, split_by_shard
 from beam_jobs.snapshot_state import SavedState, gather_shards, state_schema
 from features import columns
-from features.columns import number_of
 from features.schema import PAIRS_SCHEMA, Schema, snapshot_schema
 
 PARTS = ("user", "item", "pairs", "user_state", "item_state")
@@ -58,8 +57,8 @@ class DailySnapshots(beam.PTransform):  # type: ignore[misc]
         shared: dict[str, Any] = {
             "saved": saved,
             "num_shards": num_shards,
-            "days": (number_of(days[0]), number_of(days[1])),
-            "rows_from": number_of(rows_from),
+            "days": (columns.number_of(days[0]), columns.number_of(days[1])),
+            "rows_from": columns.number_of(rows_from),
         }
         self.num_shards = num_shards
         users, items = str(tables / "users.parquet"), str(tables / "items.parquet")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from artefacts.console import progress
+from artefacts import console, steps
 from artefacts.paths import RunPaths
-from artefacts.steps import fresh_folder
 from evaluation.arms.retriever_arms import Lists, retrieved_by
 from evaluation.baselines.baseline import Past
 from evaluation.baselines.registry import BASELINES
@@ -52,7 +51,7 @@ def evaluate(sections: EvaluateSections, paths: RunPaths) -> str:
     except NoEventsError:
         return f"nothing to evaluate yet: no events in the {days} days from {cut} on"
     reports = _reports(sections, paths, bundle, folds)
-    with fresh_folder(paths.report) as folder:
+    with steps.fresh_folder(paths.report) as folder:
         write_daily(reports, folder)
     found = f"{reports[0].num_all_users:,} users on the {days} days from {cut} on"
     return f"{found}: {paths.report / DAILY_PAGE}"
@@ -87,7 +86,7 @@ def _reports(sections: EvaluateSections, paths: RunPaths, bundle: Bundle, folds:
 
 def _baseline_arms(folds: Folds, k: int, seed: int) -> Iterable[tuple[Arm, Lists]]:
     past = Past(folds.folds[0].split, folds.events, folds.item_ids, seed)
-    with progress("baselines", total=len(BASELINES)) as advance:
+    with console.progress("baselines", total=len(BASELINES)) as advance:
         for baseline in BASELINES.values():
             rank = baseline.fit(past)
             lists = {task: rank(k, task == NEW_TO_THE_USER) for task in TASKS}

@@ -27,7 +27,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import columns
-from features.columns import midnight, number_of
 from features.schema import ENTITY_KEY, TOWERS
 from features.store import JoinError, Store
 
@@ -121,9 +120,9 @@ def _join_uniform(
     """Draws items for each day without replacement and joins them at its midnight."""
     parts = []
     for day, count in num_draws.items():
-        rng = np.random.default_rng([seed, number_of(day)])
+        rng = np.random.default_rng([seed, columns.number_of(day)])
         drawn = rng.choice(item_ids, size=min(count, len(item_ids)), replace=False)
-        parts.append(pd.DataFrame({columns.ITEM_ID: drawn, columns.EVENT_TIMESTAMP: midnight(day)}))
+        parts.append(pd.DataFrame({columns.ITEM_ID: drawn, columns.EVENT_TIMESTAMP: columns.midnight(day)}))
     joined = store.join("item", pd.concat(parts, ignore_index=True))
     ends = np.cumsum([len(part) for part in parts])
     return {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +24,6 @@ from features.schema import ENTITY_KEY, VIEW_NAMES, Schema, Tower, view_schema
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
 
 OnlineStore = Literal["sqlite", "redis"]
 ONLINE_FILE = "online.db"

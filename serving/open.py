@@ -9,25 +9,21 @@ from starlette.types import ASGIApp
 
 from artefacts.paths import RunPaths
 from features.store import Store
+from serving import recommender, registry
 from serving.arms import Arms, one_arm
 from serving.bundles import bundle as layout
-from serving.bundles.bundle import Bundle
-from serving.bundles.folder import published
-from serving.bundles.manifest import BundleError
+from serving.bundles import folder, manifest
 from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
-from serving.recommender import Recommender
-from serving.registry import retrievers_of
 from serving.retrieval.eligible import DeniedItems
-from serving.web import server, workers
+from serving.web import feature_reads, server, workers
 from serving.web.app import Protection, create_app
-from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
 from serving.web.service import Exposures, Service
 
 
-def open_recommender(sections: ServeSections, paths: RunPaths, version: str | None = None) -> Recommender:
+def open_recommender(sections: ServeSections, paths: RunPaths, version: str | None = None) -> recommender.Recommender:
     """Opens a bundle and the feature store that it was made with; denied items are kept out of answers.
 
     Args:
@@ -38,7 +34,7 @@ def open_recommender(sections: ServeSections, paths: RunPaths, version: str | No
     Raises:
         ValueError: The bundle cannot be opened, or the feature store is of another schema than it was made with.
     """
-    bundle = Bundle.open(paths.bundles / (version or layout.CURRENT))
+    bundle = layout.Bundle.open(paths.bundles / (version or layout.CURRENT))
     store = Store.open(paths.features)
     store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
     if store.settings.schema != bundle.manifest.dataset_schema:
@@ -46,10 +42,10 @@ def open_recommender(sections: ServeSections, paths: RunPaths, version: str | No
             f"{paths.features}: the feature store is of another dataset schema than {bundle.version}; make features "
             "and bundle from one configuration, or go back to a bundle that was"
         )
-    return Recommender(
+    return recommender.Recommender(
         bundle,
         store.read_online,
-        retrievers=retrievers_of(bundle, sections.serving, ef_search=sections.ef_search),
+        retrievers=registry.retrievers_of(bundle, sections.serving, ef_search=sections.ef_search),
         default_retriever=sections.serving.retriever,
         denied=DeniedItems(paths.denied_items, bundle.encoder.item_ids),
     )
@@ -67,9 +63,9 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
     arms = Arms([arm.arm() for arm in serving.arms], salt=serving.arm_salt) if serving.arms else one_arm()
 
     def version() -> str:
-        found = published(paths.bundles)
+        found = folder.published(paths.bundles)
         if found is None:
-            raise BundleError(
+            raise manifest.BundleError(
                 f"{paths.bundles / layout.CURRENT}: points to no bundle; make one with `twinspire bundle`"
             )
         return found
@@ -97,7 +93,7 @@ def service_of(
     """
     serving = sections.serving
     in_place = sections.online_store == "sqlite"
-    reads = FeatureReads(serving.feature_deadline_ms / 1000, in_place=in_place)
+    reads = feature_reads.FeatureReads(serving.feature_deadline_ms / 1000, in_place=in_place)
     if exposures is None and serving.log_exposures:
         exposures = exposure_log(sections, paths, metrics)
     return Service(live, reads, metrics, exposures)

@@ -30,8 +30,7 @@ from features.ids import IdMap
 from features.schema import ENTITY_KEY
 from serving.retrieval.vectors import ROW, VECTOR
 from serving.sparcode.files import FOLDER
-from training.held_out import HELD_OUT, STATE, TRAINED
-from training.warm_start import OWNERS, SLOT
+from training import held_out, warm_start
 
 # Where one file holds what several did.
 ONE_FILE = "vectors-00000-of-00001.parquet"
@@ -86,11 +85,11 @@ def forget_in_fit(paths: RunPaths, people: Sequence[str]) -> int:
 
 
 def _cut(paths: RunPaths, cut: Cut) -> None:
-    for path in (paths.model / "user_tower.tflite", paths.model / HELD_OUT):
+    for path in (paths.model / "user_tower.tflite", paths.model / held_out.HELD_OUT):
         path.unlink(missing_ok=True)
     for folder in (paths.model / FOLDER, paths.codes, *paths.model.glob("*/checkpoints")):
         shutil.rmtree(folder, ignore_errors=True)
-    for state in sorted((paths.model / STATE).glob("*.npz")):
+    for state in sorted((paths.model / held_out.STATE).glob("*.npz")):
         _cut_state(state, cut)
     _cut_vectors(paths.vectors / "users", cut)
     file = paths.model / IDS
@@ -108,7 +107,7 @@ def _cut_state(path: Path, cut: Cut) -> None:
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file.items())
     # Marks of who was trained, unlike tables, have no rows for buckets.
-    is_marks = path.stem == TRAINED
+    is_marks = path.stem == held_out.TRAINED
     expected = cut.num_rows if is_marks else cut.num_rows + cut.num_buckets
     changed = {}
     for name, values in arrays.items():
@@ -124,8 +123,8 @@ def _cut_state(path: Path, cut: Cut) -> None:
 
 def _axis_of_users(name: str) -> int | None:
     """The axis of a variable's rows where they belong to users."""
-    for pattern, axis in OWNERS:
-        if match := pattern.match(name.split(SLOT)[0]):
+    for pattern, axis in warm_start.OWNERS:
+        if match := pattern.match(name.split(warm_start.SLOT)[0]):
             groups = match.groupdict()
             owner = groups["column"] if "column" in groups else ENTITY_KEY[groups["tower"]]  # type: ignore[index]
             return axis if owner == columns.USER_ID else None

@@ -16,18 +16,15 @@ from scipy import sparse
 
 from artefacts.paths import RunPaths
 from evaluation.metrics import find_hits, recall_at_k
-from features import columns
-from features.columns import seconds_of
+from features import columns, schema
 from features.encoding import Encoder, Inputs
 from features.ids import stable_number
-from features.schema import ENTITY_KEY, TOWERS
 from serving.retrieval import exact
 from serving.retrieval.vectors import read_vectors
 from towers.two_tower import TwoTower
+from training import trainer, warm_start
 from training.data.training_data import catalogue_inputs
 from training.lineage import HELD_OUT_SUMMARY
-from training.trainer import embed
-from training.warm_start import Arrays, Growth, load_state
 
 STATE, TRAINED = "state", "trained"
 HELD_OUT = "held_out.npz"
@@ -75,11 +72,11 @@ class WarmStart:
     """
 
     parent: Parent
-    growth: Growth
+    growth: warm_start.Growth
 
-    def state(self, name: str) -> Arrays:
+    def state(self, name: str) -> warm_start.Arrays:
         """Of one of its models."""
-        return load_state(state_file(self.parent.model, name))
+        return warm_start.load_state(state_file(self.parent.model, name))
 
     def trained(self) -> tuple[Bools, Bools]:
         """Users and items that have had an example in any fit so far, by today's rows of the catalogue."""
@@ -158,7 +155,7 @@ def compare(
         )
     if is_held.any():
         some = {name: values[evaluated[is_held]] for name, values in users.items()}
-        fit = recall((embed(towers.user, some), embed(towers.item, items)), evaluated[is_held])
+        fit = recall((trainer.embed(towers.user, some), trainer.embed(towers.item, items)), evaluated[is_held])
     with (folder / HELD_OUT).open("wb") as file:
         np.savez(
             file, allow_pickle=False, users=evaluated[is_held], fit=fit, parent=before[is_held], next_day=before,
@@ -185,8 +182,10 @@ def _as_known_to(parent: Parent, encoder: Encoder) -> tuple[Inputs, Inputs]:
     """Model inputs of the parent's users and items at its moment, by its rows, even if the tables have grown."""
     inputs = catalogue_inputs(encoder, parent.catalogue)
     found = []
-    for tower, values, ids in zip(TOWERS, inputs, (parent.encoder.user_ids, parent.encoder.item_ids), strict=True):
-        table = pq.read_table(parent.catalogue / f"{tower}s.parquet", columns=[ENTITY_KEY[tower]])
+    for tower, values, ids in zip(
+        schema.TOWERS, inputs, (parent.encoder.user_ids, parent.encoder.item_ids), strict=True
+    ):
+        table = pq.read_table(parent.catalogue / f"{tower}s.parquet", columns=[schema.ENTITY_KEY[tower]])
         names = pd.Index(table.column(0).to_numpy(zero_copy_only=False))
         rows = names.get_indexer(np.asarray(ids.ids(np.arange(1, len(ids))), dtype=object))
         # Who is gone from the tables has met nothing, so that any row will do.
@@ -201,7 +200,7 @@ def _pairs(parent: Parent, paths: RunPaths) -> tuple[sparse.csr_array, sparse.cs
         ids.rows(table.column(name).to_numpy(zero_copy_only=False)).astype(np.int64) - 1
         for ids, name in ((parent.encoder.user_ids, columns.USER_ID), (parent.encoder.item_ids, columns.ITEM_ID))
     )
-    is_new = table.column("first_seconds").to_numpy() >= seconds_of(parent.as_of)
+    is_new = table.column("first_seconds").to_numpy() >= columns.seconds_of(parent.as_of)
     known = (users >= 0) & (items >= 0)
     shape = (len(parent.encoder.user_ids) - 1, len(parent.encoder.item_ids) - 1)
 

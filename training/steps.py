@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from artefacts import console, steps
 from artefacts.config import as_read
-from artefacts.console import console
 from artefacts.paths import RunPaths
-from artefacts.steps import fresh_folder
 from evaluation.diagnosis import diagnose
 from evaluation.metrics import find_hits, recall_at_k
 from features.encoding import Encoder, Inputs
@@ -92,7 +91,7 @@ def train(
         num_days = (paths.as_of - start.as_of).days + sections.replay_days
         sections = _of_new_days(sections, start)
     days = days_with_examples(paths, num_days=num_days)
-    with fresh_folder(paths.model) as folder:
+    with steps.fresh_folder(paths.model) as folder:
         encoder, warm = _encoder(sections, paths, days, start)
         encoder.save(folder / "encoder")
         (folder / SECTIONS_FILE).write_text(json.dumps(as_read(asked), indent=2))
@@ -163,7 +162,9 @@ def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
     found = [metrics[measure] for metrics in evaluations]
     best = int(np.nanargmax(found)) if np.isfinite(found).any() else len(found) - 1
     listed = ", ".join(f"{value:.4f}" for value in found)
-    console().print(f"  sparcode: {best} epochs, as {measure.replace('_at_', '@')} was {listed} after 0 and so on")
+    console.console().print(
+        f"  sparcode: {best} epochs, as {measure.replace('_at_', '@')} was {listed} after 0 and so on"
+    )
     return best
 
 
@@ -260,7 +261,7 @@ class _Evaluation:
         rows, _ = exact.search(user_vectors, item_vectors, k=max(*self.ks, TOP), exclude=self.seen)
         found = diagnose(rows[:, :TOP], self.popular_items, user_vectors, item_vectors)
         for warning in found.warnings():
-            console().print(f"[yellow]warning[/] {warning}")
+            console.console().print(f"[yellow]warning[/] {warning}")
         return {name: float(value) for name, value in asdict(found).items()} | self._recall(rows, slice(None))
 
     def of_sparcode(self, sparcode: SparCode) -> EpochMetrics:
@@ -308,4 +309,4 @@ def _print_epoch(phase: str, report: EpochReport) -> None:
         shown += [f"{metrics['popular_share']:.0%} of their places as popularity would fill them"]
     if "perplexity" in metrics:
         shown += [f"at least {metrics['codes_in_use']:.0f} codes in use, perplexity {metrics['perplexity']:.0f}"]
-    console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")
+    console.console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artefacts import console, steps
 from artefacts.config import as_read, nested, pick
-from artefacts.console import held_back
 from artefacts.paths import RunPaths
-from artefacts.steps import Step, digest_of
 from beam_jobs.config import BeamConfig, CodesSections, EmbedSections, IndexSections, MineSections
 from evaluation.config import EvaluateSections, GatesSections
 from features.config import FeaturesSections, IngestSections
@@ -77,7 +76,7 @@ def _mine(sections: MineSections, run: Run) -> str:
 
 def _train(sections: TrainSections, run: Run) -> str:
     # TensorFlow writes about the machine when it is imported and when it first looks for a GPU, at any log level.
-    with held_back():
+    with console.held_back():
         import tensorflow as tf
 
         from training.steps import train
@@ -231,7 +230,7 @@ NIGHT_STEP_NAMES = tuple(name for name in STEPS if name != "evaluate")
 
 def plan(
     config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str, night: WarmStartPlan | None = None
-) -> list[Step]:
+) -> list[steps.Step]:
     """The steps of the main job in order; nothing heavy is imported before a step runs.
 
     Hard negatives are mined only where the configuration trains with them. An arm of a comparison mines none here: it
@@ -249,21 +248,21 @@ def plan(
         "codes": config.sparcode is None,
     }
     names = [name for name in (STEP_NAMES if night is None else NIGHT_STEP_NAMES) if not left_out.get(name, False)]
-    steps: list[Step] = []
+    made: list[steps.Step] = []
     before, read_so_far = code_version, list[dict[str, Any]]()
     for name in names:
         declared = STEPS[name]
         sections = pick(declared.sections, config)
         read_so_far.append(as_read(sections))
         run = Run(paths, now, config.beam, night, nested(*read_so_far))
-        before = digest_of({"before": before, "reads": read_so_far[-1], "inputs": declared.inputs(sections, run)})
-        steps.append(_step(name, before, sections, run))
-    return steps
+        before = steps.digest_of({"before": before, "reads": read_so_far[-1], "inputs": declared.inputs(sections, run)})
+        made.append(_step(name, before, sections, run))
+    return made
 
 
-def _step(name: str, digest: str, sections: object, run: Run) -> Step:
+def _step(name: str, digest: str, sections: object, run: Run) -> steps.Step:
     declared, paths = STEPS[name], run.paths
-    return Step(
+    return steps.Step(
         name,
         digest,
         declared.outputs(paths),

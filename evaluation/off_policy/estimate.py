@@ -19,8 +19,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from evaluation.folds import Folds
-from evaluation.off_policy import foreign_log, our_log, reward_model
-from evaluation.off_policy.estimators import LoggedFeedback, doubly_robust, ips, snips, target_in_list
+from evaluation.off_policy import estimators, foreign_log, our_log, reward_model
 from evaluation.report import OffPolicyRow, Problem, letter_of
 from evaluation.settings import Settings
 from serving.exposures.files import are_exposures
@@ -138,9 +137,9 @@ def estimate(log: Log, ranked: Sequence[Rows], names: Sequence[str], settings: S
         letter = letter_of(place)
         feedback = _feedback(log, lists[:, : settings.k], model, num_items)
         found = {
-            "IPS": ips(feedback, **draw),
-            "SNIPS": snips(feedback, **draw),
-            "doubly robust": doubly_robust(feedback, **draw),
+            "IPS": estimators.ips(feedback, **draw),
+            "SNIPS": estimators.snips(feedback, **draw),
+            "doubly robust": estimators.doubly_robust(feedback, **draw),
         }
         rows += [OffPolicyRow(letter, how, value) for how, value in found.items()]  # type: ignore[arg-type]
         seen = _share_seen(log, lists[:, : settings.k])
@@ -151,14 +150,14 @@ def estimate(log: Log, ranked: Sequence[Rows], names: Sequence[str], settings: S
     return OffPolicy(tuple(rows), log.problems, tuple(notes))
 
 
-def _feedback(log: Log, lists: Rows, model: reward_model.CrossFitted, num_items: int) -> LoggedFeedback:
+def _feedback(log: Log, lists: Rows, model: reward_model.CrossFitted, num_items: int) -> estimators.LoggedFeedback:
     per_place = _places(lists, num_items)
     lengths = np.maximum((lists >= 0).sum(axis=1), 1)
-    return LoggedFeedback(
+    return estimators.LoggedFeedback(
         log.users,
         log.rewards,
         log.propensities,
-        target_in_list(lists, log.users, log.items) / lengths[log.users],
+        estimators.target_in_list(lists, log.users, log.items) / lengths[log.users],
         predicted=model.of(log.items),
         predicted_target=model.expected(per_place, log.users),
     )

@@ -17,8 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from artefacts.files import sync_folder
-from artefacts.locks import locked
+from artefacts import files, locks
 from features.encoding import Encoder
 from serving.bundles import bundle as layout
 from serving.bundles import folder as history
@@ -106,7 +105,7 @@ def write(bundles: Path, parts: Parts, facts: Facts) -> str:
             )
         folder.chmod(0o755)
         folder.rename(target)
-        sync_folder(bundles)
+        files.sync_folder(bundles)
     return manifest.bundle_version
 
 
@@ -125,7 +124,7 @@ def publish(bundles: Path, version: str, *, moment: dt.datetime, reason: history
     if not bundles.is_dir():
         raise no_folder(bundles)
     # Against a retention that would remove this very bundle meanwhile.
-    with locked(bundles):
+    with locks.locked(bundles):
         _move_pointer(bundles, version, moment, reason)
 
 
@@ -155,7 +154,7 @@ def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: hist
     try:
         (new / layout.CURRENT).symlink_to(version)
         (new / layout.CURRENT).replace(pointer)
-        sync_folder(bundles)
+        files.sync_folder(bundles)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -164,9 +163,9 @@ def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: hist
 def _folder_to_fill(bundles: Path) -> Iterator[Path]:
     """A folder that is locked while its writer lives, so that retention does not remove it as a killed writer's."""
     with ExitStack() as held:
-        with locked(bundles):
+        with locks.locked(bundles):
             folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=bundles))
-            held.enter_context(locked(folder))
+            held.enter_context(locks.locked(folder))
         try:
             yield folder
         finally:
@@ -217,4 +216,4 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        sync_folder(path)
+        files.sync_folder(path)

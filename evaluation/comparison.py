@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from evaluation import agreement, diversity
+from evaluation import agreement
+from evaluation import metrics as diversity
 from evaluation.catalogue import Catalogue
 from evaluation.figures import SLICE, Floats, UserMeans, figures, mean_of, most_different
 from evaluation.folds import Fold

@@ -1,12 +1,18 @@
-"""Training step: validates on the last days, fits on all days, exports the towers."""
+"""Training step: validates on the last days, fits on all days, exports the towers.
+
+Where several processes fit, the chief trains as one process alone would, and the others fit with it and keep nothing.
+Which processes they are is given by the environment variable TF_CONFIG.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +33,7 @@ from serving.sparcode.files import FOLDER
 from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
 from training.co_purchase import with_factors_of
-from training.config import TrainSections
+from training.config import TrainingConfig, TrainSections
 from training.data.training_data import (
     catalogue_inputs,
     days_with_examples,
@@ -39,6 +45,7 @@ from training.data.training_data import (
     seen_items,
     split_validation_days,
 )
+from training.distribution import read_cluster, workers
 from training.fit import Fitted, fit_phase
 from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
 from training.held_out import HeldOut, Parent, WarmStart, compare
@@ -310,3 +317,69 @@ def _print_epoch(phase: str, report: EpochReport) -> None:
     if "perplexity" in metrics:
         shown += [f"at least {metrics['codes_in_use']:.0f} codes in use, perplexity {metrics['perplexity']:.0f}"]
     console.console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")
+
+
+@contextmanager
+def as_chief(training: TrainingConfig, *, nightly: bool) -> Iterator[None]:
+    """Has the other processes take part in what the block fits, where there are any; they end when it does.
+
+    Args:
+        training: Says whether several processes fit.
+        nightly: Whether it is a nightly run that fits.
+
+    Raises:
+        ValueError: This is not the chief, or a nightly run, in which the others cannot take part.
+    """
+    if training.distribute == "none":
+        yield
+        return
+    if nightly:
+        raise ValueError(
+            "training.distribute is multi_worker, which a nightly run does not support: its warm start from the "
+            "previous fit is made by one process; set training.distribute: none for it, or use `twinspire train` and "
+            "then `twinspire run`"
+        )
+    cluster = read_cluster()
+    if cluster is not None and not cluster.is_chief:
+        raise ValueError(
+            f"TF_CONFIG makes this process {cluster.number} of {cluster.size}, and only the first, 0, writes what is "
+            "made; here, run `twinspire train`"
+        )
+    processes = workers()
+    yield
+    processes.wait()
+
+
+def take_part(sections: TrainSections, paths: RunPaths) -> str:
+    """Fits what the chief's `train` fits, together with it; returns one line of outcome.
+
+    Args:
+        sections: What the chief's `train` reads of the configuration.
+        paths: Where tables and features are read; nothing is written there.
+    """
+    processes, training = workers(), sections.training
+    days = days_with_examples(paths, num_days=training.example_days)
+    encoder = fit_encoder_on(
+        paths, days, dataset=sections.dataset, towers=sections.towers, history_length=sections.history_length
+    )
+    earlier, held_out = split_validation_days(days, as_of=paths.as_of, num_days=training.validation_days)
+    phases = [("validation", earlier, held_out)] if earlier else []
+    phases.append(("final", days, paths.as_of))
+    with TemporaryDirectory() as folder:
+        for name, fitted, moment in phases:
+            known = known_positives(encoder, paths, before=moment)
+            data = read_training_data(
+                paths, encoder, training=training, phase=name, days=fitted, known=known, before=moment
+            )
+            fit_phase(
+                encoder,
+                data,
+                towers=sections.towers,
+                training=training,
+                seed=sections.seed,
+                folder=Path(folder),
+                evaluate=lambda towers: {},
+                report=lambda title, report: None,
+            )
+    processes.wait()
+    return f"{len(days)} days, with the chief, as process {processes.cluster.number} of {processes.cluster.size}"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from artefacts.console import progress
 from artefacts.paths import RunPaths
-from evaluation.arms.answers import ask, measure
-from evaluation.arms.bundle_arm import Asked, BundleAtCut
+from evaluation.arms.bundle_arm import Asked, BundleAtCut, ask, measure
 from evaluation.arms.file_arm import read_lists
 from evaluation.arms.layers import layers_of
 from evaluation.arms.served import server_of

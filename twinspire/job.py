@@ -158,7 +158,7 @@ def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> No
         return
     # TensorFlow writes about the machine when it is imported, at any log level.
     with held_back():
-        from training.multi_worker import take_part
+        from training.steps import take_part
     console().print(f"[bold]{step.name:<9}[/] {take_part(pick(TrainSections, config), paths)}")
 
 

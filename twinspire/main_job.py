@@ -84,7 +84,7 @@ def _train(sections: TrainSections, run: Run) -> str:
         tf.config.list_physical_devices()
 
         from training.held_out import Parent
-        from training.multi_worker import as_chief
+        from training.steps import as_chief
 
     night, paths = run.night, run.paths
     with as_chief(sections.training, nightly=night is not None):

@@ -18,7 +18,7 @@ from artefacts.console import console
 from artefacts.paths import RunPaths
 from evaluation import agreement, metrics, report, statistics
 from evaluation.arms import bundle_arm, served
-from evaluation.arms.answers import ask
+from evaluation.arms.bundle_arm import ask
 from evaluation.folds import Folds
 from evaluation.settings import Settings
 from serving.retrieval.ranking import Rows

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.diversity import gini_at_k, head_share_at_k, intra_list_diversity_at_k, novelty_at_k
+from evaluation.metrics import gini_at_k, head_share_at_k, intra_list_diversity_at_k, novelty_at_k
 
 RANKED = np.array([[2, 0, 5, 1], [3, 4, -1, -1], [1, -1, -1, -1], [-1, -1, -1, -1]], np.int32)
 

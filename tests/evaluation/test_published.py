@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.published import hold_out, score
 from features.sources.lightgcn import Pairs
+from training.published.lightgcn import hold_out, score
 
 
 def pairs(*found: tuple[int, int]) -> Pairs:

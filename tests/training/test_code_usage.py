@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.sparcode import CodeUsage
+from training.fit_sparcode import CodeUsage
 
 
 def usage(counts: object, **changes: float) -> CodeUsage:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.multi_worker import as_chief
+from training.steps import as_chief
 from twinspire.config import Config
 from twinspire.job import only_takes_part
 from twinspire.load_config import load

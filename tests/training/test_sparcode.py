@@ -18,8 +18,8 @@ from towers.quantizer import ProductQuantizer
 from towers.scorer import MlpInteraction
 from towers.sparcode import SparCode
 from towers.tokenizer import tokenizers
+from training.fit_sparcode import SparCodeModel, adam
 from training.losses.softmax import in_batch_softmax
-from training.sparcode import SparCodeModel, adam
 from training.trainer import embed
 
 tools = runpy.run_path(str(Path(__file__).parent / "fit_for_tests.py"))

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.arms.answers import without_holes
-from evaluation.arms.bundle_arm import Asked
+from evaluation.arms.bundle_arm import Asked, without_holes
 from evaluation.arms.served import ask_server, server_of
 
 SHOP = """

@@ -9,8 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from evaluation.off_policy.estimators import Estimate, LoggedFeedback, doubly_robust, ips, snips, target_in_list
-from evaluation.off_policy.reward_model import cross_fitted_rewards
+from evaluation.off_policy.estimators import (
+    Estimate,
+    LoggedFeedback,
+    cross_fitted_rewards,
+    doubly_robust,
+    ips,
+    snips,
+    target_in_list,
+)
 
 NUM_TYPES, NUM_ITEMS, NUM_USERS, NUM_EACH, REPETITIONS = 20, 50, 300, 3, 200
 Floats = npt.NDArray[np.float64]

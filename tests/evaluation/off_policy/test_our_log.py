@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.off_policy.our_log import ExposureFeedback, read_exposure_feedback
+from evaluation.off_policy.logs import ExposureFeedback, read_exposure_feedback
 from features.sources.events import EVENTS_SCHEMA
 from serving.exposures.files import Exposure, to_table, write_exposures
 

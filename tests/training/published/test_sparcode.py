@@ -7,9 +7,7 @@ import pytest
 
 from features.sources.lightgcn import Pairs
 from training.published import sparcode as published_sparcode
-from training.published import sparcode_over_ids
-from training.published.sparcode import choose, figures
-from training.published.sparcode_over_ids import Choice, IdTowers, fit_over, search_sparcode, search_towers
+from training.published.sparcode import Choice, IdTowers, choose, figures, fit_over, search_sparcode, search_towers
 
 NUM_USERS, NUM_ITEMS = 30, 60
 PLAIN = Choice(parts=2, codes=NUM_USERS, interest_tokens=0, scale=1.0, epochs=0)
@@ -54,8 +52,8 @@ def test_fewer_codes_than_users_give_users_of_one_code_one_list(towers):
 @pytest.mark.slow
 @pytest.mark.parametrize("interest_tokens", [0, 3])
 def test_it_learns_the_groups_and_never_lists_known_items(towers, pairs, interest_tokens, monkeypatch):
-    settings = sparcode_over_ids.FIXED.model_copy(update={"learning_rate": 0.01, "batch_size": 16})
-    monkeypatch.setattr(sparcode_over_ids, "FIXED", settings)
+    settings = published_sparcode.FIXED.model_copy(update={"learning_rate": 0.01, "batch_size": 16})
+    monkeypatch.setattr(published_sparcode, "FIXED", settings)
     users, recalls = np.arange(NUM_USERS), []
 
     def evaluate(sparcode):

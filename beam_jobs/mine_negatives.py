@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.parquetio import WriteToParquetBatched
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from features import columns, negatives_file
+from features import columns, examples
 from features.ids import IdMap
 from serving.retrieval.vectors import read_vectors
 
@@ -142,10 +142,10 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
                 pa.array((place + first).astype(np.int32)),
                 pa.array(scores[owner, place]),
             ],
-            schema=negatives_file.NEGATIVES_SCHEMA,
+            schema=examples.NEGATIVES_SCHEMA,
         )
 
-    def _lists(self, users: negatives_file.Ints, known: Purchases) -> tuple[npt.NDArray[np.int32], Vectors]:
+    def _lists(self, users: examples.Ints, known: Purchases) -> tuple[npt.NDArray[np.int32], Vectors]:
         from serving.retrieval import exact
         from serving.retrieval.vector_search import search_eligible
 
@@ -164,7 +164,7 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
             max_fetch=self._settings.max_fetch,
         )
 
-    def _choose(self, user: int, band: npt.NDArray[np.int32], met: npt.NDArray[np.int32]) -> negatives_file.Ints:
+    def _choose(self, user: int, band: npt.NDArray[np.int32], met: npt.NDArray[np.int32]) -> examples.Ints:
         """Places of the band that one user keeps, ascending: one matrix product a user, however long the history."""
         places = np.flatnonzero(band >= 0)
         if len(met):
@@ -202,7 +202,7 @@ def run(transform: MineNegatives, *, num_users: int, block_size: int, out: Path,
     with beam.Pipeline(options=options) as pipeline:
         tables = pipeline | "user rows" >> beam.Create(ranges) | transform
         tables | "write" >> WriteToParquetBatched(
-            str(out / "negatives"), schema=negatives_file.NEGATIVES_SCHEMA, codec="zstd", file_name_suffix=".parquet"
+            str(out / "negatives"), schema=examples.NEGATIVES_SCHEMA, codec="zstd", file_name_suffix=".parquet"
         )
 
 

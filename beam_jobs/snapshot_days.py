@@ -24,8 +24,7 @@ from artefacts import console, files
 from artefacts.paths import RunPaths
 from beam_jobs import snapshot_state, snapshots
 from beam_jobs.config import BeamConfig
-from features import columns, schema, tables
-from features.config import FeaturesSections
+from features import columns, config, schema, tables
 from features.sources.summary import DayFacts
 
 
@@ -145,7 +144,7 @@ class Brought:
         return f"{changed}{self.num_midnights} days of snapshots"
 
 
-def write_snapshots(sections: FeaturesSections, beam: BeamConfig, paths: RunPaths) -> Brought:
+def write_snapshots(sections: config.FeaturesSections, beam: BeamConfig, paths: RunPaths) -> Brought:
     """Brings rows, pairs and state up to `as_of`.
 
     Where events of the past changed, the days from there on are computed again and everything derived from them is
@@ -189,7 +188,7 @@ def saved_state(paths: RunPaths, moment: dt.date) -> snapshot_state.SavedState:
 
 
 def _what_holds(
-    sections: FeaturesSections, paths: RunPaths, first: dt.date, facts: Mapping[dt.date, DayFacts]
+    sections: config.FeaturesSections, paths: RunPaths, first: dt.date, facts: Mapping[dt.date, DayFacts]
 ) -> tuple[Written | None, str]:
     """What still holds of what is there, None where nothing does, and what changed in words."""
     written = Written.load(paths.snapshots_record)
@@ -222,7 +221,7 @@ def _start_over(paths: RunPaths) -> None:
     shutil.rmtree(paths.features, ignore_errors=True)
 
 
-def _settings(sections: FeaturesSections) -> dict[str, Any]:
+def _settings(sections: config.FeaturesSections) -> dict[str, Any]:
     return {
         "dataset": sections.dataset.model_dump(mode="json"),
         "history": sections.features.history_length,
@@ -232,13 +231,13 @@ def _settings(sections: FeaturesSections) -> dict[str, Any]:
     }
 
 
-def _rows_from(sections: FeaturesSections, first: dt.date) -> dt.date:
+def _rows_from(sections: config.FeaturesSections, first: dt.date) -> dt.date:
     """The first midnight whose rows are wanted: from there on everybody's turn comes before the first join."""
     return first - (max(sections.features.user_refresh_days, sections.features.item_refresh_days) - 1) * DAY
 
 
 def _blocks(
-    sections: FeaturesSections, written: Written, facts: Mapping[dt.date, DayFacts]
+    sections: config.FeaturesSections, written: Written, facts: Mapping[dt.date, DayFacts]
 ) -> Iterator[tuple[dt.date, dt.date]]:
     """Cuts the missing midnights into runs: one for each midnight whose state is kept, longer ones before."""
     begin, num_events = written.end, 0
@@ -255,7 +254,7 @@ def _blocks(
 
 
 def _run(
-    sections: FeaturesSections,
+    sections: config.FeaturesSections,
     beam: BeamConfig,
     paths: RunPaths,
     days: tuple[dt.date, dt.date],
@@ -278,7 +277,7 @@ def _run(
 
 
 def _compute(
-    sections: FeaturesSections,
+    sections: config.FeaturesSections,
     beam: BeamConfig,
     paths: RunPaths,
     days: tuple[dt.date, dt.date],
@@ -306,7 +305,7 @@ def _compute(
 
 
 def _write_pairs(
-    sections: FeaturesSections, beam: BeamConfig, paths: RunPaths, facts: Mapping[dt.date, DayFacts]
+    sections: config.FeaturesSections, beam: BeamConfig, paths: RunPaths, facts: Mapping[dt.date, DayFacts]
 ) -> None:
     """The pairs at a cut before the newest one, whose state is gone: from the latest earlier state, or from nothing."""
     earlier = [moment for moment in _saved_midnights(paths) if moment <= sections.as_of]
@@ -349,7 +348,7 @@ def _remove_after(folder: Path, end: dt.date) -> None:
                     path.unlink()
 
 
-def _forget(sections: FeaturesSections, paths: RunPaths) -> None:
+def _forget(sections: config.FeaturesSections, paths: RunPaths) -> None:
     """Removes the states of midnights before the last `late_days`, and their pairs unless a cut asked for them."""
     written = Written.load(paths.snapshots_record)
     if written is None:

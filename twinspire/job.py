@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
     from artefacts.steps import Step, StepRecord
     from twinspire.config import Config
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, NoReturn
 
-import typer
 
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a dataset.")]
 Overrides = Annotated[

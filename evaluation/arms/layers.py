@@ -18,7 +18,6 @@ from artefacts.console import console
 from artefacts.paths import RunPaths
 from evaluation import agreement, metrics, report, statistics
 from evaluation.arms import bundle_arm, served
-from evaluation.arms.bundle_arm import ask
 from evaluation.folds import Folds
 from evaluation.settings import Settings
 from serving.retrieval.ranking import Rows
@@ -82,7 +81,7 @@ def layers_of(
         found.checks.append(check_layers(upper[users], lower, relevant[users], **common))
 
     user_ids = fold.split.user_ids
-    exact = ask(bundle.recommender(exact=True), asked, user_ids, folds.item_ids)
+    exact = bundle_arm.ask(bundle.recommender(exact=True), asked, user_ids, folds.item_ids)
     check(exact, lists, np.arange(len(lists)), ("exact", "index"))
     if (why := _no_server(bundle, paths)) is not None:
         found.notes.append(f"arm {letter}: no server was asked, {why}")

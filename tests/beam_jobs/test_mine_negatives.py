@@ -18,8 +18,8 @@ from apache_beam.testing.util import BeamAssertException, assert_that
 
 from beam_jobs.mine_negatives import MineBlock, MineNegatives, MiningFiles, MiningSettings, run
 from features.encoding import Encoder
+from features.examples import read_negatives
 from features.ids import IdMap
-from features.negatives_file import read_negatives
 from features.schema import Schema
 from serving.retrieval.index import HnswIndex
 from serving.retrieval.vectors import vector_schema

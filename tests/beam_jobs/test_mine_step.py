@@ -18,8 +18,8 @@ from artefacts.config import pick
 from artefacts.paths import RunPaths
 from beam_jobs.config import IndexSections, MineSections
 from beam_jobs.steps import index_catalogue, mine, previous_fit
+from features.examples import NEGATIVES_SCHEMA
 from features.ids import IdMap
-from features.negatives_file import NEGATIVES_SCHEMA
 from serving.retrieval.index import INDEXES, read_shape
 from serving.retrieval.vectors import vector_schema
 from serving.retrieval.weights import load_weights, weighted

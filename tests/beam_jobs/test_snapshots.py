@@ -16,9 +16,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_jobs.snapshot_shards import split_by_shard
 from beam_jobs.snapshot_state import SavedState
-from beam_jobs.snapshots import PARTS, DailySnapshots, part_schemas, run
+from beam_jobs.snapshots import PARTS, DailySnapshots, part_schemas, run, split_by_shard
 from features.schema import Schema
 
 START = dt.date(2017, 1, 1)

@@ -24,8 +24,7 @@ from serving.retrieval.retrievers import Fused, Popularity, Retriever, UserQueri
 from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.weights import weighted
 from serving.sparcode.codebook import Codebook
-from serving.sparcode.postings import Postings
-from serving.sparcode.postings_writer import PostingsWriter
+from serving.sparcode.postings import Postings, PostingsWriter
 from serving.sparcode.retriever import SparCode
 
 NUM_ITEMS, DIMENSION = 40, 8

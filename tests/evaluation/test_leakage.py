@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from artefacts.paths import RunPaths
+from evaluation.baselines import BASELINES
 from evaluation.baselines.baseline import Past
-from evaluation.baselines.registry import BASELINES
 from evaluation.folds import make_folds
 from evaluation.leakage import LeakageError, check_features, check_popularity
 from evaluation.split import Split

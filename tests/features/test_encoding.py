@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from features.encoding import Encoder, Inputs, fit_encoder, moments_of
 from features.ids import IdMap, stable_number
+from features.kinds import trigrams
 from features.numbers import numeric_names, numeric_values
 from features.schema import TOWERS, Schema, Tower, view_schema
-from features.text import trigrams
 
 DAY = 86_400
 NOW = 1_512_086_400  # 2017-12-01

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from features.computed import COMPUTED, ComputedFeature
 from features.encoding import fit_encoder
+from features.ingest import entity_schema
 from features.kinds import KINDS, ColumnKind, InputSpec, OwnInput, Storage
 from features.numbers import OF_STATISTICS, numeric_inputs, numeric_names, numeric_values
 from features.schema import Schema, view_schema
-from features.sources.entities import entity_schema
 
 
 def flag_to_number(raw: pa.ChunkedArray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.text import trigrams
+from features.kinds import trigrams
 
 LENGTH, NUM_BUCKETS = 12, 50_000
 

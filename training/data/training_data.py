@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from artefacts.paths import RunPaths
-from features import columns, encoding, examples, negatives_file, schema
+from features import columns, encoding, examples, schema
 from features.ids import IdMap
 from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
 from training import config
@@ -163,7 +163,7 @@ def read_training_data(
         categories=_categories(paths, encoder),
         mined=None
         if negatives.easy_per_hard is None
-        else _lists(encoder, *negatives_file.read_negatives(paths.mined, encoder)),
+        else _lists(encoder, *examples.read_negatives(paths.mined, encoder)),
         impressions=None
         if negatives.impressions is None
         else _lists(encoder, *read_impressions(negatives.impressions, encoder, before=before)),

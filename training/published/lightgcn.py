@@ -20,8 +20,7 @@ from artefacts.console import console, progress
 from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k
 from features.sources.lightgcn import Pairs, PublishedSplit, read_published_split
 from serving.retrieval import exact
-from training.published.id_towers import IdTowerSettings, fit_id_towers, num_batches
-from training.published.sparcode import IdTowers, benchmark_sparcode
+from training.published import id_towers, sparcode
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -122,7 +121,7 @@ class Trial:
         vectors: Of users and items, with what was added.
     """
 
-    towers: IdTowerSettings
+    towers: id_towers.IdTowerSettings
     query: SeedSettings
     score: Score
     vectors: Vectors
@@ -183,9 +182,9 @@ def benchmark(folder: Path, *, embedding_dim: int, seed: int, model: Model = "tw
     )
     more: dict[str, Any] = {}
     if model == "sparcode":
-        of_part = IdTowers(*best.vectors, parts.kept, best.towers.temperature)
-        of_all = IdTowers(*vectors, split.train, best.towers.temperature)
-        more = benchmark_sparcode(of_part, of_all, held_out=parts.some, test=split.test, seed=seed)
+        of_part = sparcode.IdTowers(*best.vectors, parts.kept, best.towers.temperature)
+        of_all = sparcode.IdTowers(*vectors, split.train, best.towers.temperature)
+        more = sparcode.benchmark_sparcode(of_part, of_all, held_out=parts.some, test=split.test, seed=seed)
     return {
         f"recall@{K}": found.recall,
         f"ndcg@{K}": found.ndcg,
@@ -226,9 +225,9 @@ def _cut(split: PublishedSplit, seed: int) -> _Parts:
     return _Parts(split, kept, held_out, Pairs(held_out.users[is_some], held_out.items[is_some]), seed)
 
 
-def _first_guess(split: PublishedSplit, width: int) -> IdTowerSettings:
+def _first_guess(split: PublishedSplit, width: int) -> id_towers.IdTowerSettings:
     """Where the search begins: an epoch has at least some fifteen steps, a short fit sees some million pairs."""
-    return IdTowerSettings(
+    return id_towers.IdTowerSettings(
         embedding_dim=width,
         num_hops=2,
         temperature=0.1,
@@ -239,11 +238,11 @@ def _first_guess(split: PublishedSplit, width: int) -> IdTowerSettings:
     )
 
 
-def _search(parts: _Parts, guess: IdTowerSettings) -> list[Trial]:
+def _search(parts: _Parts, guess: id_towers.IdTowerSettings) -> list[Trial]:
     """Temperature, then hops, then epochs: each moves on while that helps; the query is chosen for each fit."""
     trials: list[Trial] = []
 
-    def attempt(towers: IdTowerSettings) -> float:
+    def attempt(towers: id_towers.IdTowerSettings) -> float:
         begin = time.perf_counter()
         vectors = _fit(parts.split, parts.kept, towers, seed=parts.seed, title="a part of train")
         query = _best_query(parts, vectors, towers)
@@ -283,14 +282,14 @@ def _moves() -> Iterator[list[tuple[str, float]]]:
     yield [("num_hops", 1), ("num_hops", -1)]
 
 
-def _moved(settings: IdTowerSettings, name: str, change: float) -> IdTowerSettings | None:
+def _moved(settings: id_towers.IdTowerSettings, name: str, change: float) -> id_towers.IdTowerSettings | None:
     if name == "temperature":
         return replace(settings, temperature=settings.temperature * change)
     hops = settings.num_hops + int(change)
     return replace(settings, num_hops=hops) if 0 <= hops <= 4 else None
 
 
-def _best_query(parts: _Parts, vectors: Vectors, towers: IdTowerSettings) -> SeedSettings:
+def _best_query(parts: _Parts, vectors: Vectors, towers: id_towers.IdTowerSettings) -> SeedSettings:
     """The best of a small grid, one coordinate after the other, on some users."""
 
     @cache
@@ -308,14 +307,16 @@ def _best_query(parts: _Parts, vectors: Vectors, towers: IdTowerSettings) -> See
     return better(best, [replace(best, popularity=popularity) for popularity in POPULARITIES])
 
 
-def _query(vectors: Vectors, pairs: Pairs, towers: IdTowerSettings, query: SeedSettings) -> Vectors:
+def _query(vectors: Vectors, pairs: Pairs, towers: id_towers.IdTowerSettings, query: SeedSettings) -> Vectors:
     return with_seed_items(*vectors, pairs.users, pairs.items, pairs.from_last, query, temperature=towers.temperature)
 
 
-def _fit(split: PublishedSplit, fitted: Pairs, settings: IdTowerSettings, *, seed: int, title: str) -> Vectors:
-    total = settings.epochs * num_batches(fitted.users, settings.batch_users)
+def _fit(
+    split: PublishedSplit, fitted: Pairs, settings: id_towers.IdTowerSettings, *, seed: int, title: str
+) -> Vectors:
+    total = settings.epochs * id_towers.num_batches(fitted.users, settings.batch_users)
     with progress(f"towers of ids on {title}", total=total) as advance:
-        return fit_id_towers(
+        return id_towers.fit_id_towers(
             fitted.users,
             fitted.items,
             settings,

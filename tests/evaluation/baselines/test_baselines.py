@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
+from evaluation.baselines import BASELINES as REGISTERED
 from evaluation.baselines import ease as ease_file
 from evaluation.baselines.als import fit_als
 from evaluation.baselines.baseline import Baseline, Past
 from evaluation.baselines.ease import ease, item_weights, scores_by_items
 from evaluation.baselines.item_knn import cosine_neighbours, item_knn
 from evaluation.baselines.popularity import popularity
-from evaluation.baselines.registry import BASELINES as REGISTERED
 from evaluation.baselines.repeat_purchase import repeat_purchase
 from evaluation.split import Split
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import embed, item_snapshots, snapshot_columns, snapshot_state, user_snapshots
+from beam_jobs import embed, item_snapshots, snapshot_state, user_snapshots
 from features import columns, computed, ids
 from features.schema import ENTITY_KEY, MOMENT, PAIRS_SCHEMA, Schema, Tower, snapshot_schema
 
@@ -137,19 +137,19 @@ class UserShard(_SnapshotShard):
         ]
         events = _events(table, *(code.to_numpy() for code in codes))
         known = snapshot_state.known_pairs(saved_pairs, entity_ids, item_ids)
-        met = snapshot_columns.pairs(events, known)
+        met = snapshot_state.pairs(events, known)
         first = met.first_meeting(len(events.user))
         yield from self._meetings(table, members, events.user, first)
         yield from self._meetings_before(members, known, item_ids)
         item_names = item_ids.to_numpy(zero_copy_only=False)
         yield beam.pvalue.TaggedOutput(
-            "pairs", (shard, snapshot_columns.pairs_table(met, entity_ids.to_numpy(zero_copy_only=False), item_names))
+            "pairs", (shard, snapshot_state.pairs_table(met, entity_ids.to_numpy(zero_copy_only=False), item_names))
         )
         shares = self._shares(item_ids, met)
         state = snapshot_state.user_state(saved, entity_ids, item_ids, self._history_length, self._computed())
         rows = [snapshot_schema(self._schema, self.tower).empty_table()]
         for found in user_snapshots.snapshots(state, events, first, **wanted):
-            statistics = snapshot_columns.user_columns(found, item_names) + snapshot_columns.share_columns(
+            statistics = snapshot_state.user_columns(found, item_names) + snapshot_state.share_columns(
                 shares, found.moment, found.user
             )
             rows.append(self._arrow(members, found.user, found.moment, statistics))
@@ -165,9 +165,7 @@ class UserShard(_SnapshotShard):
             table = table.append_column(field.values, _if_first(values, first))
         yield from self._to_items(table)
 
-    def _meetings_before(
-        self, members: pa.Table, known: snapshot_columns.Pairs, item_ids: pa.Array
-    ) -> Iterator[object]:
+    def _meetings_before(self, members: pa.Table, known: snapshot_state.Pairs, item_ids: pa.Array) -> Iterator[object]:
         """How often each item had met each value: counted again each time, for a user's value may have changed."""
         for field in self._schema.shares_of("item"):
             values = members.column(field.column).take(pa.array(known.user)).cast(pa.string())
@@ -180,7 +178,7 @@ class UserShard(_SnapshotShard):
         for part in split_by_shard(table, columns.ITEM_ID, self._num_shards):
             yield beam.pvalue.TaggedOutput("meetings", part)
 
-    def _shares(self, item_ids: pa.Array, met: snapshot_columns.Pairs) -> list[snapshot_columns.ValueMeetings]:
+    def _shares(self, item_ids: pa.Array, met: snapshot_state.Pairs) -> list[snapshot_state.ValueMeetings]:
         counted = [field.column for field in self._schema.shares_of("user")]
         if not counted:
             return []
@@ -188,9 +186,7 @@ class UserShard(_SnapshotShard):
         values = items.take(pc.index_in(item_ids, value_set=items.column(columns.ITEM_ID).combine_chunks()))
         day = met.first_seconds // user_snapshots.DAY_SECONDS
         # Of each item, not of each pair, until they are numbers.
-        return [
-            snapshot_columns.ValueMeetings.of_coded(values.column(name), met.item, met.user, day) for name in counted
-        ]
+        return [snapshot_state.ValueMeetings.of_coded(values.column(name), met.item, met.user, day) for name in counted]
 
 
 class ItemShard(_SnapshotShard):
@@ -213,7 +209,7 @@ class ItemShard(_SnapshotShard):
         state = snapshot_state.item_state(self._read("item", shard), entity_ids, self._computed())
         rows = [snapshot_schema(self._schema, self.tower).empty_table()]
         for found in item_snapshots.snapshots(state, events, table.column("first").to_numpy(), **wanted):
-            statistics = snapshot_columns.item_columns(found) + snapshot_columns.share_columns(
+            statistics = snapshot_state.item_columns(found) + snapshot_state.share_columns(
                 shares, found.moment, found.item
             )
             rows.append(self._arrow(members, found.item, found.moment, statistics))
@@ -227,13 +223,13 @@ class ItemShard(_SnapshotShard):
         events: user_snapshots.Events,
         before: Sequence[pa.Table],
         entity_ids: pa.Array,
-    ) -> snapshot_columns.ValueMeetings:
+    ) -> snapshot_state.ValueMeetings:
         """First meetings at hand, one each, behind the numbers of those before, on the day before the first."""
         empty = pa.table({columns.ITEM_ID: pa.array([], pa.string()), name: pa.array([], pa.string()),
                           NUM_BEFORE: pa.array([], pa.int64())})  # fmt: skip
         earlier = pa.concat_tables([empty, *(part for part in before if name in part.column_names)])
         item = pc.index_in(earlier.column(columns.ITEM_ID), value_set=entity_ids).to_numpy().astype(np.int64)
-        return snapshot_columns.ValueMeetings.of(
+        return snapshot_state.ValueMeetings.of(
             pa.chunked_array([*earlier.column(name).chunks, *table.column(name).chunks], pa.string()),
             np.concatenate([item, events.item]),
             np.concatenate([np.full(len(item), self._days[0] - 1), events.day]),

@@ -20,13 +20,14 @@ from evaluation.report import ArmFigures, Comparison, Cost, Difference, Report, 
 from evaluation.settings import About, Arm, Settings
 from evaluation.statistics import (
     Interval,
+    Verdict,
+    decide,
     holm,
     intervals,
     permutation_p_values,
     smallest_detectable_effect,
     users_needed,
 )
-from evaluation.verdict import Verdict, decide
 
 SAME = 1e-12
 """Differences of a user below it are none: only the order of a sum makes them."""

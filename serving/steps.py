@@ -21,10 +21,10 @@ from features import columns, encoding, tables
 from features.feast_repo.definitions import SERVICE_NAMES
 from features.forgotten import Forgotten
 from serving.bundles import bundle as layout
-from serving.bundles import manifest, publish, retention
-from serving.bundles.folder import size_of
+from serving.bundles import manifest, publish
+from serving.bundles.folder import prune, size_of
 from serving.config import BundlesConfig, BundleSections, PublishSections
-from serving.exposures.merge import tidy
+from serving.exposures.files import tidy
 from serving.registry import retrievers_of
 from serving.retrieval import eligible, index, purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
@@ -78,7 +78,7 @@ def publish_bundle(sections: PublishSections, paths: RunPaths, *, now: dt.dateti
 
 def prune_bundles(bundles: BundlesConfig, paths: RunPaths, *, now: dt.datetime) -> str:
     """Removes what `keep` and `max_age_days` exclude; returns one line of outcome."""
-    removals = retention.prune(paths.bundles, keep=bundles.keep, max_age_days=bundles.max_age_days, now=now)
+    removals = prune(paths.bundles, keep=bundles.keep, max_age_days=bundles.max_age_days, now=now)
     if not removals:
         return "no bundle removed"
     size = sum(removal.size_bytes for removal in removals)

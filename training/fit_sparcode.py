@@ -31,8 +31,7 @@ from serving.sparcode.files import CODEBOOK, INTERACTION, ITEM_TOKENIZER, SHAPE,
 from serving.sparcode.interactions import save_interaction
 from towers.factor_token import FactorToken, rest_tower
 from towers.quantizer import ProductQuantizer
-from towers.scorer import Interaction, MlpInteraction, ProductInteraction
-from towers.sparcode import Estimator, SparCode, commitment, passed_on
+from towers.sparcode import Estimator, Interaction, MlpInteraction, ProductInteraction, SparCode, commitment, passed_on
 from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig

@@ -20,9 +20,8 @@ from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, ConfigPath, DryR
 
 if TYPE_CHECKING:
     from serving.bundles.bundle_diff import BundleDiff, Changes, Exchange
-    from serving.bundles.folder import Entry, Reason
+    from serving.bundles.folder import Entry, Reason, Removal
     from serving.bundles.manifest import Facts, Manifest
-    from serving.bundles.retention import Removal
     from twinspire.config import Config
 
 VERSION_HELP = "A version, or the beginning of just one, such as its day."
@@ -150,7 +149,7 @@ def prune(
     """Remove bundles beyond a number or an age, never the published one nor the one to roll back to."""
     with errors():
         settings, folder = _open(config, set_, runs)
-        from serving.bundles.retention import prune as remove
+        from serving.bundles.folder import prune as remove
 
         removals = remove(
             folder,

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.snapshot_columns import pairs
+from beam_jobs.snapshot_state import pairs
 from beam_jobs.user_snapshots import DAY_SECONDS, Events, UserRows, UserState, snapshots
 
 NUM_USERS, NUM_ITEMS, START = 4, 5, 17_000

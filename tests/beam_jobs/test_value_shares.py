@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.snapshot_columns import MAX_SHARES, Meetings, shares_before
+from beam_jobs.snapshot_state import MAX_SHARES, Meetings, shares_before
 
 NUM_OWNERS, START = 4, 17_000
 Meeting = tuple[int, int, int]

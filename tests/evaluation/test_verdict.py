@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from evaluation.statistics import Interval
-from evaluation.verdict import decide
+from evaluation.statistics import Interval, decide
 
 
 def interval(mean: float, low: float, high: float, num_users: int = 100) -> Interval:

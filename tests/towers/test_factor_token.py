@@ -16,8 +16,7 @@ from serving.retrieval.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
 from towers.factor_token import FactorToken, rest_tower
 from towers.quantizer import ProductQuantizer
-from towers.scorer import Interaction, MlpInteraction, ProductInteraction
-from towers.sparcode import SparCode
+from towers.sparcode import Interaction, MlpInteraction, ProductInteraction, SparCode
 from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower, build_two_tower
 from training.trainer import export_tower

@@ -14,8 +14,7 @@ from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
 from serving.retrieval.exported_tower import ExportedTower
 from towers.quantizer import ProductQuantizer
-from towers.scorer import MlpInteraction
-from towers.sparcode import SparCode, commitment, passed_on
+from towers.sparcode import MlpInteraction, SparCode, commitment, passed_on
 from towers.tokenizer import InterestAttention, tokenizers
 from towers.two_tower import TwoTower, build_two_tower
 from training.trainer import export_tower

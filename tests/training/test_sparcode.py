@@ -15,8 +15,7 @@ from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import INTERACTIONS
 from towers.quantizer import ProductQuantizer
-from towers.scorer import MlpInteraction
-from towers.sparcode import SparCode
+from towers.sparcode import MlpInteraction, SparCode
 from towers.tokenizer import tokenizers
 from training.fit_sparcode import SparCodeModel, adam
 from training.losses.softmax import in_batch_softmax

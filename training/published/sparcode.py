@@ -38,8 +38,7 @@ from serving.retrieval.ranking import Rows
 from serving.sparcode import all_to_all, interactions
 from serving.sparcode.codebook import Codebook
 from towers.quantizer import ProductQuantizer
-from towers.scorer import MlpInteraction
-from towers.sparcode import SparCode
+from towers.sparcode import MlpInteraction, SparCode
 from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig

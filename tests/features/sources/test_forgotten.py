@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.forget_tables import forget_in_tables
 from features.forgotten import NOBODY, Forgotten, are_of, name_any
 from features.ingest import IngestSummary, ingest
 from features.schema import Schema
 from features.sources.tables import open_tables
+from features.tables import forget_in_tables
 
 NOW = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
 HEAD = "user_id,item_id,timestamp\n"
@@ -110,9 +110,9 @@ def test_the_next_call_finishes_a_killed_one(tmp_path: Path, monkeypatch: pytest
     tables, whole = tmp_path / "tables", tmp_path / "whole"
     ingested(whole, ANNA_AND_OTHERS, users=["anna,NL"])
     forget_in_tables(whole / "tables", {"anna"})
-    from features import forget_tables
+    from features import tables as module
 
-    real, calls = forget_tables.os.replace, []
+    real, calls = module.os.replace, []
     for allowed in range(5):
 
         def replace(source: Any, target: Any, allowed: int = allowed) -> None:
@@ -122,12 +122,12 @@ def test_the_next_call_finishes_a_killed_one(tmp_path: Path, monkeypatch: pytest
             real(source, target)
 
         calls.clear()
-        monkeypatch.setattr(forget_tables.os, "replace", replace)
+        monkeypatch.setattr(module.os, "replace", replace)
         try:
             forget_in_tables(tables, {"anna"})
         except KeyboardInterrupt:
             continue
-    monkeypatch.setattr(forget_tables.os, "replace", real)
+    monkeypatch.setattr(module.os, "replace", real)
     forget_in_tables(tables, {"anna"})
     assert tables_of(tmp_path) == tables_of(whole)
     days = [json.loads((folder / "manifest.json").read_text())["days"] for folder in (tables, whole / "tables")]

@@ -14,19 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.forget_tables import without_users
 from features.forgotten import Forgotten
-from serving.exposures import merge as module
+from features.tables import without_users
+from serving.exposures import files as module
 from serving.exposures.files import (
     REPLACES,
     Exposure,
+    Tidied,
     exposure_files,
     files_of,
+    merge_day,
     read_exposures,
+    remove_replaced,
+    tidy,
     to_table,
     write_exposures,
 )
-from serving.exposures.merge import Tidied, merge_day, remove_replaced, tidy
 from tests import forking
 
 REPOSITORY = Path(__file__).parents[2]
@@ -243,7 +246,7 @@ def test_a_file_that_is_merged_between_listing_and_reading_is_reported(tmp_path:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from serving.exposures.merge import tidy
+from serving.exposures.files import tidy
 import datetime as dt
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))

@@ -19,7 +19,7 @@ from serving.sparcode.interactions import (
     load_interaction,
     save_interaction,
 )
-from towers import scorer
+from towers import sparcode
 
 Floats = npt.NDArray[np.float32]
 every_kind = pytest.mark.parametrize("kind", ["mlp", "product"])
@@ -44,13 +44,13 @@ def make(kind: str, **sizes: int) -> MlpInteraction | ProductInteraction:
     return INTERACTIONS[kind](**arrays_of(kind, **sizes))
 
 
-def fitted(kind: str, *, width: int, num_item_tokens: int, units: int) -> scorer.Interaction:
+def fitted(kind: str, *, width: int, num_item_tokens: int, units: int) -> sparcode.Interaction:
     """The module of TensorFlow with random weights."""
     sizes = {"num_item_tokens": num_item_tokens, "width": width, "scale": 1.0}
-    made: scorer.Interaction = (
-        scorer.MlpInteraction(**sizes, hidden_units=units, seed=1)
+    made: sparcode.Interaction = (
+        sparcode.MlpInteraction(**sizes, hidden_units=units, seed=1)
         if kind == "mlp"
-        else scorer.ProductInteraction(**sizes)
+        else sparcode.ProductInteraction(**sizes)
     )
     for name, array in arrays_of(kind, width=width, num_item_tokens=num_item_tokens, units=units).items():
         getattr(made, name).assign(array)

@@ -65,7 +65,7 @@ def recall_at_k(hits: Hits, k: int) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: The lists have fewer than k places.
     """
-    return _share(_first(hits, k).sum(axis=1), hits.num_relevant)
+    return share_of(_first(hits, k).sum(axis=1), hits.num_relevant)
 
 
 def recall_curve(hits: Hits) -> npt.NDArray[np.float64]:
@@ -128,7 +128,7 @@ def value_weighted_recall_at_k(
     users, places = np.nonzero(_first(hits, k))
     found = np.bincount(users, weights=values[ranked[users, places]], minlength=len(ranked))
     owners = np.repeat(np.arange(len(ranked)), np.diff(relevant.indptr))
-    return _share(found, np.bincount(owners, weights=values[relevant.indices], minlength=len(ranked)))
+    return share_of(found, np.bincount(owners, weights=values[relevant.indices], minlength=len(ranked)))
 
 
 def hit_rate_at_k(hits: Hits, k: int) -> npt.NDArray[np.float64]:
@@ -159,7 +159,7 @@ def ndcg_at_k(hits: Hits, k: int) -> npt.NDArray[np.float64]:
     """
     discount = 1.0 / np.log2(np.arange(2, k + 2))
     ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(hits.num_relevant, k)]
-    return _share(_first(hits, k) @ discount, ideal)
+    return share_of(_first(hits, k) @ discount, ideal)
 
 
 def reciprocal_rank(hits: Hits) -> npt.NDArray[np.float64]:
@@ -347,9 +347,10 @@ def check_k(num_places: int, k: int) -> None:
         raise ValueError(f"k is {k} and the lists have {num_places} places; retrieve at least k, k at least 1")
 
 
-def _share(
+def share_of(
     part: npt.NDArray[np.int64 | np.float64], whole: npt.NDArray[np.int64 | np.float64]
 ) -> npt.NDArray[np.float64]:
+    """part / whole of each user; nan where the whole is 0."""
     out = np.full(len(part), np.nan)
     np.divide(part, whole, out=out, where=whole > 0)
     return out

@@ -350,7 +350,7 @@ def check_k(num_places: int, k: int) -> None:
 def share_of(
     part: npt.NDArray[np.int64 | np.float64], whole: npt.NDArray[np.int64 | np.float64]
 ) -> npt.NDArray[np.float64]:
-    """part / whole of each user; nan where the whole is 0."""
+    """Part / whole of each user; nan where the whole is 0."""
     out = np.full(len(part), np.nan)
     np.divide(part, whole, out=out, where=whole > 0)
     return out

@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import scipy.sparse as sp
-from evaluation.item_knn import cosine_neighbours, item_knn
 from implicit.nearest_neighbours import CosineRecommender
 from scipy.stats import permutation_test
 
+from evaluation.baselines.item_knn import cosine_neighbours, item_knn
 from evaluation.metrics import find_hits, recall_at_k
 from evaluation.split import Split, make_split
 from evaluation.statistics import paired_difference, permutation_p_values

@@ -37,7 +37,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export UV_PYTHON_DOWNLOADS := never
 export UV_HTTP_TIMEOUT ?= 300
 unexport VIRTUAL_ENV
-# A package index that pip is told about by its variable is uv's too.
+# uv uses the package index that pip's variable names.
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
@@ -113,7 +113,7 @@ benchmark-serving: $(DEVELOPMENT) ## measure what a request costs, into docs/ser
 MINUTES ?= 10
 
 .PHONY: benchmark-soak
-benchmark-soak: $(DEVELOPMENT) ## load the server while things go wrong, into docs/soak.md (MINUTES=10)
+benchmark-soak: $(DEVELOPMENT) ## load the server and inject faults, into docs/soak.md (MINUTES=10)
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
 
 .PHONY: lock

@@ -33,7 +33,7 @@ setup(
     package_data={"evaluation.render": ["templates/*"], "serving": ["templates/*", "web/page/*"]},
     entry_points={"console_scripts": ["twinspire = twinspire.cli:main"]},
     zip_safe=False,
-    # Ranges say what the code is written for; requirements.lock says what it is tested with.
+    # Ranges state what the code is written for; requirements.lock pins what it is tested with.
     install_requires=[
         # TensorFlow Recommenders needs Keras 2, which lives on as tf-keras and must match TensorFlow's minor version.
         "tensorflow>=2.21,<2.22",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -13,8 +15,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-import errno
-import re
 
 # Environment variable; any value shows what the libraries say.
 VERBOSE = "TWINSPIRE_VERBOSE"

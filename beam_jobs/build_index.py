@@ -24,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, AnnIndex
 from serving.retrieval.vectors import read_vectors
 
 if TYPE_CHECKING:
     from serving.retrieval.eligible import Items
-    from serving.retrieval.index import AnnIndex
-from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
 
 
 class IndexRefusedError(ValueError):

@@ -6,6 +6,8 @@ TensorFlow. Shape letters: B rows of a block, D vector width.
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +20,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from features.encoding import Encoder, moments_of
 from features.schema import Tower
+from serving.retrieval.vectors import vector_schema
 
 if TYPE_CHECKING:
     from serving.retrieval.exported_tower import ExportedTower
-import os
-import uuid
-
-from serving.retrieval.vectors import vector_schema
 
 
 class WriteNumbered(beam.DoFn):  # type: ignore[misc]

@@ -24,13 +24,12 @@ import pyarrow.parquet as pq
 from apache_beam.io.parquetio import WriteToParquetBatched
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from features import columns
+from features import columns, examples
 from features.ids import IdMap
 from serving.retrieval.vectors import read_vectors
 
 if TYPE_CHECKING:
     from serving.retrieval.purchases import Purchases
-from features.negatives_file import NEGATIVES_SCHEMA, Ints
 
 Vectors = npt.NDArray[np.float32]
 
@@ -143,10 +142,10 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
                 pa.array((place + first).astype(np.int32)),
                 pa.array(scores[owner, place]),
             ],
-            schema=NEGATIVES_SCHEMA,
+            schema=examples.NEGATIVES_SCHEMA,
         )
 
-    def _lists(self, users: Ints, known: Purchases) -> tuple[npt.NDArray[np.int32], Vectors]:
+    def _lists(self, users: examples.Ints, known: Purchases) -> tuple[npt.NDArray[np.int32], Vectors]:
         from serving.retrieval import exact
         from serving.retrieval.vector_search import search_eligible
 
@@ -165,7 +164,7 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
             max_fetch=self._settings.max_fetch,
         )
 
-    def _choose(self, user: int, band: npt.NDArray[np.int32], met: npt.NDArray[np.int32]) -> Ints:
+    def _choose(self, user: int, band: npt.NDArray[np.int32], met: npt.NDArray[np.int32]) -> examples.Ints:
         """Places of the band that one user keeps, ascending: one matrix product a user, however long the history."""
         places = np.flatnonzero(band >= 0)
         if len(met):
@@ -203,7 +202,7 @@ def run(transform: MineNegatives, *, num_users: int, block_size: int, out: Path,
     with beam.Pipeline(options=options) as pipeline:
         tables = pipeline | "user rows" >> beam.Create(ranges) | transform
         tables | "write" >> WriteToParquetBatched(
-            str(out / "negatives"), schema=NEGATIVES_SCHEMA, codec="zstd", file_name_suffix=".parquet"
+            str(out / "negatives"), schema=examples.NEGATIVES_SCHEMA, codec="zstd", file_name_suffix=".parquet"
         )
 
 

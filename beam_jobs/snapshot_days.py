@@ -20,17 +20,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from artefacts.console import progress
-from artefacts.files import replace_text
+from artefacts import console, files
 from artefacts.paths import RunPaths
-from beam_jobs import snapshots
+from beam_jobs import snapshot_state, snapshots
 from beam_jobs.config import BeamConfig
-from beam_jobs.snapshot_state import SavedState
-from features.columns import day_range
-from features.config import FeaturesSections
-from features.schema import TOWERS
+from features import columns, config, schema, tables
 from features.sources.summary import DayFacts
-from features.tables import day_facts
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class Written:
             "days": {str(day): asdict(facts) for day, facts in self.days.items()},
             "cuts": [str(cut) for cut in self.cuts],
         }
-        replace_text(path, json.dumps(plain, indent=2))
+        files.replace_text(path, json.dumps(plain, indent=2))
 
     @classmethod
     def load(cls, path: Path) -> Written | None:
@@ -149,7 +144,7 @@ class Brought:
         return f"{changed}{self.num_midnights} days of snapshots"
 
 
-def write_snapshots(sections: FeaturesSections, beam: BeamConfig, paths: RunPaths) -> Brought:
+def write_snapshots(sections: config.FeaturesSections, beam: BeamConfig, paths: RunPaths) -> Brought:
     """Brings rows, pairs and state up to `as_of`.
 
     Where events of the past changed, the days from there on are computed again and everything derived from them is
@@ -161,7 +156,7 @@ def write_snapshots(sections: FeaturesSections, beam: BeamConfig, paths: RunPath
         paths: Where things lie.
     """
     first = sections.first_day
-    facts = day_facts(paths.tables)
+    facts = tables.day_facts(paths.tables)
     written, changed = _what_holds(sections, paths, first, facts)
     _remove_after(paths.snapshots, written.end if written else dt.date.min)
     if written is None:
@@ -169,7 +164,7 @@ def write_snapshots(sections: FeaturesSections, beam: BeamConfig, paths: RunPath
         written = Written(first, start, _settings(sections), {})
     begun = written.end if paths.state(written.end).exists() else None
     blocks = list(_blocks(sections, written, facts))
-    with progress("daily snapshots", total=len(blocks)) as advance:
+    with console.progress("daily snapshots", total=len(blocks)) as advance:
         for days in blocks:
             saved = None if begun is None else saved_state(paths, begun)
             _run(sections, beam, paths, days, saved=saved, rows_from=_rows_from(sections, written.first))
@@ -186,14 +181,14 @@ def write_snapshots(sections: FeaturesSections, beam: BeamConfig, paths: RunPath
     return Brought(num_midnights, changed)
 
 
-def saved_state(paths: RunPaths, moment: dt.date) -> SavedState:
+def saved_state(paths: RunPaths, moment: dt.date) -> snapshot_state.SavedState:
     """The files of the state at a midnight."""
     folder = paths.state(moment)
-    return SavedState(folder / "user.parquet", folder / "item.parquet", paths.pairs_at(moment))
+    return snapshot_state.SavedState(folder / "user.parquet", folder / "item.parquet", paths.pairs_at(moment))
 
 
 def _what_holds(
-    sections: FeaturesSections, paths: RunPaths, first: dt.date, facts: Mapping[dt.date, DayFacts]
+    sections: config.FeaturesSections, paths: RunPaths, first: dt.date, facts: Mapping[dt.date, DayFacts]
 ) -> tuple[Written | None, str]:
     """What still holds of what is there, None where nothing does, and what changed in words."""
     written = Written.load(paths.snapshots_record)
@@ -226,7 +221,7 @@ def _start_over(paths: RunPaths) -> None:
     shutil.rmtree(paths.features, ignore_errors=True)
 
 
-def _settings(sections: FeaturesSections) -> dict[str, Any]:
+def _settings(sections: config.FeaturesSections) -> dict[str, Any]:
     return {
         "dataset": sections.dataset.model_dump(mode="json"),
         "history": sections.features.history_length,
@@ -236,19 +231,19 @@ def _settings(sections: FeaturesSections) -> dict[str, Any]:
     }
 
 
-def _rows_from(sections: FeaturesSections, first: dt.date) -> dt.date:
+def _rows_from(sections: config.FeaturesSections, first: dt.date) -> dt.date:
     """The first midnight whose rows are wanted: from there on everybody's turn comes before the first join."""
     return first - (max(sections.features.user_refresh_days, sections.features.item_refresh_days) - 1) * DAY
 
 
 def _blocks(
-    sections: FeaturesSections, written: Written, facts: Mapping[dt.date, DayFacts]
+    sections: config.FeaturesSections, written: Written, facts: Mapping[dt.date, DayFacts]
 ) -> Iterator[tuple[dt.date, dt.date]]:
     """Cuts the missing midnights into runs: one for each midnight whose state is kept, longer ones before."""
     begin, num_events = written.end, 0
     rows_from = _rows_from(sections, written.first)
     kept_from = sections.as_of - sections.features.late_days * DAY
-    for day in day_range(begin, sections.as_of):
+    for day in columns.day_range(begin, sections.as_of):
         until = day + DAY
         num_events += facts[day].num_events if day in facts else 0
         num_midnights = (until - max(begin, rows_from)).days
@@ -259,12 +254,12 @@ def _blocks(
 
 
 def _run(
-    sections: FeaturesSections,
+    sections: config.FeaturesSections,
     beam: BeamConfig,
     paths: RunPaths,
     days: tuple[dt.date, dt.date],
     *,
-    saved: SavedState | None,
+    saved: snapshot_state.SavedState | None,
     rows_from: dt.date,
 ) -> None:
     """Computes the midnights of a block and puts the files to their places."""
@@ -273,7 +268,7 @@ def _run(
     state = paths.state(days[1])
     for folder in (paths.snapshots / "user", paths.snapshots / "item", paths.snapshots / "pairs", state):
         folder.mkdir(parents=True, exist_ok=True)
-    for tower in TOWERS:
+    for tower in schema.TOWERS:
         (temporary / f"{tower}_state.parquet").rename(state / f"{tower}.parquet")
         if pq.read_metadata(temporary / f"{tower}.parquet").num_rows:
             (temporary / f"{tower}.parquet").rename(paths.snapshots / tower / f"{days[1]}.parquet")
@@ -282,12 +277,12 @@ def _run(
 
 
 def _compute(
-    sections: FeaturesSections,
+    sections: config.FeaturesSections,
     beam: BeamConfig,
     paths: RunPaths,
     days: tuple[dt.date, dt.date],
     *,
-    saved: SavedState | None,
+    saved: snapshot_state.SavedState | None,
     rows_from: dt.date,
     out: Path,
 ) -> None:
@@ -304,13 +299,13 @@ def _compute(
     )
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    files = [paths.tables / "events" / f"{day}.parquet" for day in day_range(*days)]
-    there = [str(file) for file in files if file.exists()]
+    stored = [paths.tables / "events" / f"{day}.parquet" for day in columns.day_range(*days)]
+    there = [str(file) for file in stored if file.exists()]
     snapshots.run(transform, there, out=out, schema=sections.dataset, options=beam.pipeline_options())
 
 
 def _write_pairs(
-    sections: FeaturesSections, beam: BeamConfig, paths: RunPaths, facts: Mapping[dt.date, DayFacts]
+    sections: config.FeaturesSections, beam: BeamConfig, paths: RunPaths, facts: Mapping[dt.date, DayFacts]
 ) -> None:
     """The pairs at a cut before the newest one, whose state is gone: from the latest earlier state, or from nothing."""
     earlier = [moment for moment in _saved_midnights(paths) if moment <= sections.as_of]
@@ -353,7 +348,7 @@ def _remove_after(folder: Path, end: dt.date) -> None:
                     path.unlink()
 
 
-def _forget(sections: FeaturesSections, paths: RunPaths) -> None:
+def _forget(sections: config.FeaturesSections, paths: RunPaths) -> None:
     """Removes the states of midnights before the last `late_days`, and their pairs unless a cut asked for them."""
     written = Written.load(paths.snapshots_record)
     if written is None:

@@ -12,37 +12,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from artefacts.console import progress
+from artefacts import console, steps
 from artefacts.paths import RunPaths
-from artefacts.steps import fresh_folder
-from beam_jobs import build_index, embed
-from beam_jobs.config import BeamConfig, IndexConfig, IndexSections, MineSections
-from beam_jobs.mine_negatives import MineNegatives, MiningFiles, MiningSettings, run
-from features.schema import TOWERS
-from serving.retrieval.eligible import WITHDRAWN_FILE, write_withdrawn
+from beam_jobs import build_index, config, embed, mine_negatives
+from features import schema
+from serving.retrieval import eligible, vectors, weights
 from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
-from serving.retrieval.vectors import read_parts, read_vectors
-from serving.retrieval.weights import WEIGHTS_FILE, item_weights, positive
 
 MARGIN = "margin"
 
 
-def embed_catalogue(beam: BeamConfig, paths: RunPaths) -> str:
+def embed_catalogue(beam: config.BeamConfig, paths: RunPaths) -> str:
     """Runs both towers over the catalogue; returns one line of outcome."""
     counts = {}
-    with fresh_folder(paths.vectors) as folder, progress("vectors"):
-        for tower in TOWERS:
+    with steps.fresh_folder(paths.vectors) as folder, console.progress("vectors"):
+        for tower in schema.TOWERS:
             features = paths.catalogue(paths.as_of) / f"{tower}s.parquet"
             exported = paths.model / f"{tower}_tower.tflite"
             transform = embed.Embed(features, paths.model / "encoder", exported, tower=tower)
             out = folder / f"{tower}s"
             embed.run(transform, features, out=out, options=beam.pipeline_options())
-            counts[tower] = read_vectors(out).shape
+            counts[tower] = vectors.read_vectors(out).shape
     (num_items, dimension), (num_users, _) = counts["item"], counts["user"]
     return f"{num_items:,} item vectors and {num_users:,} user vectors of width {dimension}"
 
 
-def index_catalogue(sections: IndexSections, beam: BeamConfig, paths: RunPaths) -> str:
+def index_catalogue(sections: config.IndexSections, beam: config.BeamConfig, paths: RunPaths) -> str:
     """Builds and measures the HNSW graph; returns one line of outcome."""
     settings = build_index.IndexSettings(
         m=sections.index.m,
@@ -52,19 +47,21 @@ def index_catalogue(sections: IndexSections, beam: BeamConfig, paths: RunPaths) 
         num_queries=sections.index.num_queries,
         seed=sections.seed,
         min_recall=sections.index.min_recall,
-        parts=read_parts(paths.model),
+        parts=vectors.read_parts(paths.model),
         form=sections.index.form,
     )
-    with fresh_folder(paths.index) as folder, progress("HNSW index"):
-        withdrawn = write_withdrawn(paths.tables, paths.model / "encoder", folder)
+    with steps.fresh_folder(paths.index) as folder, console.progress("HNSW index"):
+        withdrawn = eligible.write_withdrawn(paths.tables, paths.model / "encoder", folder)
         weighed = (
-            "" if sections.index.weight == "none" else _write_weights(sections.index, paths, folder / WEIGHTS_FILE)
+            ""
+            if sections.index.weight == "none"
+            else _write_weights(sections.index, paths, folder / weights.WEIGHTS_FILE)
         )
         build_index.run(
             settings,
             items=paths.vectors / "items",
             users=paths.vectors / "users",
-            weights=folder / WEIGHTS_FILE if weighed else None,
+            weights=folder / weights.WEIGHTS_FILE if weighed else None,
             withdrawn=withdrawn,
             out=folder,
             options=beam.pipeline_options(),
@@ -76,18 +73,18 @@ def index_catalogue(sections: IndexSections, beam: BeamConfig, paths: RunPaths) 
     )
 
 
-def _write_weights(index: IndexConfig, paths: RunPaths, target: Path) -> str:
+def _write_weights(index: config.IndexConfig, paths: RunPaths, target: Path) -> str:
     """Writes the items' business weights by row of the catalogue; returns what there is to say about them."""
     power = index.weight_power
-    found = positive(_item_values(index, paths.catalogue(paths.as_of) / "items.parquet"))
-    np.save(target, item_weights(found.values, power=power), allow_pickle=False)
+    found = weights.positive(_item_values(index, paths.catalogue(paths.as_of) / "items.parquet"))
+    np.save(target, weights.item_weights(found.values, power=power), allow_pickle=False)
     return (
         f"; weighted by {index.weight}^{power:g}, {found.num_missing:,} of {len(found.values):,} missing and "
         f"counted as the median, {found.num_raised:,} raised to the lowest percentile"
     )
 
 
-def _item_values(index: IndexConfig, items: Path) -> npt.NDArray[np.float64]:
+def _item_values(index: config.IndexConfig, items: Path) -> npt.NDArray[np.float64]:
     """Business value of each item by row of the catalogue, nan where it is not known: [N] float64."""
     file = pq.ParquetFile(items)
     if index.weight == "value":
@@ -107,7 +104,7 @@ def _item_values(index: IndexConfig, items: Path) -> npt.NDArray[np.float64]:
 USER_BLOCK = 256
 
 
-def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
+def mine(sections: config.MineSections, beam: config.BeamConfig, paths: RunPaths) -> str:
     """Searches with the vectors of an earlier fit for what its users have not met; returns one line of outcome.
 
     The fit is that of the same day, or the latest one before it. What users have met is taken as of today: an item that
@@ -117,7 +114,7 @@ def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
         ValueError: There is no earlier fit, or the catalogue has nothing at these ranks.
     """
     previous = previous_fit(paths)
-    mining = MiningSettings(
+    mining = mine_negatives.MiningSettings(
         band=sections.mined_band,
         per_user=sections.mined_per_user,
         near_duplicate=sections.near_duplicate,
@@ -127,9 +124,9 @@ def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
     )
     users, items = _named_by(previous)
     # An index over weighted vectors ranks by value; what is hard for the towers is a matter of the cosine alone.
-    is_weighted = (previous.index / WEIGHTS_FILE).exists()
-    withdrawn = previous.index / WITHDRAWN_FILE
-    files = MiningFiles(
+    is_weighted = (previous.index / weights.WEIGHTS_FILE).exists()
+    withdrawn = previous.index / eligible.WITHDRAWN_FILE
+    files = mine_negatives.MiningFiles(
         user_vectors=previous.vectors / "users",
         item_vectors=previous.index / VECTORS_FILE,
         index=None if is_weighted else previous.index / INDEX_FILE,
@@ -140,9 +137,15 @@ def mine(sections: MineSections, beam: BeamConfig, paths: RunPaths) -> str:
         form=json.loads((previous.index / REPORT_FILE).read_text())["form"],
     )
     num_users = pq.ParquetFile(files.users).metadata.num_rows
-    with fresh_folder(paths.mined) as folder, progress("hard negatives"):
+    with steps.fresh_folder(paths.mined) as folder, console.progress("hard negatives"):
         options = beam.pipeline_options()
-        run(MineNegatives(files, mining), num_users=num_users, block_size=USER_BLOCK, out=folder, options=options)
+        mine_negatives.run(
+            mine_negatives.MineNegatives(files, mining),
+            num_users=num_users,
+            block_size=USER_BLOCK,
+            out=folder,
+            options=options,
+        )
         num_pairs = sum(pq.ParquetFile(file).metadata.num_rows for file in folder.glob("*.parquet"))
         if not num_pairs:
             num_items = pq.ParquetFile(files.items).metadata.num_rows
@@ -169,7 +172,7 @@ def previous_fit(paths: RunPaths) -> RunPaths:
     for day in days:
         fit = RunPaths(paths.root, day, paths.arm)
         needed = [fit.index / VECTORS_FILE, fit.index / INDEX_FILE]
-        needed += [fit.vectors / f"{tower}s" for tower in TOWERS]
+        needed += [fit.vectors / f"{tower}s" for tower in schema.TOWERS]
         needed += _named_by(fit)
         if all(path.exists() for path in needed) and _is_of_one_fit(fit):
             return fit
@@ -187,14 +190,14 @@ def _named_by(fit: RunPaths) -> list[Path]:
     today.
     """
     encoder, catalogue = fit.model / "encoder", fit.catalogue(fit.as_of)
-    of_encoder = [encoder / f"{tower}_ids.parquet" for tower in TOWERS]
-    return of_encoder if encoder.is_dir() else [catalogue / f"{tower}s.parquet" for tower in TOWERS]
+    of_encoder = [encoder / f"{tower}_ids.parquet" for tower in schema.TOWERS]
+    return of_encoder if encoder.is_dir() else [catalogue / f"{tower}s.parquet" for tower in schema.TOWERS]
 
 
 def _is_of_one_fit(fit: RunPaths) -> bool:
     """Whether the index is over the vectors that lie there: a run may have been broken off between the two steps."""
     indexed = np.load(fit.index / VECTORS_FILE, mmap_mode="r", allow_pickle=False)
-    return np.array_equal(indexed, read_vectors(fit.vectors / "items"))
+    return np.array_equal(indexed, vectors.read_vectors(fit.vectors / "items"))
 
 
 def _days(folder: Path) -> list[dt.date]:

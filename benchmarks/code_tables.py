@@ -1,4 +1,4 @@
-"""What does a pair of a code and an item cost in the Beam job that builds tables, beside plain NumPy?"""
+"""CPU time per pair of code and item in the Beam job that builds tables, compared with plain NumPy."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Does a day cost more after a longer history? Seconds and peak memory of each step of a one-day run, after N days.
+"""Seconds and peak memory of each step of a one-day run, after histories of several lengths.
 
-With `--train`: does a full fit, one epoch, cost more memory with more days to fit, as many events in each?
+With `--train`: the cost of a full fit of one epoch for histories of several lengths, with equally many events a day.
 Every step runs in a process of its own, whose peak begins with what it imports. The history is built before that.
 """
 
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def report(folder: Path, num_days: int, run: str) -> None:
-    """Runs the steps and prints what they took."""
+    """Runs the steps and prints their seconds and memory."""
     for step in STEPS:
         seconds, peak = in_process(step, folder)
         pairs = pq.read_metadata(opened(folder)[1].pairs).num_rows if step != "ingest" else 0
@@ -99,7 +99,7 @@ def report(folder: Path, num_days: int, run: str) -> None:
 
 
 def report_fits(folder: Path, num_days: int) -> None:
-    """Joins the examples of all days, fits them as `FITS` says, and prints what that took."""
+    """Joins the examples of all days, fits them as in `FITS`, and prints seconds and memory."""
     set_day(folder, num_days, example_days=num_days, training=WHOLE)
     in_process("history", folder)
     pairs = pq.read_metadata(opened(folder)[1].pairs).num_rows
@@ -109,7 +109,7 @@ def report_fits(folder: Path, num_days: int) -> None:
 
 
 def print_line(num_days: int, pairs: int, run: str, step: str, seconds: float, peak: float) -> None:
-    """One of the table."""
+    """Prints one row of the table."""
     print(f"{num_days:11d}  {pairs or '':>14}  {run:<11}  {step:<20}  {seconds:7.2f}  {peak:7.0f}", flush=True)
 
 
@@ -122,7 +122,7 @@ def in_process(step: str, folder: Path) -> tuple[float, float]:
 
 
 def measured(step: str, folder: Path) -> tuple[float, float]:
-    """Does a step."""
+    """Runs a step."""
     action = actions(folder)[step]
     started = time.perf_counter()
     action()
@@ -131,7 +131,7 @@ def measured(step: str, folder: Path) -> tuple[float, float]:
 
 
 def actions(folder: Path) -> dict[str, Callable[[], object]]:
-    """What a step does; what it needs is imported before the clock starts."""
+    """The work of a step, whose imports are made before the clock starts."""
     import feast  # noqa: F401  # takes seconds, and is otherwise imported when it is first needed
 
     from beam_jobs.snapshot_days import write_snapshots
@@ -149,7 +149,7 @@ def actions(folder: Path) -> dict[str, Callable[[], object]]:
         make_features(features, paths)
 
     def fit() -> None:
-        # Not beside Feast: TensorFlow would be in the peak of the other steps.
+        # Not together with Feast: TensorFlow would be in the peak of the other steps.
         from training.steps import train
 
         train(pick(TrainSections, config), paths)
@@ -164,20 +164,20 @@ def actions(folder: Path) -> dict[str, Callable[[], object]]:
 
 
 def opened(folder: Path) -> tuple[Config, RunPaths]:
-    """The configuration and where its run lies."""
+    """The configuration and the paths of its run."""
     config = load(folder / "config.yaml", ())
     return config, RunPaths(folder / "runs" / config.name, config.as_of)
 
 
 def set_day(folder: Path, num_days: int, *, example_days: int = 3, training: str = VALIDATED) -> None:
-    """Moves the cut behind so many days; says which of them are fitted, and how."""
+    """Moves the cut behind so many days; sets which of them are fitted, and how."""
     as_of = START + dt.timedelta(days=num_days)
     text = CONFIG.format(as_of=as_of, data=folder / "data", example_days=example_days, training=training)
     (folder / "config.yaml").write_text(text)
 
 
 def write_source(folder: Path, num_days: int, sizes: argparse.Namespace) -> None:
-    """Users, items and a file of events a day."""
+    """Writes users, items and a file of events a day."""
     (folder / "events").mkdir(parents=True)
     users = np.arange(sizes.users)
     pq.write_table(
@@ -196,7 +196,7 @@ def write_source(folder: Path, num_days: int, sizes: argparse.Namespace) -> None
 def write_day(
     folder: Path, day: int, sizes: argparse.Namespace, *, name: str = "day", num_events: int | None = None
 ) -> None:
-    """Events of one day in a file; a user's items come back, so that pairs grow more slowly than events."""
+    """Writes one day of events to a file; a user's items come back, so that pairs grow more slowly than events."""
     rng = np.random.default_rng([day, num_events or 0])
     n = num_events or sizes.events
     user = rng.integers(sizes.users, size=n)

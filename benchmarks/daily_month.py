@@ -2,9 +2,10 @@
 
     python benchmarks/daily_month.py --from 2017-10-01 --nights 29 --full-every 7
 
-Runs `twinspire daily` night by night, then fits some of the nights anew in folders of their own, and judges all of them
-on the day after each night: recall of items that are new to the household, exact search, the users who met any. A stale
-model is the first night's, asked with each day's own user features, as a server would that nobody retrains.
+Runs `twinspire daily` night by night, then fully retrains some of the nights in folders of their own, and evaluates all
+of them on the day after each night: recall of items that are new to the household, exact search, over the users who
+met any. A stale model is the first night's with each day's own user features, as in a server whose model is never
+retrained.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def main() -> None:
-    """Runs what is not there yet, judges, and prints the tables of docs/daily.md."""
+    """Runs the missing nights, evaluates all, and prints the tables of docs/daily.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="first", type=dt.date.fromisoformat, default=dt.date(2017, 10, 1))
     parser.add_argument("--nights", type=int, default=29)
@@ -59,28 +60,28 @@ def main() -> None:
     warm, full = asked.runs / "warm", asked.runs / "full"
     for day in days:
         run_night(warm, day, asked.now)
-    anew = days[asked.full_every :: asked.full_every]
-    for day in anew:
+    retrained = days[asked.full_every :: asked.full_every]
+    for day in retrained:
         fit_anew(warm / name, full / str(day), day, asked.now, name=name)
-    judged = days[:-1]
+    evaluated = days[:-1]
     arms: dict[str, dict[dt.date, Floats]] = {"warm": {}, "stale": {}, "full": {}}
-    for day in judged:
+    for day in evaluated:
         paths = RunPaths(warm / name, day)
         question = Question(paths)
         arms["warm"][day] = question.recall(paths)
         arms["stale"][day] = question.recall(RunPaths(warm / name, days[0]))
-        if day in anew:
+        if day in retrained:
             arms["full"][day] = question.recall(RunPaths(full / str(day) / name, day))
     report(arms, warm / name, full, name, days)
 
 
 def run_night(runs: Path, day: dt.date, now: str, *flags: str) -> None:
-    """One night as a scheduler runs it; nothing happens where it is done."""
+    """One night as a scheduler runs it; a finished night is skipped."""
     command = [sys.executable, "-m", "twinspire", "daily", "--date", str(day), "--config", str(CONFIG)]
     command += ["--runs", str(runs), "--now", now, *flags]
-    print(f"{day}:", " ".join(flags) or "going on", flush=True)
+    print(f"{day}:", " ".join(flags) or "warm start", flush=True)
     ran = subprocess.run(command, cwd=ROOT, check=False)
-    # A night that a gate refuses is part of the month: the one before goes on being served.
+    # A night that fails a gate is part of the month: the previous bundle stays live.
     if ran.returncode not in (0, 3):
         raise SystemExit(f"{' '.join(command)} ended with {ran.returncode}")
 
@@ -105,14 +106,14 @@ def fit_anew(root: Path, runs: Path, day: dt.date, now: str, *, name: str) -> No
 
 
 class Question:
-    """What a night's model is asked: lists for everybody who met something new on the day after.
+    """The users of an evaluation: all who met something new on the day after a night.
 
     Args:
         paths: Of a night, whose features and tables are there.
     """
 
     def __init__(self, paths: RunPaths) -> None:
-        """Reads who is asked for, what is known and what came."""
+        """Reads the users, their known items and the events of the next day."""
         self.users = pq.read_table(paths.catalogue(paths.as_of) / "users.parquet")
         items = pq.read_table(paths.catalogue(paths.as_of) / "items.parquet", columns=[columns.ITEM_ID])
         self.item_ids = items.column(0).to_pylist()

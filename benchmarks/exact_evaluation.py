@@ -1,10 +1,10 @@
-"""Time and memory of exact lists and their metrics, beside the bare products: docs/exact_evaluation.md.
+"""Time and memory of exact lists and their metrics, compared with the bare products: docs/exact_evaluation.md.
 
     python benchmarks/exact_evaluation.py --users 100000
 
-One thread. What is measured takes turns, some thousand users at a time, so that what else the machine does falls on all
-of it alike; times are of the processor. Vectors are of unit length: drawn evenly over the sphere, or near the centres
-of tastes, with the items that are popular, towards which all users lean, at the end of the catalogue.
+One thread. The measurements take turns, some thousand users at a time, so that other load on the machine affects all of
+them alike; times are CPU times. Vectors are of unit length: drawn evenly over the sphere, or near the centres of
+tastes, with the popular items, towards which all users lean, at the end of the catalogue.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def even(num_users: int, num_items: int, dim: int, rng: np.random.Generator) -> 
 
 
 def tastes(num_users: int, num_items: int, dim: int, rng: np.random.Generator) -> tuple[Vectors, Vectors]:
-    """Near the centres of tastes; items lean the more to what all users like, the later they stand."""
+    """Near the centres of tastes; later items lean more towards what all users like."""
     centres = rng.normal(size=(NUM_TASTES, dim))
     common = rng.normal(size=dim)
     popularity = np.sort(rng.pareto(1.2, num_items).clip(0, 20) / 20)[:, None]
@@ -77,7 +77,7 @@ def tastes(num_users: int, num_items: int, dim: int, rng: np.random.Generator) -
 
 
 def unit(vectors: npt.NDArray[np.float64]) -> Vectors:
-    """The same at length 1."""
+    """The vectors scaled to length 1."""
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -110,7 +110,7 @@ def drawn(shape: tuple[int, int], num_each: int, rng: np.random.Generator) -> sp
 
 
 def products(queries: Vectors, items: Vectors) -> None:
-    """Nothing but the products that `exact.search` makes, into the same kind of memory."""
+    """Only the products that `exact.search` makes, into the same kind of memory."""
     room = np.empty(exact.QUERY_BLOCK * exact.ITEM_BLOCK, np.float32)
     for block in blocks(len(items), exact.ITEM_BLOCK):
         for asked in blocks(len(queries), exact.QUERY_BLOCK):
@@ -119,19 +119,19 @@ def products(queries: Vectors, items: Vectors) -> None:
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:
-    """From one end to the other."""
+    """The whole of `exact.search`."""
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
 def evaluate(queries: Vectors, items: Vectors, k: int, excluded: sp.csr_array, relevant: sp.csr_array) -> float:
-    """Lists, and what an evaluation asks of them."""
+    """Lists, and the metrics of an evaluation."""
     ranked, _ = exact.search(queries, items, k=k, exclude=excluded)
     hits = find_hits(ranked, relevant)
     return float(np.nanmean(recall_at_k(hits, k)) + np.nanmean(ndcg_at_k(hits, k)))
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Of the processor."""
+    """CPU seconds of the process."""
     begun = time.process_time()
     call()
     return time.process_time() - begun

@@ -3,8 +3,8 @@
     python benchmarks/filtered_search.py --runs runs/benchmark_serving
 
 Asks the published bundle of the built-in dataset with users' own vectors, one user at a time and one thread. Allowed
-items are drawn evenly, or are whole categories, which lie together. The switch is what serves; beside it stand both of
-its sides alone, and hnswlib's own filter, which calls back into Python for every item that it meets.
+items are drawn evenly, or are whole categories, which lie together. The switch is the method in service; the table also
+has both of its sides alone, and hnswlib's own filter, which calls back into Python for every item that it meets.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def categories(bundle: Bundle, share: float, rng: np.random.Generator) -> Mask:
     names = np.array([name or "" for name in bundle.categories])
     distinct, numbers, counts = np.unique(names, return_inverse=True, return_counts=True)
     order = rng.permutation(len(distinct))
-    # Above the wanted share by half at most, so that a single large category does not stand for a small share.
+    # Above the wanted share by half at most, so that a single large category does not pass for a small share.
     chosen, size = [], 0
     for number in order:
         if size + counts[number] <= share * len(names) * 1.5 and size < share * len(names):

@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/house.py [TREE ...] [--runs FOLDER]
 
 prints a column for each tree. With `--runs`, it also runs `twinspire run` and `twinspire recommend` of each tree on the
-built-in data, in a folder of its own below FOLDER, and counts the files of the product in which they call a function.
+built-in data (or that of `--config`), in a folder of its own below FOLDER, and counts the files of the product in which
+they call a function.
 """
 
 from __future__ import annotations
@@ -21,21 +22,31 @@ from pathlib import Path
 
 PACKAGES = ("artefacts", "features", "towers", "training", "beam_jobs", "serving", "evaluation", "twinspire")
 MOST_IMPORTS, MOST_LINES = 15, 80
-# Runs as `python -c TRACED FILE ARGUMENTS`; the files that were entered, written when the process ends.
+# Runs as `python -c TRACED REPORT TREE ARGUMENTS`: each function of the tree notes its file when it is called. A report
+# with the files is written when the process ends.
 TRACED = """
-import atexit, inspect, json, sys, threading
-entered, target = set(), sys.argv.pop(1)
-def enter(frame, event, _, add=entered.add, function=inspect.CO_OPTIMIZED):
-    # Bodies of modules and classes run when a file is imported: they are not optimized.
-    if event == "call" and frame.f_code.co_flags & function:
-        add(frame.f_code.co_filename)
-def write():
-    sys.setprofile(None)
-    open(target, "w").write(json.dumps(sorted(entered)))
-atexit.register(write)
+import ast, atexit, builtins, importlib.machinery, json, sys
+report, tree = sys.argv.pop(1), sys.argv.pop(1)
+builtins.__entered__ = set()
+class Marked(ast.NodeTransformer):
+    def visit_FunctionDef(self, node):
+        self.generic_visit(node)
+        node.body.insert(ast.get_docstring(node) is not None, ast.parse("__entered__.add(__file__)").body[0])
+        return node
+class Loader(importlib.machinery.SourceFileLoader):
+    def get_code(self, name):
+        marked = ast.fix_missing_locations(Marked().visit(ast.parse(self.get_data(self.path))))
+        return compile(marked, self.path, "exec", dont_inherit=True)
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec and spec.has_location and spec.origin.startswith(tree) and "/.venv/" not in spec.origin:
+            spec.loader = Loader(name, spec.origin)
+        return spec
+sys.meta_path.insert(0, Finder)
+atexit.register(lambda: open(report, "w").write(json.dumps(sorted(__entered__))))
 from twinspire.cli import main
-threading.setprofile(enter)
-sys.setprofile(enter)
 main()
 """
 Graph = Mapping[str, frozenset[str]]
@@ -46,12 +57,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trees", nargs="*", type=Path, default=[Path(__file__).parents[1]])
     parser.add_argument("--runs", type=Path, help="where to run each tree once; takes minutes")
+    parser.add_argument("--config", type=Path, help="with --runs: data that is smaller than the built-in one")
+    parser.add_argument("--user", default="1", help="with --runs: a user of the data")
     arguments = parser.parse_args()
     columns = []
     for number, tree in enumerate(arguments.trees):
         columns.append(measure(tree.resolve()))
         if arguments.runs:
-            entered = files_entered(tree.resolve(), arguments.runs.resolve() / str(number))
+            flags = [] if arguments.config is None else ["--config", str(arguments.config.resolve())]
+            folder = arguments.runs.resolve() / str(number)
+            entered = files_entered(tree.resolve(), folder, flags, user=arguments.user)
             columns[-1]["files entered by one run and one recommend"] = str(len(entered))
     width = max(map(len, columns[0]))
     print(f"{'':{width}}  " + "  ".join(f"{tree.resolve().name:>12}" for tree in arguments.trees))
@@ -155,15 +170,15 @@ def circles(graph: Graph) -> list[set[str]]:
     return found
 
 
-def files_entered(tree: Path, folder: Path) -> set[str]:
-    """Runs the built-in data from a tree, recommends to one user, and returns the files of the product entered."""
+def files_entered(tree: Path, folder: Path, flags: list[str], *, user: str) -> set[str]:
+    """Runs a tree once, recommends to one user, and returns the files of the product in which a function is called."""
     folder.mkdir(parents=True, exist_ok=True)
-    runs = ["--runs", str(folder)]
+    runs = ["--runs", str(folder), *flags]
     entered: set[str] = set()
-    for arguments in (["run", *runs], ["recommend", *runs, "--user", "1"]):
+    for arguments in (["run", *runs], ["recommend", *runs, "--user", user]):
         report = folder / f"{arguments[0]}.json"
         environment = {**os.environ, "PYTHONPATH": str(tree), "TF_USE_LEGACY_KERAS": "1"}
-        command = [sys.executable, "-c", TRACED, str(report), *arguments]
+        command = [sys.executable, "-c", TRACED, str(report), str(tree), *arguments]
         subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
         paths = [Path(name) for name in json.loads(report.read_text(encoding="utf-8"))]
         entered |= {str(path) for path in paths if path.is_relative_to(tree) and (tree / ".venv") not in path.parents}

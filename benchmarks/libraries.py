@@ -1,4 +1,4 @@
-"""Item-kNN against implicit's and the permutation test against SciPy's: what decision 8 was made on.
+"""Item-kNN compared with implicit's, and the permutation test with SciPy's: the figures of decision 8.
 
     .venv/bin/python benchmarks/libraries.py permutation --users 2500 --comparisons 40 --samples 1600
     .venv/bin/python benchmarks/libraries.py item-knn --events EVENTS --cut 2017-12-01
@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import scipy.sparse as sp
-from evaluation.item_knn import cosine_neighbours, item_knn
 from implicit.nearest_neighbours import CosineRecommender
 from scipy.stats import permutation_test
 
+from evaluation.baselines.item_knn import cosine_neighbours, item_knn
 from evaluation.metrics import find_hits, recall_at_k
 from evaluation.split import Split, make_split
 from evaluation.statistics import paired_difference, permutation_p_values

@@ -1,4 +1,4 @@
-"""How good is the main job on the built-in data, over seeds, weeks, and with and without co-purchase factors?"""
+"""Recall of the main job on the built-in data, over seeds and weeks, with and without co-purchase factors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARMS = ("two-tower", "served (fused)", "popularity, 28 days", "repeat purchase",
 
 
 def main() -> None:
-    """Runs what is missing and prints a table in Markdown."""
+    """Makes missing runs and prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="folder for the runs, some 1 GB each")
     folder = parser.parse_args().runs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.metrics import check_k, check_ranked
+from evaluation.metrics import check_k, check_ranked, share_of
 
 
 def overlap_at_k(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.float64]:
@@ -31,7 +31,7 @@ def overlap_at_k(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer], k: int)
     check_k(min(a.shape[1], b.shape[1]), k)
     shared, _ = _shared(a[:, :k], b[:, :k])
     longer = np.maximum((a[:, :k] >= 0).sum(axis=1), (b[:, :k] >= 0).sum(axis=1))
-    return _share(np.bincount(shared, minlength=len(a)), longer)
+    return share_of(np.bincount(shared, minlength=len(a)), longer)
 
 
 def rank_biased_overlap(
@@ -87,12 +87,6 @@ def _shared(
     # An item occurs at most twice in the two lists, and the stable order has that of `b` second.
     users, at = np.nonzero((both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0))
     return users, np.maximum(order[users, at], order[users, at + 1] - a.shape[1])
-
-
-def _share(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    out = np.full(len(part), np.nan)
-    np.divide(part, whole, out=out, where=whole > 0)
-    return out
 
 
 def _check(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer]) -> None:

@@ -12,22 +12,22 @@ from typing import TypeVar
 
 import numpy as np
 
-from evaluation import agreement, diversity
+from evaluation import agreement, metrics
 from evaluation.catalogue import Catalogue
 from evaluation.figures import SLICE, Floats, UserMeans, figures, mean_of, most_different
 from evaluation.folds import Fold
-from evaluation.metrics import coverage_at_k, find_hits, index_recall_at_k, recall_curve
 from evaluation.report import ArmFigures, Comparison, Cost, Difference, Report, letter_of
 from evaluation.settings import About, Arm, Settings
 from evaluation.statistics import (
     Interval,
+    Verdict,
+    decide,
     holm,
     intervals,
     permutation_p_values,
     smallest_detectable_effect,
     users_needed,
 )
-from evaluation.verdict import Verdict, decide
 
 SAME = 1e-12
 """Differences of a user below it are none: only the order of a sum makes them."""
@@ -219,14 +219,14 @@ def _arm_figures(
     seeds = range(arm.num_seeds)
     everyone = [np.concatenate([of_fold[seed] for of_fold in arm.ranked]) for seed in seeds]
     curves = [
-        recall_curve(find_hits(lists, fold.relevant(settings.task)))
+        metrics.recall_curve(metrics.find_hits(lists, fold.relevant(settings.task)))
         for fold, of_fold in zip(folds, arm.ranked, strict=True)
         for lists in of_fold
     ]
     num_items, last = folds[0].split.history.shape[1], max(settings.ks)
-    of_lists = {f"coverage@{k}": [coverage_at_k(lists, num_items, k=k) for lists in everyone] for k in settings.ks} | {
-        f"gini@{last}": [diversity.gini_at_k(lists, num_items, last) for lists in everyone]
-    }
+    of_lists = {
+        f"coverage@{k}": [metrics.coverage_at_k(lists, num_items, k=k) for lists in everyone] for k in settings.ks
+    } | {f"gini@{last}": [metrics.gini_at_k(lists, num_items, last) for lists in everyone]}
     exact = next((other for other in arms if other.name == arm.exact), None)
     return ArmFigures(
         letter=letter,
@@ -253,7 +253,9 @@ def _index_recall(arm: Arm, exact: Arm, ks: Sequence[int]) -> dict[int, float]:
         for fold in range(len(arm.ranked))
         for seed in range(arm.num_seeds)
     ]
-    return {k: mean_of(np.concatenate([index_recall_at_k(own, other, k=k) for own, other in pairs])) for k in ks}
+    return {
+        k: mean_of(np.concatenate([metrics.index_recall_at_k(own, other, k=k) for own, other in pairs])) for k in ks
+    }
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ import scipy.sparse as sp
 
 from evaluation.agreement import overlap_at_k
 from evaluation.catalogue import Catalogue
-from evaluation.diversity import head_share_at_k, intra_list_diversity_at_k, novelty_at_k
 from evaluation.folds import Fold
 from evaluation.metrics import (
     Hits,
     find_hits,
+    head_share_at_k,
     hit_rate_at_k,
+    intra_list_diversity_at_k,
     ndcg_at_k,
+    novelty_at_k,
     precision_at_k,
     recall_at_k,
     reciprocal_rank,

@@ -16,16 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 
-from evaluation.foreign_tables import ids_of, microseconds_of, moments_of, read_table, rows_of
+from evaluation import foreign_tables, slices
 from evaluation.report import NEW_TO_THE_USER, Problem, Protocol, Task
-from evaluation.slices import (
-    Groups,
-    items_by_category,
-    items_by_novelty,
-    items_by_popularity,
-    users_by_history_length,
-    users_new_and_returning,
-)
 from evaluation.split import Split, make_split
 from features import columns
 from features import tables as stored
@@ -37,8 +29,8 @@ class NoEventsError(ValueError):
     """There is nothing to find: no event with an item of the catalogue in the window of a cut."""
 
 
-UserPartition = Callable[[Split], Groups]
-USER_PARTITIONS: tuple[UserPartition, ...] = (users_new_and_returning, users_by_history_length)
+UserPartition = Callable[[Split], slices.Groups]
+USER_PARTITIONS: tuple[UserPartition, ...] = (slices.users_new_and_returning, slices.users_by_history_length)
 
 
 @dataclass(frozen=True)
@@ -54,8 +46,8 @@ class Fold:
     """
 
     split: Split
-    item_groups: tuple[Groups, ...]
-    user_groups: tuple[Groups, ...]
+    item_groups: tuple[slices.Groups, ...]
+    user_groups: tuple[slices.Groups, ...]
     item_counts: npt.NDArray[np.int64]
     is_head: npt.NDArray[np.bool_]
 
@@ -140,15 +132,15 @@ def make_folds(
         pairs, problems = read_pairs(relevant, item_ids, last)
         events, window_days = pa.concat_tables([events.select(pairs.column_names), pairs]), 1
     names = items.column(item_category).cast(pa.string()).to_pylist() if item_category else None
-    by_category: Groups | None = None
+    by_category: slices.Groups | None = None
     folds = []
     for cut in cuts:
         split = _split(events, item_ids, cut, window_days)
         counts = np.asarray(split.history.sum(axis=0)).ravel().astype(np.int64)
         if names is not None and by_category is None:
-            by_category = items_by_category(names, counts, num_largest=num_categories)
-        popularity = items_by_popularity(counts)
-        item_groups = (popularity, items_by_novelty(counts), *([by_category] if by_category else []))
+            by_category = slices.items_by_category(names, counts, num_largest=num_categories)
+        popularity = slices.items_by_popularity(counts)
+        item_groups = (popularity, slices.items_by_novelty(counts), *([by_category] if by_category else []))
         user_groups = tuple(divide(split) for divide in user_partitions)
         folds.append(Fold(split, item_groups, user_groups, counts, popularity.labels == 0))
     return Folds(tuple(cuts), tuple(folds), item_ids, events, problems)
@@ -177,22 +169,24 @@ def read_pairs(path: Path, item_ids: npt.NDArray[np.object_], cut: dt.date) -> t
     Raises:
         ValueError: The file cannot be read, lacks a column, or has events from before the cut.
     """
-    table = read_table(path, {columns.USER_ID: ("user",), columns.ITEM_ID: ("item",)}, optional=("timestamp",))
+    table = foreign_tables.read_table(
+        path, {columns.USER_ID: ("user",), columns.ITEM_ID: ("item",)}, optional=("timestamp",)
+    )
     if "timestamp" in table.column_names:
-        moments = moments_of(path, table)
-        early = np.flatnonzero((moments < microseconds_of(cut)) & (moments > np.iinfo(np.int64).min))
+        moments = foreign_tables.moments_of(path, table)
+        early = np.flatnonzero((moments < foreign_tables.microseconds_of(cut)) & (moments > np.iinfo(np.int64).min))
         if len(early):
             raise ValueError(
                 f"{path}: {len(early):,} pairs are of before the cut {cut}, the first in row {early[0] + 1}; what was "
                 "known to the arms cannot score them: cut where the file begins"
             )
-    users, items = (ids_of(path, table, name) for name in (columns.USER_ID, columns.ITEM_ID))
+    users, items = (foreign_tables.ids_of(path, table, name) for name in (columns.USER_ID, columns.ITEM_ID))
     empty = np.flatnonzero(pc.or_(pc.is_null(users), pc.is_null(items)).to_numpy(zero_copy_only=False))
     pairs = pa.table({columns.USER_ID: users, columns.ITEM_ID: items}).filter(
         pc.and_(users.is_valid(), items.is_valid())
     )
     distinct = pairs.group_by([columns.USER_ID, columns.ITEM_ID], use_threads=False).aggregate([])
-    unknown = rows_of(distinct.column(columns.ITEM_ID), pa.array(item_ids, pa.string())) < 0
+    unknown = foreign_tables.rows_of(distinct.column(columns.ITEM_ID), pa.array(item_ids, pa.string())) < 0
     counts: dict[str, tuple[int, Sequence[int]]] = {
         "no user or no item": (len(empty), empty.tolist()),
         "pair given more than once": (pairs.num_rows - distinct.num_rows, ()),

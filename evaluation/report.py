@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 from typing import Protocol as TypingProtocol
 
-from evaluation.statistics import Interval
-from evaluation.verdict import Verdict
+from evaluation.statistics import Interval, Verdict
 
 Task = Literal["all purchases", "new to the user"]
 Protocol = Literal["after-cut", "rolling", "leave-last-out", "given"]

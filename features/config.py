@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from artefacts.config import Section, read
+from artefacts.config import ConfigError, Section, read
 from features import columns
 from features.schema import Schema
 
@@ -151,3 +152,20 @@ class FeaturesSections:
     def first_day(self) -> dt.date:
         """The earliest day whose events are joined."""
         return self.as_of - dt.timedelta(days=self.features.example_days)
+
+    def check_days(self, days: Sequence[dt.date]) -> None:
+        """Refuses a cut without any event in the days before it, of which nothing can be learned.
+
+        Args:
+            days: Those that have events, in order.
+
+        Raises:
+            ConfigError: There is none from `first_day` to the day before `as_of`.
+        """
+        if not any(self.first_day <= day < self.as_of for day in days):
+            span = f"{days[0]} to {days[-1]}" if days else "no day"
+            raise ConfigError(
+                f"as_of is {self.as_of} and features.example_days {self.features.example_days}: no event lies from "
+                f"{self.first_day} up to {self.as_of}, and the events are of {span}. Set as_of to a day behind events "
+                "(the day after the last one, where all are wanted), or correct their timestamps and timestamp_unit"
+            )

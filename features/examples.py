@@ -8,7 +8,7 @@ A partition is a small star, because a basket shares its user's features and the
                         uniform.parquet  items drawn evenly from the catalogue, as known at the start of the day
 
 The even draws are the pool of uniform negatives. They are joined like everything else, so that a negative is described
-as it was on the day, not as it turned out to be.
+as it was on the day, not as it turned out to be. Mined hard negatives are a table of their own (`NEGATIVES_SCHEMA`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features import columns
-from features.columns import midnight, number_of
-from features.schema import ENTITY_KEY, TOWERS
+from artefacts.files import all_files
+from features import columns, encoding, schema
 from features.store import JoinError, Store
 
 PARTS = ("events", "users", "items", "uniform")
 USER_ROW, ITEM_ROW, FIRST_MEETING = "user_row", "item_row", "first_meeting"
+Ints = npt.NDArray[np.int64]
+RANK, SCORE = "rank", "score"
+NEGATIVES_SCHEMA = pa.schema(
+    [(columns.USER_ID, pa.string()), (columns.ITEM_ID, pa.string()), (RANK, pa.int32()), (SCORE, pa.float32())]
+)
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def join_days(
     # A second can hold more than one event of a pair; only the first of them is the meeting.
     frame[FIRST_MEETING] = (met.reindex(pairs).to_numpy() == seconds.to_numpy()) & ~pairs.duplicated()
     joined: dict[str, pa.Table] = {}
-    for tower, row in zip(TOWERS, (USER_ROW, ITEM_ROW), strict=True):
-        keys = [ENTITY_KEY[tower], columns.EVENT_TIMESTAMP]
+    for tower, row in zip(schema.TOWERS, (USER_ROW, ITEM_ROW), strict=True):
+        keys = [schema.ENTITY_KEY[tower], columns.EVENT_TIMESTAMP]
         frame[row] = frame.groupby(keys, sort=False).ngroup()
         joined[tower] = store.join(tower, frame[keys].drop_duplicates(ignore_index=True))
     num_draws = {day: len(part) for day, part in frame.groupby(days)}
@@ -121,9 +125,9 @@ def _join_uniform(
     """Draws items for each day without replacement and joins them at its midnight."""
     parts = []
     for day, count in num_draws.items():
-        rng = np.random.default_rng([seed, number_of(day)])
+        rng = np.random.default_rng([seed, columns.number_of(day)])
         drawn = rng.choice(item_ids, size=min(count, len(item_ids)), replace=False)
-        parts.append(pd.DataFrame({columns.ITEM_ID: drawn, columns.EVENT_TIMESTAMP: midnight(day)}))
+        parts.append(pd.DataFrame({columns.ITEM_ID: drawn, columns.EVENT_TIMESTAMP: columns.midnight(day)}))
     joined = store.join("item", pd.concat(parts, ignore_index=True))
     ends = np.cumsum([len(part) for part in parts])
     return {
@@ -164,3 +168,25 @@ def _check_rows_match(part: pd.DataFrame, tables: dict[str, pa.Table]) -> None:
         if len(wrong):
             shown = part.iloc[wrong[:3]][[key, columns.EVENT_TIMESTAMP]].to_dict("records")
             raise JoinError(f"{len(wrong)} examples got the features of another {key}, such as {shown}")
+
+
+def read_negatives(path: Path, encoder: encoding.Encoder) -> tuple[Ints, Ints]:
+    """Mined negatives as rows of an encoder's id maps, by user, then rank.
+
+    Args:
+        path: Folder that the job has written.
+        encoder: Its ids may be others than those mined with; pairs of which it does not know both are left out.
+
+    Returns:
+        user_rows [P] and item_rows [P] int64, from 1 on.
+
+    Raises:
+        ValueError: A file is missing.
+    """
+    files = all_files(path, advice="mine the negatives again")
+    table = pq.read_table(files, columns=[columns.USER_ID, columns.ITEM_ID, RANK])
+    users = encoder.user_ids.rows(table.column(columns.USER_ID).to_numpy()).astype(np.int64)
+    items = encoder.item_ids.rows(table.column(columns.ITEM_ID).to_numpy()).astype(np.int64)
+    order = np.lexsort((table.column(RANK).to_numpy(), users))
+    order = order[(users[order] > 0) & (items[order] > 0)]
+    return users[order], items[order]

@@ -1,9 +1,10 @@
 """Kinds of columns: how the values of a declared column are stored, and which model input they become.
 
 A kind is registered in `KINDS` under the word that a configuration uses. It either gives one number a row, which joins
-the tower's numeric input and is scaled with it, or an input of its own.
+the tower's numeric input and is scaled with it, or an input of its own. Texts become letter trigrams, the word hashing
+of DSSM, vectorised over a whole column.
 
-Shape letters: B rows, L trigrams.
+Shape letters: B rows or texts, L trigrams kept of each.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.ids import IdMap
-from features.text import trigrams
 
+_MARK = ord("#")
 Floats = npt.NDArray[np.float64]
 Input = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+TEXT_SUFFIX = "_text"
 
 
 class Encoding(Protocol):
@@ -120,9 +123,6 @@ class Kind:
     TEXT: Final = "text"
 
 
-TEXT_SUFFIX = "_text"
-
-
 def to_floats(raw: pa.ChunkedArray) -> Floats:
     """[B] float64, nan where the value is missing; text is parsed."""
     if not raw.null_count and not pa.types.is_string(raw.type):
@@ -160,3 +160,57 @@ def stored_as(kinds: tuple[str, ...]) -> Storage:
     """How a column is stored that is used in these ways; as text where they differ."""
     storages = {KINDS[kind].storage for kind in kinds}
     return storages.pop() if len(storages) == 1 else Storage.STRING
+
+
+def trigrams(texts: pa.Array | pa.ChunkedArray, *, length: int, num_buckets: int) -> npt.NDArray[np.int32]:
+    """Hash buckets of the letter trigrams of each text.
+
+    A text is lower-cased and cut at white space, each word becomes `#word#`, each three consecutive bytes of it are a
+    trigram: "Ice" gives #ic, ice, ce#. Bytes, not characters, so that any script works without a word list.
+
+    Args:
+        texts: [B] strings; null is a text without words.
+        length: L; later trigrams are left out.
+        num_buckets: Buckets that trigrams are hashed into.
+
+    Returns:
+        [B, L] int32, bucket + 1, padded with 0.
+
+    Source: Huang et al., CIKM 2013, section 3.2 (there without buckets).
+    """
+    words = pc.replace_substring_regex(pc.utf8_trim_whitespace(pc.utf8_lower(pc.fill_null(texts, ""))), r"[\s#]+", "##")
+    marked = pc.binary_join_element_wise("#", words, "#", "")
+    flat = marked.combine_chunks() if isinstance(marked, pa.ChunkedArray) else marked
+    lengths = pc.binary_length(flat).to_numpy(zero_copy_only=False)
+    data = np.frombuffer("".join(flat.to_pylist()).encode(), dtype=np.uint8)
+    if len(data) < 3:
+        return np.zeros((len(flat), length), np.int32)
+    owner = np.repeat(np.arange(len(flat)), lengths)
+    first, second, third = data[:-2], data[1:-1], data[2:]
+    across_words = ((first == _MARK) & (second == _MARK)) | ((second == _MARK) & (third == _MARK))
+    inside = np.flatnonzero((owner[:-2] == owner[2:]) & ~across_words)
+    shifted = (
+        column[inside].astype(np.uint64) << np.uint64(bits) for column, bits in ((first, 16), (second, 8), (third, 0))
+    )
+    code = np.bitwise_or.reduce(list(shifted))
+    bucket = 1 + (_mix(code) % np.uint64(num_buckets)).astype(np.int32)
+    return _padded(owner[inside], bucket, len(flat), length)
+
+
+def _mix(code: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A fixed 64-bit mixing of integers (the finaliser of splitmix64): the same in every process."""
+    code = (code ^ (code >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    code = (code ^ (code >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return code ^ (code >> np.uint64(31))
+
+
+def _padded(
+    owner: npt.NDArray[np.int64], values: npt.NDArray[np.int32], num_rows: int, length: int
+) -> npt.NDArray[np.int32]:
+    """Lays out values by their (sorted) owner: [num_rows, length] int32, padded with 0."""
+    begin = np.searchsorted(owner, np.arange(num_rows))
+    place = np.arange(len(owner)) - begin[owner]
+    fits = place < length
+    out = np.zeros((num_rows, length), np.int32)
+    out[owner[fits], place[fits]] = values[fits]
+    return out

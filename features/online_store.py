@@ -9,7 +9,15 @@ B users.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sqlite3
+import struct
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,14 +27,6 @@ from features.schema import VIEW_NAMES
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-import importlib.util
-import os
-import sqlite3
-import struct
-import threading
-from contextlib import closing
-from functools import cache
-from pathlib import Path
 
 # `ValueType.STRING` of feast/types/Value.proto.
 _STRING = 2
@@ -190,6 +190,22 @@ def fits(path: Path, table: str) -> bool:
     except sqlite3.Error:
         return True  # Missing, or held by a writer: a read will say so.
     return key is None or bytes(key[0]).startswith(KEY_HEAD)
+
+
+def forget_in_sqlite(path: Path, keys: Sequence[bytes]) -> int:
+    """Deletes the rows of some keys from a store; returns how many keys had any."""
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(path)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        num_users = 0
+        with database:
+            for key in keys:
+                deleted = [database.execute(f'DELETE FROM "{name}" WHERE entity_key = ?', (key,)) for name in tables]
+                num_users += any(cursor.rowcount > 0 for cursor in deleted)
+        # SQLite leaves what it deletes in the pages that it frees, also what it moved earlier.
+        database.execute("VACUUM")
+    return num_users
 
 
 def _connect(path: Path, wait_seconds: float) -> sqlite3.Connection:

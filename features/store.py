@@ -5,27 +5,22 @@ from __future__ import annotations
 import datetime as dt
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import yaml
 
-from features import columns
-from features.online_store import OnlineUsers, SqliteUsers, fits
+from features import columns, online_store
 from features.schema import ENTITY_KEY, VIEW_NAMES, Schema, Tower, view_schema
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
 
 OnlineStore = Literal["sqlite", "redis"]
 ONLINE_FILE = "online.db"
@@ -153,10 +148,10 @@ class Store:
             ) from error
         joined = in_order_of(keys, found, key=ENTITY_KEY[tower])
         check_not_younger(joined, key=ENTITY_KEY[tower], as_of=_as_of_column(tower))
-        schema = view_schema(self.settings.schema, tower)
-        arrays = [joined.column(field.name).cast(field.type) for field in schema]
+        fields = view_schema(self.settings.schema, tower)
+        arrays = [joined.column(field.name).cast(field.type) for field in fields]
         head = [joined.column(ENTITY_KEY[tower]), joined.column(columns.EVENT_TIMESTAMP)]
-        return pa.table([*head, *arrays], names=[ENTITY_KEY[tower], columns.EVENT_TIMESTAMP, *schema.names])
+        return pa.table([*head, *arrays], names=[ENTITY_KEY[tower], columns.EVENT_TIMESTAMP, *fields.names])
 
     def materialize(self, since: dt.datetime, until: dt.datetime) -> None:
         """Writes the users' latest values between two moments to the online store."""
@@ -169,11 +164,11 @@ class Store:
 
     @cached_property
     def _online_users(self) -> Callable[[list[str]], pa.Table]:
-        schema = view_schema(self.settings.schema, "user")
+        fields = view_schema(self.settings.schema, "user")
         path, table = self._repository / ONLINE_FILE, f"{self.settings.project}_{VIEW_NAMES['user']}"
-        if self.settings.online_store == "sqlite" and fits(path, table):
-            return SqliteUsers(path, table, schema, wait_seconds=self.online_wait_seconds)
-        return OnlineUsers(self.feast, schema, wait_seconds=self.online_wait_seconds)
+        if self.settings.online_store == "sqlite" and online_store.fits(path, table):
+            return online_store.SqliteUsers(path, table, fields, wait_seconds=self.online_wait_seconds)
+        return online_store.OnlineUsers(self.feast, fields, wait_seconds=self.online_wait_seconds)
 
     def _feast_config(self) -> dict[str, Any]:
         online: dict[str, Any] = {"type": "sqlite", "path": str(self._repository / ONLINE_FILE)}
@@ -219,7 +214,7 @@ def check_not_younger(joined: pa.Table, *, key: str, as_of: str) -> None:
     """
     moment = joined.column(columns.EVENT_TIMESTAMP).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
     known = joined.column(as_of).fill_null(0).to_numpy()
-    younger = np.flatnonzero(known * 1_000_000 > moment)
+    (younger,) = (known * 1_000_000 > moment).nonzero()
     if len(younger):
         rows = joined.take(pa.array(younger[:3])).select([key, columns.EVENT_TIMESTAMP, as_of]).to_pylist()
         raise JoinError(
@@ -298,19 +293,4 @@ def forget_online(store: Store, user_ids: Sequence[str]) -> int:
     if store.settings.online_store == "redis":
         client = store.feast._get_provider().online_store._get_client(config.online_store)
         return sum(int(client.delete(key + config.project.encode()) > 0) for key in keys)
-    return _forget_in_sqlite(Path(config.online_store.path), keys)
-
-
-def _forget_in_sqlite(path: Path, keys: Sequence[bytes]) -> int:
-    if not path.exists():
-        return 0
-    with closing(sqlite3.connect(path)) as database:
-        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        num_users = 0
-        with database:
-            for key in keys:
-                deleted = [database.execute(f'DELETE FROM "{name}" WHERE entity_key = ?', (key,)) for name in tables]
-                num_users += any(cursor.rowcount > 0 for cursor in deleted)
-        # SQLite leaves what it deletes in the pages that it frees, also what it moved earlier.
-        database.execute("VACUUM")
-    return num_users
+    return online_store.forget_in_sqlite(Path(config.online_store.path), keys)

@@ -9,25 +9,18 @@ from starlette.types import ASGIApp
 
 from artefacts.paths import RunPaths
 from features.store import Store
+from serving import recommender, registry
 from serving.arms import Arms, one_arm
-from serving.bundles import bundle as layout
-from serving.bundles.bundle import Bundle
-from serving.bundles.folder import published
-from serving.bundles.manifest import BundleError
+from serving.bundles import bundle, folder, manifest
 from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
-from serving.recommender import Recommender
-from serving.registry import retrievers_of
 from serving.retrieval.eligible import DeniedItems
-from serving.web import server, workers
-from serving.web.app import Protection, create_app
-from serving.web.feature_reads import FeatureReads
+from serving.web import app, feature_reads, server, service, workers
 from serving.web.metrics import Metrics
-from serving.web.service import Exposures, Service
 
 
-def open_recommender(sections: ServeSections, paths: RunPaths, version: str | None = None) -> Recommender:
+def open_recommender(sections: ServeSections, paths: RunPaths, version: str | None = None) -> recommender.Recommender:
     """Opens a bundle and the feature store that it was made with; denied items are kept out of answers.
 
     Args:
@@ -38,20 +31,20 @@ def open_recommender(sections: ServeSections, paths: RunPaths, version: str | No
     Raises:
         ValueError: The bundle cannot be opened, or the feature store is of another schema than it was made with.
     """
-    bundle = Bundle.open(paths.bundles / (version or layout.CURRENT))
+    opened = bundle.Bundle.open(paths.bundles / (version or bundle.CURRENT))
     store = Store.open(paths.features)
     store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
-    if store.settings.schema != bundle.manifest.dataset_schema:
+    if store.settings.schema != opened.manifest.dataset_schema:
         raise ValueError(
-            f"{paths.features}: the feature store is of another dataset schema than {bundle.version}; make features "
+            f"{paths.features}: the feature store is of another dataset schema than {opened.version}; make features "
             "and bundle from one configuration, or go back to a bundle that was"
         )
-    return Recommender(
-        bundle,
+    return recommender.Recommender(
+        opened,
         store.read_online,
-        retrievers=retrievers_of(bundle, sections.serving, ef_search=sections.ef_search),
+        retrievers=registry.retrievers_of(opened, sections.serving, ef_search=sections.ef_search),
         default_retriever=sections.serving.retriever,
-        denied=DeniedItems(paths.denied_items, bundle.encoder.item_ids),
+        denied=DeniedItems(paths.denied_items, opened.encoder.item_ids),
     )
 
 
@@ -67,10 +60,10 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
     arms = Arms([arm.arm() for arm in serving.arms], salt=serving.arm_salt) if serving.arms else one_arm()
 
     def version() -> str:
-        found = published(paths.bundles)
+        found = folder.published(paths.bundles)
         if found is None:
-            raise BundleError(
-                f"{paths.bundles / layout.CURRENT}: points to no bundle; make one with `twinspire bundle`"
+            raise manifest.BundleError(
+                f"{paths.bundles / bundle.CURRENT}: points to no bundle; make one with `twinspire bundle`"
             )
         return found
 
@@ -84,8 +77,13 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
 
 
 def service_of(
-    live: Live, metrics: Metrics, sections: ServeSections, paths: RunPaths, *, exposures: Exposures | None = None
-) -> Service:
+    live: Live,
+    metrics: Metrics,
+    sections: ServeSections,
+    paths: RunPaths,
+    *,
+    exposures: service.Exposures | None = None,
+) -> service.Service:
     """What one process answers with.
 
     Args:
@@ -97,10 +95,10 @@ def service_of(
     """
     serving = sections.serving
     in_place = sections.online_store == "sqlite"
-    reads = FeatureReads(serving.feature_deadline_ms / 1000, in_place=in_place)
+    reads = feature_reads.FeatureReads(serving.feature_deadline_ms / 1000, in_place=in_place)
     if exposures is None and serving.log_exposures:
         exposures = exposure_log(sections, paths, metrics)
-    return Service(live, reads, metrics, exposures)
+    return service.Service(live, reads, metrics, exposures)
 
 
 def exposure_log(sections: ServeSections, paths: RunPaths, metrics: Metrics) -> ExposureLog:
@@ -129,19 +127,19 @@ def serve(sections: ServeSections, paths: RunPaths, *, api_key: str | None) -> N
         WorkerError: One of several processes cannot answer.
     """
     serving = sections.serving
-    protection = Protection(api_key, serving.requests_per_second, serving.body_seconds)
+    protection = app.Protection(api_key, serving.requests_per_second, serving.body_seconds)
 
-    def app(live: Live, metrics: Metrics, watch: Callable[[], object]) -> ASGIApp:
-        service = service_of(live, metrics, sections, paths)
-        return create_app(service, max_k=serving.max_k, protection=protection, watch=watch)
+    def routes(live: Live, metrics: Metrics, watch: Callable[[], object]) -> ASGIApp:
+        answers = service_of(live, metrics, sections, paths)
+        return app.create_app(answers, max_k=serving.max_k, protection=protection, watch=watch)
 
     if serving.workers == 1:
         live = open_live(sections, paths)
-        server.run(app(live, Metrics(), live.watch), serving.host, serving.port)
+        server.run(routes(live, Metrics(), live.watch), serving.host, serving.port)
         return
     workers.run(
         lambda: open_live(sections, paths, warm_up=False),
-        app,
+        routes,
         serving.host,
         serving.port,
         num_workers=serving.workers,

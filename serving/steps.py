@@ -15,26 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from artefacts.console import progress
-from artefacts.files import replace_text
+from artefacts import console, files, steps
 from artefacts.paths import RunPaths
-from artefacts.steps import digest_of
-from features import columns
-from features.encoding import Encoder
+from features import columns, encoding, tables
 from features.feast_repo.definitions import SERVICE_NAMES
 from features.forgotten import Forgotten
-from features.tables import event_days
 from serving.bundles import bundle as layout
-from serving.bundles.folder import size_of
-from serving.bundles.manifest import BusinessWeight, DataWindow, Facts, code_commit
-from serving.bundles.publish import BundleExistsError, Parts, publish, write
-from serving.bundles.retention import prune
+from serving.bundles import manifest, publish
+from serving.bundles.folder import prune, size_of
 from serving.config import BundlesConfig, BundleSections, PublishSections
-from serving.exposures.merge import tidy
+from serving.exposures.files import tidy
 from serving.registry import retrievers_of
-from serving.retrieval.eligible import withdrawn_rows
-from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport, backend_of
-from serving.retrieval.purchases import Purchases
+from serving.retrieval import eligible, index, purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode.files import SERVED, read_report
 
@@ -61,17 +53,17 @@ def make_bundle(
     Returns:
         One line of outcome.
     """
-    encoder = Encoder.load(paths.model / "encoder")
-    with progress("bundle"):
+    encoder = encoding.Encoder.load(paths.model / "encoder")
+    with console.progress("bundle"):
         facts = _facts(sections, paths, encoder, now=now, made_with=made_with, parent=parent)
         parts = _parts(sections, paths, encoder, made_with, facts.index_report.form)
         try:
-            name = write(paths.bundles, parts, facts)
-        except BundleExistsError as same:
+            name = publish.write(paths.bundles, parts, facts)
+        except publish.BundleExistsError as same:
             name = same.version
         # Before it is published: a bundle that cannot answer as configured is an error.
         retrievers_of(layout.Bundle.open(paths.bundles / name), sections.ranking, ef_search=sections.ef_search)
-    replace_text(paths.bundle_name, name)
+    files.replace_text(paths.bundle_name, name)
     folder = paths.bundles / name
     size = size_of(folder)
     return f"{name}, {size / 1e6:.0f} MB, verified; model card: {folder / layout.MODEL_CARD}"
@@ -80,7 +72,7 @@ def make_bundle(
 def publish_bundle(sections: PublishSections, paths: RunPaths, *, now: dt.datetime) -> str:
     """Publishes the bundle of a day and removes those that expired; returns one line of outcome."""
     version = paths.bundle_name.read_text()
-    publish(paths.bundles, version, moment=now, reason="bundle")
+    publish.publish(paths.bundles, version, moment=now, reason="bundle")
     return f"{version} published; {prune_bundles(sections.bundles, paths, now=now)}"
 
 
@@ -123,18 +115,18 @@ def tidy_exposures(keep_days: int | None, paths: RunPaths, *, now: dt.datetime) 
 
 
 def _parts(
-    sections: BundleSections, paths: RunPaths, encoder: Encoder, made_with: Mapping[str, Any], form: str
-) -> Parts:
-    vectors = ranked = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
+    sections: BundleSections, paths: RunPaths, encoder: encoding.Encoder, made_with: Mapping[str, Any], form: str
+) -> publish.Parts:
+    vectors = ranked = np.load(paths.index / index.VECTORS_FILE, allow_pickle=False)
     weights = None
     if sections.weight != "none":
         weights = load_weights(paths.index / WEIGHTS_FILE, num_items=len(vectors))
         ranked = weighted(vectors, weights)
-    withdrawn = withdrawn_rows(paths.tables, paths.model / "encoder")
+    withdrawn = eligible.withdrawn_rows(paths.tables, paths.model / "encoder")
     items = pq.read_table(paths.tables / "items.parquet")
     category = sections.item_category
     categories = items.column(category) if category else pa.nulls(items.num_rows, pa.string())
-    return Parts(
+    return publish.Parts(
         config_yaml=yaml.safe_dump(dict(made_with), sort_keys=False),
         encoder=encoder,
         user_tower=paths.model / "user_tower.tflite",
@@ -142,9 +134,9 @@ def _parts(
         item_vectors=vectors,
         item_weights=weights,
         sparcode=None if sections.sparcode is None else paths.codes / SERVED,
-        index=backend_of(form).load(paths.index / INDEX_FILE, ranked, withdrawn),
+        index=index.backend_of(form).load(paths.index / index.INDEX_FILE, ranked, withdrawn),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
-        purchases=Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
+        purchases=purchases.Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
         popularity=_recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
         metrics=_metrics(paths.model / "epochs.json"),
         withdrawn=withdrawn,
@@ -166,35 +158,35 @@ def _metrics(epochs: Path) -> dict[str, Any]:
 def _facts(
     sections: BundleSections,
     paths: RunPaths,
-    encoder: Encoder,
+    encoder: encoding.Encoder,
     *,
     now: dt.datetime,
     made_with: Mapping[str, Any],
     parent: str | None,
-) -> Facts:
-    days = [day for day in event_days(paths.tables) if day < paths.as_of]
+) -> manifest.Facts:
+    days = [day for day in tables.event_days(paths.tables) if day < paths.as_of]
     num_events = sum(pq.ParquetFile(paths.tables / "events" / f"{day}.parquet").metadata.num_rows for day in days)
     specs = [*encoder.input_specs("user"), *encoder.input_specs("item")]
-    return Facts(
+    return manifest.Facts(
         dataset=sections.name,
         as_of=paths.as_of,
         created=now,
-        data_window=DataWindow(first=days[0], end=paths.as_of, num_events=num_events),
+        data_window=manifest.DataWindow(first=days[0], end=paths.as_of, num_events=num_events),
         feature_services=dict(SERVICE_NAMES),
         vocabulary_sizes={spec.name: spec.num_rows for spec in specs if spec.num_rows},
-        index_report=IndexReport(**json.loads((paths.index / REPORT_FILE).read_text())),
+        index_report=index.IndexReport(**json.loads((paths.index / index.REPORT_FILE).read_text())),
         business_weight=_business_weight(sections),
         sparcode_report=None if sections.sparcode is None else read_report(paths.codes),
-        configuration_digest=digest_of(made_with)[:12],
+        configuration_digest=steps.digest_of(made_with)[:12],
         code_version=version("twinspire"),
-        commit=code_commit(),
+        commit=manifest.code_commit(),
         parent=parent,
         seed=sections.seed,
         package_versions={name: version(name) for name in PACKAGES},
     )
 
 
-def _business_weight(sections: BundleSections) -> BusinessWeight | None:
+def _business_weight(sections: BundleSections) -> manifest.BusinessWeight | None:
     if sections.weight == "none":
         return None
-    return BusinessWeight(name=sections.weight, power=sections.weight_power)
+    return manifest.BusinessWeight(name=sections.weight, power=sections.weight_power)

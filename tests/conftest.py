@@ -1,4 +1,4 @@
-"""What holds for every test? Keras 2, quiet logs, fixed seeds, no randomness in the continuous integration."""
+"""Settings of every test: Keras 2, quiet logs, fixed seeds, no randomness in continuous integration."""
 
 import os
 

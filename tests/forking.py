@@ -1,6 +1,6 @@
 """Python programs that start by forking a process which has imported the heavy libraries already.
 
-`Popen` and `run` stand in for those of `subprocess`, for commands that begin with `sys.executable`. Importing
+`Popen` and `run` replace those of `subprocess` for commands that begin with `sys.executable`. Importing
 TensorFlow, Feast and Beam costs each new interpreter ten seconds; a fork costs a hundredth of one. Each process that
 runs tests has one server to fork from, started when it is first needed, and what it forks is a child of the test
 process, with its own arguments, environment, working directory and standard streams: it is waited for, signalled and

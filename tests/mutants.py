@@ -14,6 +14,7 @@ import ast
 import importlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -261,7 +262,7 @@ def apply(mutant: Mutant, tree: Path) -> tuple[Path, str]:
 
 
 def test_files(tree: Path, words: set[str]) -> list[str]:
-    """The test files that contain one of some words.
+    """The test files that contain one of some words, each as a whole.
 
     Raises:
         DoesNotApply: A word is in no file.
@@ -270,7 +271,7 @@ def test_files(tree: Path, words: set[str]) -> list[str]:
     for path in (tree / "tests").rglob("test_*.py"):
         text = path.read_text(encoding="utf-8")
         for word in words:
-            if word in text:
+            if re.search(rf"\b{word}\b", text):
                 found[word].add(str(path))
     if missing := sorted(word for word, files in found.items() if not files):
         raise DoesNotApply(f"no test file contains {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""Do the files of deploy/ load in what they are for, and do they say what the command does?"""
+"""The files of deploy/ load in the systems that they are for, and match the command."""
 
 from __future__ import annotations
 
@@ -51,8 +51,10 @@ print(json.dumps({
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.skipif(not AIRFLOW.exists(), reason="`make test-all` installs Airflow's SDK beside; pytest alone does not")
-def test_the_dag_loads_and_tells_apart_what_the_command_says() -> None:
+@pytest.mark.skipif(
+    not AIRFLOW.exists(), reason="`make test-all` installs Airflow's SDK separately; pytest alone does not"
+)
+def test_the_dag_loads_and_distinguishes_the_exit_codes_of_the_command() -> None:
     command = [AIRFLOW, "-c", LOAD, DEPLOY / "airflow" / "twinspire_daily.py"]
     ran = subprocess.run([*map(str, command)], check=False, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
@@ -107,7 +109,7 @@ KNOWN = {
 }  # fmt: skip
 
 
-def test_the_container_copies_what_is_there_and_runs_what_the_command_takes() -> None:
+def test_the_container_copies_existing_files_and_runs_valid_commands() -> None:
     found = instructions()
     assert {name for name, _ in found} == KNOWN
     copied = [rest.split()[:-1] for name, rest in found if name == "COPY" and "--from=" not in rest]
@@ -122,7 +124,7 @@ def test_the_container_copies_what_is_there_and_runs_what_the_command_takes() ->
     compile(json.loads(dict(found)["HEALTHCHECK"].partition("CMD ")[2])[2], "HEALTHCHECK", "exec")
 
 
-def test_what_the_container_is_built_with_is_bash_and_a_target_of_make() -> None:
+def test_the_container_is_built_with_bash_and_a_target_of_make() -> None:
     commands = [rest for name, rest in instructions() if name == "RUN"]
     for command in commands:
         subprocess.run(["bash", "-n", "-c", command], check=True)

@@ -1,4 +1,4 @@
-"""Does the documentation speak of this code: blocks that load, keys, files, papers and links that exist?"""
+"""The documentation matches the code: blocks that load, and keys, files, papers and links that exist."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_there_are_blocks_to_load() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_every_block_loads_beside_a_configuration_and_says_what_it_sets(block: str) -> None:
+def test_every_block_loads_within_a_configuration_and_sets_what_it_shows(block: str) -> None:
     wanted = dict(leaves(yaml.safe_load(block)))
     config = load(JOURNEY, [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in wanted.items()])
     resolved = dict(leaves(config.model_dump(mode="json")))
@@ -76,7 +76,7 @@ def test_every_paper_in_brackets_has_its_entry_and_every_entry_a_name_of_its_own
     assert len(BIB_KEYS) == len(set(BIB_KEYS))
 
 
-def test_every_file_that_is_named_is_there() -> None:
+def test_every_named_file_exists() -> None:
     folders = "features|towers|training|beam_jobs|serving|evaluation|twinspire|tests|configs"
     missing = [
         f"{page.relative_to(REPOSITORY)}: {name}"
@@ -88,7 +88,7 @@ def test_every_file_that_is_named_is_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     broken = []
     for link in links:

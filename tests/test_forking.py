@@ -49,7 +49,7 @@ def test_a_program_gets_its_arguments_folder_environment_and_streams(tmp_path: P
     }
 
 
-def test_a_script_is_the_main_module_and_finds_what_lies_beside_it(tmp_path: Path) -> None:
+def test_a_script_is_the_main_module_and_finds_modules_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "neighbour.py").write_text("value = 7\n")
     script = tmp_path / "script.py"
     script.write_text("import sys, neighbour\nassert __name__ == '__main__'\nprint(neighbour.value, sys.argv)\n")
@@ -100,7 +100,7 @@ def test_a_program_gets_its_limits() -> None:
         assert process.communicate()[0] == "(4096, 8192)\n"
 
 
-def test_what_cannot_be_forked_is_refused(tmp_path: Path) -> None:
+def test_programs_that_cannot_be_forked_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"command begins with ls, expected .*; use subprocess for others"):
         forking.run(["ls"])
     with pytest.raises(ValueError, match="-X is an option that a forked program cannot have; use subprocess"):
@@ -128,7 +128,7 @@ def test_a_condition_that_never_holds_ends_with_the_process() -> None:
         wait_until(lambda: False, process=process)
 
 
-def test_what_is_made_once_is_the_same_for_all(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_all_processes_get_the_result_made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     made = []
 
     def make(folder: Path) -> Path:

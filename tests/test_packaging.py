@@ -1,4 +1,4 @@
-"""Is what gets installed complete, ours alone, declared and locked?"""
+"""The installed package is complete, owns its names, and its dependencies are declared and locked."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_tests_are_no_package() -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_lock_covers_what_is_declared(python: str) -> None:
+def test_the_lock_covers_declared_dependencies(python: str) -> None:
     environment = {
         "python_version": python,
         "python_full_version": f"{python}.0",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 IN_MODIFY, IN_MOVED_TO, IN_CREATE = 0x002, 0x080, 0x100
-# Between two looks at a condition of which nothing is heard: short beside a request, long beside a look.
+# Between two polls of a condition: short compared with a request, long compared with a poll.
 LOOK_SECONDS = 0.01
 
 

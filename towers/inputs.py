@@ -89,7 +89,7 @@ def pooled_lookup(table: tf.Variable, rows: tf.Tensor, weights: tf.Tensor) -> tf
 
 
 def build_table(table: tf_keras.layers.Embedding) -> None:
-    """Makes a table's variable, unless it is there, under its own name and not under that of whoever reads it first."""
+    """Makes a table's variable, unless it exists, under its own name and not that of its first reader."""
     if not table.built:
         # The slash at the end leaves the scope of the layer that is being called.
         with tf.name_scope(f"{table.name}/"):

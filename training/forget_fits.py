@@ -13,7 +13,6 @@ A call that was killed is finished by the next one, by these numbers: what is cu
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,13 +24,10 @@ import pyarrow.parquet as pq
 
 from artefacts.files import replace_text
 from artefacts.paths import CUTTING, RunPaths
-from features import columns
-from features.ids import IdMap
-from features.schema import ENTITY_KEY
+from features import columns, ids, schema
 from serving.retrieval.vectors import ROW, VECTOR
 from serving.sparcode.files import FOLDER
-from training.held_out import HELD_OUT, STATE, TRAINED
-from training.warm_start import OWNERS, SLOT
+from training import held_out, warm_start
 
 # Where one file holds what several did.
 ONE_FILE = "vectors-00000-of-00001.parquet"
@@ -75,31 +71,31 @@ def forget_in_fit(paths: RunPaths, people: Sequence[str]) -> int:
     marker = paths.model / CUTTING
     if marker.exists():
         _cut(paths, Cut(**json.loads(marker.read_text())))
-    ids = IdMap.load(paths.model / IDS)
-    rows = ids.rows(list(people))
+    users = ids.IdMap.load(paths.model / IDS)
+    rows = users.rows(list(people))
     gone = np.unique(rows[rows > 0]).tolist()
     if gone:
-        cut = Cut(gone, len(ids), ids.num_buckets)
+        cut = Cut(gone, len(users), users.num_buckets)
         replace_text(marker, json.dumps(asdict(cut)))
         _cut(paths, cut)
     return len(gone)
 
 
 def _cut(paths: RunPaths, cut: Cut) -> None:
-    for path in (paths.model / "user_tower.tflite", paths.model / HELD_OUT):
+    for path in (paths.model / "user_tower.tflite", paths.model / held_out.HELD_OUT):
         path.unlink(missing_ok=True)
     for folder in (paths.model / FOLDER, paths.codes, *paths.model.glob("*/checkpoints")):
         shutil.rmtree(folder, ignore_errors=True)
-    for state in sorted((paths.model / STATE).glob("*.npz")):
+    for state in sorted((paths.model / held_out.STATE).glob("*.npz")):
         _cut_state(state, cut)
     _cut_vectors(paths.vectors / "users", cut)
     file = paths.model / IDS
-    ids = IdMap.load(file)
-    if cut.length(len(ids), cut.num_rows, str(file)):
-        kept = np.setdiff1d(np.arange(1, len(ids)), cut.rows)
+    users = ids.IdMap.load(file)
+    if cut.length(len(users), cut.num_rows, str(file)):
+        kept = np.setdiff1d(np.arange(1, len(users)), cut.rows)
         temporary = file.with_name(f".{file.name}.tmp")
-        IdMap(np.asarray(ids.ids(kept), dtype=object), ids.num_buckets).save(temporary)
-        os.replace(temporary, file)
+        ids.IdMap(np.asarray(users.ids(kept), dtype=object), users.num_buckets).save(temporary)
+        temporary.replace(file)
     (paths.model / CUTTING).unlink(missing_ok=True)
 
 
@@ -108,7 +104,7 @@ def _cut_state(path: Path, cut: Cut) -> None:
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file.items())
     # Marks of who was trained, unlike tables, have no rows for buckets.
-    is_marks = path.stem == TRAINED
+    is_marks = path.stem == held_out.TRAINED
     expected = cut.num_rows if is_marks else cut.num_rows + cut.num_buckets
     changed = {}
     for name, values in arrays.items():
@@ -119,15 +115,15 @@ def _cut_state(path: Path, cut: Cut) -> None:
         temporary = path.with_name(f".{path.name}.tmp")
         with temporary.open("wb") as out:
             np.savez(out, allow_pickle=False, **(arrays | changed))
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def _axis_of_users(name: str) -> int | None:
     """The axis of a variable's rows where they belong to users."""
-    for pattern, axis in OWNERS:
-        if match := pattern.match(name.split(SLOT)[0]):
+    for pattern, axis in warm_start.OWNERS:
+        if match := pattern.match(name.split(warm_start.SLOT)[0]):
             groups = match.groupdict()
-            owner = groups["column"] if "column" in groups else ENTITY_KEY[groups["tower"]]  # type: ignore[index]
+            owner = groups["column"] if "column" in groups else schema.ENTITY_KEY[groups["tower"]]  # type: ignore[index]
             return axis if owner == columns.USER_ID else None
     return None
 
@@ -151,11 +147,11 @@ def _cut_vectors(folder: Path, cut: Cut) -> None:
         return
     table = pq.read_table(files).sort_by(ROW)
     kept = pa.array(np.setdiff1d(np.arange(num_users), np.asarray(cut.rows) - 1))
-    schema = table.schema.remove_metadata()
-    cut_table = pa.table([pa.array(np.arange(len(kept))), table.column(VECTOR).take(kept)], schema=schema)
+    fields = table.schema.remove_metadata()
+    cut_table = pa.table([pa.array(np.arange(len(kept))), table.column(VECTOR).take(kept)], schema=fields)
     temporary = folder / f".{ONE_FILE}.tmp"
     pq.write_table(cut_table, temporary, compression="zstd")
-    os.replace(temporary, whole)
+    temporary.replace(whole)
     for file in files:
         if file != whole:
             file.unlink()

@@ -16,18 +16,13 @@ from scipy import sparse
 
 from artefacts.paths import RunPaths
 from evaluation.metrics import find_hits, recall_at_k
-from features import columns
-from features.columns import seconds_of
-from features.encoding import Encoder, Inputs
+from features import columns, encoding, schema
 from features.ids import stable_number
-from features.schema import ENTITY_KEY, TOWERS
 from serving.retrieval import exact
 from serving.retrieval.vectors import read_vectors
 from towers.two_tower import TwoTower
-from training.data.training_data import catalogue_inputs
-from training.lineage import HELD_OUT_SUMMARY
-from training.trainer import embed
-from training.warm_start import Arrays, Growth, load_state
+from training import lineage, trainer, warm_start
+from training.data import training_data
 
 STATE, TRAINED = "state", "trained"
 HELD_OUT = "held_out.npz"
@@ -56,12 +51,12 @@ class Parent:
     model: Path
     vectors: Path
     catalogue: Path
-    encoder: Encoder
+    encoder: encoding.Encoder
 
     @classmethod
     def open(cls, paths: RunPaths) -> Parent:
         """The fit of a day."""
-        encoder = Encoder.load(paths.model / "encoder")
+        encoder = encoding.Encoder.load(paths.model / "encoder")
         return cls(paths.as_of, paths.model, paths.vectors, paths.catalogue(paths.as_of), encoder)
 
 
@@ -75,11 +70,11 @@ class WarmStart:
     """
 
     parent: Parent
-    growth: Growth
+    growth: warm_start.Growth
 
-    def state(self, name: str) -> Arrays:
+    def state(self, name: str) -> warm_start.Arrays:
         """Of one of its models."""
-        return load_state(state_file(self.parent.model, name))
+        return warm_start.load_state(state_file(self.parent.model, name))
 
     def trained(self) -> tuple[Bools, Bools]:
         """Users and items that have had an example in any fit so far, by today's rows of the catalogue."""
@@ -115,7 +110,7 @@ class HeldOut:
         drawn = stable_number(f"{self.since}:{user_id}" for user_id in user_ids) % GRAIN
         return np.asarray(drawn < round(self.share * GRAIN))
 
-    def keep(self, encoder: Encoder) -> Callable[[dt.date, Ints], Bools]:
+    def keep(self, encoder: encoding.Encoder) -> Callable[[dt.date, Ints], Bools]:
         """Which examples of a day are fitted, by the user rows of an encoder: day, [E] int64 -> [E] bool."""
         held = np.zeros(encoder.user_ids.num_table_rows, bool)
         held[1 : len(encoder.user_ids)] = self.of(_all_ids(encoder))
@@ -123,7 +118,7 @@ class HeldOut:
 
 
 def compare(
-    towers: TwoTower, parent: Parent, encoder: Encoder, paths: RunPaths, held: HeldOut, *, folder: Path, k: int
+    towers: TwoTower, parent: Parent, encoder: encoding.Encoder, paths: RunPaths, held: HeldOut, *, folder: Path, k: int
 ) -> str:
     """Evaluates the earlier fit on what users have met since, and both on those who were held out of the new one.
 
@@ -158,7 +153,7 @@ def compare(
         )
     if is_held.any():
         some = {name: values[evaluated[is_held]] for name, values in users.items()}
-        fit = recall((embed(towers.user, some), embed(towers.item, items)), evaluated[is_held])
+        fit = recall((trainer.embed(towers.user, some), trainer.embed(towers.item, items)), evaluated[is_held])
     with (folder / HELD_OUT).open("wb") as file:
         np.savez(
             file, allow_pickle=False, users=evaluated[is_held], fit=fit, parent=before[is_held], next_day=before,
@@ -172,7 +167,7 @@ def compare(
         "parent": float(before[is_held].mean()) if len(fit) else None,
         "num_held_out": len(fit),
     }
-    (folder / HELD_OUT_SUMMARY).write_text(json.dumps(summary, indent=2))
+    (folder / lineage.HELD_OUT_SUMMARY).write_text(json.dumps(summary, indent=2))
     if not len(before):
         return f"no user met anything new since {parent.as_of}"
     line = f"recall@{k} of the previous fit on {len(before):,} users since {parent.as_of} {before.mean():.4f}"
@@ -181,12 +176,14 @@ def compare(
     return line
 
 
-def _as_known_to(parent: Parent, encoder: Encoder) -> tuple[Inputs, Inputs]:
+def _as_known_to(parent: Parent, encoder: encoding.Encoder) -> tuple[encoding.Inputs, encoding.Inputs]:
     """Model inputs of the parent's users and items at its moment, by its rows, even if the tables have grown."""
-    inputs = catalogue_inputs(encoder, parent.catalogue)
+    inputs = training_data.catalogue_inputs(encoder, parent.catalogue)
     found = []
-    for tower, values, ids in zip(TOWERS, inputs, (parent.encoder.user_ids, parent.encoder.item_ids), strict=True):
-        table = pq.read_table(parent.catalogue / f"{tower}s.parquet", columns=[ENTITY_KEY[tower]])
+    for tower, values, ids in zip(
+        schema.TOWERS, inputs, (parent.encoder.user_ids, parent.encoder.item_ids), strict=True
+    ):
+        table = pq.read_table(parent.catalogue / f"{tower}s.parquet", columns=[schema.ENTITY_KEY[tower]])
         names = pd.Index(table.column(0).to_numpy(zero_copy_only=False))
         rows = names.get_indexer(np.asarray(ids.ids(np.arange(1, len(ids))), dtype=object))
         # Who is gone from the tables has met nothing, so that any row will do.
@@ -201,7 +198,7 @@ def _pairs(parent: Parent, paths: RunPaths) -> tuple[sparse.csr_array, sparse.cs
         ids.rows(table.column(name).to_numpy(zero_copy_only=False)).astype(np.int64) - 1
         for ids, name in ((parent.encoder.user_ids, columns.USER_ID), (parent.encoder.item_ids, columns.ITEM_ID))
     )
-    is_new = table.column("first_seconds").to_numpy() >= seconds_of(parent.as_of)
+    is_new = table.column("first_seconds").to_numpy() >= columns.seconds_of(parent.as_of)
     known = (users >= 0) & (items >= 0)
     shape = (len(parent.encoder.user_ids) - 1, len(parent.encoder.item_ids) - 1)
 
@@ -211,5 +208,5 @@ def _pairs(parent: Parent, paths: RunPaths) -> tuple[sparse.csr_array, sparse.cs
     return matrix(known & is_new, bool), matrix(known & ~is_new, np.float32)
 
 
-def _all_ids(encoder: Encoder) -> npt.NDArray[np.object_]:
+def _all_ids(encoder: encoding.Encoder) -> npt.NDArray[np.object_]:
     return np.asarray(encoder.user_ids.ids(np.arange(1, len(encoder.user_ids))), dtype=object)

@@ -1,21 +1,26 @@
-"""Training step: validates on the last days, fits on all days, exports the towers."""
+"""Training step: validates on the last days, fits on all days, exports the towers.
+
+Where several processes fit, the chief trains as one process alone would, and the others fit with it and keep nothing.
+Which processes they are is given by the environment variable TF_CONFIG.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from artefacts import console, steps
 from artefacts.config import as_read
-from artefacts.console import console
 from artefacts.paths import RunPaths
-from artefacts.steps import fresh_folder
 from evaluation.diagnosis import diagnose
 from evaluation.metrics import find_hits, recall_at_k
 from features.encoding import Encoder, Inputs
@@ -28,7 +33,7 @@ from serving.sparcode.files import FOLDER
 from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
 from training.co_purchase import with_factors_of
-from training.config import TrainSections
+from training.config import TrainingConfig, TrainSections
 from training.data.training_data import (
     catalogue_inputs,
     days_with_examples,
@@ -40,6 +45,7 @@ from training.data.training_data import (
     seen_items,
     split_validation_days,
 )
+from training.distribution import read_cluster, workers
 from training.fit import Fitted, fit_phase
 from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
 from training.held_out import HeldOut, Parent, WarmStart, compare
@@ -92,7 +98,7 @@ def train(
         num_days = (paths.as_of - start.as_of).days + sections.replay_days
         sections = _of_new_days(sections, start)
     days = days_with_examples(paths, num_days=num_days)
-    with fresh_folder(paths.model) as folder:
+    with steps.fresh_folder(paths.model) as folder:
         encoder, warm = _encoder(sections, paths, days, start)
         encoder.save(folder / "encoder")
         (folder / SECTIONS_FILE).write_text(json.dumps(as_read(asked), indent=2))
@@ -163,7 +169,9 @@ def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
     found = [metrics[measure] for metrics in evaluations]
     best = int(np.nanargmax(found)) if np.isfinite(found).any() else len(found) - 1
     listed = ", ".join(f"{value:.4f}" for value in found)
-    console().print(f"  sparcode: {best} epochs, as {measure.replace('_at_', '@')} was {listed} after 0 and so on")
+    console.console().print(
+        f"  sparcode: {best} epochs, as {measure.replace('_at_', '@')} was {listed} after 0 and so on"
+    )
     return best
 
 
@@ -260,7 +268,7 @@ class _Evaluation:
         rows, _ = exact.search(user_vectors, item_vectors, k=max(*self.ks, TOP), exclude=self.seen)
         found = diagnose(rows[:, :TOP], self.popular_items, user_vectors, item_vectors)
         for warning in found.warnings():
-            console().print(f"[yellow]warning[/] {warning}")
+            console.console().print(f"[yellow]warning[/] {warning}")
         return {name: float(value) for name, value in asdict(found).items()} | self._recall(rows, slice(None))
 
     def of_sparcode(self, sparcode: SparCode) -> EpochMetrics:
@@ -308,4 +316,70 @@ def _print_epoch(phase: str, report: EpochReport) -> None:
         shown += [f"{metrics['popular_share']:.0%} of their places as popularity would fill them"]
     if "perplexity" in metrics:
         shown += [f"at least {metrics['codes_in_use']:.0f} codes in use, perplexity {metrics['perplexity']:.0f}"]
-    console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")
+    console.console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")
+
+
+@contextmanager
+def as_chief(training: TrainingConfig, *, nightly: bool) -> Iterator[None]:
+    """Has the other processes take part in what the block fits, where there are any; they end when it does.
+
+    Args:
+        training: Says whether several processes fit.
+        nightly: Whether it is a nightly run that fits.
+
+    Raises:
+        ValueError: This is not the chief, or a nightly run, in which the others cannot take part.
+    """
+    if training.distribute == "none":
+        yield
+        return
+    if nightly:
+        raise ValueError(
+            "training.distribute is multi_worker, which a nightly run does not support: its warm start from the "
+            "previous fit is made by one process; set training.distribute: none for it, or use `twinspire train` and "
+            "then `twinspire run`"
+        )
+    cluster = read_cluster()
+    if cluster is not None and not cluster.is_chief:
+        raise ValueError(
+            f"TF_CONFIG makes this process {cluster.number} of {cluster.size}, and only the first, 0, writes what is "
+            "made; here, run `twinspire train`"
+        )
+    processes = workers()
+    yield
+    processes.wait()
+
+
+def take_part(sections: TrainSections, paths: RunPaths) -> str:
+    """Fits what the chief's `train` fits, together with it; returns one line of outcome.
+
+    Args:
+        sections: What the chief's `train` reads of the configuration.
+        paths: Where tables and features are read; nothing is written there.
+    """
+    processes, training = workers(), sections.training
+    days = days_with_examples(paths, num_days=training.example_days)
+    encoder = fit_encoder_on(
+        paths, days, dataset=sections.dataset, towers=sections.towers, history_length=sections.history_length
+    )
+    earlier, held_out = split_validation_days(days, as_of=paths.as_of, num_days=training.validation_days)
+    phases = [("validation", earlier, held_out)] if earlier else []
+    phases.append(("final", days, paths.as_of))
+    with TemporaryDirectory() as folder:
+        for name, fitted, moment in phases:
+            known = known_positives(encoder, paths, before=moment)
+            data = read_training_data(
+                paths, encoder, training=training, phase=name, days=fitted, known=known, before=moment
+            )
+            fit_phase(
+                encoder,
+                data,
+                towers=sections.towers,
+                training=training,
+                seed=sections.seed,
+                folder=Path(folder),
+                evaluate=lambda towers: {},
+                report=lambda title, report: None,
+            )
+    processes.wait()
+    return f"{len(days)} days, with the chief, as process {processes.cluster.number} of {processes.cluster.size}"

@@ -13,8 +13,8 @@ from rich.markup import escape
 from artefacts.console import console, progress
 from artefacts.paths import RunPaths
 from artefacts.steps import digest_of
+from evaluation.baselines import BASELINES
 from evaluation.baselines.baseline import Baseline, Past
-from evaluation.baselines.registry import BASELINES
 from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
 from evaluation.folds import Folds, make_folds

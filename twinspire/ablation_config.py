@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from artefacts.config import ConfigError, Section
-from evaluation.baselines.registry import BASELINES
+from evaluation.baselines import BASELINES
 from twinspire.config import Config
 from twinspire.load_config import explain, load, read_mapping
 

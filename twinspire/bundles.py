@@ -20,9 +20,8 @@ from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, ConfigPath, DryR
 
 if TYPE_CHECKING:
     from serving.bundles.bundle_diff import BundleDiff, Changes, Exchange
-    from serving.bundles.folder import Entry, Reason
+    from serving.bundles.folder import Entry, Reason, Removal
     from serving.bundles.manifest import Facts, Manifest
-    from serving.bundles.retention import Removal
     from twinspire.config import Config
 
 VERSION_HELP = "A version, or the beginning of just one, such as its day."
@@ -150,7 +149,7 @@ def prune(
     """Remove bundles beyond a number or an age, never the published one nor the one to roll back to."""
     with errors():
         settings, folder = _open(config, set_, runs)
-        from serving.bundles.retention import prune as remove
+        from serving.bundles.folder import prune as remove
 
         removals = remove(
             folder,
@@ -181,8 +180,8 @@ def _verify_and_publish(settings: Config, folder: Path, version: str, now: dt.da
     retrievers_of(Bundle.open(folder / version), settings.serving, ef_search=settings.index.ef_search)
     before = published(folder)
     publish(folder, version, moment=now, reason=reason)
-    told = "was published already" if before == version else f"verified and published; before: {before or 'none'}"
-    console().print(f"{version} {told}", markup=False)
+    outcome = "was published already" if before == version else f"verified and published; before: {before or 'none'}"
+    console().print(f"{version} {outcome}", markup=False)
 
 
 MEGABYTE = 1e6
@@ -191,7 +190,7 @@ PUBLISHED, BEFORE = "published", "before it"
 
 
 def summary(entry: Entry, *, published: str | None, rollback: str | None) -> dict[str, Any]:
-    """What the list tells of a bundle, as JSON takes it; null and empty where its manifest cannot be read.
+    """A bundle in the list, as JSON; null and empty where its manifest cannot be read.
 
     Args:
         entry: The bundle.

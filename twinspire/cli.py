@@ -1,4 +1,4 @@
-"""Which command runs what? Nothing heavy is imported before a command needs it.
+"""The command line: one command a step, the whole job, and what serves it. Heavy imports wait until they are needed.
 
 Libraries are kept quiet; `twinspire --verbose run`, or the environment variable TWINSPIRE_VERBOSE, lets them speak.
 """
@@ -164,7 +164,7 @@ for _name, _text in {
     "embed": "Compute the vectors of all users and items.",
     "index": "Build the HNSW index and measure its recall.",
     "bundle": "Put everything that serving needs into one verified folder and publish it.",
-    "evaluate": "Measure recall on the days after the cut, beside the baselines.",
+    "evaluate": "Measure recall on the days after the cut, compared with the baselines.",
 }.items():
     _step_command(_name, _text)
 
@@ -261,9 +261,9 @@ def serve(
         from serving.open import serve
 
         asked = {"host": host, "port": port, "workers": workers}
-        told = {name: value for name, value in asked.items() if value is not None}
+        given = {name: value for name, value in asked.items() if value is not None}
         sections = pick(ServeSections, settings)
-        sections = replace(sections, serving=sections.serving.model_copy(update=told))
+        sections = replace(sections, serving=sections.serving.model_copy(update=given))
         serve(sections, paths, api_key=os.environ.get(API_KEY))
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from artefacts.console import progress
 from artefacts.paths import RunPaths
-from evaluation.arms.answers import ask, measure
-from evaluation.arms.bundle_arm import Asked, BundleAtCut
+from evaluation.arms.bundle_arm import Asked, BundleAtCut, ask
 from evaluation.arms.file_arm import read_lists
 from evaluation.arms.layers import layers_of
-from evaluation.arms.served import server_of
+from evaluation.arms.served import measure, server_of
 from evaluation.arms.spec import ArmSpec, bundle_folder
+from evaluation.baselines import BASELINES
 from evaluation.baselines.baseline import Past
-from evaluation.baselines.registry import BASELINES
 from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
 from evaluation.folds import Folds, make_folds

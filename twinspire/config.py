@@ -1,4 +1,4 @@
-"""What can be configured, with which default? One YAML per dataset, validated once at the door."""
+"""The whole configuration of a dataset, assembled from the sections of the stations and validated once."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Config(Section):
         if depth < longest:
             raise ValueError(
                 f"serving.fusion_depth is {depth}, expected at least the longest of evaluation.ks, {longest}: the list "
-                "that is judged would not be the list that is served"
+                "that is evaluated would not be the list that is served"
             )
         return self
 

@@ -98,6 +98,6 @@ def _tell(items: Sequence[str], rows: Sequence[dict[str, object]], *, undo: bool
 
     unknown = {row["item_id"] for row in rows if not row["in_bundle"]}
     for name in dict.fromkeys(items):
-        said = "is allowed again" if undo else "is denied; a running server follows within a second"
+        outcome = "is allowed again" if undo else "is denied; a running server follows within a second"
         note = "; the published bundle has no such item: check the spelling" if name in unknown else ""
-        console().print(f"{name} {said}{note}", markup=False)
+        console().print(f"{name} {outcome}{note}", markup=False)

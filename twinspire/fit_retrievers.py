@@ -13,21 +13,11 @@ import numpy as np
 
 from artefacts.paths import RunPaths
 from evaluation.split import Split
-from features.columns import seconds_of
-from features.encoding import Encoder
-from serving.retrieval.eligible import everything_but, withdrawn_in, withdrawn_rows
+from features import columns, encoding
+from serving.retrieval import eligible, purchases, ranking, retrievers, vector_search, vectors
 from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport, backend_of, measure_recall
-from serving.retrieval.purchases import Purchases
-from serving.retrieval.ranking import Rows, Scores
-from serving.retrieval.retrievers import Fused, Retriever, UserQueries
-from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
-from serving.retrieval.vectors import read_parts, read_vectors
-from serving.sparcode import all_to_all
+from serving.sparcode import all_to_all, files, interactions, postings, retriever
 from serving.sparcode.codebook import Codebook
-from serving.sparcode.files import CODEBOOK, FOLDER, INTERACTION, POSTINGS, SERVED, read_shape
-from serving.sparcode.interactions import Interaction, load_interaction
-from serving.sparcode.postings import read_postings
-from serving.sparcode.retriever import SparCode
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
 
@@ -37,7 +27,7 @@ FUSED_WEIGHT = 1.0
 BEAMS, ANN_RECALL = (16, 32, 50, 64, 100, 128, 200, 256, 400), 0.98
 
 
-def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int) -> Rows:
+def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int) -> ranking.Rows:
     """What a finished fit retrieves of what is offered and users have not met: [U, k] int32.
 
     Args:
@@ -56,23 +46,25 @@ WITH_TABLES: frozenset[Lists] = frozenset({"sparcode", "all_scores", "unquantise
 """Ways that need SparCode's tables."""
 
 
-def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> UserQueries:
+def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> retrievers.UserQueries:
     """The users of a split, with what a way needs of them."""
-    users = read_vectors(paths.vectors / "users")
-    rows = Encoder.load(paths.model / "encoder").user_ids.rows(split.user_ids) - 1
-    moments = np.full(len(rows), seconds_of(paths.as_of))
-    tokens = read_vectors(paths.codes / "user_tokens")[rows] if how in WITH_TABLES else None
-    eligible = everything_but(withdrawn_rows(paths.tables, paths.model / "encoder"), num_items=split.history.shape[1])
-    return UserQueries(
-        _purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens, eligible=eligible
+    users = vectors.read_vectors(paths.vectors / "users")
+    rows = encoding.Encoder.load(paths.model / "encoder").user_ids.rows(split.user_ids) - 1
+    moments = np.full(len(rows), columns.seconds_of(paths.as_of))
+    tokens = vectors.read_vectors(paths.codes / "user_tokens")[rows] if how in WITH_TABLES else None
+    items = eligible.everything_but(
+        eligible.withdrawn_rows(paths.tables, paths.model / "encoder"), num_items=split.history.shape[1]
+    )
+    return retrievers.UserQueries(
+        _purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens, eligible=items
     )
 
 
-def _purchases(split: Split) -> Purchases:
+def _purchases(split: Split) -> purchases.Purchases:
     """What the users of a split know; without the moments, which the filter does not read."""
     history = split.history
     last = np.zeros(history.nnz, np.int64)
-    return Purchases(
+    return purchases.Purchases(
         history.indptr.astype(np.int64), history.indices, history.data.astype(np.int32), last, history.shape[1]
     )
 
@@ -81,8 +73,8 @@ def _purchases(split: Split) -> Purchases:
 class AllScores:
     """Every item scored with SparCode's net, by codes or by the tokens themselves; the reference for its tables."""
 
-    item_tokens: Scores
-    interaction: Interaction
+    item_tokens: ranking.Scores
+    interaction: interactions.Interaction
     bias: float
     codebook: Codebook | None
     needs_embeddings: bool = field(default=False, init=False)
@@ -90,7 +82,7 @@ class AllScores:
     finds_all: bool = field(default=False, init=False)
     fills_up: bool = field(default=True, init=False)
 
-    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
+    def retrieve(self, users: retrievers.UserQueries, k: int) -> tuple[ranking.Rows, ranking.Scores]:
         """See `serving.retrieval.retrievers.Retriever`."""
         assert users.user_tokens is not None
         return all_to_all.search(
@@ -105,7 +97,7 @@ class AllScores:
         )
 
 
-def retriever_of(how: Lists, config: Config, paths: RunPaths, *, k: int) -> Retriever:
+def retriever_of(how: Lists, config: Config, paths: RunPaths, *, k: int) -> retrievers.Retriever:
     """The retriever of one of the ways, over what a finished fit has left.
 
     Args:
@@ -117,53 +109,55 @@ def retriever_of(how: Lists, config: Config, paths: RunPaths, *, k: int) -> Retr
     return _WAYS[how](config, paths, k)
 
 
-def _exact(config: Config, paths: RunPaths, k: int) -> TwoTowerRetriever:
-    return TwoTowerRetriever(read_vectors(paths.vectors / "items"), None, ef=0, max_fetch=0)
+def _exact(config: Config, paths: RunPaths, k: int) -> vector_search.TwoTowerRetriever:
+    return vector_search.TwoTowerRetriever(vectors.read_vectors(paths.vectors / "items"), None, ef=0, max_fetch=0)
 
 
-def _hnsw(config: Config, paths: RunPaths, k: int) -> TwoTowerRetriever:
+def _hnsw(config: Config, paths: RunPaths, k: int) -> vector_search.TwoTowerRetriever:
     """With the narrowest beam of a few that finds enough of what exact search finds."""
-    vectors = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
+    items = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
     report = IndexReport(**json.loads((paths.index / REPORT_FILE).read_text()))
-    withdrawn = withdrawn_in(paths.index, num_items=len(vectors))
-    index = backend_of(report.form).load(paths.index / INDEX_FILE, vectors, withdrawn)
-    users = read_vectors(paths.vectors / "users")
+    withdrawn = eligible.withdrawn_in(paths.index, num_items=len(items))
+    index = backend_of(report.form).load(paths.index / INDEX_FILE, items, withdrawn)
+    users = vectors.read_vectors(paths.vectors / "users")
     rng = np.random.default_rng(config.seed)
     asked = users[np.sort(rng.permutation(len(users))[: config.index.num_queries])]
     for ef in (*(ef for ef in BEAMS if ef >= k), config.index.ef_search):
-        if measure_recall(index, vectors, query_embeddings=asked, k=k, ef=ef) >= ANN_RECALL:
+        if measure_recall(index, items, query_embeddings=asked, k=k, ef=ef) >= ANN_RECALL:
             break
     # The graph is what this arm is about, also where something is withdrawn and exact search would be cheaper.
-    return TwoTowerRetriever(vectors, index, ef=ef, max_fetch=config.serving.max_fetch, beam_cost=0.0)
+    return vector_search.TwoTowerRetriever(items, index, ef=ef, max_fetch=config.serving.max_fetch, beam_cost=0.0)
 
 
-def _cascade(config: Config, paths: RunPaths, k: int) -> Cascade:
-    first_width, *_ = read_parts(paths.model)
-    return Cascade(_exact(config, paths, k), first_width=first_width, depth=config.serving.fusion_depth)
+def _cascade(config: Config, paths: RunPaths, k: int) -> vector_search.Cascade:
+    first_width, *_ = vectors.read_parts(paths.model)
+    return vector_search.Cascade(_exact(config, paths, k), first_width=first_width, depth=config.serving.fusion_depth)
 
 
-def _sparcode(config: Config, paths: RunPaths, k: int) -> SparCode:
-    folder = paths.codes / SERVED
-    postings = read_postings(folder / POSTINGS)
-    return SparCode(Codebook.load(folder / CODEBOOK), postings, num_tokens=read_shape(paths.model).num_user_tokens)
+def _sparcode(config: Config, paths: RunPaths, k: int) -> retriever.SparCode:
+    folder = paths.codes / files.SERVED
+    tables = postings.read_postings(folder / files.POSTINGS)
+    return retriever.SparCode(
+        Codebook.load(folder / files.CODEBOOK), tables, num_tokens=files.read_shape(paths.model).num_user_tokens
+    )
 
 
-def _both(config: Config, paths: RunPaths, k: int) -> Fused:
-    parts: tuple[tuple[Retriever, float], ...] = (
+def _both(config: Config, paths: RunPaths, k: int) -> retrievers.Fused:
+    parts: tuple[tuple[retrievers.Retriever, float], ...] = (
         (_exact(config, paths, k), FUSED_WEIGHT),
         (_sparcode(config, paths, k), FUSED_WEIGHT),
     )
     serving = config.serving
-    return Fused(parts, rank_constant=serving.fusion_rank_constant, depth=serving.fusion_depth)
+    return retrievers.Fused(parts, rank_constant=serving.fusion_rank_constant, depth=serving.fusion_depth)
 
 
 def _all_scores(config: Config, paths: RunPaths, k: int, *, quantise: bool = True) -> AllScores:
-    model = paths.model / FOLDER
+    model = paths.model / files.FOLDER
     return AllScores(
         np.load(paths.codes / "item_tokens.npy", mmap_mode="r", allow_pickle=False),
-        load_interaction(model / INTERACTION),
-        read_shape(paths.model).bias,
-        Codebook.load(model / CODEBOOK) if quantise else None,
+        interactions.load_interaction(model / files.INTERACTION),
+        files.read_shape(paths.model).bias,
+        Codebook.load(model / files.CODEBOOK) if quantise else None,
     )
 
 
@@ -171,7 +165,7 @@ def _unquantised(config: Config, paths: RunPaths, k: int) -> AllScores:
     return _all_scores(config, paths, k, quantise=False)
 
 
-_WAYS: Mapping[Lists, Callable[[Config, RunPaths, int], Retriever]] = {
+_WAYS: Mapping[Lists, Callable[[Config, RunPaths, int], retrievers.Retriever]] = {
     "exact": _exact,
     "hnsw": _hnsw,
     "cascade": _cascade,

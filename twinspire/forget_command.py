@@ -149,8 +149,7 @@ def _told(
     *,
     remove_bundles: bool,
 ) -> Told:
-    from serving.bundles.folder import published
-    from serving.bundles.retention import remove
+    from serving.bundles.folder import published, remove
     from twinspire.forget_everywhere import bundles_naming
 
     naming, served, gone = bundles_naming(paths, people), published(paths.bundles), []

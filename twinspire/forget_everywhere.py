@@ -29,11 +29,10 @@ from artefacts.console import held_back
 from artefacts.files import replace_text
 from artefacts.paths import CUTTING, RunPaths
 from features import columns
-from features.forget_tables import forget_in_tables, without_users
 from features.forgotten import Forgotten, are_of, name_any
-from serving.bundles.retention import prune
-from serving.exposures.files import day_folders, exposure_files
-from serving.exposures.merge import remove_replaced
+from features.tables import forget_in_tables, without_users
+from serving.bundles.folder import prune
+from serving.exposures.files import day_folders, exposure_files, remove_replaced
 from training.lineage import PUBLISH
 
 # Files below `features` that name users, by a column.

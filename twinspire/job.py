@@ -1,22 +1,21 @@
-"""How does a command do the steps of the main job? Prepared, planned, done one by one; nothing heavy at import."""
+"""What commands share: options, errors and exit codes, and doing the steps of the main job one by one."""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
     from artefacts.steps import Step, StepRecord
     from twinspire.config import Config
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, NoReturn
 
-import typer
 
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="YAML file of a dataset.")]
 Overrides = Annotated[
@@ -41,7 +40,7 @@ BUSY = 4
 
 
 def moment(now: dt.datetime | None) -> dt.datetime:
-    """The moment of a run, UTC: as told, or the clock's."""
+    """The moment of a run, UTC: `--now`, or the clock's."""
     return now.replace(tzinfo=dt.UTC) if now else dt.datetime.now(dt.UTC)
 
 
@@ -72,15 +71,15 @@ def errors() -> Iterator[None]:
 def _fail(error: Exception) -> NoReturn:
     from artefacts.console import ExhaustedError, exhausted
 
-    said = None if isinstance(error, ExhaustedError) else exhausted(error)
-    typer.secho(f"error: {f'{said}, and run again' if said else error}", err=True, fg="red")
+    cause = None if isinstance(error, ExhaustedError) else exhausted(error)
+    typer.secho(f"error: {f'{cause}, and run again' if cause else error}", err=True, fg="red")
     raise typer.Exit(1) from None
 
 
 def prepare(
     config: Path, overrides: list[str] | None, as_of: dt.datetime | None, runs: Path, now: dt.datetime | None
 ) -> tuple[Config, RunPaths, list[Step]]:
-    """Reads what a command was told: the configuration, where things go, and the steps."""
+    """Resolves the arguments of a command: the configuration, where things go, and the steps."""
     from twinspire.main_job import plan
 
     settings, paths = settle(config, overrides, None if as_of is None else as_of.date(), runs)
@@ -121,7 +120,7 @@ def code_version() -> str:
 
 
 def save_config(config: Config, paths: RunPaths) -> None:
-    """Puts the resolved configuration beside the records of the steps, before the first of them starts."""
+    """Saves the resolved configuration with the records of the steps, before the first of them starts."""
     from artefacts.files import replace_text
     from twinspire.load_config import dump
 
@@ -129,7 +128,7 @@ def save_config(config: Config, paths: RunPaths) -> None:
 
 
 def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
-    """Does a step if it is not done, and says so; returns its record, and whether it was done now."""
+    """Does a step unless it is done, and prints its outcome; returns its record, and whether it was done now."""
     from rich.markup import escape
 
     from artefacts.console import VERBOSE, ExhaustedError, console, exhausted, quiet_libraries
@@ -145,15 +144,15 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
     try:
         record = run_step(step)
     except Exception as error:
-        if (said := exhausted(error)) is None:
+        if (cause := exhausted(error)) is None:
             raise
-        raise ExhaustedError(f"step {step.name!r}: {said}, and run again: finished steps are kept") from error
+        raise ExhaustedError(f"step {step.name!r}: {cause}, and run again: finished steps are kept") from error
     console().print(f"[bold]{step.name:<9}[/] {escape(record.outcome)} [dim]({record.seconds:.0f} s)[/]")
     return record, True
 
 
 def only_takes_part(config: Config) -> bool:
-    """Whether this process fits beside a chief, which is another one, holds the lock and writes what is made."""
+    """Whether this process is a worker of a multi-worker fit, whose chief holds the lock and writes the artefacts."""
     from training.distribution import read_cluster
 
     cluster = read_cluster() if config.training.distribute != "none" else None
@@ -161,7 +160,7 @@ def only_takes_part(config: Config) -> bool:
 
 
 def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> None:
-    """Fits beside the chief, unless the step is done; says so, and writes nothing that stays."""
+    """Takes part in the fit of the chief, unless the step is done; prints the outcome and writes no artefact."""
     from rich.markup import escape
 
     from artefacts.config import pick
@@ -175,12 +174,12 @@ def take_part(config: Config, paths: RunPaths, step: Step, *, force: bool) -> No
         return
     # TensorFlow writes about the machine when it is imported, at any log level.
     with held_back():
-        from training.multi_worker import take_part
+        from training.steps import take_part
     console().print(f"[bold]{step.name:<9}[/] {take_part(pick(TrainSections, config), paths)}")
 
 
 def need(step: Step) -> None:
-    """Refuses to go on where the step before is not done."""
+    """Refuses to continue if the step before is not done."""
     from artefacts.steps import finished
 
     if finished(step) is None:

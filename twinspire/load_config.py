@@ -1,4 +1,4 @@
-"""How is a configuration read, and what does a mistake in it look like to the person who made it?"""
+"""Reads a configuration: YAML, overrides and validation, with errors that name the nearest valid key."""
 
 from __future__ import annotations
 

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artefacts import console, steps
 from artefacts.config import as_read, nested, pick
-from artefacts.console import held_back
 from artefacts.paths import RunPaths
-from artefacts.steps import Step, digest_of
 from beam_jobs.config import BeamConfig, CodesSections, EmbedSections, IndexSections, MineSections
 from evaluation.config import EvaluateSections, GatesSections
 from features.config import FeaturesSections, IngestSections
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What a step is handed beside its sections.
+    """What a step is handed besides its sections.
 
     Attributes:
         paths: Where things lie.
@@ -59,10 +58,11 @@ def _ingest(sections: IngestSections, run: Run) -> str:
 
 def _features(sections: FeaturesSections, run: Run) -> str:
     from beam_jobs.snapshot_days import write_snapshots
-    from features.steps import check_days, make_features
+    from features.steps import make_features
+    from features.tables import event_days
 
     # Before anything is computed: a slip of the year would make a thousand midnights.
-    check_days(sections, run.paths)
+    sections.check_days(event_days(run.paths.tables))
     written = write_snapshots(sections, run.beam, run.paths)
     return f"{written.outcome()}; {make_features(sections, run.paths)}"
 
@@ -79,7 +79,7 @@ def _mine(sections: MineSections, run: Run) -> str:
 
 def _train(sections: TrainSections, run: Run) -> str:
     # TensorFlow writes about the machine when it is imported and when it first looks for a GPU, at any log level.
-    with held_back():
+    with console.held_back():
         import tensorflow as tf
 
         from training.steps import train
@@ -87,7 +87,7 @@ def _train(sections: TrainSections, run: Run) -> str:
         tf.config.list_physical_devices()
 
         from training.held_out import Parent
-        from training.multi_worker import as_chief
+        from training.steps import as_chief
 
     night, paths = run.night, run.paths
     with as_chief(sections.training, nightly=night is not None):
@@ -233,7 +233,7 @@ NIGHT_STEP_NAMES = tuple(name for name in STEPS if name != "evaluate")
 
 def plan(
     config: Config, paths: RunPaths, *, now: dt.datetime, code_version: str, night: WarmStartPlan | None = None
-) -> list[Step]:
+) -> list[steps.Step]:
     """The steps of the main job in order; nothing heavy is imported before a step runs.
 
     Hard negatives are mined only where the configuration trains with them. An arm of a comparison mines none here: it
@@ -251,21 +251,21 @@ def plan(
         "codes": config.sparcode is None,
     }
     names = [name for name in (STEP_NAMES if night is None else NIGHT_STEP_NAMES) if not left_out.get(name, False)]
-    steps: list[Step] = []
+    made: list[steps.Step] = []
     before, read_so_far = code_version, list[dict[str, Any]]()
     for name in names:
         declared = STEPS[name]
         sections = pick(declared.sections, config)
         read_so_far.append(as_read(sections))
         run = Run(paths, now, config.beam, night, nested(*read_so_far))
-        before = digest_of({"before": before, "reads": read_so_far[-1], "inputs": declared.inputs(sections, run)})
-        steps.append(_step(name, before, sections, run))
-    return steps
+        before = steps.digest_of({"before": before, "reads": read_so_far[-1], "inputs": declared.inputs(sections, run)})
+        made.append(_step(name, before, sections, run))
+    return made
 
 
-def _step(name: str, digest: str, sections: object, run: Run) -> Step:
+def _step(name: str, digest: str, sections: object, run: Run) -> steps.Step:
     declared, paths = STEPS[name], run.paths
-    return Step(
+    return steps.Step(
         name,
         digest,
         declared.outputs(paths),

@@ -79,7 +79,7 @@ def backfill(
     force: Force = False,
     now: Now = None,
 ) -> None:
-    """Do one day after the other; a day that a gate refuses leaves the one before published, and the next goes on."""
+    """Run the nights of several days in order; after a night whose gate checks fail, the next one continues."""
     with errors():
         if first > last:
             raise ValueError(f"--from is {first.date()}, after --to, {last.date()}; exchange them")
@@ -162,7 +162,7 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
             log.info("exposures", lines=tidied)
         earlier = _summary(paths)
         if force or earlier.get("outcome") != "published" or not all(map(finished, steps)):
-            # For whoever looks after a kill, which leaves no time to say anything.
+            # For `status` after a kill, which leaves no time to write anything.
             write_summary(config, paths, night, [], outcome="unfinished", seconds=0, now=now)
         try:
             for step in steps:

@@ -99,17 +99,17 @@ STYLES: dict[Outcome, str] = {"failed": "bold red", "warned": "yellow", "passed"
 
 def print_gates(report: GateReport) -> None:
     """Prints a row for each check, and whether the bundle may be published."""
-    against = f", beside {report.parent}" if report.parent else ""
+    against = f", compared with {report.parent}" if report.parent else ""
     out = console()
     out.print(Text(f"\nChecks of {report.bundle}{against}", style="bold"))
     table = Table("", "check", "found, and expected", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for check in sorted(report.checks, key=lambda check: ORDER.index(check.outcome)):
-        told = Text(check.sentence)
+        finding = Text(check.sentence)
         if check.to_do:
-            told.append(f"\nTo do: {check.to_do}", style="bold")
+            finding.append(f"\nTo do: {check.to_do}", style="bold")
         # Text, because names of columns may hold what rich takes for markup.
         outcome = Text(check.outcome, style=STYLES.get(check.outcome, "dim"), no_wrap=True)
-        table.add_row(outcome, Text(f"{check.group}: {check.name}", no_wrap=True), told)
+        table.add_row(outcome, Text(f"{check.group}: {check.name}", no_wrap=True), finding)
     out.print(table, soft_wrap=False)
     out.print(Text(report.outcome()))
     out.print(Text("The bundle may be published." if report.passed else "The bundle is not published: what was stays."))

@@ -1,10 +1,10 @@
-"""What does a request cost? Bare search, every stage, and the server end to end, in one run: docs/serving_speed.md.
+"""Cost of a request: bare search, every stage, and the server end to end: docs/serving_speed.md.
 
     make benchmark-serving                       # the built-in catalogue and a synthetic one of 200,000 items
     python benchmarks/serving --only built-in
 
 Both catalogues go through the whole pipeline first, from events to a published bundle. A server in a process of its
-own is then asked by another process: over 1, 8 and 64 connections as fast as it answers, and at half of the most that
+own is then loaded by another process: over 1, 8 and 64 connections as fast as it answers, and at half of the most that
 it answered, at random moments. CPU is of the server's process, user and system, by /proc.
 """
 
@@ -33,7 +33,7 @@ K = 100
 
 
 def main() -> None:
-    """Makes what is not there yet, measures, writes the page."""
+    """Makes missing runs, measures, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark_serving")
     parser.add_argument("--only", choices=["built-in", "synthetic"])

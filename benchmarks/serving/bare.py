@@ -1,4 +1,4 @@
-"""What do the index, the online store and the encoder cost by themselves, in this process?"""
+"""Cost of the index, the online store and the encoder by themselves, in this process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Bare:
 
 
 def bare_search(config: Path, runs: Path, *, k: int) -> Bare:
-    """Asks the published bundle's graph with users' own vectors."""
+    """Queries the published bundle's graph with users' own vectors."""
     settings = load(config)
     paths = RunPaths(runs / settings.name, settings.as_of)
     bundle = Bundle.open(paths.bundles / "current")

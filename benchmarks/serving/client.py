@@ -1,7 +1,7 @@
-"""Asks a server over some connections: `python client.py ADDRESS CONNECTIONS SECONDS K RATE`; prints JSON.
+"""A client that loads a server over some connections: `python client.py ADDRESS CONNECTIONS SECONDS K RATE`.
 
-With RATE 0 each connection asks again as soon as it is answered. Otherwise requests fall due at random moments, RATE a
-second, and their time begins when they are due, so that waiting for a free connection counts.
+Prints JSON. With RATE 0 each connection sends its next request as soon as it is answered. Otherwise requests fall due
+at random moments, RATE a second, and their time begins when they are due, so that waiting for a free connection counts.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ async def run(address: str, connections: int, seconds: float, k: int, rate: floa
 
 
 def main() -> None:
-    """Asks, and prints what it took."""
+    """Sends the load, and prints the figures."""
     address, connections, seconds, k, rate = sys.argv[1:]
     first = asyncio.run(run(address, 1, 1.0, int(k), 0))
     begun = time.perf_counter()
     times = sorted(asyncio.run(run(address, int(connections), float(seconds), int(k), float(rate))))
     taken = time.perf_counter() - begun
-    told = {
+    result = {
         # The server's CPU was paid for the first ones too.
         "requests": len(first) + len(times),
         "per_second": len(times) / taken,
         "p50_ms": times[len(times) // 2] * 1e3,
         "p99_ms": times[int(len(times) * 0.99)] * 1e3,
     }
-    print(json.dumps(told))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From figures to the page in the docs: what stands between its markers is written anew."""
+"""The page of docs with the figures: replaces the text between its markers."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def tables(figures: list[Figures]) -> str:
             f"### {one.name}: {bare.num_items:,} items\n\n"
             f"hnswlib alone, one query at a time: **{bare.cpu_us:,.0f} us** of CPU at ef {bare.ef}, recall@100 "
             f"{bare.recall:.3f}. {_alone(one.alone)}. The process has "
-            f"{(one.memory_bytes - bare.index_bytes) / 1e6:,.0f} MB beside the graph's {bare.index_bytes / 1e6:,.0f}; "
-            f"from start to ready {one.start_seconds:.1f} s.\n"
+            f"{(one.memory_bytes - bare.index_bytes) / 1e6:,.0f} MB in addition to the graph's "
+            f"{bare.index_bytes / 1e6:,.0f}; from start to ready {one.start_seconds:.1f} s.\n"
         )
         parts.append(
             "| retriever | connections | requests/s | p50, ms | p99, ms | CPU of a request, us | less bare search |\n"
@@ -71,5 +71,5 @@ def tables(figures: list[Figures]) -> str:
 
 
 def _alone(costs: dict[str, tuple[float, float]]) -> str:
-    told = [f"{name} one user takes {hot:,.0f} us, {cold:,.0f} after a search" for name, (hot, cold) in costs.items()]
-    return "In one process " + "; ".join(told)
+    parts = [f"{name} one user takes {hot:,.0f} us, {cold:,.0f} after a search" for name, (hot, cold) in costs.items()]
+    return "In one process " + "; ".join(parts)

@@ -1,4 +1,4 @@
-"""A server under measurement: started as a user starts it, asked by another process, its CPU and memory by /proc."""
+"""A server under measurement: started by its command, loaded by another process, its CPU and memory from /proc."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Load:
-    """What clients saw, and what the server paid."""
+    """Latencies that clients saw, and the server's CPU time."""
 
     connections: int
     rate: float | None
@@ -66,14 +66,19 @@ class Server:
         self._process.wait(30)
 
     def load(self, connections: int, seconds: float, *, k: int, rate: float | None = None) -> Load:
-        """Has another process ask for some time."""
+        """Has another process send requests for some time."""
         command = [sys.executable, str(HERE / "client.py"), self.address, str(connections), str(seconds), str(k)]
         before = self._cpu_seconds()
         ran = subprocess.run([*command, str(rate or 0)], check=True, capture_output=True, text=True)
         used = self._cpu_seconds() - before
-        told = json.loads(ran.stdout)
+        figures = json.loads(ran.stdout)
         return Load(
-            connections, rate, told["per_second"], told["p50_ms"], told["p99_ms"], used / told["requests"] * 1e6
+            connections,
+            rate,
+            figures["per_second"],
+            figures["p50_ms"],
+            figures["p99_ms"],
+            used / figures["requests"] * 1e6,
         )
 
     def stages(self) -> dict[str, float]:

@@ -1,12 +1,12 @@
-"""Does the server stand load and faults for a while? Every answer is looked at; the figures go into docs/soak.md.
+"""Soak test of the server under load and faults; checks every answer and writes the figures into docs/soak.md.
 
     make benchmark-soak MINUTES=10
     python -m benchmarks.soak --minutes 1 --out /tmp/soak.md
 
 A dataset is made first, with two bundles and its features in a Redis that is started here. Two workers then answer a
-client that asks all the time, while one thing after the other goes wrong around them. Exit status 1 if a well-formed
-request failed, if an answer mixed bundles, if something did not come about as it should, or if a list that was answered
-with is neither logged nor counted as dropped.
+client with constant load, while one fault after the other is injected. Exit status 1 if a well-formed request failed,
+if an answer mixed bundles, if an expected event did not happen, or if a list in an answer is neither logged nor counted
+as dropped.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def main() -> None:
 
 def soak(stand: Stand, seconds: float, rate: float, folder: Path) -> Soak:
     """All phases in turn, and the end."""
-    log, told = folder / "server.log", folder / "load.csv"
+    log, samples = folder / "server.log", folder / "load.csv"
     found = Soak(environment(), rate, CONNECTIONS, seconds / 60)
-    with stand.serving(requests_per_second=ALLOWED_PER_SECOND, log=log), told.open("w") as out:
+    with stand.serving(requests_per_second=ALLOWED_PER_SECOND, log=log), samples.open("w") as out:
         command = [sys.executable, "-m", "benchmarks.soak.load", stand.address, str(rate), str(CONNECTIONS)]
         load = subprocess.Popen(command, cwd=ROOT, stdout=out)
         try:
@@ -67,7 +67,7 @@ def soak(stand: Stand, seconds: float, rate: float, folder: Path) -> Soak:
         found.dropped = dropped + sum(int(number) for number in LOST.findall(lines))
         batches = read_exposures(stand.paths.exposures, dt.date.min, dt.date.max, columns=["k"])
         found.logged = sum(batch.num_rows for batch in batches)
-    read_load(found, told)
+    read_load(found, samples)
     if "Traceback" in lines:
         found.failures.append(f"{log} has a trace")
     return found
@@ -87,7 +87,7 @@ def _do(found: Soak, stand: Stand, name: str, phase: object) -> None:
 
 
 def _stop(stand: Stand, load: subprocess.Popen[bytes]) -> Others:
-    """Has the server end while it is asked."""
+    """Ends the server under load."""
     begun = time.monotonic()
     stand.process.send_signal(signal.SIGTERM)
     status = stand.process.wait(60)

@@ -1,4 +1,4 @@
-"""Clients that misbehave, each kind from an address of its own on the loopback, and what they are answered with."""
+"""Clients that misbehave, each kind from an address of its own on the loopback, and the answers they get."""
 
 from __future__ import annotations
 

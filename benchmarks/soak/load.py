@@ -1,8 +1,8 @@
-"""A client that asks all the time and looks at every answer: `python -m benchmarks.soak.load ADDRESS RATE CONNECTIONS`.
+"""A client that sends constant load and checks every answer: `python -m benchmarks.soak.load ADDRESS RATE CONNECTIONS`.
 
 Requests fall due at random moments, RATE a second, and their time begins when they are due, so that waiting for a free
-connection counts. A connection is kept until the server says that it closes it. Once the server takes no connections
-any more the client ends. It prints a line for each request:
+connection counts. A connection is kept until the server announces that it closes it. The client ends once the server
+accepts no connections any more. It prints a line for each request:
 
     moment (of CLOCK_MONOTONIC), seconds, status, lists, lists with a fallback, what was wrong
 
@@ -39,7 +39,7 @@ class Client:
     lists: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     async def run(self, connections: int) -> None:
-        """Asks over some connections until none of them is taken any more."""
+        """Sends requests over some connections until none is accepted any more."""
         arriving = asyncio.create_task(self._arrive())
         await asyncio.gather(*(self._connections() for _ in range(connections)))
         arriving.cancel()

@@ -1,4 +1,4 @@
-"""What happens to the server while it is asked: one thing after the other, each looked at until it is over."""
+"""The phases of a soak test: one fault after the other, each observed until the server has recovered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HUNGRY_USERS, HUNGRY_K = 256, 200
 
 @dataclass
 class Others:
-    """What others than the load were answered with in a phase.
+    """Answers to other clients than the load in a phase.
 
     Attributes:
         statuses: Number of each.
@@ -43,7 +43,7 @@ Phase = Callable[[Stand, float], Others]
 
 
 def plain(stand: Stand, seconds: float) -> Others:
-    """Nothing but the load."""
+    """The load alone."""
     time.sleep(seconds)
     return Others()
 
@@ -57,12 +57,12 @@ def swaps(stand: Stand, seconds: float) -> Others:
         publish(stand.paths.bundles, version, moment=MOMENT, reason="promote")
         until(lambda version=version: _all_answer(stand, version), f"{version} to answer")  # type: ignore[misc]
         time.sleep(1)
-    until(lambda: len(stand.workers()) == NUM_WORKERS, "the workers of before to drain")
+    until(lambda: len(stand.workers()) == NUM_WORKERS, "the old workers to drain")
     return Others(note=f"{number} swaps, to and fro")
 
 
 def bad_bundles(stand: Stand, seconds: float) -> Others:
-    """Bundles that were copied badly are published, and the one before goes on."""
+    """Damaged bundles are published, and the previous bundle stays live."""
     first = stand.versions[0]
     found = []
     for number, (spoil, reason) in enumerate(((_truncate, " bytes, expected "), (_flip, "SHA-256 is"))):
@@ -72,10 +72,10 @@ def bad_bundles(stand: Stand, seconds: float) -> Others:
             shutil.copytree(stand.paths.bundles / first, folder)
             spoil(folder / "item_vectors.npy")
             _point(stand, version)
-            until(lambda reason=reason: reason in stand.get("/readyz"), f"a refusal for {reason!r}")  # type: ignore[misc]
-            told = stand.get("/readyz")
-            if not _names(told, first):
-                raise SoakError(f"{version} is damaged, and {first} does not go on: {told}")
+            until(lambda reason=reason: reason in stand.get("/readyz"), f"refusal for {reason!r}")  # type: ignore[misc]
+            answer = stand.get("/readyz")
+            if not _names(answer, first):
+                raise SoakError(f"{version} is damaged, and {first} is not served: {answer}")
             time.sleep(seconds / 2)
             found.append(version)
         finally:
@@ -91,7 +91,7 @@ def slow_clients(stand: Stand, seconds: float) -> Others:
 
 
 def wrong_bodies(stand: Stand, seconds: float) -> Others:
-    """What is no JSON, means nothing or is too large."""
+    """Bodies that are no JSON, invalid or too large."""
     return _expected(Others(clients.wrong(stand.address, seconds)), {"400", "422", "413", clients.CLOSED})
 
 
@@ -171,7 +171,7 @@ def _all_answer(stand: Stand, version: str) -> bool:
 
 
 def _names(ready: str, version: str) -> bool:
-    """Whether a worker says that it answers from a bundle."""
+    """Whether a worker reports that it answers from a bundle."""
     return bool(json.loads(ready)["bundle_version"] == version)
 
 
@@ -187,7 +187,7 @@ def _expected(found: Others, statuses: Collection[str]) -> Others:
 
 
 def _point(stand: Stand, version: str) -> None:
-    """Publishes without a look at what, as a copy by hand would."""
+    """Publishes without verifying, as a copy by hand would."""
     pointer = stand.paths.bundles / "next"
     pointer.symlink_to(version)
     pointer.replace(stand.paths.bundles / "current")

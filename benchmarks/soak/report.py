@@ -1,4 +1,4 @@
-"""From what a client and the phases saw to the page in the docs: what stands between its markers is written anew."""
+"""The page of docs with the figures of a soak test: replaces the text between its markers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.soak.phases import Others
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-# A connection that nobody took before the server ended; anywhere else it is a failure.
+# A connection that no worker accepted before the server ended; in any other phase it is a failure.
 AT_THE_END = ("refused", "not taken")
 
 COLUMNS = (
@@ -63,13 +63,13 @@ class Soak:
 
     @property
     def lists(self) -> int:
-        """Lists that were answered with, to the load and to others, and so have to be logged."""
+        """Lists in answers, to the load and to others, all of which must be logged."""
         return sum(row.lists + row.others.lists for row in self.rows)
 
 
-def read_load(found: Soak, told: Path) -> None:
+def read_load(found: Soak, samples: Path) -> None:
     """Shares out what the load saw among the phases, by the moment at which a request fell due; notes failures."""
-    with told.open() as file:
+    with samples.open() as file:
         for begun, seconds, status, lists, not_plain, wrong in csv.reader(file):
             moment = float(begun)
             row = next((row for row in reversed(found.rows) if row.begun <= moment), found.rows[0])
@@ -89,7 +89,7 @@ def read_load(found: Soak, told: Path) -> None:
             found.failures.append(f"{row.name}: no request was answered")
     if found.lists != found.logged + found.dropped:
         found.failures.append(
-            f"{found.lists:,} lists were answered with, {found.logged:,} are logged and {found.dropped:,} are counted "
+            f"{found.lists:,} lists were in answers, {found.logged:,} are logged and {found.dropped:,} are counted "
             "as dropped, which do not add up"
         )
 

@@ -1,4 +1,4 @@
-"""What a soaked server stands on: runs with two bundles, a Redis, a small disk for exposures, and the server itself."""
+"""The test stand of a soak: runs with two bundles, a Redis, a small disk for exposures, and the server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 120.0
 
 
 class SoakError(Exception):
-    """What should happen did not."""
+    """An expected event did not happen."""
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
@@ -40,12 +40,12 @@ def until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            raise SoakError(f"waited {PATIENCE_SECONDS:.0f} seconds in vain: {what}")
+            raise SoakError(f"waited {PATIENCE_SECONDS:.0f} seconds in vain for {what}")
         time.sleep(0.1)
 
 
 class Redis:
-    """A `redis-server` that keeps what it holds in a file when it is told to.
+    """A `redis-server` that saves its data to a file on request.
 
     Args:
         folder: Of the file.
@@ -63,22 +63,22 @@ class Redis:
         if shutil.which("redis-server") is None:
             raise SystemExit("no redis-server on this machine; on Debian: apt-get install redis-server")
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        until(lambda: self.process.poll() is not None or self._told("ping") == "PONG", "an answer of redis-server")
+        until(lambda: self.process.poll() is not None or self._reply("ping") == "PONG", "an answer of redis-server")
         # The answer may have been another one's.
         if self.process.poll() is not None:
             raise SystemExit(f"redis-server did not start at port {self.port}; choose another --redis-port")
 
     def save(self) -> None:
-        """Writes what it holds to its file."""
-        if self._told("save") != "OK":
-            raise SoakError("redis-server could not save what it holds")
+        """Writes its data to its file."""
+        if self._reply("save") != "OK":
+            raise SoakError("redis-server could not save its data")
 
     def end(self) -> None:
         """Kills it: what it has not saved is lost."""
         self.process.kill()
         self.process.wait()
 
-    def _told(self, command: str) -> str:
+    def _reply(self, command: str) -> str:
         ran = subprocess.run(["redis-cli", "-p", str(self.port), command], capture_output=True, text=True, check=False)
         return ran.stdout.strip()
 
@@ -98,7 +98,7 @@ class Disk:
     is_own: bool
 
     def fill(self) -> None:
-        """Leaves no room."""
+        """Fills the disk."""
         if not self.is_own:
             self._limit(1_000)
             return
@@ -107,7 +107,7 @@ class Disk:
                 pass
 
     def make_room(self) -> None:
-        """As before."""
+        """Frees the disk."""
         if self.is_own:
             (self.folder / "filler").unlink()
         else:
@@ -135,7 +135,7 @@ def small_disk(folder: Path, workers: Callable[[], list[int]]) -> Iterator[Disk]
 
 @dataclass
 class Stand:
-    """A server and what it stands on, by the names that faults need.
+    """The server under test with what it depends on, by the names that faults need.
 
     Attributes:
         paths: Of the runs.
@@ -178,7 +178,7 @@ class Stand:
                 self.process.stdout.close()
 
     def workers(self) -> list[int]:
-        """Processes that answer, those that drain among them; none once the server has ended."""
+        """Processes that answer, including those that drain; none once the server has ended."""
         pid = self.process.pid
         with suppress(OSError):
             return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -196,7 +196,7 @@ class Stand:
         return found
 
     def get(self, path: str) -> str:
-        """What a path answers with, over a connection of its own."""
+        """The answer of a path, over a connection of its own."""
         with urllib.request.urlopen(f"{self.address}{path}", timeout=30) as answer:
             return str(answer.read().decode())
 
@@ -213,7 +213,7 @@ def made(runs: Path, redis_port: int) -> Iterator[Stand]:
     redis.start()
     try:
         config = write_synthetic(runs / "source", num_items=NUM_ITEMS)
-        # The address stands in the feature store, so that later runs need the same.
+        # The feature store holds the address, so that later runs need the same.
         settings = ["features.online_store=redis", f"features.redis_connection=localhost:{redis_port}"]
         settings += ["features.example_days=3", "training.example_days=3"]
         flags = ["--config", str(config), "--runs", str(runs)]

@@ -1,4 +1,4 @@
-"""How fast are the towers fitted, and how well, beside TFRS's tutorial? And does a step grow with the id tables?"""
+"""Speed and recall of the towers' fit compared with TFRS's tutorial, and time of a step by size of the id tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLAIN = "(a') TFRS without metrics"
 
 
 def main() -> None:
-    """Fits every arm in turn, again and again, and prints what came out in Markdown."""
+    """Fits every arm in turn, several times, and prints the figures in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/complete_journey.yaml"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of a run whose features are there")
@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     config = load(options.config)
     paths = RunPaths(options.runs / config.name, config.as_of)
-    world = load_world(config, paths, told=f"--config {options.config} --runs {options.runs}")
+    world = load_world(config, paths, flags=f"--config {options.config} --runs {options.runs}")
     arms = {name: fit for name, fit in arms_of(config, world).items() if letter(name) in options.only.split(",")}
     found: dict[str, list[Outcome]] = {name: [] for name in arms}
     for repeat in range(options.repeats):
@@ -53,12 +53,12 @@ def main() -> None:
 
 
 def letter(name: str) -> str:
-    """What stands in brackets in front of an arm's name."""
+    """The letter in brackets in front of an arm's name."""
     return name[1 : name.index(")")]
 
 
 def arms_of(config: Config, world: World) -> dict[str, Callable[[int], Outcome]]:
-    """What is compared, by what the table calls it: from a seed to what one fit gave."""
+    """The arms by their name in the table: functions from a seed to the figures of one fit."""
     training, towers = config.training, config.towers
     same = our_plan(config, world, batch_size=BATCH_SIZE, num_uniform=0)
     default = our_plan(config, world, batch_size=training.batch_size, num_uniform=training.negatives.num_uniform)
@@ -76,7 +76,7 @@ def arms_of(config: Config, world: World) -> dict[str, Callable[[int], Outcome]]
 
 
 def described(config: Config, world: World) -> list[str]:
-    """What was measured, and where."""
+    """The data and the machine of the measurement."""
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS") or os.cpu_count()
     return [
         f"{len(world.span):,} examples, {len(world.encoder.user_ids) - 1:,} users, "
@@ -125,7 +125,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def write_between(path: Path, text: str) -> None:
-    """Replaces what stands between the markers; the text around them stays."""
+    """Replaces the text between the markers and keeps the text around them."""
     whole = path.read_text(encoding="utf-8")
     before, rest = whole.split(BEGIN)
     path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")

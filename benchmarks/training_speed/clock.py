@@ -1,4 +1,4 @@
-"""How long does a step take? The making of its batch included; what lies between epochs is left out."""
+"""Duration of each step with the making of its batch, without the time between epochs."""
 
 from __future__ import annotations
 

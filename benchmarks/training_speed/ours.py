@@ -1,4 +1,4 @@
-"""How fast is this project's trainer? On ids alone, on all inputs, and with id tables of any size."""
+"""Speed of this project's trainer on ids alone, on all inputs, and with id tables of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast is what TFRS's retrieval tutorial writes? Two embeddings of ids, its `Retrieval` task, Keras's `fit`."""
+"""Speed of TFRS's retrieval tutorial: two embeddings of ids, its `Retrieval` task, Keras's `fit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What are the arms fitted on and judged with? The examples before the held-out days, and what came on those."""
+"""The data of the arms: examples before the held-out days for fitting, and the events of those days for evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ K = 100
 
 @dataclass(frozen=True)
 class World:
-    """What the arms are fitted on and judged with, as known on the first held-out day.
+    """The data that arms are fitted on and evaluated with, as known on the first held-out day.
 
     Attributes:
         encoder: The dataset's encoder.
@@ -57,8 +57,8 @@ class World:
         return float(np.nanmean(recall_at_k(find_hits(ranked, self.relevant), K)))
 
 
-def load_world(config: Config, paths: RunPaths, *, told: str) -> World:
-    """Reads what `twinspire features` has left; `told` are the options that it is given where nothing is there."""
+def load_world(config: Config, paths: RunPaths, *, flags: str) -> World:
+    """Reads the output of `twinspire features`; `flags` are the options for the commands that an error names."""
     settings = config.training
     held_out = config.as_of - dt.timedelta(days=settings.validation_days)
     days = [
@@ -69,7 +69,7 @@ def load_world(config: Config, paths: RunPaths, *, told: str) -> World:
     if not days or not paths.pairs.exists():
         raise SystemExit(
             f"{paths.examples}: no examples of the days before {held_out}; "
-            f"make them with: twinspire ingest {told} && twinspire features {told}"
+            f"make them with: twinspire ingest {flags} && twinspire features {flags}"
         )
 
     encoder = fit_encoder_on(

@@ -16,15 +16,10 @@ import scipy.sparse as sp
 
 from artefacts.console import console
 from artefacts.paths import RunPaths
-from evaluation.agreement import overlap_at_k
-from evaluation.arms.answers import ask
-from evaluation.arms.bundle_arm import Asked, BundleAtCut
-from evaluation.arms.served import ask_server
+from evaluation import agreement, metrics, report, statistics
+from evaluation.arms import bundle_arm, served
 from evaluation.folds import Folds
-from evaluation.metrics import find_hits, recall_at_k
-from evaluation.report import Latency, Layer, LayerCheck
 from evaluation.settings import Settings
-from evaluation.statistics import paired_difference
 from serving.retrieval.ranking import Rows
 
 NUM_USERS = 300
@@ -43,15 +38,15 @@ class Layers:
         notes: Why none was.
     """
 
-    checks: list[LayerCheck] = field(default_factory=list)
-    latency: Latency | None = None
+    checks: list[report.LayerCheck] = field(default_factory=list)
+    latency: report.Latency | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def layers_of(
     letter: str,
-    bundle: BundleAtCut,
-    asked: Asked,
+    bundle: bundle_arm.BundleAtCut,
+    asked: bundle_arm.Asked,
     lists: Rows,
     serve: Callable[[str], AbstractContextManager[str]],
     paths: RunPaths,
@@ -79,12 +74,14 @@ def layers_of(
     fold, found = folds.folds[-1], Layers()
     relevant = fold.relevant(settings.task)
 
-    def check(upper: Rows, lower: Rows, users: npt.NDArray[np.int64], layers: tuple[Layer, Layer]) -> None:
+    def check(
+        upper: Rows, lower: Rows, users: npt.NDArray[np.int64], layers: tuple[report.Layer, report.Layer]
+    ) -> None:
         common: dict[str, Any] = {"letter": letter, "layers": layers, "k": settings.k, "draw": settings.draw}
         found.checks.append(check_layers(upper[users], lower, relevant[users], **common))
 
     user_ids = fold.split.user_ids
-    exact = ask(bundle.recommender(exact=True), asked, user_ids, folds.item_ids)
+    exact = bundle_arm.ask(bundle.recommender(exact=True), asked, user_ids, folds.item_ids)
     check(exact, lists, np.arange(len(lists)), ("exact", "index"))
     if (why := _no_server(bundle, paths)) is not None:
         found.notes.append(f"arm {letter}: no server was asked, {why}")
@@ -94,12 +91,12 @@ def layers_of(
     version = bundle.bundle.version
     console().print(f"[dim]asking a server of {version} for {len(some)} users[/]")
     with serve(version) as address:
-        answers, found.latency = ask_server(address, asked, user_ids[some], folds.item_ids)
+        answers, found.latency = served.ask_server(address, asked, user_ids[some], folds.item_ids)
     check(lists, answers, some, ("index", "server"))
     return found
 
 
-def _no_server(bundle: BundleAtCut, paths: RunPaths) -> str | None:
+def _no_server(bundle: bundle_arm.BundleAtCut, paths: RunPaths) -> str | None:
     """Why a server would not answer as at the cut; None if it would."""
     holds = paths.online_day.read_text() if paths.online_day.exists() else "nothing"
     if holds != str(paths.as_of):
@@ -115,10 +112,10 @@ def check_layers(
     relevant: sp.csr_array,
     *,
     letter: str,
-    layers: tuple[Layer, Layer],
+    layers: tuple[report.Layer, report.Layer],
     k: int,
     draw: dict[str, Any],
-) -> LayerCheck:
+) -> report.LayerCheck:
     """Compares the lists of two layers.
 
     An approximate index may miss some; where recall falls significantly, that is a finding, and where it misses more
@@ -137,10 +134,10 @@ def check_layers(
         What they have in common; `finding` names what should not be.
     """
     same = (upper[:, :k] == lower[:, :k]).all(axis=1)
-    shares = overlap_at_k(lower, upper, k)
+    shares = agreement.overlap_at_k(lower, upper, k)
     found_share = float(np.nanmean(shares)) if not np.isnan(shares).all() else 1.0
-    recalls = [recall_at_k(find_hits(lists, relevant), k) for lists in (lower, upper)]
-    recall = paired_difference(*recalls, **draw)
+    recalls = [metrics.recall_at_k(metrics.find_hits(lists, relevant), k) for lists in (lower, upper)]
+    recall = statistics.paired_difference(*recalls, **draw)
     finding, blocks = None, False
     if layers[1] == "server" and not same.all():
         blocks = True
@@ -154,4 +151,4 @@ def check_layers(
             f"the index finds {found_share:.3f} of exact search's items, and recall@{k} is {recall.mean:+.4f} "
             f"[{recall.low:+.4f}, {recall.high:+.4f}] from it; raise index.ef_search"
         )
-    return LayerCheck(letter, *layers, len(same), float(same.mean()), found_share, recall, finding, blocks)
+    return report.LayerCheck(letter, *layers, len(same), float(same.mean()), found_share, recall, finding, blocks)

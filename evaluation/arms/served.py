@@ -13,19 +13,23 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import threadpoolctl
 
+from evaluation import report
 from evaluation.arms.bundle_arm import Asked
 from evaluation.foreign_tables import rows_of
 from evaluation.report import Latency
 from serving.retrieval.ranking import Rows
+
+TIMED_USERS = 200
 
 ANSWER_SECONDS = 30.0
 START_SECONDS, STOP_SECONDS = 300.0, 30.0
@@ -99,8 +103,27 @@ def ask_server(
     flat = pa.array([item for items in found for item in items], pa.string())
     rows = np.full((len(found), asked.k), -1, np.int32)
     rows[np.arange(asked.k) < lengths[:, None]] = rows_of(flat, pa.array(item_ids, pa.string()))
+    return rows, _latency(taken, "HTTP")
+
+
+def measure(answer: Callable[[str], object], user_ids: npt.NDArray[np.object_], *, seed: int) -> report.Latency:
+    """Wall clock of one user's list in this process, asked one by one with one thread."""
+    rng = np.random.default_rng(seed)
+    some = rng.permutation(user_ids)[:TIMED_USERS]
+    taken = []
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        answer(str(some[0]))
+        for user_id in some:
+            begun = time.perf_counter()
+            answer(str(user_id))
+            taken.append(time.perf_counter() - begun)
     median, p99 = np.quantile(np.array(taken) * 1000, [0.5, 0.99])
-    return rows, Latency(float(median), float(p99), len(taken), "HTTP")
+    return report.Latency(float(median), float(p99), len(taken), "this process")
+
+
+def _latency(taken: list[float], where: Literal["this process", "HTTP"]) -> Latency:
+    median, p99 = np.quantile(np.array(taken) * 1000, [0.5, 0.99])
+    return Latency(float(median), float(p99), len(taken), where)
 
 
 def _post(url: str, body: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from artefacts.config import ConfigError
 from artefacts.paths import RunPaths
-from evaluation.baselines.registry import BASELINES
+from evaluation.baselines import BASELINES
 from serving.bundles.bundle import CURRENT
 from serving.bundles.folder import list_bundles, published, rollback_target
 from serving.config import VERSION_PATTERN

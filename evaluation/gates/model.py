@@ -14,8 +14,7 @@ from artefacts.paths import RunPaths
 from evaluation.diagnosis import Diagnosis, diagnose
 from evaluation.gates.candidate import NO_PARENT, Candidate, Look
 from evaluation.gates.report import Check, Number
-from evaluation.statistics import paired_difference
-from evaluation.verdict import decide
+from evaluation.statistics import decide, paired_difference
 from features.encoding import Encoder
 from serving.retrieval import exact
 from serving.retrieval.vectors import read_vectors

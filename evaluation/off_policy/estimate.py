@@ -19,8 +19,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from evaluation.folds import Folds
-from evaluation.off_policy import foreign_log, our_log, reward_model
-from evaluation.off_policy.estimators import LoggedFeedback, doubly_robust, ips, snips, target_in_list
+from evaluation.off_policy import estimators, logs
 from evaluation.report import OffPolicyRow, Problem, letter_of
 from evaluation.settings import Settings
 from serving.exposures.files import are_exposures
@@ -85,10 +84,10 @@ def read_log(path: Path, shares: Mapping[str, float], tables: Path, folds: Folds
     """
     user_ids, item_ids = folds.folds[-1].split.user_ids.tolist(), folds.item_ids.tolist()
     if not are_exposures(path):
-        found = foreign_log.read_logged_feedback(path, user_ids=user_ids, item_ids=item_ids)
+        found = logs.read_logged_feedback(path, user_ids=user_ids, item_ids=item_ids)
         return Log(found.users, found.items, found.rewards, found.propensities, found.problems)
     first = folds.cuts[-1]
-    shown = our_log.read_exposure_feedback(
+    shown = logs.read_exposure_feedback(
         path,
         tables,
         first_day=first,
@@ -123,7 +122,7 @@ def estimate(log: Log, ranked: Sequence[Rows], names: Sequence[str], settings: S
         said = f"the log shows something to {len(np.unique(log.users))} of the users that are compared: no estimate"
         return OffPolicy((), log.problems, (said,))
     num_items = max(int(max(lists.max(initial=0) for lists in ranked)), int(log.items.max())) + 1
-    model = reward_model.cross_fitted_rewards(
+    model = estimators.cross_fitted_rewards(
         log.users,
         log.items,
         log.rewards,
@@ -138,9 +137,9 @@ def estimate(log: Log, ranked: Sequence[Rows], names: Sequence[str], settings: S
         letter = letter_of(place)
         feedback = _feedback(log, lists[:, : settings.k], model, num_items)
         found = {
-            "IPS": ips(feedback, **draw),
-            "SNIPS": snips(feedback, **draw),
-            "doubly robust": doubly_robust(feedback, **draw),
+            "IPS": estimators.ips(feedback, **draw),
+            "SNIPS": estimators.snips(feedback, **draw),
+            "doubly robust": estimators.doubly_robust(feedback, **draw),
         }
         rows += [OffPolicyRow(letter, how, value) for how, value in found.items()]  # type: ignore[arg-type]
         seen = _share_seen(log, lists[:, : settings.k])
@@ -151,14 +150,14 @@ def estimate(log: Log, ranked: Sequence[Rows], names: Sequence[str], settings: S
     return OffPolicy(tuple(rows), log.problems, tuple(notes))
 
 
-def _feedback(log: Log, lists: Rows, model: reward_model.CrossFitted, num_items: int) -> LoggedFeedback:
+def _feedback(log: Log, lists: Rows, model: estimators.CrossFitted, num_items: int) -> estimators.LoggedFeedback:
     per_place = _places(lists, num_items)
     lengths = np.maximum((lists >= 0).sum(axis=1), 1)
-    return LoggedFeedback(
+    return estimators.LoggedFeedback(
         log.users,
         log.rewards,
         log.propensities,
-        target_in_list(lists, log.users, log.items) / lengths[log.users],
+        estimators.target_in_list(lists, log.users, log.items) / lengths[log.users],
         predicted=model.of(log.items),
         predicted_target=model.expected(per_place, log.users),
     )

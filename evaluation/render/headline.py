@@ -9,8 +9,7 @@ from typing import Any, Final, Literal
 
 from evaluation.render.formats import difference_text, figure, p_text
 from evaluation.report import Comparison, Difference, Report, without_nan
-from evaluation.statistics import Interval
-from evaluation.verdict import Decision
+from evaluation.statistics import Decision, Interval
 
 Outcome = Literal["won", "lost", "open"]
 

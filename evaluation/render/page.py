@@ -21,8 +21,7 @@ from evaluation.render.headline import (
 )
 from evaluation.render.table import print_daily, problems
 from evaluation.report import Difference, Layer, Protocol, Report, to_json, without_nan
-from evaluation.statistics import Interval
-from evaluation.verdict import Decision
+from evaluation.statistics import Decision, Interval
 
 JSON, PAGE, VERDICT = "ab.json", "ab.html", "verdict.json"
 DAILY_JSON, DAILY_PAGE, TABLE = "report.json", "report.html", "table.txt"

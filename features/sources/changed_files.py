@@ -19,21 +19,9 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.forgotten import NOBODY, Forgotten
-from features.sources.events import EPOCH, MICROSECOND
+from features.sources import events, summary, write_events
 from features.sources.quarantine import SCHEMA, Quarantine, Reason
 from features.sources.raw import Chunk, RawTable, SourcePart
-from features.sources.summary import DayFacts
-from features.sources.write_events import (
-    DAY_MICROSECONDS,
-    Counts,
-    DaysBefore,
-    DaySpill,
-    IdDays,
-    digest_of_file,
-    spill_days,
-    spill_events,
-    write_days,
-)
 
 FORMAT = 1
 
@@ -71,7 +59,7 @@ class PartFacts:
 
     def depends_on(self, now: dt.datetime) -> bool:
         """Whether another moment of the run could change which events are valid."""
-        return Reason.FUTURE_TIMESTAMP in self.faults or (self.latest or 0) > (now - EPOCH) // MICROSECOND
+        return Reason.FUTURE_TIMESTAMP in self.faults or (self.latest or 0) > (now - events.EPOCH) // events.MICROSECOND
 
 
 @dataclass(frozen=True)
@@ -128,14 +116,14 @@ def unchanged_parts(parts: Sequence[SourcePart], ledger: Ledger, *, now: dt.date
             continue
         if facts.mtime_ns == stat.st_mtime_ns:
             found[part.name] = facts
-        elif facts.digest == digest_of_file(part.path):
+        elif facts.digest == write_events.digest_of_file(part.path):
             found[part.name] = replace(facts, mtime_ns=stat.st_mtime_ns)
     return found
 
 
 def day_of(number: int) -> dt.date:
     """The day with a day number."""
-    return (EPOCH + number * DAY_MICROSECONDS * MICROSECOND).date()
+    return (events.EPOCH + number * write_events.DAY_MICROSECONDS * events.MICROSECOND).date()
 
 
 class KeptRows:
@@ -182,7 +170,7 @@ class Before:
     """
 
     folder: Path
-    days: Mapping[dt.date, DayFacts]
+    days: Mapping[dt.date, summary.DayFacts]
     ledger: Ledger | None
 
 
@@ -202,7 +190,7 @@ class EventsRead:
     num_rows: int
     num_filtered: int
     num_forgotten: int
-    days: dict[dt.date, DayFacts]
+    days: dict[dt.date, summary.DayFacts]
     ids: tuple[pa.Table, pa.Table]
     files: Mapping[str, PartFacts]
 
@@ -234,21 +222,21 @@ class EventReader:
         scratch = self.folder / "scratch.arrow"
         try:
             if self.raw.parts:
-                return self._read_parts(DaySpill(scratch), before)
-            return self._read_whole(DaySpill(scratch), before)
+                return self._read_parts(write_events.DaySpill(scratch), before)
+            return self._read_whole(write_events.DaySpill(scratch), before)
         finally:
             scratch.unlink(missing_ok=True)
 
-    def _read_whole(self, spill: DaySpill, before: Before | None) -> EventsRead:
+    def _read_whole(self, spill: write_events.DaySpill, before: Before | None) -> EventsRead:
         with spill:
             counts = self._spill(self.raw.read, spill)
-        ids = (IdDays(), IdDays())
+        ids = (write_events.IdDays(), write_events.IdDays())
         same = _none_stays(before)
-        days = write_days(spill, self.folder / "events", quarantine=self.quarantine, before=same, ids=ids)
+        days = write_events.write_days(spill, self.folder / "events", quarantine=self.quarantine, before=same, ids=ids)
         numbers = (counts.num_rows, counts.num_filtered, counts.num_forgotten)
         return EventsRead(*numbers, days, (ids[0].table(), ids[1].table()), {})
 
-    def _read_parts(self, spill: DaySpill, before: Before | None) -> EventsRead:
+    def _read_parts(self, spill: write_events.DaySpill, before: Before | None) -> EventsRead:
         ledger = None if before is None else before.ledger
         same = {} if ledger is None else unchanged_parts(self.raw.parts, ledger, now=self.now)
         earlier = {} if ledger is None else ledger.files
@@ -272,26 +260,28 @@ class EventReader:
             for part in self.raw.parts:
                 if part.name in same and not touched.isdisjoint(same[part.name].days):
                     chunks = part.read(self.chunk_rows)
-                    spill_days(chunks, self.raw, spill, now=self.now, days=touched, forgotten=self.forgotten)
-        ids, stay = (IdDays(), IdDays()), _none_stays(before)
+                    write_events.spill_days(
+                        chunks, self.raw, spill, now=self.now, days=touched, forgotten=self.forgotten
+                    )
+        ids, stay = (write_events.IdDays(), write_events.IdDays()), _none_stays(before)
         if before is not None and ledger is not None and kept_rows is not None:
             written_again = {day_of(number) for number in touched}
-            ids = (IdDays(ledger.ids[0]), IdDays(ledger.ids[1]))
+            ids = (write_events.IdDays(ledger.ids[0]), write_events.IdDays(ledger.ids[1]))
             _take_away(ids, before, written_again)
             stay = _stays(before, written_again, kept_rows, sum(facts.num_faults for facts in earlier.values()))
         return EventsRead(
             sum(facts.num_rows for facts in files.values()),
             sum(facts.num_filtered for facts in files.values()),
             sum(facts.num_forgotten for facts in files.values()),
-            write_days(spill, self.folder / "events", quarantine=self.quarantine, before=stay, ids=ids),
+            write_events.write_days(spill, self.folder / "events", quarantine=self.quarantine, before=stay, ids=ids),
             (ids[0].table(), ids[1].table()),
             files,
         )
 
-    def _facts(self, part: SourcePart, spill: DaySpill) -> PartFacts:
+    def _facts(self, part: SourcePart, spill: write_events.DaySpill) -> PartFacts:
         # Before it is read: what is written meanwhile shows in the time next time.
         stat = part.path.stat()
-        digest = digest_of_file(part.path)
+        digest = write_events.digest_of_file(part.path)
         counts = self._spill(part.read, spill)
         return PartFacts(
             stat.st_size,
@@ -305,8 +295,8 @@ class EventReader:
             counts.num_forgotten,
         )
 
-    def _spill(self, read: Callable[[int], Iterator[Chunk]], spill: DaySpill) -> Counts:
-        return spill_events(
+    def _spill(self, read: Callable[[int], Iterator[Chunk]], spill: write_events.DaySpill) -> write_events.Counts:
+        return write_events.spill_events(
             read(self.chunk_rows),
             self.raw,
             spill,
@@ -317,7 +307,7 @@ class EventReader:
         )
 
 
-def _take_away(ids: tuple[IdDays, IdDays], before: Before, days: set[dt.date]) -> None:
+def _take_away(ids: tuple[write_events.IdDays, write_events.IdDays], before: Before, days: set[dt.date]) -> None:
     """Takes days, as they were before, out of the counts of ids."""
     for day in sorted(days & before.days.keys()):
         path = before.folder / "events" / f"{day}.parquet"
@@ -325,19 +315,25 @@ def _take_away(ids: tuple[IdDays, IdDays], before: Before, days: set[dt.date]) -
             counted.add(pq.read_table(path, columns=[name]).column(0), -1)
 
 
-def _stays(before: Before, written_again: set[dt.date], kept_rows: KeptRows, num_faults: int) -> DaysBefore:
+def _stays(
+    before: Before, written_again: set[dt.date], kept_rows: KeptRows, num_faults: int
+) -> write_events.DaysBefore:
     """The days that stay; repeated rows lie behind all faults, day by day."""
     begins = _begins({day: facts.num_repeats for day, facts in sorted(before.days.items())})
 
     def repeats(day: dt.date) -> Iterator[pa.Table]:
         return kept_rows.read(num_faults + begins[day], before.days[day].num_repeats)
 
-    return DaysBefore(before.folder / "events", before.days, before.days.keys() - written_again, repeats)
+    return write_events.DaysBefore(before.folder / "events", before.days, before.days.keys() - written_again, repeats)
 
 
-def _none_stays(before: Before | None) -> DaysBefore | None:
+def _none_stays(before: Before | None) -> write_events.DaysBefore | None:
     """All days are written again; those that come out as they were are not."""
-    return None if before is None else DaysBefore(before.folder / "events", before.days, (), lambda day: iter(()))
+    return (
+        None
+        if before is None
+        else write_events.DaysBefore(before.folder / "events", before.days, (), lambda day: iter(()))
+    )
 
 
 def _begins(numbers: Mapping[Key, int]) -> dict[Key, int]:

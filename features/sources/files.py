@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -188,7 +187,7 @@ def _check_encoding(path: Path, dialect: Dialect, data: bytes, first: int) -> No
     except UnicodeDecodeError as error:
         before = data[: error.start]
         is_inside = bool(before) and not before.endswith((b"\n", b"\r"))
-        row = first + sum(1 for line in re.split(rb"[\r\n]+", before) if line) - is_inside
+        row = first + sum(1 for line in before.replace(b"\r", b"\n").split(b"\n") if line) - is_inside
         raise SourceError(
             f"{path}: cannot be read: invalid UTF8 data (byte 0x{data[error.start]:02x}) about row {row}, not counting "
             "the header; expected UTF-8. Save it as UTF-8, or convert it, for example with `iconv -f WINDOWS-1252 -t "

@@ -36,18 +36,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features import columns
-from features.encoding import Encoder
-from features.schema import Schema
+from features import columns, encoding, schema
 from serving.bundles.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
-from serving.retrieval.eligible import NO_ITEMS, WITHDRAWN_FILE, Items, withdrawn_in
-from serving.retrieval.exported_tower import ExportedTower
+from serving.retrieval import eligible, exported_tower, ranking
 from serving.retrieval.index import AnnIndex, backend_of
 from serving.retrieval.purchases import Purchases
-from serving.retrieval.ranking import Scores
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
-from serving.sparcode.files import SparCodeParts
-from serving.sparcode.postings import catalogue_digest
+from serving.sparcode import files, postings
 
 CURRENT = "current"
 CATEGORY = "category"
@@ -56,7 +51,7 @@ USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
 ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
 ITEM_WEIGHTS = WEIGHTS_FILE
 SPARCODE = "sparcode"
-PURCHASES, POPULARITY, WITHDRAWN = "purchases", "popularity.npy", WITHDRAWN_FILE
+PURCHASES, POPULARITY, WITHDRAWN = "purchases", "popularity.npy", eligible.WITHDRAWN_FILE
 METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
 ITEM_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, CATEGORY)
 
@@ -71,13 +66,13 @@ class Bundle:
     """Where it was read from, the pointer resolved."""
     manifest: Manifest
     """Its description and checksums."""
-    encoder: Encoder
+    encoder: encoding.Encoder
     """Raw values -> inputs of the user tower; also the ids of users and items."""
-    user_tower: ExportedTower
+    user_tower: exported_tower.ExportedTower
     """Inputs -> [B, D]."""
     item_vectors: npt.NDArray[np.float32]
     """[N, D], read-only and mapped from the file, so that processes share it."""
-    ranked: Scores
+    ranked: ranking.Scores
     """[N, D], read-only: the item vectors times the items' business weights, or the item vectors where there are none.
     What the index is over and exact search scores."""
     index: AnnIndex
@@ -90,11 +85,11 @@ class Bundle:
     """[U, N]."""
     popularity: npt.NDArray[np.float32]
     """[N] recent events of each item."""
-    item_weights: Scores | None
+    item_weights: ranking.Scores | None
     """[N] float32 business weights; None where the index ranks by the vectors alone."""
-    sparcode: SparCodeParts | None
+    sparcode: files.SparCodeParts | None
     """The second retriever; None where the bundle has none."""
-    withdrawn: Items = field(default_factory=NO_ITEMS.copy)
+    withdrawn: eligible.Items = field(default_factory=eligible.NO_ITEMS.copy)
     """Catalogue rows, ascending, of what left the catalogue: part of histories, and never answered with."""
 
     @property
@@ -122,11 +117,11 @@ class Bundle:
         num_items, num_users, dimension = manifest.num_items, manifest.num_users, manifest.dimension
         report = manifest.facts.index_report
 
-        encoder = _load(folder / ENCODER, Encoder.load)
+        encoder = _load(folder / ENCODER, encoding.Encoder.load)
         _expect(folder / ENCODER, "dataset schema", encoder.schema, manifest.dataset_schema)
         _expect(folder / ENCODER, "number of items", len(encoder.item_ids) - 1, num_items)
         _expect(folder / ENCODER, "number of users", len(encoder.user_ids), num_users)
-        user_tower = _load(folder / USER_TOWER, ExportedTower)
+        user_tower = _load(folder / USER_TOWER, exported_tower.ExportedTower)
         _expect(folder / USER_TOWER, "dimension", user_tower.dimension, dimension)
         inputs = sorted(spec.name for spec in encoder.input_specs("user"))
         _expect(folder / USER_TOWER, "inputs", sorted(user_tower.input_names), inputs)
@@ -134,7 +129,7 @@ class Bundle:
         _expect(folder / ITEM_VECTORS, "width", dimension, sum(report.parts))
         weights = _item_weights(folder, num_items, has_weights=manifest.facts.business_weight is not None)
         ranked = vectors if weights is None else _ranked(folder, vectors, weights)
-        withdrawn = _load(folder / WITHDRAWN, lambda path: withdrawn_in(path.parent, num_items=num_items))
+        withdrawn = _load(folder / WITHDRAWN, lambda path: eligible.withdrawn_in(path.parent, num_items=num_items))
         index = _load(folder / INDEX, lambda path: backend_of(report.form).load(path, ranked, withdrawn))
         items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)))
         item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
@@ -147,8 +142,8 @@ class Bundle:
         _expect(folder / PURCHASES, "number of users", purchases.num_users, num_users)
         sparcode = None
         if manifest.facts.sparcode_report is not None:
-            digest = catalogue_digest(item_ids)
-            sparcode = _load(folder / SPARCODE, lambda path: SparCodeParts.open(path, catalogue=digest))
+            digest = postings.catalogue_digest(item_ids)
+            sparcode = _load(folder / SPARCODE, lambda path: files.SparCodeParts.open(path, catalogue=digest))
             _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
         item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared_texts(items.column(CATEGORY))
         del items
@@ -213,9 +208,9 @@ def _check_file(path: Path, found: FileEntry, expected: FileEntry) -> None:
 def _check_schema(folder: Path, manifest: Manifest) -> None:
     found = _load(folder / SCHEMA, lambda path: json.loads(path.read_text(encoding="utf-8")))
     # A key that a later version has added has its default in a bundle of an earlier one.
-    schema = _load(folder / SCHEMA, lambda path: Schema.model_validate(found.get("dataset_schema")))
+    declared = _load(folder / SCHEMA, lambda path: schema.Schema.model_validate(found.get("dataset_schema")))
     for key, expected in schema_document(manifest).items():
-        if key != "dataset_schema" or schema != manifest.dataset_schema:
+        if key != "dataset_schema" or declared != manifest.dataset_schema:
             _expect(folder / SCHEMA, key, found.get(key), expected)
 
 
@@ -240,13 +235,13 @@ def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return array
 
 
-def _item_weights(folder: Path, num_items: int, *, has_weights: bool) -> Scores | None:
+def _item_weights(folder: Path, num_items: int, *, has_weights: bool) -> ranking.Scores | None:
     path = folder / ITEM_WEIGHTS
     _expect(path, "presence", path.exists(), has_weights)
     return _load(path, lambda file: load_weights(file, num_items=num_items)) if has_weights else None
 
 
-def _ranked(folder: Path, vectors: Scores, weights: Scores) -> Scores:
+def _ranked(folder: Path, vectors: ranking.Scores, weights: ranking.Scores) -> ranking.Scores:
     ranked = _load(folder / ITEM_WEIGHTS, lambda _: weighted(vectors, weights))
     ranked.flags.writeable = False
     return ranked

@@ -1,4 +1,4 @@
-"""Writing a bundle, whole or not at all, and moving the pointer to the published one."""
+"""Writing a bundle and its model card, whole or not at all, and moving the pointer to the published one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from artefacts.files import sync_folder
-from artefacts.locks import locked
+from artefacts import files, locks
 from features.encoding import Encoder
+from features.schema import Schema
 from serving.bundles import bundle as layout
 from serving.bundles import folder as history
 from serving.bundles.folder import no_folder, published
@@ -33,7 +33,6 @@ from serving.bundles.manifest import (
     read_manifest,
     version_of,
 )
-from serving.bundles.model_card import model_card
 from serving.retrieval.eligible import NO_ITEMS, Items
 from serving.retrieval.index import AnnIndex
 from serving.retrieval.purchases import Purchases
@@ -106,7 +105,7 @@ def write(bundles: Path, parts: Parts, facts: Facts) -> str:
             )
         folder.chmod(0o755)
         folder.rename(target)
-        sync_folder(bundles)
+        files.sync_folder(bundles)
     return manifest.bundle_version
 
 
@@ -125,7 +124,7 @@ def publish(bundles: Path, version: str, *, moment: dt.datetime, reason: history
     if not bundles.is_dir():
         raise no_folder(bundles)
     # Against a retention that would remove this very bundle meanwhile.
-    with locked(bundles):
+    with locks.locked(bundles):
         _move_pointer(bundles, version, moment, reason)
 
 
@@ -155,7 +154,7 @@ def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: hist
     try:
         (new / layout.CURRENT).symlink_to(version)
         (new / layout.CURRENT).replace(pointer)
-        sync_folder(bundles)
+        files.sync_folder(bundles)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -164,9 +163,9 @@ def _move_pointer(bundles: Path, version: str, moment: dt.datetime, reason: hist
 def _folder_to_fill(bundles: Path) -> Iterator[Path]:
     """A folder that is locked while its writer lives, so that retention does not remove it as a killed writer's."""
     with ExitStack() as held:
-        with locked(bundles):
+        with locks.locked(bundles):
             folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=bundles))
-            held.enter_context(locked(folder))
+            held.enter_context(locks.locked(folder))
         try:
             yield folder
         finally:
@@ -217,4 +216,81 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        sync_folder(path)
+        files.sync_folder(path)
+
+
+def model_card(manifest: Manifest) -> str:
+    """The model card of a bundle as Markdown."""
+    facts, window, report = manifest.facts, manifest.facts.data_window, manifest.facts.index_report
+    lines = [
+        f"# {facts.dataset}, bundle {manifest.bundle_version}",
+        "",
+        "Proposes items for users: a two-tower model finds items near the user's vector; the user's own repeated "
+        "purchases and popular items complete the list.",
+        "",
+        "## Data",
+        "",
+        f"- {window.num_events:,} events from {window.first} up to, not including, {window.end}.",
+        f"- Everything before {facts.as_of} 00:00 UTC is known, nothing from then on.",
+        f"- {manifest.num_users - 1:,} users and {manifest.num_items:,} items; value of an event: "
+        f"{manifest.dataset_schema.value_meaning}.",
+        *_columns(manifest.dataset_schema),
+        "",
+        "## Model",
+        "",
+        f"- Vectors of {manifest.dimension} numbers{_parts(report.parts)}, L2-normalised; the score is their inner "
+        f"product{_weight(facts)}.",
+        f"- Index of the form `{report.form}`: recall@{report.k} {report.recall:.3f} against exact search at ef "
+        f"{report.ef} over {report.num_queries:,} users; {report.size_bytes / 1e6:.1f} MB, built in "
+        f"{report.build_seconds:.1f} s.",
+        f"- Feature services: {', '.join(sorted(facts.feature_services.values()))}.",
+        f"- Seed {facts.seed}, configuration {facts.configuration_digest}, code {facts.code_version}.",
+        "",
+        "## Quality",
+        "",
+        *(_figures(manifest.metrics) if manifest.metrics else ["Not measured when the bundle was made."]),
+        "",
+        "## Limits",
+        "",
+        "- Users without events before the cut get popular items; the answer gives the reason.",
+        "- Items first seen after the cut are not proposed before the next bundle.",
+        "- Offline recall rewards what people found by themselves; it does not measure the effect of a recommendation.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _parts(widths: Sequence[int]) -> str:
+    return f", {' + '.join(map(str, widths))} side by side" if len(widths) > 1 else ""
+
+
+def _weight(facts: Facts) -> str:
+    weight = facts.business_weight
+    if weight is None:
+        return ""
+    return (
+        f" times the item's business weight w = {weight.name}^{weight.power:g}, at most 1; the standard deviation of "
+        f"log w is {facts.index_report.weight_spread:.3f}"
+    )
+
+
+def _columns(schema: Schema) -> Iterator[str]:
+    for tower, used in (("user", schema.user_columns), ("item", schema.item_columns)):
+        if used:
+            described = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in used.items())
+            yield f"- Columns of the {tower} tower besides ids and statistics: {described}."
+
+
+def _figures(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield "| figure | value |"
+    yield "|---|---|"
+    for name, value in _flatten(metrics, ""):
+        yield f"| {name} | {f'{value:.4f}' if isinstance(value, float) else value} |"
+
+
+def _flatten(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", value

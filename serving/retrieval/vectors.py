@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from artefacts.files import all_files
 
 if TYPE_CHECKING:
     pass
-import json
 
 # Next to the exported towers of an ensemble: the width of each member's part of the vectors.
 PARTS_FILE = "parts.json"

@@ -9,6 +9,7 @@ K_u tokens of a user, D width of a token, M parts, N codes.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,11 @@ from typing import TYPE_CHECKING
 from serving.retrieval.exported_tower import ExportedTower
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings
+from serving.sparcode.retriever import SparCode
 
 if TYPE_CHECKING:
     from serving.sparcode.retriever import SparCode
-import json
 
-from serving.sparcode.retriever import SparCode
 
 SERVED, REPORT = "served", "report.json"
 

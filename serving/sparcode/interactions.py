@@ -1,4 +1,4 @@
-"""SparCode's interaction of tokens and items in NumPy: what `towers/scorer.py` fits, over many pairs at once.
+"""SparCode's interaction of tokens and items in NumPy: what `towers/sparcode.py` fits, over many pairs at once.
 
     h = relu( sum_k W_k (q * t_k) + c ),   S = sum_k <a_k, q * t_k> + <w, h>
 
@@ -9,7 +9,7 @@ same to the last digit however tokens and items are cut; those for AVX2 round by
 
 Shape letters: Q tokens of users, n items of a block, D width of a token, K_c tokens of an item, H hidden units.
 
-Source: Su et al. (SparCode), SIGIR 2023, section 3.4; see `towers/scorer.py` for what departs from it.
+Source: Su et al. (SparCode), SIGIR 2023, section 3.4; see `towers/sparcode.py` for what departs from it.
 """
 
 from __future__ import annotations

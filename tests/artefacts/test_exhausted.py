@@ -1,4 +1,4 @@
-"""Is a full disk told from a defect, whichever library met it?"""
+"""A full disk or exhausted memory is recognised, whichever library raised the error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def with_cause() -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(28, "No space left on device"), f"{NO_ROOM} ([Errno 28] No space left on device)"),
         (sqlite3.OperationalError("database or disk is full"), f"{NO_ROOM} (database or disk is full)"),
@@ -35,8 +35,8 @@ def with_cause() -> Exception:
         (ImportError("a.so: failed to map segment from shared object"), f"{NO_MEMORY} (a.so: failed to map segment"),
     ],
 )
-def test_what_ran_out_is_told_with_the_line_that_tells_it(error: Exception, said: str) -> None:
-    assert (exhausted(error) or "").startswith(said)
+def test_exhausted_disk_and_memory_are_named_with_the_line_of_the_error(error: Exception, message: str) -> None:
+    assert (exhausted(error) or "").startswith(message)
 
 
 @pytest.mark.parametrize(

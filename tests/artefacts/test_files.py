@@ -1,4 +1,4 @@
-"""Is a small file whole at any moment?"""
+"""A small file is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def test_a_file_is_replaced_and_its_folder_is_made(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["day.txt"]
 
 
-def test_where_the_disk_is_full_what_was_there_stays_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "day.txt"
     replace_text(path, "2024-02-04")
 

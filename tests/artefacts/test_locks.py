@@ -1,4 +1,4 @@
-"""One run keeps others out while it lives, and whoever looks keeps nobody out."""
+"""A run holds its lock while it lives, and reading the lock blocks no other run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def forked_by_a_killed_holder(lock: str) -> Iterator[None]:
         yield
 
 
-def test_a_second_run_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
+def test_a_second_run_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:
     with only_run(tmp_path, command="twinspire daily", now=NOW):
         assert (holder_of(tmp_path) or {})["command"] == "twinspire daily"
         with (
@@ -73,7 +73,7 @@ def test_the_lock_of_a_folder_is_held_by_the_last_process_that_was_forked_under_
         assert list(tmp_path.iterdir()) == []
 
 
-def test_looking_at_the_lock_keeps_no_run_out(tmp_path: Path) -> None:
+def test_reading_the_lock_blocks_no_run(tmp_path: Path) -> None:
     ended = threading.Event()
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""Is a step done again exactly when it must be, and does a failure leave the old state?"""
+"""A step runs again exactly when it must, and a failed step leaves the old state."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_the_old_folder_is_renamed_away_before_any_file_of_it_goes(
     assert [path.name for path in target.iterdir()] == ["old"]
 
 
-def test_what_killed_runs_left_goes_but_for_arms_bundles_and_tables(tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed_except_arms_bundles_and_tables(tmp_path: Path) -> None:
     left = ["models/.2024-02-04.tmp", "features/catalogue/.2024-02-04.old", "steps/2024-02-04/.train.json.tmp"]
     kept = ["arms/a/models/.b.tmp", "bundles/.writing-x", ".tables.old", "models/2024-02-04", ".lock"]
     for name in [*left, *kept]:

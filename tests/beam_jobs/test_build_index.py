@@ -1,4 +1,4 @@
-"""Is the index the same each time, and does its report tell the truth about it?"""
+"""The index is the same for the same seed, and its report matches the written graph."""
 
 from __future__ import annotations
 
@@ -106,16 +106,14 @@ def test_the_reported_recall_is_that_of_the_written_graph_against_all_products(
     assert 0.3 < report["recall"] < 1
 
 
-def test_the_report_says_what_was_measured_and_what_it_costs(
-    build: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_the_report_has_recall_and_cost(build: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     report = build(tmp_path)
     assert {name: report[name] for name in ("k", "ef", "num_queries")} == {"k": 10, "ef": 10, "num_queries": 25}
     assert report["size_bytes"] == (tmp_path / "index.hnsw").stat().st_size
     assert report["build_seconds"] > 0
 
 
-def test_fewer_users_than_asked_for_are_all_asked_and_a_wide_search_finds_everything(
+def test_fewer_users_than_requested_are_all_queried_and_a_wide_search_finds_everything(
     build: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     wide = replace(SETTINGS, m=16, ef_construction=100, ef_search=NUM_ITEMS, num_queries=1000)
@@ -159,7 +157,7 @@ def test_weights_put_the_items_in_the_order_of_the_weighted_cosines(
     assert report["weight_spread"] == pytest.approx(np.log(kept).std())
 
 
-def test_what_is_withdrawn_keeps_its_vector_and_is_neither_in_the_graph_nor_in_its_recall(
+def test_withdrawn_items_keep_their_vectors_but_are_neither_in_the_graph_nor_in_its_recall(
     build: Callable[..., dict[str, Any]], weights: Path, tmp_path: Path
 ) -> None:
     # Whom the users are nearest to, so that a recall over everything could not be 1.
@@ -180,7 +178,7 @@ def test_what_is_withdrawn_keeps_its_vector_and_is_neither_in_the_graph_nor_in_i
         assert not np.isin(rows, withdrawn).any()
 
 
-def test_where_nothing_is_withdrawn_there_is_no_such_file_and_the_graph_has_everything(
+def test_without_withdrawn_items_there_is_no_file_of_them_and_the_graph_is_complete(
     build: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     build(tmp_path)
@@ -188,14 +186,14 @@ def test_where_nothing_is_withdrawn_there_is_no_such_file_and_the_graph_has_ever
     assert not (tmp_path / "withdrawn.npy").exists()
 
 
-def test_an_index_over_nothing_that_is_offered_is_refused(build: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_an_index_without_any_offered_item_is_refused(build: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.arange(NUM_ITEMS, dtype=np.int32))
     with pytest.raises(ValueError, match="all 600 items of the catalogue are withdrawn, expected at least one"):
         build(tmp_path / "out", withdrawn=tmp_path / "rows.npy")
     assert not (tmp_path / "out").exists()
 
 
-def test_without_weights_the_report_says_so(build: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_the_report_names_missing_weights(build: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     report = build(tmp_path, replace(SETTINGS, parts=(6, 10)))
     assert (report["form"], report["weight_spread"], report["parts"]) == ("ip", 0.0, [6, 10])
     assert not (tmp_path / "item_weights.npy").exists()

@@ -1,4 +1,4 @@
-"""Does a table have the same bytes whichever of Beam's runners made it? Run as a program, makes one."""
+"""Every Beam runner makes a table of the same bytes. Run as a program, makes one."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_table_has_the_same_bytes_from_every_runner(runner: str, model: Path, expected: Path, tmp_path: Path) -> None:
-    # Workers of Dask are processes that import the program anew, which only a program with a guard bears.
+    # Dask's workers are processes that import the program again, which needs a guard in it.
     command = [sys.executable, __file__, str(model), str(tmp_path), *RUNNERS[runner]]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""Which tables are chosen from the curve of size against recall?"""
+"""The choice of tables from the curve of size against recall."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_a_recall_takes_the_smallest_that_reach_it(recall: float, bias: float) -
     assert choose(CURVE, SparCodeConfig(target_recall=recall)).bias == bias
 
 
-def test_what_cannot_be_had_is_said() -> None:
+def test_an_unreachable_target_is_reported() -> None:
     with pytest.raises(ValueError, match="target_size_bytes is 99, and the smallest tables tried have 100"):
         choose(CURVE, SparCodeConfig(target_size_bytes=99))
     with pytest.raises(ValueError, match=r"target_recall is 0\.995, and the largest tables have 0\.990"):
         choose(CURVE, SparCodeConfig(target_recall=0.995))
 
 
-def test_two_answers_to_one_question_are_refused() -> None:
+def test_two_targets_at_once_are_refused() -> None:
     with pytest.raises(ValueError, match="controlled_bias and target_recall each choose the bias of the tables"):
         SparCodeConfig(controlled_bias=0.1, target_recall=0.9)
 

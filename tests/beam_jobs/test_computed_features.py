@@ -1,4 +1,4 @@
-"""Computed features in the snapshots: carried from day to day, whatever the cut of the work, and never younger."""
+"""Computed features in the snapshots: carried from day to day, the same for any sharding, never from the future."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fading")
 @pytest.mark.parametrize(("num_shards", "cut"), [(1, None), (3, None), (2, 4)])
-def test_rows_hold_what_the_events_before_their_midnight_amount_to(
+def test_rows_sum_up_the_events_before_their_midnight(
     write_tables: Callable[[Path, list[Event]], Path],
     events: list[Event],
     options: PipelineOptions,

@@ -1,4 +1,4 @@
-"""Is a past that changed found by its digests, and told in words?"""
+"""Changes of past days are found by their digests and described in a message."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNTIL = dt.date(2017, 12, 1)
         ),
     ],
 )
-def test_changes_are_told_with_the_first_day_and_the_number_of_events(
+def test_changes_are_reported_with_the_first_day_and_the_number_of_events(
     now: dict[dt.date, DayFacts], expected: str
 ) -> None:
     assert str(day_changes(BEFORE, now, until=UNTIL)) == expected
@@ -46,7 +46,7 @@ def test_new_days_and_the_same_days_are_no_change() -> None:
     assert day_changes(BEFORE, BEFORE | later, until=dt.date(2017, 11, 30)) is None
 
 
-def test_tables_without_digests_say_what_to_do(tmp_path: Path) -> None:
+def test_tables_without_digests_are_an_error_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"format": 1}')
     with pytest.raises(ValueError, match=r"manifest.json: has no digests of days; run `twinspire ingest --force` once"):
         day_facts(tmp_path)

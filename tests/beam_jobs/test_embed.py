@@ -1,4 +1,4 @@
-"""Has every row of a catalogue the vector that its tower gives it, wherever the job's blocks begin?"""
+"""Every row of a catalogue has the vector of its tower, for any block boundaries."""
 
 from __future__ import annotations
 

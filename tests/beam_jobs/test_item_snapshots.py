@@ -1,4 +1,4 @@
-"""Is an item's row of a midnight what a slow twin finds that sums over the whole past again each time?"""
+"""Item snapshots equal a slow twin that sums over the whole past at every midnight."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def rows_of(events: list[Event], run: dict[str, Any], *, cut: int | None = None)
         used = [event for event in events if first_day <= event.seconds // DAY_SECONDS < end_day]
         columns = zip(*used, strict=True) if used else ((), (), (), ())
         seconds, _, items, values = (np.array(column) for column in columns)
-        # The job knows nobody's name here: users only leave the mark of their first meeting.
-        nobody = np.zeros(len(used), np.int64)
+        # The job has no ids of users here: they only count in first meetings.
+        no_users = np.zeros(len(used), np.int64)
         made += snapshots(
             state,
-            Events(nobody, items.astype(np.int64), seconds.astype(np.int64), values.astype(np.float64)),
+            Events(no_users, items.astype(np.int64), seconds.astype(np.int64), values.astype(np.float64)),
             np.array([marks[event] for event in used], dtype=np.int64),
             first_day=first_day,
             end_day=end_day,

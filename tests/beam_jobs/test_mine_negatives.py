@@ -1,4 +1,4 @@
-"""Are mined negatives what a model ranks high, in the band asked for, and never what the user has met?"""
+"""Mined negatives rank high in the model, lie in the configured band, and are never known items of the user."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from apache_beam.testing.util import BeamAssertException, assert_that
 
 from beam_jobs.mine_negatives import MineBlock, MineNegatives, MiningFiles, MiningSettings, run
 from features.encoding import Encoder
+from features.examples import read_negatives
 from features.ids import IdMap
-from features.negatives_file import read_negatives
 from features.schema import Schema
 from serving.retrieval.index import HnswIndex
 from serving.retrieval.vectors import vector_schema
@@ -136,7 +136,7 @@ def test_near_duplicates_of_known_items_are_dropped_and_leave_the_ranks_of_other
 
 @pytest.mark.parametrize("by_index", [True, False])
 @pytest.mark.parametrize("max_fetch", [1000, 30])
-def test_what_is_withdrawn_is_no_negative_and_takes_no_rank(
+def test_withdrawn_items_are_no_negatives_and_take_no_rank(
     mine: Callable, files: MiningFiles, tmp_path: Path, by_index: bool, max_fetch: int
 ) -> None:
     # The best of everybody, so that every list had some of them.
@@ -153,13 +153,13 @@ def test_what_is_withdrawn_is_no_negative_and_takes_no_rank(
 
 
 @pytest.mark.parametrize("block_size", [1, NUM_USERS, 100])
-def test_the_same_comes_whatever_the_blocks(mine: Callable, block_size: int) -> None:
+def test_block_sizes_do_not_change_the_negatives(mine: Callable, block_size: int) -> None:
     expected = mine()
     for user, found in mine(block_size=block_size).items():
         assert [row[:2] for row in found] == [row[:2] for row in expected[user]]
 
 
-def test_another_seed_takes_others_of_the_band_and_all_come_alike_often(files: MiningFiles) -> None:
+def test_another_seed_draws_others_of_the_band_and_all_are_equally_likely(files: MiningFiles) -> None:
     drawn = []
     for seed in range(12):
         block = MineBlock(files, replace(SETTINGS, seed=seed))
@@ -232,6 +232,6 @@ def test_ids_of_another_fit_are_refused(files: MiningFiles, mine: Callable, tmp_
 
 
 @pytest.mark.parametrize("band", [(0, 5), (6, 5)])
-def test_a_band_that_is_none_is_refused(band: tuple[int, int]) -> None:
+def test_an_empty_band_is_refused(band: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"band is {band[0]} to {band[1]}"):
         replace(SETTINGS, band=band)

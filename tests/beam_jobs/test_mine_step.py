@@ -1,4 +1,4 @@
-"""Which fit are hard negatives mined with, and what does the index step make of business values?"""
+"""The fit that hard negatives are mined with, and the business values that the index step reads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from artefacts.config import pick
 from artefacts.paths import RunPaths
 from beam_jobs.config import IndexSections, MineSections
 from beam_jobs.steps import index_catalogue, mine, previous_fit
+from features.examples import NEGATIVES_SCHEMA
 from features.ids import IdMap
-from features.negatives_file import NEGATIVES_SCHEMA
 from serving.retrieval.index import INDEXES, read_shape
 from serving.retrieval.vectors import vector_schema
 from serving.retrieval.weights import load_weights, weighted
@@ -112,7 +112,7 @@ def test_a_half_finished_fit_is_passed_over(fit: Callable[..., RunPaths], tmp_pa
     assert previous_fit(RunPaths(tmp_path, TODAY)).as_of == YESTERDAY
 
 
-def test_an_index_over_other_vectors_than_those_beside_it_is_passed_over(
+def test_an_index_over_other_vectors_than_those_of_its_fit_is_passed_over(
     fit: Callable[..., RunPaths], tmp_path: Path
 ) -> None:
     fit(YESTERDAY)
@@ -122,7 +122,7 @@ def test_an_index_over_other_vectors_than_those_beside_it_is_passed_over(
     assert previous_fit(RunPaths(tmp_path, TODAY)).as_of == YESTERDAY
 
 
-def test_mining_takes_yesterdays_lists_and_what_is_known_today(fit: Callable[..., RunPaths], tmp_path: Path) -> None:
+def test_mining_uses_yesterdays_lists_and_todays_known_items(fit: Callable[..., RunPaths], tmp_path: Path) -> None:
     fit(YESTERDAY)
     today = RunPaths(tmp_path, TODAY)
     # Since yesterday u0 has met more.
@@ -137,7 +137,7 @@ def test_mining_takes_yesterdays_lists_and_what_is_known_today(fit: Callable[...
         assert (scores[user] > scores[user, item]).sum() + 1 == row["rank"]
 
 
-def test_what_is_hard_is_told_by_the_cosine_where_the_index_is_weighted(fit: Callable[..., RunPaths]) -> None:
+def test_hardness_is_the_cosine_where_the_index_is_weighted(fit: Callable[..., RunPaths]) -> None:
     prices = np.exp(np.random.default_rng(1).normal(0, 1, NUM_ITEMS)).tolist()
     weighted_paths = fit(TODAY, prices=prices, weight="value", weight_power=1.0)
     mine_with(configured(), weighted_paths)
@@ -159,7 +159,7 @@ def test_a_catalogue_without_these_ranks_is_refused_and_leaves_no_folder(fit: Ca
     assert not paths.mined.exists()
 
 
-def test_mined_negatives_lie_beside_the_other_artefacts_of_a_fit() -> None:
+def test_mined_negatives_lie_next_to_the_other_artefacts_of_a_fit() -> None:
     assert RunPaths(Path("runs/shop"), TODAY).mined == Path("runs/shop/mined/2024-06-02")
     assert RunPaths(Path("runs/shop"), TODAY, "hard").mined == Path("runs/shop/arms/hard/mined/2024-06-02")
 
@@ -194,7 +194,7 @@ def withdraw(paths: RunPaths, *items: str) -> None:
 
 
 @pytest.mark.parametrize("index", [{}, {"weight": "value", "weight_power": 1.0}])
-def test_what_left_the_table_of_items_is_in_no_index_and_is_no_negative(
+def test_items_that_left_the_table_are_in_no_index_and_are_no_negatives(
     fit: Callable[..., RunPaths], index: dict[str, object]
 ) -> None:
     prices = np.exp(np.random.default_rng(1).normal(0, 1, NUM_ITEMS)).tolist()
@@ -215,7 +215,7 @@ def test_what_left_the_table_of_items_is_in_no_index_and_is_no_negative(
         assert (scores[user] > scores[user, item]).sum() + 1 == row["rank"]
 
 
-def test_a_catalogue_of_which_nothing_is_offered_is_refused_in_words(fit: Callable[..., RunPaths]) -> None:
+def test_a_catalogue_without_offered_items_is_refused_with_a_message(fit: Callable[..., RunPaths]) -> None:
     paths = fit(TODAY)
     withdraw(paths, *(f"i{number}" for number in range(NUM_ITEMS)))
     with pytest.raises(ValueError, match="all 40 items of the catalogue are withdrawn, expected at least one"):
@@ -238,7 +238,7 @@ def test_the_margin_of_each_item_is_its_weight(fit: Callable[..., RunPaths]) -> 
     np.testing.assert_allclose(weights[1:], margins[1:] / 2, rtol=1e-5)
 
 
-def test_a_fit_whose_features_were_made_anew_for_others_is_mined_by_the_ids_of_its_encoder(
+def test_a_fit_whose_features_were_rebuilt_for_other_ids_is_mined_by_the_ids_of_its_encoder(
     fit: Callable[..., RunPaths],
 ) -> None:
     yesterday = fit(YESTERDAY)

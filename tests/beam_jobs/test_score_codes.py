@@ -1,4 +1,4 @@
-"""Has every code the items that fit it best, whatever the blocks, and also after the catalogue has changed?"""
+"""Every code has the items that score highest, for any block size and after changes of the catalogue."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_scores_of_reals_are_those_of_the_formula(rough: ScoringFiles, build: Ca
 
 @pytest.mark.parametrize("item_block", [7, 64, 1024])
 @pytest.mark.parametrize("block_size", [1, 3, 11, 100])
-def test_the_table_has_the_same_bytes_whatever_the_blocks(
+def test_block_sizes_do_not_change_the_bytes_of_the_table(
     rough: ScoringFiles, build: Callable, block_size: int, item_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = build(rough)
@@ -182,7 +182,7 @@ def test_the_table_has_the_same_bytes_whatever_the_blocks(
 
 
 @pytest.mark.parametrize("cap", [12, 1, 10_000])
-def test_what_is_left_out_has_no_posting_and_takes_no_place_under_the_cap(
+def test_excluded_items_have_no_postings_and_do_not_count_towards_the_cap(
     exact: ScoringFiles, build: Callable, tmp_path: Path, cap: int
 ) -> None:
     scores = slow_scores(exact, KEYS, SETTINGS.bias)
@@ -201,7 +201,7 @@ def leaving_out(files: ScoringFiles, rows: npt.NDArray[np.int64], folder: Path) 
     return replace(files, rows=folder / "offered.npy")
 
 
-def test_lists_are_the_same_whatever_else_is_scored(rough: ScoringFiles, build: Callable) -> None:
+def test_lists_do_not_depend_on_the_other_codes(rough: ScoringFiles, build: Callable) -> None:
     expected = dict(zip(KEYS.tolist(), lists(build(rough)), strict=True))
     few = build(rough, keys=KEYS[2:5])
     assert lists(few) == [expected[key] for key in KEYS[2:5].tolist()]
@@ -277,6 +277,6 @@ def test_a_score_that_no_table_can_hold_is_refused(
 
 
 @pytest.mark.parametrize(("bias", "cap"), [(0.0, 0), (np.inf, 5)])
-def test_settings_that_mean_nothing_are_refused(bias: float, cap: int) -> None:
+def test_invalid_settings_are_refused(bias: float, cap: int) -> None:
     with pytest.raises(ValueError, match=f"cap is {cap} and bias {bias}"):
         ScoringSettings(bias=bias, cap=cap)

@@ -1,4 +1,4 @@
-"""Do snapshots tell which values the buyers of an item had so far, and what kinds of items a user has met so far?"""
+"""Snapshots hold the shares of values among an item's buyers and among a user's items."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_shares_change_nothing_else_in_a_row(
 def test_the_number_of_shards_does_not_change_a_share(
     everything: Rows, with_shares: Schema, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
 ) -> None:
-    # More shards than users and items: some have members without events, some have nobody.
+    # More shards than users and items: some have members without events, some are empty.
     assert snapshots(with_shares, tables, tmp_path, num_shards=13) == everything
 
 

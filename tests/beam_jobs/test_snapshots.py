@@ -1,4 +1,4 @@
-"""Does the snapshot job write the same rows however its work is cut, and never one that knows its own day?"""
+"""The snapshot job writes the same rows for any sharding, and no row knows its own day."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_jobs.snapshot_shards import split_by_shard
 from beam_jobs.snapshot_state import SavedState
-from beam_jobs.snapshots import PARTS, DailySnapshots, part_schemas, run
+from beam_jobs.snapshots import PARTS, DailySnapshots, part_schemas, run, split_by_shard
 from features.schema import Schema
 
 START = dt.date(2017, 1, 1)
@@ -107,7 +106,7 @@ def everything(tables: Path, snapshots: Callable[..., Rows], tmp_path_factory: p
     return snapshots(tables, tmp_path_factory.mktemp("all"), 0, NUM_DAYS)
 
 
-def test_rows_say_what_the_events_before_their_midnight_say(everything: Rows, events: list[Event]) -> None:
+def test_rows_summarise_the_events_before_their_midnight(everything: Rows, events: list[Event]) -> None:
     ages = dict(
         zip((f"u{number}" for number in range(7)), ["old", None, "young", "old", "young", None, "old"], strict=True)
     )
@@ -135,7 +134,7 @@ def test_rows_say_what_the_events_before_their_midnight_say(everything: Rows, ev
         }
 
 
-def test_items_are_told_by_the_users_who_meets_them_first(everything: Rows, events: list[Event]) -> None:
+def test_item_rows_count_each_user_at_the_first_event(everything: Rows, events: list[Event]) -> None:
     for row in everything["item"]:
         moment = row["event_timestamp"]
         past = [event for event in events if event["item_id"] == row["item_id"] and event["timestamp"] < moment]
@@ -154,7 +153,7 @@ def test_items_are_told_by_the_users_who_meets_them_first(everything: Rows, even
         assert (row["aisle"], row["size"]) == (["tea", "ice cream", None][number % 3], number / 4)
 
 
-def test_every_midnight_has_its_rows_and_nobody_is_missing_for_longer_than_the_refresh(
+def test_every_midnight_has_its_rows_and_no_user_is_missing_for_longer_than_the_refresh(
     everything: Rows, events: list[Event]
 ) -> None:
     for tower, everybody in (("user", 7), ("item", 9)):
@@ -163,7 +162,7 @@ def test_every_midnight_has_its_rows_and_nobody_is_missing_for_longer_than_the_r
             names = at[(row["event_timestamp"] - midnight(0)).days]
             assert row[f"{tower}_id"] not in names
             names.add(row[f"{tower}_id"])
-        # Whoever is new has the row of the latest refresh before the run.
+        # New users have the row of the latest refresh before the run.
         assert sum(len(names) for number, names in at.items() if number <= 0) == everybody
         for number in range(1, NUM_DAYS + 1):
             active = {event[f"{tower}_id"] for event in events if event["timestamp"].date() == day(number - 1)}
@@ -215,7 +214,7 @@ def test_a_day_at_a_time_writes_the_bytes_of_a_run_over_all_days(
         assert pq.ParquetFile(last).num_row_groups == 2
 
 
-def test_who_is_not_in_the_state_gets_the_row_of_the_latest_refresh(
+def test_a_user_missing_from_the_state_gets_the_row_of_the_latest_refresh(
     everything: Rows, tables: Path, snapshots: Callable[..., Rows], tmp_path: Path
 ) -> None:
     snapshots(tables, tmp_path / "early", 0, 4)

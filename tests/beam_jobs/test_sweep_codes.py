@@ -1,4 +1,4 @@
-"""Are the codes of all users' tokens counted once each, wherever blocks and files begin?"""
+"""The codes of all users' tokens are counted once each, for any block and file boundaries."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def sweep(codebook: Path, options: PipelineOptions, tmp_path: Path) -> Callable[
 
 
 @pytest.mark.parametrize(("num_files", "block_rows"), [(1, 1000), (1, 7), (4, 10), (3, 1)])
-def test_every_code_is_counted_once_wherever_blocks_begin(sweep: Callable, num_files: int, block_rows: int) -> None:
+def test_every_code_is_counted_once_for_any_block_boundaries(sweep: Callable, num_files: int, block_rows: int) -> None:
     keys, counts = sweep(num_files=num_files, block_rows=block_rows)
     expected = np.unique(CODEBOOK.keys(USERS.reshape(-1, WIDTH)), return_counts=True)
     np.testing.assert_array_equal(keys, expected[0])

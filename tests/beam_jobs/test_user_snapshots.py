@@ -1,4 +1,4 @@
-"""Is a user's row of a midnight what a slow twin finds that looks at the whole past again each time?"""
+"""User snapshots equal a slow twin that reads the whole past at every midnight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.snapshot_columns import pairs
+from beam_jobs.snapshot_state import pairs
 from beam_jobs.user_snapshots import DAY_SECONDS, Events, UserRows, UserState, snapshots
 
 NUM_USERS, NUM_ITEMS, START = 4, 5, 17_000
@@ -122,9 +122,7 @@ def test_rows_are_of_who_was_active_and_who_is_due(events: list[Event], run: dic
 
 
 @given(EVENTS, RUNS)
-def test_nobody_has_to_be_looked_for_further_back_than_the_refresh_days(
-    events: list[Event], run: dict[str, Any]
-) -> None:
+def test_every_user_has_a_row_within_the_refresh_days(events: list[Event], run: dict[str, Any]) -> None:
     first = START + run["first"]
     newest = np.full(NUM_USERS, min(START, first) - run["refresh_days"])
     for rows in rows_of(events, run):
@@ -162,7 +160,7 @@ def test_a_run_from_the_state_of_a_midnight_gives_the_rows_of_one_run(
             np.testing.assert_array_equal(getattr(part, name), values)
 
 
-def test_who_is_new_has_the_row_of_the_latest_refresh_before_the_run() -> None:
+def test_a_new_user_has_the_row_of_the_latest_refresh_before_the_run() -> None:
     state = UserState.empty(3, 2, {})
     made = list(
         snapshots(

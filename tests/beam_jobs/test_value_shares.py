@@ -1,4 +1,4 @@
-"""Are the shares of values before a midnight those that a slow twin counts over the whole past again each time?"""
+"""Shares of values before a midnight equal a slow twin that counts the whole past each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_jobs.snapshot_columns import MAX_SHARES, Meetings, shares_before
+from beam_jobs.snapshot_state import MAX_SHARES, Meetings, shares_before
 
 NUM_OWNERS, START = 4, 17_000
 Meeting = tuple[int, int, int]
@@ -43,7 +43,7 @@ def test_shares_are_those_of_the_meetings_before_the_day(drawn: list[Meeting], d
 
 
 @given(MEETINGS, MEETINGS, st.integers(START, START + 6))
-def test_what_comes_later_moves_no_earlier_share(drawn: list[Meeting], planted: list[Meeting], day: int) -> None:
+def test_later_meetings_change_no_earlier_share(drawn: list[Meeting], planted: list[Meeting], day: int) -> None:
     future = [(owner, value, max(when, day)) for owner, value, when in planted]
     everybody = list(range(NUM_OWNERS))
     assert lists_of(drawn + future, day, everybody) == lists_of(drawn, day, everybody)
@@ -58,7 +58,7 @@ def test_the_order_of_the_meetings_leaves_no_trace(drawn: list[Meeting], random:
 
 
 @given(MEETINGS, st.integers(START - 1, START + 7))
-def test_a_meeting_that_stands_for_some_counts_as_often(drawn: list[Meeting], day: int) -> None:
+def test_a_meeting_with_a_count_counts_that_often(drawn: list[Meeting], day: int) -> None:
     counted = Counter(drawn)
     owner, value, when = np.array(list(counted), np.int64).reshape(-1, 3).T
     some = Meetings.of(owner, value, when, np.array(list(counted.values()), np.int64))

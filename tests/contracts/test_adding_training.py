@@ -1,6 +1,6 @@
 """A toy loss, a toy negative source and a toy history encoder reach a fit through the registries alone.
 
-What CONTRIBUTING says of adding one is what is done here: a function, an entry of its registry, and keys of the
+The steps are those of CONTRIBUTING: a function, an entry of its registry, and keys of the
 configuration.
 """
 
@@ -268,7 +268,7 @@ def test_a_history_encoder_is_fitted_and_exported(
         ),
     ],
 )
-def test_what_is_not_registered_or_not_taken_is_refused_at_the_door(
+def test_unregistered_names_and_unknown_arguments_are_refused_by_the_configuration(
     towers: dict[str, Any], training: dict[str, Any], message: str
 ) -> None:
     shape, fit = TowerConfig.model_validate(towers), TrainingConfig.model_validate(training)

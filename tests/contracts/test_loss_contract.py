@@ -62,8 +62,8 @@ def test_one_row_without_other_candidates_has_nothing_to_learn(loss: Callable[..
 
 @every_loss
 def test_rows_that_all_hold_the_same_item_have_nothing_to_learn(loss: Callable[..., tf.Tensor]) -> None:
-    nobody = KnownPositives(np.zeros(NUM_ROWS + 1, np.int64), np.empty(0, np.int64))
-    mask = false_negatives(np.arange(NUM_ROWS), np.full(NUM_ROWS, 3), nobody, in_batch=True)
+    unknown = KnownPositives(np.zeros(NUM_ROWS + 1, np.int64), np.empty(0, np.int64))
+    mask = false_negatives(np.arange(NUM_ROWS), np.full(NUM_ROWS, 3), unknown, in_batch=True)
     losses = loss(SCORES[:, :NUM_ROWS], np.full(NUM_ROWS, LOG_Q[0]), mask=mask)
     np.testing.assert_allclose(losses, 0, atol=1e-6)
 

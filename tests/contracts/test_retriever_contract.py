@@ -24,8 +24,7 @@ from serving.retrieval.retrievers import Fused, Popularity, Retriever, UserQueri
 from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.weights import weighted
 from serving.sparcode.codebook import Codebook
-from serving.sparcode.postings import Postings
-from serving.sparcode.postings_writer import PostingsWriter
+from serving.sparcode.postings import Postings, PostingsWriter
 from serving.sparcode.retriever import SparCode
 
 NUM_ITEMS, DIMENSION = 40, 8
@@ -203,7 +202,7 @@ def test_a_denied_item_never_comes_and_k_others_do_where_there_are(
 # In a fused list ranks move up, and with them the scores that are made of ranks.
 @pytest.mark.parametrize("name", [name for name in RETRIEVERS if not name.startswith("fused")])
 @excluding_or_not
-def test_what_is_left_keeps_its_order_and_its_scores_when_items_are_denied(name: str, exclude_known: bool) -> None:
+def test_the_remaining_items_keep_order_and_scores_when_items_are_denied(name: str, exclude_known: bool) -> None:
     asked = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known), NUM_ITEMS)
     found = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known, denied=DENIED[1]), NUM_ITEMS)
     for (rows, scores), (left, left_scores) in zip(zip(*asked, strict=True), zip(*found, strict=True), strict=True):
@@ -222,7 +221,7 @@ def test_how_many_a_user_may_get_is_counted(exclude_known: bool, denied: Items) 
 # Others have scores of their own: counts, and ranks.
 @pytest.mark.parametrize("name", [name for name in RETRIEVERS if name.startswith(("two_tower", "exact", "sparcode"))])
 @excluding_or_not
-def test_business_weights_of_a_question_count_in_place_of_the_retrievers_own(name: str, exclude_known: bool) -> None:
+def test_business_weights_of_a_request_replace_the_retrievers_own(name: str, exclude_known: bool) -> None:
     weights = np.random.default_rng(9).uniform(0.1, 1, NUM_ITEMS).astype(np.float32)
     asked = everybody(exclude_known=exclude_known)
     plain = RETRIEVERS["exact" if name == "two_tower, weighted" else name].retrieve(asked, NUM_ITEMS)
@@ -249,14 +248,14 @@ def test_a_user_alone_gets_the_same_as_in_a_batch(name: str, k: int, exclude_kno
 
 
 @every_retriever
-def test_the_same_question_gets_the_same_answer(name: str) -> None:
+def test_the_same_request_gets_the_same_answer(name: str) -> None:
     first, second = (RETRIEVERS[name].retrieve(everybody(exclude_known=True), 10) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
 
 
 @every_retriever
-def test_vectors_are_needed_where_the_retriever_says_so(name: str) -> None:
+def test_vectors_are_required_where_the_retriever_declares_them(name: str) -> None:
     retriever = RETRIEVERS[name]
     without_vectors = UserQueries(purchases().of(np.array([1])), np.array([AS_OF_SECONDS]))
 

@@ -125,9 +125,9 @@ def write_shop(folder: Path) -> Path:
 def twinspire(*arguments: object, cwd: Path | None = None, run: Callable[..., Ran] = forking.run) -> Ran:
     """Runs the command as a user does, in a forked process, or in a new one with `run=subprocess.run`."""
     command = [sys.executable, "-m", "twinspire", *map(str, arguments)]
-    # A program must not depend on what the test process was told.
-    told = ("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND")
-    environment = {name: value for name, value in os.environ.items() if name not in told}
+    # A program must not depend on the environment of the test process.
+    kept_back = ("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_back}
     return run(command, cwd=cwd, env=environment, check=False, capture_output=True, text=True)
 
 
@@ -190,7 +190,7 @@ def elsewhere(shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Sh
 
 
 FIRST_NIGHT = DAY
-# Who and what nobody knows before its first order, on the day of the first night.
+# A user and an item that are unknown before their first order, on the day of the first night.
 NEW_CUSTOMER, NEW_ARTICLE = "c60", "a120"
 # Of a night, so that it takes half a minute less.
 SMALL_NIGHT = {
@@ -246,11 +246,11 @@ class GrowingShop:
             file.write(f"c00,a000,{moment},3.5\n")
 
     def flags(self, *flags: object) -> list[str]:
-        """What each command on this shop is told."""
+        """The arguments of each command on this shop."""
         return ["--config", str(self.config), "--runs", str(self.runs), *map(str, flags)]
 
     def night(self, day: dt.date, *flags: object) -> Ran:
-        """Does a night as a scheduler does."""
+        """Runs a night as a scheduler does."""
         return self.do("daily", "--date", day, "--now", NOW, *flags)
 
     def do(self, command: str, *flags: object) -> Ran:
@@ -261,7 +261,7 @@ class GrowingShop:
         """The bundle of a day."""
         return (self.root / "steps" / str(day) / "bundle.txt").read_text()
 
-    def beside(self, runs: Path) -> GrowingShop:
+    def copy_runs(self, runs: Path) -> GrowingShop:
         """The same source, with runs that begin as these are now."""
         return GrowingShop(self.source, Path(shutil.copytree(self.runs, runs, symlinks=True)))
 

@@ -61,7 +61,7 @@ def test_every_arm_is_scored_on_the_same_users(compared: Compared) -> None:
     assert arms[0]["metrics"]["recall@20"]["mean"] > arms[1]["metrics"]["recall@20"]["mean"]
 
 
-def test_the_verdict_is_for_programs_and_its_headline_is_what_people_read_first(compared: Compared) -> None:
+def test_json_has_the_verdict_and_the_terminal_begins_with_its_headline(compared: Compared) -> None:
     verdict = compared.verdict
     assert [arm["decision"] for arm in verdict["challengers"]][:2] == ["do not ship", "do not ship"]
     assert verdict["headline"] in " ".join(compared.ran.stdout.split())
@@ -78,7 +78,7 @@ def test_three_layers_of_each_bundle_answer_alike(compared: Compared) -> None:
     assert all(layer["same_lists"] == 1 and layer["finding"] is None for layer in layers if layer["lower"] == "server")
 
 
-def test_what_a_file_holds_that_cannot_be_used_is_counted(compared: Compared) -> None:
+def test_unusable_rows_of_a_file_are_counted(compared: Compared) -> None:
     problems = {problem["kind"]: problem for problem in compared.report["arms"][2]["problems"]}
     assert problems["unknown item"]["rows"] == [91]
     assert problems["user who is not in this comparison"]["rows"] == [92]
@@ -111,7 +111,7 @@ def test_an_arm_does_not_put_another_day_into_the_online_store_that_serves(shop:
     assert "features of 2024-02-01 would be made for an arm, and the online store that serves would then" in ran.stderr
 
 
-def test_a_bundle_is_not_scored_on_days_that_it_has_seen(shop: Any) -> None:
+def test_a_bundle_is_not_scored_on_its_training_days(shop: Any) -> None:
     ran = shop.do("ab", "--a", "popularity", "--b", "current", "--cut", "2024-02-01")
     assert ran.returncode == 1
     assert "was made of events up to 2024-02-04, cut is 2024-02-01: it has seen what it would be" in ran.stderr
@@ -137,7 +137,7 @@ def test_rolls_over_days_and_asks_for_the_bundle_of_each_night(shop: Any, tmp_pa
     assert "has no bundle of 2024-02-06; make the nights with `twinspire backfill`" in ran.stderr
 
 
-def test_says_what_is_wrong_with_an_arm_or_a_cut(shop: Any) -> None:
+def test_a_wrong_arm_or_cut_is_explained(shop: Any) -> None:
     ran = shop.do("ab", "--a", "current", "--b", "besst")
     assert ran.returncode == 2
     assert "'besst' is no arm" in ran.stderr

@@ -132,7 +132,7 @@ def test_arms_of_sparcode_share_a_fit_and_differ_in_their_lists(ablated: Ablated
     assert compared["both"] == found["tables"]["letter"]
 
 
-def test_what_an_arm_searches_is_weighed_and_timed(ablated: Ablated) -> None:
+def test_the_size_and_the_latency_of_an_arms_search_are_measured(ablated: Ablated) -> None:
     found = {arm["name"]: arm["cost"] for arm in json.loads((ablated.folder / "figures.json").read_text())["arms"]}
     assert [found[name] for name in BASELINES] == [None] * 5
     size = {name: found[name]["size_bytes"] for name in FITTED}
@@ -152,14 +152,14 @@ def test_the_document_keeps_its_text_and_gets_the_tables(ablated: Ablated) -> No
     assert "- broken: seed 1" in text
 
 
-def test_what_is_fitted_is_not_fitted_again_and_another_seed_is_added(ablated: Ablated) -> None:
+def test_finished_fits_are_reused_when_a_seed_is_added(ablated: Ablated) -> None:
     written = ablated.lists("learned-1").stat().st_mtime_ns
     ran = ablated.again("--only", "learned", "--json", ablated.folder / "two.json")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ablated.lists("learned-1").stat().st_mtime_ns == written
     assert ablated.lists("learned-2").exists()
     assert "broken" not in ran.stdout
-    # Nobody comes back to the model: only the lists stay.
+    # The model is never read again: only the lists stay.
     assert not list(ablated.folder.glob("runs/*/arms/learned-*/models/*"))
     [learned] = [
         arm for arm in json.loads((ablated.folder / "two.json").read_text())["arms"] if arm["name"] == "learned"

@@ -25,8 +25,8 @@ import tensorflow as tf
 
 from artefacts.config import pick
 from artefacts.paths import RunPaths
+from evaluation.baselines import BASELINES
 from evaluation.baselines.baseline import Baseline, Past, Rank
-from evaluation.baselines.registry import BASELINES
 from evaluation.config import GatesSections
 from evaluation.gates import smoke
 from evaluation.gates.candidate import Candidate

@@ -36,7 +36,7 @@ from twinspire.load_config import dump, load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
-STEPS = ("ingest", "features", "train", "embed", "index", "bundle", "evaluate")
+STEPS = ("ingest", "features", "train", "embed", "index", "bundle", "publish", "evaluate")
 USERS = ("c00", "c01", "c30", "c31")
 
 
@@ -84,11 +84,11 @@ def lines_of(text: str) -> dict[str, str]:
     return {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[-1] for line in text.splitlines() if line.strip()}
 
 
-def test_a_run_tells_one_line_a_step_and_nothing_else_reaches_standard_error(first_day: Any) -> None:
+def test_a_run_prints_one_line_a_step_and_nothing_to_standard_error(first_day: Any) -> None:
     ran = first_day.ran
     assert (ran.returncode, ran.stderr) == (0, "")
-    told = [line.split()[0] for line in ran.stdout.splitlines() if line and line.split()[0] in STEPS]
-    assert told == list(STEPS)
+    printed = [line.split()[0] for line in ran.stdout.splitlines() if line and line.split()[0] in STEPS]
+    assert printed == list(STEPS)
     lines = lines_of(ran.stdout)
     assert lines["ingest"].startswith("1,668 of 1,669 events")
     assert "1 null_id" in lines["ingest"]
@@ -137,7 +137,7 @@ def test_a_run_leaves_everything_that_the_documentation_promises(first_day: Any)
     assert [(row["reason"], row["source_row"]) for row in quarantine] == [("null_id", 6)]
 
 
-def test_the_learned_lists_know_the_tastes(first_day: Any) -> None:
+def test_the_learned_lists_follow_the_tastes(first_day: Any) -> None:
     report = json.loads((first_day.root / "reports" / str(first_day.day) / "report.json").read_text())
     new = {arm["name"]: arm["metrics"]["recall@20"]["mean"] for arm in report["tasks"][1]["arms"]}
     # Half of the catalogue is of the other taste, so that popularity wastes half of its places.
@@ -260,7 +260,7 @@ def test_bought_items_are_left_out_where_asked(server: Server, bought: dict[str,
         assert len(new_items["items"]) == min(90, 120 - len(bought[user]))
 
 
-def test_the_server_stops_when_told(server: Server) -> None:
+def test_the_server_stops_on_sigterm(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
     output, errors = server.process.communicate(timeout=30)
     assert (output, errors) == ("", "")
@@ -325,7 +325,7 @@ def test_going_back_a_day_publishes_it_again_and_fills_the_online_store(first_da
     pointer.symlink_to(f"{shop.next_day}-00000000")
     plan = lines_of(shop.do("run", "--dry-run").stdout)
     again = {name for name in STEPS if plan[name].startswith("would run")}
-    assert again == {"features", "bundle"}
+    assert again == {"features", "publish"}
     back = shop.do("features")
     assert "0 examples joined for 0 new days" in back.stdout
     assert online_day.read_text() == str(shop.day)
@@ -334,7 +334,7 @@ def test_going_back_a_day_publishes_it_again_and_fills_the_online_store(first_da
     assert pointer.readlink().name == published
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(two_days: TwoDays) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(two_days: TwoDays) -> None:
     shop = two_days.second
     before = State.of(shop.runs)
     override = "training.epochs=3"
@@ -342,7 +342,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(two_days: TwoDays) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     plan, resolved = ran.stdout.split("resolved configuration:")
     states = [line.split(maxsplit=1)[1].split(";")[0] for line in plan.splitlines() if line]
-    assert states == ["unchanged, would be skipped"] * 2 + ["would run"] * 5
+    assert states == ["unchanged, would be skipped"] * 2 + ["would run"] * 6
     assert yaml.safe_load(resolved) == yaml.safe_load(dump(load(shop.config, [override, f"as_of={shop.next_day}"])))
     assert State.of(shop.runs) == before
 

@@ -1,4 +1,4 @@
-"""Is a person gone from everything, does the next night go on without them, and are they nowhere in the end?"""
+"""GDPR erasure: a forgotten person leaves every artefact, and the next night runs without them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def twinspire(*arguments: object) -> Ran:
 
 
 def text_of(path: Path) -> str:
-    """What a file says, decompressed."""
+    """The decompressed content of a file."""
     if path.suffix == ".parquet":
         return str(pq.read_table(path).to_pydict())
     if path.suffix == ".npz":
@@ -115,13 +115,13 @@ def test_a_person_is_named_in_many_places_and_then_only_by_the_bundle_that_is_se
     assert {name.split("/")[1][:10] for name in story.after} == {str(DAY)}
 
 
-def test_the_command_says_what_went_where_and_what_remains(story: Story) -> None:
-    said = story.forgot.stdout
+def test_the_command_reports_what_was_removed_and_what_remains(story: Story) -> None:
+    output = story.forgot.stdout
     for place in ("models, vectors", "features", "online store", "logs and reports", "tables, events", "tables, users"):
-        assert place in said
-    assert "nobody: not known here, nothing to do; remembered" in said
-    assert f"bundle {DAY}-" in said
-    assert "still names them: it is served; the next `twinspire daily`, or --rebuild" in said
+        assert place in output
+    assert "nobody: not known here, nothing to do; remembered" in output
+    assert f"bundle {DAY}-" in output
+    assert "still names them: it is served; the next `twinspire daily`, or --rebuild" in output
     assert story.again.returncode == 0
     assert "everything but bundles had forgotten them already" in story.again.stdout
 
@@ -139,11 +139,11 @@ def test_the_next_night_is_a_warm_start_from_the_fit_without_them(story: Story) 
     assert not users.rows([WANDA])[0]
 
 
-def test_in_the_end_they_are_named_nowhere(story: Story) -> None:
+def test_in_the_end_no_artefact_names_them(story: Story) -> None:
     assert story.at_last.returncode == 0, story.at_last.stderr
-    told: dict[str, Any] = json.loads(story.at_last.stdout)
-    assert [version[:10] for version in told["bundles_removed"]] == [str(DAY)]
-    assert (told["bundles"], told["published"]) == ([], None)
+    result: dict[str, Any] = json.loads(story.at_last.stdout)
+    assert [version[:10] for version in result["bundles_removed"]] == [str(DAY)]
+    assert (result["bundles"], result["published"]) == ([], None)
     assert naming(story.root) == []
 
 

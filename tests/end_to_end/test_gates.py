@@ -1,4 +1,4 @@
-"""Does a bundle that came out wrong stay unpublished, whichever of its parts is at fault? On a real night's run."""
+"""The gates keep a faulty bundle unpublished, whichever part is at fault, on the run of a real night."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 @dataclass(frozen=True)
 class Night:
-    """A copy of a run for a test to spoil, beside a previous night that ended the same."""
+    """A copy of a run for a test to spoil, with a previous night of the same outcome."""
 
     candidate: Candidate
 
@@ -56,9 +56,9 @@ class Night:
         """Makes the manifest agree with what was changed: a bundle that was made wrong, not damaged later."""
         folder = self.candidate.paths.bundles / self.candidate.paths.bundle_name.read_text()
         manifest, files = read_manifest(folder), describe_files(folder)
-        told = manifest.facts.model_copy(update=facts)
-        version = version_of(told, files)
-        changed = manifest.model_copy(update={"facts": told, "files": files, "bundle_version": version})
+        spoiled = manifest.facts.model_copy(update=facts)
+        version = version_of(spoiled, files)
+        changed = manifest.model_copy(update={"facts": spoiled, "files": files, "bundle_version": version})
         (folder / FILE_NAME).write_text(changed.model_dump_json())
         folder.rename(folder.with_name(version))
         self.candidate.paths.bundle_name.write_text(version)
@@ -79,17 +79,17 @@ def night(first_day: Any, tmp_path: Path) -> Night:
     return Night(Candidate(pick(GatesSections, load(first_day.config)), paths, version, parent))
 
 
-def test_a_night_as_it_should_be_passes_every_check(night: Night) -> None:
+def test_a_healthy_night_passes_every_check(night: Night) -> None:
     candidate = night.candidate
-    # Nothing was fitted since the copy that stands for the previous night, which is only a warning.
-    told = check_gates(candidate.sections, candidate.paths, parent=candidate.parent)
-    assert told == "16 checks passed, 1 warned, 5 not applicable"
+    # Nothing was fitted since the copy that serves as the previous night, which is only a warning.
+    outcome = check_gates(candidate.sections, candidate.paths, parent=candidate.parent)
+    assert outcome == "16 checks passed, 1 warned, 5 not applicable"
     report = GateReport.from_json(candidate.paths.gates.read_text())
     assert tuple(check.name for check in report.checks) == CHECK_NAMES
     assert [check.name for check in report.checks if check.outcome == "warned"] == ["changed_lists"]
 
 
-def test_a_night_at_fault_is_refused_and_its_report_is_there(night: Night) -> None:
+def test_a_faulty_night_is_not_published_and_has_a_report(night: Night) -> None:
     candidate = night.candidate
     candidate.paths.online_day.unlink()
     with pytest.raises(GateError, match=r"^freshness: .* the online store holds no day; .*; run the features step"):
@@ -117,7 +117,7 @@ def test_an_index_that_misses_an_item_fails(night: Night) -> None:
     assert "holds vectors of shape [119, 13]" in night.check("opens").sentence
 
 
-def test_an_index_that_has_what_was_withdrawn_fails_and_one_without_it_passes(night: Night) -> None:
+def test_an_index_with_withdrawn_items_fails_and_one_without_them_passes(night: Night) -> None:
     left = pa.table({"item_id": ["a003", "a011"]})
     pq.write_table(left, night.candidate.paths.tables / "withdrawn_items.parquet")
     found = night.check("index_items")
@@ -154,7 +154,7 @@ def test_a_bundle_of_another_size_fails(night: Night) -> None:
     assert found.found["ratio"] > 2  # type: ignore[operator]
 
 
-def test_a_night_before_that_cannot_be_read_is_no_fault_of_the_bundle(night: Night) -> None:
+def test_an_unreadable_previous_night_does_not_fail_the_bundle(night: Night) -> None:
     (night.candidate.paths.bundles / str(night.candidate.parent) / FILE_NAME).write_text("{}")
     assert night.check("bundle_size").outcome == "not applicable"
 
@@ -175,7 +175,7 @@ def test_a_damaged_bundle_fails(night: Night) -> None:
     assert "popularity.npy: missing, expected by the manifest" in found.sentence
 
 
-def test_scores_that_are_no_numbers_fail(night: Night) -> None:
+def test_scores_that_are_not_finite_fail(night: Night) -> None:
     popularity = np.load(night.folder / "popularity.npy")
     popularity[7] = np.inf
     np.save(night.folder / "popularity.npy", popularity)
@@ -185,7 +185,7 @@ def test_scores_that_are_no_numbers_fail(night: Night) -> None:
     assert "gets a score that is not finite" in found.sentence
 
 
-def test_a_bundle_that_forgot_what_was_bought_fails(night: Night) -> None:
+def test_a_bundle_without_the_purchases_fails(night: Night) -> None:
     bundle = Bundle.open(night.folder)
     nothing = np.zeros(0, np.int64)
     forgotten = Purchases.from_events(
@@ -208,7 +208,7 @@ def test_a_bundle_that_forgot_what_was_bought_fails(night: Night) -> None:
         (["a000", "a001"], [1.0, float("nan")], "c00 gets a score that is not finite"),
     ],
 )
-def test_wrong_lists_are_told_apart(night: Night, ids: list[str], scores: list[float], expected: str) -> None:
+def test_each_kind_of_wrong_list_is_detected(night: Night, ids: list[str], scores: list[float], expected: str) -> None:
     items = [
         {"item_id": name, "item_name": None, "category": None, "score": score}
         for name, score in zip(ids, scores, strict=True)
@@ -232,7 +232,7 @@ def test_a_catalogue_without_an_item_fails(night: Night) -> None:
     assert "it has 119 ids, and the tables have 120" in night.check("catalogue").sentence
 
 
-def test_vectors_that_are_no_numbers_fail(night: Night) -> None:
+def test_vectors_that_are_not_finite_fail(night: Night) -> None:
     [file] = (night.candidate.paths.vectors / "items").glob("*.parquet")
     table = pq.read_table(file)
     values = table.column("vector").combine_chunks().flatten().to_numpy().copy()

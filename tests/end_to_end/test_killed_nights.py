@@ -1,4 +1,4 @@
-"""Is there always a bundle to serve, whenever a night is killed, and does the next run bring what it would have?"""
+"""A night killed at any moment leaves a bundle to serve, and the next run completes it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Killed:
     Attributes:
         shop: Its runs.
         served: Kill -> version that the pointer named after it.
-        outcomes: What the night is said to have come to after each kill at a step.
+        outcomes: The recorded outcome of the night after each kill at a step.
         last: What the last run printed.
     """
 
@@ -73,9 +73,9 @@ class Disturbed:
     """Nights of the same day and the same orders.
 
     Attributes:
-        left_alone: The one that nobody disturbs.
-        not_begun: As it was before.
-        at_changes: Killed as it changes the file system, each time begun anew.
+        left_alone: An undisturbed night.
+        not_begun: The shop before the night.
+        at_changes: Killed as it changes the file system, each time from the start.
         at_steps: Killed as a step begins or ends, and then by the clock.
     """
 
@@ -91,8 +91,8 @@ def nights(first_night: Any, tmp_path_factory: pytest.TempPathFactory) -> Distur
     folder = tmp_path_factory.mktemp("killed")
     shop = first_night.elsewhere(folder / "shop")
     shop.arrive(NIGHT)
-    at_changes, at_steps = (Killed(shop.beside(folder / name)) for name in ("at_changes", "at_steps"))
-    not_begun = shop.beside(folder / "not_begun")
+    at_changes, at_steps = (Killed(shop.copy_runs(folder / name)) for name in ("at_changes", "at_steps"))
+    not_begun = shop.copy_runs(folder / "not_begun")
     begun = time.monotonic()
     num_changes = _run(shop, last=0)
     seconds = time.monotonic() - begun
@@ -147,35 +147,35 @@ def _started(shop: Any, *flags: str) -> Iterator[forking.Popen]:
 
 
 def _kill_at(shop: Any, event: str, step: str) -> bool:
-    """Starts the night, and kills it when its log says that a step begins or ends; returns whether it was not over."""
+    """Starts the night, and kills it when its log reports an event of a step; returns whether it was still running."""
     log = shop.root / "nights" / f"{NIGHT}.log"
     before = log.stat().st_size if log.exists() else 0
     with _started(shop) as process, changes(log.parent, process) as seen:
         for _ in seen:
-            if (event, step) in _told(log, before):
+            if (event, step) in _events(log, before):
                 os.killpg(process.pid, signal.SIGKILL)
                 break
     return process.returncode == -signal.SIGKILL
 
 
 def _kill_after(shop: Any, seconds: float) -> bool:
-    """Starts the night, and kills it after so long; returns whether it was not over."""
+    """Starts the night, and kills it after some seconds; returns whether it was still running."""
     with _started(shop, "--force") as process:
         if not ends_within(process, seconds):
             os.killpg(process.pid, signal.SIGKILL)
     return process.returncode == -signal.SIGKILL
 
 
-def _told(log: Path, before: int) -> list[tuple[str, str | None]]:
+def _events(log: Path, before: int) -> list[tuple[str, str | None]]:
     """Events and steps of a log since it had a size; a line that is being written is left out."""
     if not log.exists():
         return []
     lines = log.read_bytes()[before:].split(b"\n")[:-1]
-    return [(told["event"], told.get("step")) for told in map(json.loads, lines)]
+    return [(event["event"], event.get("step")) for event in map(json.loads, lines)]
 
 
 def _outcome(shop: Any) -> str:
-    """What the file of the night says."""
+    """The outcome in the file of the night."""
     return str(json.loads((shop.root / "nights" / f"{NIGHT}.json").read_text())["outcome"])
 
 
@@ -193,7 +193,7 @@ def test_a_night_killed_at_any_moment_leaves_a_bundle_that_can_be_served(nights:
 
 
 @pytest.mark.parametrize("name", ["at_changes", "at_steps"])
-def test_after_kills_one_run_brings_what_an_undisturbed_one_would_have(nights: Disturbed, name: str) -> None:
+def test_after_kills_one_run_publishes_the_bundle_of_an_undisturbed_night(nights: Disturbed, name: str) -> None:
     killed = getattr(nights, name)
     [last] = killed.last
     assert (last.returncode, last.stderr) == (0, ""), last.stderr
@@ -203,8 +203,8 @@ def test_after_kills_one_run_brings_what_an_undisturbed_one_would_have(nights: D
     assert _outcome(killed.shop) == "published"
 
 
-def test_a_night_that_was_killed_is_told_as_unfinished(nights: Disturbed) -> None:
-    # The last one may be killed when all is said.
+def test_a_killed_night_is_reported_as_unfinished(nights: Disturbed) -> None:
+    # The last one may be killed after its outcome was written.
     assert set(nights.at_steps.outcomes[:-1]) == {"unfinished"}
 
 
@@ -214,7 +214,7 @@ def test_after_kills_one_run_leaves_the_files_of_an_undisturbed_one(nights: Dist
 
 
 def limited(shop: Any, kind: int, limit: int) -> Any:
-    """Does the night with a limit of its process."""
+    """Runs the night with a resource limit of its process."""
     command = [sys.executable, "-m", "twinspire", "daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01")]
     return subprocess.run(
         command,
@@ -238,20 +238,20 @@ NO_ROOM, NO_MEMORY = "there is no room to write", "memory ran out"
     ],
     ids=["of a new night", "of a night that is done again"],
 )
-def test_what_runs_out_is_told_in_a_line_and_the_next_run_goes_on(
+def test_exhausted_resources_are_reported_in_a_line_and_the_next_run_resumes(
     nights: Disturbed, tmp_path: Path, is_done: bool, attempts: list[tuple[str, tuple[int, int], str]]
 ) -> None:
-    shop = (nights.left_alone if is_done else nights.not_begun).beside(tmp_path / "runs")
+    shop = (nights.left_alone if is_done else nights.not_begun).copy_runs(tmp_path / "runs")
     pointer = shop.root / "bundles" / "current"
     served = str(pointer.readlink())
-    for step, limit, said in attempts:
+    for step, limit, message in attempts:
         (shop.root / "steps" / str(NIGHT) / f"{step}.json").unlink(missing_ok=True)
         if step == "features":
             assert shop.do("ingest", "--now", "2024-03-01").returncode == 0
         ran = limited(shop, *limit)
         assert ran.returncode == 1
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
-        assert ran.stderr.startswith(f"error: step '{step}': {said} (")
+        assert ran.stderr.startswith(f"error: step '{step}': {message} (")
         assert ran.stderr.endswith("and run again: finished steps are kept\n")
         assert str(pointer.readlink()) == served
         Bundle.open(pointer)

@@ -1,4 +1,4 @@
-"""Do methods reach the answer? Business weights, mined negatives, two models side by side and their cascade."""
+"""Methods reach the answer: business weights, mined negatives, two models side by side and their cascade."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def ensemble_shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> S
 
 
 def lines_of(served: Served) -> dict[str, str]:
-    """Step -> what the run told of it."""
-    told = [line.split(maxsplit=1) for line in served.shop.ran.stdout.splitlines() if line.strip()]
-    return {first: rest[0] if rest else "" for first, *rest in told}
+    """Step -> the outcome that the run printed."""
+    lines = [line.split(maxsplit=1) for line in served.shop.ran.stdout.splitlines() if line.strip()]
+    return {first: rest[0] if rest else "" for first, *rest in lines}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_served_items_are_ordered_by_cosine_times_tempered_price(
         served = np.array([int(item["item_id"][1:]) for item in answer.items])
         assert sorted(served) == list(range(NUM_ITEMS))
         np.testing.assert_allclose([item["score"] for item in answer.items], scores[served], atol=1e-5)
-        # Falling but for items whose scores differ by less than float32 tells.
+        # Descending, except for items whose scores differ by less than the precision of float32.
         assert np.diff(scores[served]).max() < 1e-6
     cosines = users @ items.T
     assert not np.array_equal(np.argsort(-cosines, axis=1)[:, :5], np.argsort(-expected, axis=1)[:, :5])
@@ -153,7 +153,7 @@ def test_the_shell_answers_from_the_weighted_index(weighted_shop: Served, weight
     assert len(set(served) & set(np.argsort(-expected)[:10].tolist())) >= 9
 
 
-def test_the_report_judges_the_weighted_index_by_weighted_exact_search(weighted_shop: Served) -> None:
+def test_the_report_compares_the_weighted_index_with_weighted_exact_search(weighted_shop: Served) -> None:
     report = json.loads((weighted_shop.paths.report / "report.json").read_text())
     for task in report["tasks"]:
         arms = {arm["name"]: arm for arm in task["arms"]}
@@ -162,8 +162,8 @@ def test_the_report_judges_the_weighted_index_by_weighted_exact_search(weighted_
 
 def test_hard_negatives_are_mined_from_the_days_own_fit_before_two_models_are_fitted(ensemble_shop: Served) -> None:
     lines = lines_of(ensemble_shop)
-    told = [step for step in lines if step in ("ingest", "features", "mine", "train", "embed")]
-    assert told == ["ingest", "features", "mine", "train", "embed"]
+    steps = [step for step in lines if step in ("ingest", "features", "mine", "train", "embed")]
+    assert steps == ["ingest", "features", "mine", "train", "embed"]
     assert f"of 60 users from ranks 11 to 40 of the fit of {ensemble_shop.shop.day}" in lines["mine"]
     # Two models of width 8, then four factors and the coordinate of the missing length.
     assert "120 item vectors and 60 user vectors of width 21" in lines["embed"]
@@ -175,7 +175,7 @@ def test_hard_negatives_are_mined_from_the_days_own_fit_before_two_models_are_fi
 def test_a_second_run_with_mined_negatives_finds_every_step_unchanged(ensemble_shop: Served) -> None:
     ran = ensemble_shop.shop.do("run", "--dry-run", *ensemble_shop.flags)
     plan = [line for line in ran.stdout.split("resolved configuration:")[0].splitlines() if line.strip()]
-    assert len(plan) == 8
+    assert len(plan) == 9
     assert all("unchanged, would be skipped" in line for line in plan)
 
 
@@ -216,7 +216,7 @@ def test_a_cascade_over_vectors_of_one_model_is_refused(ensemble_shop: Served) -
         retrievers_of(single, config.serving, ef_search=config.index.ef_search)
 
 
-def test_mining_without_an_earlier_fit_says_what_to_do(first_day: Any, tmp_path: Path) -> None:
+def test_mining_without_an_earlier_fit_is_an_error_with_advice(first_day: Any, tmp_path: Path) -> None:
     for part in ("tables", "features", "steps"):
         shutil.copytree(first_day.root / part, tmp_path / "corner_shop" / part, symlinks=True)
     shop = replace(first_day, runs=tmp_path)

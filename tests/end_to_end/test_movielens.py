@@ -1,4 +1,4 @@
-"""Do MovieLens files go through ingest, features and train, each a command of its own? Made-up files, 100k layout."""
+"""MovieLens files pass through ingest, features and train, one command each: made-up files in the 100k layout."""
 
 from __future__ import annotations
 

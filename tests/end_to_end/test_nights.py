@@ -56,7 +56,7 @@ def nights(first_night: Any, tmp_path_factory: pytest.TempPathFactory) -> Nights
     folder = tmp_path_factory.mktemp("nights")
     shop = first_night.elsewhere(folder / "shop")
     others = [first_night.elsewhere(folder / name) for name in ("refused", "full")]
-    found = Nights(shop, shop.beside(folder / "filled"), *others)
+    found = Nights(shop, shop.copy_runs(folder / "filled"), *others)
 
     def as_days_come() -> None:
         for name, day in (("second", SECOND), ("third", THIRD)):
@@ -88,7 +88,7 @@ def served(shop: Any) -> str:
 
 
 def outcome(shop: Any, day: dt.date, step: str) -> str:
-    """What a step of a day said."""
+    """The outcome that a step of a day printed."""
     return str(json.loads((shop.root / "steps" / str(day) / f"{step}.json").read_text())["outcome"])
 
 
@@ -137,7 +137,7 @@ def test_a_night_fits_the_new_day_and_the_one_before_it_again(nights: Nights) ->
     assert 0 < taken[1] - taken[0] <= -(-num_new // 64)
 
 
-def test_who_and_what_is_new_gets_a_row_and_is_recommended(nights: Nights) -> None:
+def test_new_users_and_items_get_rows_and_are_recommended(nights: Nights) -> None:
     root = nights.shop.root / "models"
     before, after = (Encoder.load(root / str(day) / "encoder") for day in (FIRST, SECOND))
     assert before.user_ids.rows([NEW_CUSTOMER])[0] == before.item_ids.rows([NEW_ARTICLE])[0] == 0
@@ -150,7 +150,7 @@ def test_who_and_what_is_new_gets_a_row_and_is_recommended(nights: Nights) -> No
     assert NEW_ARTICLE in [item["item_id"] for item in answer["items"]]
 
 
-def test_the_served_fit_is_judged_on_the_day_after_it(nights: Nights) -> None:
+def test_the_served_fit_is_evaluated_on_the_day_after_it(nights: Nights) -> None:
     for day in (SECOND, THIRD):
         found = json.loads((nights.shop.root / "models" / str(day) / "held_out.json").read_text())
         assert found["k"] == 20
@@ -158,16 +158,16 @@ def test_the_served_fit_is_judged_on_the_day_after_it(nights: Nights) -> None:
         assert found["num_users"] > found["num_held_out"]
 
 
-def test_status_tells_what_is_served_and_how_the_nights_went(nights: Nights) -> None:
+def test_status_shows_the_served_bundle_and_the_outcomes_of_the_nights(nights: Nights) -> None:
     ran = nights.shop.do("status", "--json")
     assert (ran.returncode, ran.stderr) == (0, "")
-    told = json.loads(ran.stdout)
-    assert (told["served"], told["at_work"]) == (nights.shop.version(THIRD), None)
-    assert told["last_day_with_events"] == str(SECOND)
-    assert [night["day"] for night in told["nights"]] == [str(THIRD), str(SECOND), str(FIRST)]
-    assert [night["parent"] for night in told["nights"]] == [str(SECOND), str(FIRST), None]
-    assert {night["outcome"] for night in told["nights"]} == {"published"}
-    second = told["nights"][1]
+    status = json.loads(ran.stdout)
+    assert (status["served"], status["at_work"]) == (nights.shop.version(THIRD), None)
+    assert status["last_day_with_events"] == str(SECOND)
+    assert [night["day"] for night in status["nights"]] == [str(THIRD), str(SECOND), str(FIRST)]
+    assert [night["parent"] for night in status["nights"]] == [str(SECOND), str(FIRST), None]
+    assert {night["outcome"] for night in status["nights"]} == {"published"}
+    second = status["nights"][1]
     assert [step["name"] for step in second["steps"]] == STEPS
     assert all(step["done_now"] and step["peak_memory_bytes"] > 1_000_000 for step in second["steps"])
     held_out = nights.shop.root / "models" / str(SECOND) / "held_out.json"
@@ -179,9 +179,9 @@ def test_status_tells_what_is_served_and_how_the_nights_went(nights: Nights) -> 
 
 def test_each_night_leaves_a_log_with_an_object_a_line(nights: Nights) -> None:
     log = (nights.shop.root / "nights" / f"{SECOND}.log").read_text().splitlines()
-    told = [json.loads(line) for line in log]
-    assert [line["step"] for line in told if line["event"] == "step ends"] == STEPS
-    assert told[-1]["outcome"] == "published"
+    events = [json.loads(line) for line in log]
+    assert [line["step"] for line in events if line["event"] == "step ends"] == STEPS
+    assert events[-1]["outcome"] == "published"
 
 
 def test_the_same_night_again_does_nothing(nights: Nights) -> None:
@@ -193,7 +193,7 @@ def test_the_same_night_again_does_nothing(nights: Nights) -> None:
     assert sorted(folders) == sorted(nights.shop.version(day) for day in (FIRST, SECOND, THIRD))
 
 
-def test_a_backfill_gives_the_bundles_of_night_by_night_although_it_knows_of_later_orders(nights: Nights) -> None:
+def test_a_backfill_makes_the_bundles_of_single_nights_although_later_orders_are_there(nights: Nights) -> None:
     ran = nights.ran["backfill"]
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
     for day in (SECOND, THIRD):
@@ -216,8 +216,8 @@ def test_a_refused_bundle_is_not_served_and_the_next_warm_start_is_from_the_publ
     assert ran.stderr == "not published: gate checks failed; the previous bundle stays live\n"
     assert "gates.max_bundle_bytes" in ran.stdout
     assert nights.served["refused"] == shop.version(FIRST)
-    told = json.loads((shop.root / "nights" / f"{SECOND}.json").read_text())
-    assert (told["outcome"], told["bundle"]) == ("refused", shop.version(SECOND))
+    night = json.loads((shop.root / "nights" / f"{SECOND}.json").read_text())
+    assert (night["outcome"], night["bundle"]) == ("refused", shop.version(SECOND))
     after = nights.ran["after a refusal"]
     assert after.returncode == 0, after.stderr
     assert after.stdout.splitlines()[0] == f"{THIRD} warm start from {FIRST}"
@@ -225,7 +225,7 @@ def test_a_refused_bundle_is_not_served_and_the_next_warm_start_is_from_the_publ
     assert (served(shop), parent_of(shop, THIRD)) == (shop.version(THIRD), shop.version(FIRST))
 
 
-def test_an_order_that_comes_late_leaves_the_fit_before_something_to_be_judged_on(nights: Nights) -> None:
+def test_a_late_order_leaves_the_previous_fit_events_to_be_evaluated_on(nights: Nights) -> None:
     assert f"{FIRST - ONE_DAY} changed (1 event more): " in outcome(nights.refused, THIRD, "features")
     held_out = nights.refused.root / "models" / str(THIRD) / "held_out.json"
     assert json.loads(held_out.read_text())["next_day"] > 0
@@ -239,7 +239,7 @@ def test_an_order_that_comes_late_leaves_the_fit_before_something_to_be_judged_o
         ("changed", FOURTH, f"towers changed since {THIRD}"),
     ],
 )
-def test_a_full_fit_says_why_and_is_judged_beside_the_night_before(
+def test_a_full_retrain_names_its_reason_and_is_compared_with_the_previous_night(
     nights: Nights, name: str, day: dt.date, why: str
 ) -> None:
     ran = nights.ran[name]
@@ -264,7 +264,7 @@ with only_run(Path(sys.argv[1]), command="twinspire daily --date 2024-02-07", no
 
 
 @pytest.mark.parametrize("command", ["daily", "run"])
-def test_a_run_beside_another_one_ends_with_4_and_names_it(nights: Nights, command: str) -> None:
+def test_a_run_during_another_one_ends_with_4_and_names_it(nights: Nights, command: str) -> None:
     holder = forking.Popen(
         [sys.executable, "-c", HOLDS, str(nights.shop.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

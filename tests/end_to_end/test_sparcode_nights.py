@@ -34,14 +34,14 @@ def state_of(shop: Any, day: dt.date) -> dict[str, Any]:
 
 
 def test_the_night_after_is_a_warm_start_and_fits_as_the_full_retrain_did(shop: Any) -> None:
-    shop, epochs, said = shop
+    shop, epochs, output = shop
     lineages = [json.loads((shop.root / "models" / str(day) / "lineage.json").read_text()) for day in (SECOND, THIRD)]
     assert [line["is_warm_start"] for line in lineages] == [False, True]
     assert [line["sparcode_epochs"] for line in lineages] == [epochs, epochs]
-    assert ("final sparcode epoch 1" in said) == (epochs > 0)
+    assert ("final sparcode epoch 1" in output) == (epochs > 0)
 
 
-def test_what_was_learned_is_carried_over(shop: Any) -> None:
+def test_learned_weights_are_carried_over(shop: Any) -> None:
     shop, epochs, _ = shop
     before, after = state_of(shop, SECOND), state_of(shop, THIRD)
     assert before.keys() == after.keys()

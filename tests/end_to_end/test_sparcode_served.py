@@ -1,4 +1,4 @@
-"""Does SparCode reach the answer? Fitted, swept, scored, cut, bundled, served: the sum of the model's own scores."""
+"""SparCode reaches the answer: served scores are the sums of the model's own scores."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def recommender(shop: Any, paths: RunPaths) -> Recommender:
     return open_recommender(pick(ServeSections, load(shop.config, OVERRIDES)), paths)
 
 
-def test_the_run_tells_how_codes_are_used_and_what_tables_cost(shop: Any) -> None:
+def test_the_run_reports_code_usage_and_the_cost_of_tables(shop: Any) -> None:
     assert "validation sparcode epoch 1: loss" in shop.ran.stdout
     assert "codes in use, perplexity" in shop.ran.stdout
-    (told,) = [line for line in shop.ran.stdout.splitlines() if line.startswith("codes ")]
+    (printed,) = [line for line in shop.ran.stdout.splitlines() if line.startswith("codes ")]
     # Three of the learned vector and the history, and one of the factors, of each of 60 users.
-    assert "codes of 240 tokens" in told
-    assert "of all scores" in told
+    assert "codes of 240 tokens" in printed
+    assert "of all scores" in printed
 
 
-def test_as_many_epochs_are_fitted_as_users_held_out_found_most_after(shop: Any, paths: RunPaths) -> None:
-    (told,) = [line.strip() for line in shop.ran.stdout.splitlines() if "after 0 and so on" in line]
-    match = re.fullmatch(r"sparcode: (\d) epochs, as recall@\d+ was ([\d., ]+) after 0 and so on", told)
+def test_early_stopping_keeps_the_epoch_with_the_best_held_out_recall(shop: Any, paths: RunPaths) -> None:
+    (printed,) = [line.strip() for line in shop.ran.stdout.splitlines() if "after 0 and so on" in line]
+    match = re.fullmatch(r"sparcode: (\d) epochs, as recall@\d+ was ([\d., ]+) after 0 and so on", printed)
     assert match is not None
     found = [float(value) for value in match[2].split(", ")]
     assert len(found) == 3
@@ -109,7 +109,7 @@ def test_served_scores_are_the_models_own_quantised_ones_for_every_item(
             assert score == pytest.approx(wanted[item_id], rel=2e-3, abs=2e-3)
 
 
-def test_an_unknown_user_gets_what_is_popular(recommender: Recommender) -> None:
+def test_an_unknown_user_gets_popular_items(recommender: Recommender) -> None:
     (answer,) = recommender.recommend(["nobody"], k=5, retriever="sparcode").answers
     assert (answer.unknown_user, answer.fallback, len(answer.items)) == (True, "popularity", 5)
 
@@ -136,7 +136,7 @@ def test_a_target_cuts_the_tables_and_shows_the_curve(shop: Any, tmp_path: Path)
     assert ran.stdout.count("kept") == 1
 
 
-def test_tables_have_no_posting_of_what_was_withdrawn_and_their_recall_is_of_the_others(
+def test_tables_have_no_postings_of_withdrawn_items_and_their_recall_leaves_them_out(
     shop: Any, paths: RunPaths, tmp_path: Path
 ) -> None:
     before = read_postings(paths.codes / "served" / "postings")

@@ -25,8 +25,7 @@ from evaluation.report import (
     UserExample,
 )
 from evaluation.split import Split, make_split
-from evaluation.statistics import Interval
-from evaluation.verdict import Verdict
+from evaluation.statistics import Interval, Verdict
 from features.sources.events import EVENTS_SCHEMA
 
 CUT = dt.datetime(2020, 1, 10, tzinfo=dt.UTC)

@@ -30,19 +30,19 @@ def test_rank_biased_overlap_by_hand() -> None:
     # [0] and [0, 3, 4]: s = 1, l = 3, one in common at each depth. The sums are 1/2 + 1/2 * 1/4 + 1/3 * 1/8 and, for
     # the end of the shorter list, (1/2) * 1/4 + (2/3) * 1/8; behind both ((1 - 1)/3 + 1/1) * 1/8. That is 1.
     assert rank_biased_overlap(np.array([[0, -1, -1]]), np.array([[0, 3, 4]]), 0.5)[0] == pytest.approx(1)
-    # [5] and [0, 5, 4]: nothing at depth 1, which is all that the shorter one says; then one.
+    # [5] and [0, 5, 4]: nothing at depth 1, the whole of the shorter one; then one.
     # 0 + 1/2 * 1/4 + 1/3 * 1/8, and behind both (1 - 0)/3 * 1/8.
     found = rank_biased_overlap(np.array([[5, -1, -1]]), np.array([[0, 5, 4]]), 0.5)[0]
     assert found == pytest.approx(1 / 8 + 1 / 24 + 1 / 24)
 
 
-def test_an_empty_list_agrees_with_none_and_two_of_them_say_nothing() -> None:
+def test_an_empty_list_agrees_with_none_and_two_of_them_are_undefined() -> None:
     a, b = np.array([[0, 1], [-1, -1], [-1, -1]]), np.array([[-1, -1], [-1, -1], [3, -1]])
     np.testing.assert_array_equal(rank_biased_overlap(a, b), [0, np.nan, 0])
 
 
 def slow_overlap(a: list[int], b: list[int], p: float) -> float:
-    """The infinite sum, cut where p^d is nothing: both lists go on as RBO_ext takes them to."""
+    """The infinite sum, cut where p^d is nothing: both lists continue as RBO_ext assumes."""
     shorter, longer = sorted((a, b), key=len)
     if not longer:
         return math.nan
@@ -78,7 +78,7 @@ def test_rank_biased_overlap_is_the_infinite_sum(seed: int, p: float) -> None:
     np.testing.assert_allclose(same, np.where((a >= 0).any(axis=1), 1, np.nan))
 
 
-def test_an_exchange_further_up_weighs_more() -> None:
+def test_a_swap_near_the_top_weighs_more() -> None:
     a = np.tile(np.arange(10), (2, 1))
     b = np.array([[1, 0, *range(2, 10)], [*range(8), 9, 8]])
     top, bottom = rank_biased_overlap(a, b)

@@ -107,7 +107,7 @@ def test_false_alarms_come_at_the_stated_rate() -> None:
     assert alarms <= 8
 
 
-def test_a_slice_that_is_lost_is_named_though_the_whole_wins() -> None:
+def test_a_lost_slice_is_named_though_the_whole_wins() -> None:
     of = fold()
     a, better, worse = (lists(of, share, seed) for seed, share in enumerate((0.4, 1.0, 0.1)))
     # The second half of the users gets what is worse.
@@ -174,14 +174,14 @@ def test_problems_of_an_input_are_among_the_reasons() -> None:
     assert "7 of its input: unknown item" in report.comparisons[0].verdict.reasons
 
 
-def test_a_margin_lets_what_is_as_good_ship() -> None:
+def test_a_margin_lets_an_equal_arm_ship() -> None:
     a = lists(fold(), 0.9, 1)
     report = compare(a, a.copy(), settings=replace(SETTINGS, margin=0.02))
     assert report.comparisons[0].verdict.decision == "ship"
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"ks": ()}, "ks is empty; give at least one list length"),
         ({"metric": "recall@7"}, r"metric is 'recall@7', expected one of: recall@5, recall@10, .*mrr"),
@@ -189,8 +189,8 @@ def test_a_margin_lets_what_is_as_good_ship() -> None:
         ({"margin": 1.0}, "margin 1.0"),
     ],
 )
-def test_refuses_settings_that_cannot_be(changed: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings_are_refused(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Settings(**{**vars(SETTINGS), **changed})  # type: ignore[arg-type]
 
 

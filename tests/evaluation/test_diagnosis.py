@@ -1,4 +1,4 @@
-"""Has the model collapsed?"""
+"""The diagnosis of a collapsed model."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_equal_item_vectors_give_everybody_the_same_list() -> None:
     assert "Lower training.learning_rate" in variance
 
 
-def test_popularity_is_told_although_what_users_know_makes_the_lists_differ(
+def test_popular_lists_are_noticed_although_known_items_make_them_differ(
     known: npt.NDArray[np.bool_], popular: Rows
 ) -> None:
     users, items = unit_vectors(NUM_USERS, 1), unit_vectors(NUM_ITEMS, 2)
@@ -94,13 +94,13 @@ def test_a_catalogue_hardly_longer_than_the_lists_is_no_collapse() -> None:
     assert (shorter.common_share, shorter.popular_share) == (0, 0)
 
 
-def test_one_user_alone_has_nothing_in_common_with_others() -> None:
+def test_a_single_user_shares_no_list_with_others() -> None:
     lists = np.arange(K, dtype=np.int32)[None, :]
     found = diagnose(lists, lists + K, unit_vectors(1, 1), unit_vectors(NUM_ITEMS, 2))
     assert found.common_share == 0
     assert [warning for warning in found.warnings() if "list" in warning] == []
 
 
-def test_variances_that_are_no_numbers_are_warned_of() -> None:
+def test_variances_that_are_not_finite_give_a_warning() -> None:
     found = Diagnosis(50, 50, 0.1, 0.1, 0.05, item_variance=float("nan"), user_variance=0.5)
     assert ["item vectors have variance nan" in warning for warning in found.warnings()] == [True]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.diversity import gini_at_k, head_share_at_k, intra_list_diversity_at_k, novelty_at_k
+from evaluation.metrics import gini_at_k, head_share_at_k, intra_list_diversity_at_k, novelty_at_k
 
 RANKED = np.array([[2, 0, 5, 1], [3, 4, -1, -1], [1, -1, -1, -1], [-1, -1, -1, -1]], np.int32)
 
@@ -29,7 +29,7 @@ def test_novelty_is_the_bits_that_items_bring() -> None:
     np.testing.assert_allclose(found, [(4 + 2 + 1) / 3, 5, 3, np.nan])
 
 
-def test_head_share_is_of_what_is_listed() -> None:
+def test_head_share_is_of_listed_items() -> None:
     is_head = np.array([True, True, False, False, True, False])
     np.testing.assert_allclose(head_share_at_k(RANKED, is_head, 4), [2 / 4, 1 / 2, 1, np.nan])
     np.testing.assert_allclose(head_share_at_k(RANKED, is_head, 1), [0, 0, 1, np.nan])

@@ -1,4 +1,4 @@
-"""Arms that are alike are told apart as seldom as promised: simulated A/A comparisons."""
+"""Equal arms are declared different no more often than the significance level: simulated A/A comparisons."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_simulated_arms_are_alike_and_agree_on_most_users(
     assert 0.5 < np.corrcoef(own.ravel(), other.ravel())[0, 1] < 0.9
 
 
-def test_the_permutation_test_cries_wolf_at_its_level(
+def test_the_permutation_test_has_its_false_alarm_rate(
     comparisons: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
 ) -> None:
     p_values = np.array(

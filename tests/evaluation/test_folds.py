@@ -35,7 +35,7 @@ def test_after_cut_takes_the_days_of_the_window(paths: RunPaths) -> None:
     assert pairs(folds, "relevant_new") == {("ann", "cheese"), ("bob", "nails")}
 
 
-def test_rolling_moves_past_and_future_on_together(paths: RunPaths) -> None:
+def test_rolling_moves_past_and_future_together(paths: RunPaths) -> None:
     cuts = [CUT, CUT + dt.timedelta(days=1)]
     folds = make_folds(paths.tables, item_category=CATEGORY, protocol="rolling", cuts=cuts, window_days=1)
     assert pairs(folds, "relevant") == {("ann", "cheese"), ("bob", "nails")}
@@ -43,14 +43,14 @@ def test_rolling_moves_past_and_future_on_together(paths: RunPaths) -> None:
     assert pairs(folds, "relevant", 1) == {("ann", "apple")}
 
 
-def test_leave_last_out_keeps_the_last_thing_that_each_user_does(paths: RunPaths) -> None:
+def test_leave_last_out_holds_out_the_last_event_of_each_user(paths: RunPaths) -> None:
     folds = make_folds(paths.tables, item_category=CATEGORY, protocol="leave-last-out", cuts=[CUT], window_days=1)
     assert pairs(folds, "history") == PAST
     # ann did cheese before apple; dan two things at one moment, of which the last by id counts; cid nothing.
     assert pairs(folds, "relevant") == {("ann", "apple"), ("bob", "drill"), ("dan", "nails")}
 
 
-def test_given_pairs_are_what_counts_and_what_is_wrong_with_them_is_counted(paths: RunPaths, tmp_path: Path) -> None:
+def test_given_pairs_are_relevant_and_unusable_ones_are_counted(paths: RunPaths, tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     file.write_text("user,item\nann,cheese\nann,cheese\n,apple\nbob,hammer\ndan,nails\n")
     folds = make_folds(
@@ -67,14 +67,14 @@ def test_given_pairs_are_what_counts_and_what_is_wrong_with_them_is_counted(path
     assert folds.folds[0].split.num_unknown_window_pairs == 1
 
 
-def test_given_pairs_of_before_the_cut_are_refused(paths: RunPaths, tmp_path: Path) -> None:
+def test_given_pairs_before_the_cut_are_refused(paths: RunPaths, tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     file.write_text("user_id,item_id,timestamp\nann,cheese,2024-01-08T00:00:00Z\nbob,drill,2024-01-07T23:59:59Z\n")
     with pytest.raises(ValueError, match="1 pairs are of before the cut 2024-01-08, the first in row 2"):
         make_folds(paths.tables, item_category=CATEGORY, protocol="given", cuts=[CUT], window_days=7, relevant=file)
 
 
-def test_given_asks_for_a_file_that_is_there_with_its_columns(paths: RunPaths, tmp_path: Path) -> None:
+def test_given_requires_an_existing_file_with_its_columns(paths: RunPaths, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name one with --relevant"):
         make_folds(paths.tables, item_category=CATEGORY, protocol="given", cuts=[CUT], window_days=7)
     with pytest.raises(
@@ -101,7 +101,7 @@ def test_refuses_a_cut_after_which_nothing_happens(paths: RunPaths) -> None:
         )
 
 
-def test_users_and_items_are_divided_by_what_was_known_before_the_cut(paths: RunPaths) -> None:
+def test_users_and_items_are_split_into_known_and_new_at_the_cut(paths: RunPaths) -> None:
     fold = make_folds(paths.tables, item_category=CATEGORY, protocol="after-cut", cuts=[CUT], window_days=3).folds[0]
     # apple 2, bread 2, drill 1 events; cheese and nails come later.
     assert fold.item_counts.tolist() == [2, 2, 0, 1, 0]

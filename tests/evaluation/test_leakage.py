@@ -1,4 +1,4 @@
-"""Something from the future that is planted on purpose is caught, whatever it is."""
+"""Leakage checks catch anything from the future that is planted on purpose."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from artefacts.paths import RunPaths
+from evaluation.baselines import BASELINES
 from evaluation.baselines.baseline import Past
-from evaluation.baselines.registry import BASELINES
 from evaluation.folds import make_folds
 from evaluation.leakage import LeakageError, check_features, check_popularity
 from evaluation.split import Split
@@ -54,14 +54,14 @@ def write(folder: Path, **changed: list[Any]) -> Path:
     return folder
 
 
-def test_features_of_before_the_cut_pass(events: pa.Table, tmp_path: Path) -> None:
+def test_features_from_before_the_cut_pass(events: pa.Table, tmp_path: Path) -> None:
     check_features(write(tmp_path / "catalogue"), events, CUT)
     # Snapshots may be older than the cut, and know less.
     check_features(write(tmp_path / "catalogue", user_num_events=[2, 0], item_num_events=[1, 0]), events, CUT)
 
 
 @pytest.mark.parametrize(
-    ("column", "planted", "said"),
+    ("column", "planted", "message"),
     [
         (
             "user_num_events",
@@ -81,9 +81,9 @@ def test_features_of_before_the_cut_pass(events: pa.Table, tmp_path: Path) -> No
     ],
 )
 def test_a_feature_value_from_the_future_is_caught(
-    events: pa.Table, tmp_path: Path, column: str, planted: list[Any], said: str
+    events: pa.Table, tmp_path: Path, column: str, planted: list[Any], message: str
 ) -> None:
-    with pytest.raises(LeakageError, match=said):
+    with pytest.raises(LeakageError, match=message):
         check_features(write(tmp_path / "catalogue", **{column: planted}), events, CUT)
 
 
@@ -99,7 +99,7 @@ def test_an_item_from_the_future_that_counts_as_popular_is_caught(events: pa.Tab
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_no_baseline_looks_at_what_comes_after_the_cut(
+def test_no_baseline_reads_events_after_the_cut(
     name: str,
     paths: RunPaths,
     events: pa.Table,

@@ -45,7 +45,7 @@ def test_precision_divides_by_k_however_short_the_list_is() -> None:
     np.testing.assert_allclose(precision_at_k(hits, 4), [2 / 4, 1 / 4, np.nan, 0])
 
 
-def test_value_weighted_recall_counts_what_items_are_worth() -> None:
+def test_value_weighted_recall_counts_the_values_of_items() -> None:
     hits = find_hits(RANKED, RELEVANT)
     # User 0 finds item 0 (worth 1) in place 2 and item 5 (3) in place 3, and misses item 3 (4).
     values = np.array([1.0, 0, 9, 4, 2, 3])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.published import hold_out, score
 from features.sources.lightgcn import Pairs
+from training.published.lightgcn import hold_out, score
 
 
 def pairs(*found: tuple[int, int]) -> Pairs:
@@ -21,7 +21,7 @@ def test_recall_and_ndcg_by_hand():
     assert found.num_users == 1
 
 
-def test_users_without_judged_pairs_do_not_count():
+def test_users_without_held_out_pairs_do_not_count():
     users, items = np.ones((3, 1), np.float32), np.arange(4, dtype=np.float32)[:, None]
     found = score(users, items, fitted=pairs((0, 0), (2, 0)), judged=pairs((1, 3)), k=1)
     assert (found.num_users, found.recall) == (1, 1.0)
@@ -36,7 +36,7 @@ def test_the_last_pairs_of_each_line_are_held_out():
 
 
 @pytest.mark.parametrize("seed", [None, 1])
-def test_what_is_held_out_and_what_is_kept_are_all_pairs_once(seed):
+def test_held_out_and_kept_pairs_are_all_pairs_once(seed):
     whole = Pairs(np.repeat(np.arange(50), 20), np.tile(np.arange(20), 50))
     kept, held = hold_out(whole, 0.1, seed=seed)
     together = np.concatenate([kept.users * 20 + kept.items, held.users * 20 + held.items])

@@ -91,7 +91,7 @@ def split_with_past(num_past: list[int], has_new: list[bool]) -> Split:
     return Split(history=history, relevant_new=new, **rest)  # type: ignore[arg-type]
 
 
-def test_users_are_thirds_by_what_they_met_and_equal_ones_stay_together() -> None:
+def test_users_are_split_into_thirds_by_their_number_of_items_and_ties_stay_together() -> None:
     groups = users_by_past(split_with_past([0, 1, 2, 3, 4, 5, 9], [True] * 6 + [False]))
     # The user with nine has nothing to find.
     assert groups.labels.tolist() == [0, 0, 1, 1, 2, 2, -1]
@@ -185,7 +185,7 @@ def test_recall_within_groups_is_that_of_the_relevant_items_cut_down_to_each(see
         np.testing.assert_allclose(found[:, group], recall_at_k(find_hits(ranked, only), k))
 
 
-def test_a_figure_stands_in_the_column_of_the_users_group() -> None:
+def test_a_figure_is_in_the_column_of_the_users_group() -> None:
     groups = Groups("past", ("few", "many"), np.array([1, 0, -1]))
     found = by_user_group(np.array([0.5, np.nan, 0.25]), groups)
     np.testing.assert_array_equal(found, [[np.nan, 0.5], [np.nan, np.nan], [np.nan, np.nan]])

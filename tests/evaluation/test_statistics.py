@@ -52,7 +52,7 @@ def test_about_95_of_100_intervals_cover_the_truth() -> None:
     assert 170 <= covered <= 199
 
 
-def test_pairing_cancels_what_users_share() -> None:
+def test_pairing_cancels_the_variance_that_arms_share() -> None:
     users = np.random.default_rng(4).random(300)
     better = paired_difference(users + 0.01, users, num_samples=200, seed=1)
     assert better.low == pytest.approx(0.01)
@@ -149,7 +149,7 @@ def test_p_values_near_those_of_every_possible_flip() -> None:
 
 
 def test_a_sum_in_another_order_is_a_tie_and_counts() -> None:
-    # Whatever the signs, the sum is 0 or +-.1 and so on up to rounding; observed is .6, reached by no sign changed or
+    # For any signs, the sum is 0 or +-.1 and so on up to rounding; observed is .6, reached by no sign changed or
     # all: with three users, 2 of 8 flips. Counted strictly above, rounding would decide.
     values = np.array([[0.1], [0.2], [0.3]])
     found = permutation_p_values(values, num_samples=8_000, seed=1)[0]
@@ -158,7 +158,7 @@ def test_a_sum_in_another_order_is_a_tie_and_counts() -> None:
     assert permutation_p_values(np.array([[0.1], [0.2], [-0.3]]), num_samples=500, seed=1)[0] == 1
 
 
-def test_no_difference_has_p_1_and_nobody_has_none() -> None:
+def test_no_difference_has_p_1_and_no_users_have_none() -> None:
     found = permutation_p_values(np.array([[0.0, np.nan], [0.0, np.nan]]), num_samples=10, seed=0)
     np.testing.assert_array_equal(found, [1, np.nan])
     np.testing.assert_array_equal(permutation_p_values(np.zeros((0, 2)), num_samples=3, seed=0), [np.nan, np.nan])
@@ -312,7 +312,7 @@ def test_users_who_do_not_differ_show_everything() -> None:
     assert users_needed(np.full(5, 0.25), 0.001) == 2
 
 
-def test_questions_without_an_answer_are_refused() -> None:
+def test_invalid_power_questions_are_refused() -> None:
     differences = np.array([0.0, 1.0])
     for effect in (0.0, math.nan, math.inf):
         with pytest.raises(ValueError, match=f"effect is {effect}; no number of users shows it"):

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from evaluation.statistics import Interval
-from evaluation.verdict import decide
+from evaluation.statistics import Interval, decide
 
 
 def interval(mean: float, low: float, high: float, num_users: int = 100) -> Interval:
@@ -17,14 +16,14 @@ def interval(mean: float, low: float, high: float, num_users: int = 100) -> Inte
 BETTER, WORSE, LEVEL = interval(0.02, 0.01, 0.03), interval(-0.02, -0.03, -0.01), interval(0.0, -0.01, 0.01)
 
 
-def test_ships_what_is_significantly_better() -> None:
+def test_a_significantly_better_arm_ships() -> None:
     verdict = decide(BETTER, metric="recall@10", p_value=0.003)
     assert verdict.decision == "ship"
     assert verdict.reasons[0] == "better: recall@10 +0.0200 [+0.0100, +0.0300], all of it above 0"
     assert verdict.reasons[1] == "permutation test p = 0.003"
 
 
-def test_does_not_ship_what_is_significantly_worse() -> None:
+def test_a_significantly_worse_arm_does_not_ship() -> None:
     verdict = decide(WORSE, metric="recall@10")
     assert verdict.decision == "do not ship"
     assert verdict.reasons == ("worse: recall@10 -0.0200 [-0.0300, -0.0100], all of it below 0",)
@@ -51,7 +50,7 @@ def test_a_margin_asks_for_not_much_worse_instead_of_better(difference: Interval
     assert decide(difference, metric="recall@10", lowest=-0.02, p_value=0.9).decision == decision
 
 
-def test_what_blocks_keeps_the_better_one_back_and_a_warning_does_not() -> None:
+def test_blockers_keep_a_better_arm_back_and_warnings_do_not() -> None:
     blocked = decide(BETTER, metric="mrr", blockers=["the server answers with other lists"], warnings=["tail is worse"])
     assert blocked.decision == "do not ship"
     assert blocked.reasons[0] == "the server answers with other lists"

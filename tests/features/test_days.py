@@ -1,4 +1,4 @@
-"""Do days begin at midnight, UTC, whatever the machine's own time zone?"""
+"""Days begin at midnight UTC in every time zone of the machine."""
 
 from __future__ import annotations
 

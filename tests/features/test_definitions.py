@@ -1,4 +1,4 @@
-"""Do the Feast objects of a dataset follow from its schema?"""
+"""The Feast objects of a dataset follow from its schema."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def test_a_registered_store_has_one_entity_view_and_service_for_each_tower(
 
 def test_feasts_own_command_line_reads_the_registry(make_store: Callable[..., Store], tmp_path: Path) -> None:
     make_store(tmp_path)
-    said = CliRunner().invoke(cli, ["--chdir", str(tmp_path / "feast"), "feature-views", "list"])
-    assert said.exit_code == 0
-    assert "user_daily" in said.output
-    assert "item_daily" in said.output
+    ran = CliRunner().invoke(cli, ["--chdir", str(tmp_path / "feast"), "feature-views", "list"])
+    assert ran.exit_code == 0
+    assert "user_daily" in ran.output
+    assert "item_daily" in ran.output
 
 
 def test_a_registry_that_cannot_be_written_stays_as_it_was(

@@ -1,4 +1,4 @@
-"""Does a raw value become the same model input everywhere, and the one that it should?"""
+"""A raw value becomes the same, correct model input everywhere."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from features.encoding import Encoder, Inputs, fit_encoder, moments_of
 from features.ids import IdMap, stable_number
+from features.kinds import trigrams
 from features.numbers import numeric_names, numeric_values
 from features.schema import TOWERS, Schema, Tower, view_schema
-from features.text import trigrams
 
 DAY = 86_400
 NOW = 1_512_086_400  # 2017-12-01
@@ -125,7 +125,7 @@ def test_ids_categories_and_texts_point_to_their_rows(encoder: Encoder) -> None:
     np.testing.assert_array_equal(items["aisle_text"], ice_cream)
 
 
-def test_what_is_unknown_or_null_has_row_zero(encoder: Encoder) -> None:
+def test_unknown_ids_and_nulls_have_row_zero(encoder: Encoder) -> None:
     users = encoded(encoder, "user", {"user_id": "new", **PAST, "age": "ancient"}, {"user_id": None, "age": None})
     assert users["user_id"].tolist() == users["age"].tolist() == [0, 0]
     items = encoded(encoder, "item", {"item_id": "new", "aisle": None})
@@ -133,7 +133,7 @@ def test_what_is_unknown_or_null_has_row_zero(encoder: Encoder) -> None:
     assert items["aisle_text"].tolist() == [[0] * 5]
 
 
-def test_with_buckets_only_what_is_unknown_has_another_row(encoder: Encoder, with_buckets: Encoder) -> None:
+def test_with_buckets_only_unknown_ids_have_another_row(encoder: Encoder, with_buckets: Encoder) -> None:
     users = [{"user_id": name, **PAST} for name in ("u2", "new", None)]
     plain, found = encoded(encoder, "user", *users), encoded(with_buckets, "user", *users)
     new, gone = 3 + int(stable_number(["new"])[0]) % 3, 6 + int(stable_number(["gone"])[0]) % 4
@@ -153,7 +153,7 @@ def test_tables_have_a_row_for_each_bucket(with_buckets: Encoder) -> None:
     assert (len(with_buckets.user_ids), len(with_buckets.item_ids)) == (1 + 2, 1 + 5)
 
 
-def test_shares_stand_in_the_rows_of_their_values(encoder: Encoder) -> None:
+def test_shares_are_in_the_rows_of_their_values(encoder: Encoder) -> None:
     """The vocabularies are old, young and Ice cream, tea; what they do not know is in column 0."""
     users = encoded(encoder, "user", {"user_id": "u1", **PAST}, {"user_id": "u1"})
     assert users["user_aisle_shares"].tolist() == [[0.25, 0.25, 0.5], [0.0, 0.0, 0.0]]
@@ -170,7 +170,7 @@ def test_a_schema_without_shares_has_no_such_input(encoder: Encoder) -> None:
         assert share in names
 
 
-def test_a_number_that_is_unknown_is_average(encoder: Encoder) -> None:
+def test_an_unknown_number_is_encoded_as_the_average(encoder: Encoder) -> None:
     """Scaled numbers are centred, and nothing known is zero there."""
     assert encoded(encoder, "user", {"user_id": "u1"})["user_numeric"].tolist() == [[0.0] * 6]
     assert encoded(encoder, "item", {"item_id": "i1"})["item_numeric"].tolist() == [[0.0] * 10]
@@ -311,7 +311,7 @@ def sample(schema: Schema, tower: Tower, *rows: dict[str, Any]) -> pa.Table:
     )
 
 
-def test_scales_are_mean_and_deviation_of_what_is_known_over_all_samples(schema: Schema) -> None:
+def test_scales_are_mean_and_deviation_of_known_values_over_all_samples(schema: Schema) -> None:
     counts = [0, 3, 15, None, 7]
     rows = [{"item_id": "i1", **SALES, "item_num_events": count} for count in counts]
     samples = [("item", sample(schema, "item", *rows[:2])), ("item", sample(schema, "item", *rows[2:]))]

@@ -1,4 +1,4 @@
-"""Is there one example for each event, with what was known then, in partitions that never change?"""
+"""There is one example for each event, with the features known at that moment, in immutable partitions."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_every_event_is_one_example_of_its_own_user_and_item(joined: Path, event
     assert found == events.to_pylist()
 
 
-def test_examples_carry_what_was_known_at_their_moment(joined: Path) -> None:
+def test_examples_carry_the_features_known_at_their_moment(joined: Path) -> None:
     # The second field of a row, here the number of events, is 100 * number + 1.
     # Users have rows of the days 0 and 2, items of 1 and 3.
     for place, day in enumerate(DAYS):
@@ -207,7 +207,7 @@ def test_days_are_missing_until_their_partition_is_complete(join: Callable[..., 
     assert missing_days(tmp_path, DAYS) == [DAYS[0], DAYS[2]]
 
 
-def test_what_an_interrupted_run_left_is_replaced(join: Callable[..., int], joined: Path, tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_run_are_replaced(join: Callable[..., int], joined: Path, tmp_path: Path) -> None:
     (tmp_path / f".{DAYS[0]}.tmp").mkdir()
     (tmp_path / f".{DAYS[0]}.tmp" / "rubbish.parquet").touch()
     join(tmp_path, DAYS[0])
@@ -215,7 +215,7 @@ def test_what_an_interrupted_run_left_is_replaced(join: Callable[..., int], join
     assert [path.name for path in tmp_path.iterdir()] == [str(DAYS[0])]
 
 
-def test_a_partition_that_is_there_is_never_replaced(join: Callable[..., int], tmp_path: Path) -> None:
+def test_an_existing_partition_is_never_replaced(join: Callable[..., int], tmp_path: Path) -> None:
     join(tmp_path, DAYS[0])
     before = content(tmp_path / str(DAYS[0]))
     with pytest.raises(FileExistsError, match=rf"{DAYS[0]}: this partition is there already and is never changed"):

@@ -1,4 +1,4 @@
-"""Does every id have a row of its own, and nothing else one, and does what is unknown keep its bucket?"""
+"""Every id has its own row, and unknown ids keep their bucket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_saved_map_has_the_same_rows(tmp_path: Path) -> None:
     assert IdMap.load(tmp_path / "ids.parquet").ids(np.arange(1, 6)) == ids
 
 
-def test_a_saved_map_of_nothing_still_knows_nobody(tmp_path: Path) -> None:
+def test_a_saved_empty_map_has_no_ids(tmp_path: Path) -> None:
     IdMap([]).save(tmp_path / "ids.parquet")
     loaded = IdMap.load(tmp_path / "ids.parquet")
     assert len(loaded) == 1
@@ -81,7 +81,7 @@ IDS = st.text(max_size=4)
 @given(
     st.lists(IDS, unique=True, max_size=20), st.lists(st.none() | IDS, max_size=20), st.integers(0, 5), st.booleans()
 )
-def test_in_a_table_known_ids_have_their_rows_unknown_ones_a_bucket_and_null_row_zero(
+def test_in_a_table_known_ids_have_rows_unknown_ones_a_bucket_and_null_row_zero(
     ids: list[str], asked: list[str | None], num_buckets: int, many: bool
 ) -> None:
     """Few ids and many are looked up in two ways, which must agree."""

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from features.computed import COMPUTED, ComputedFeature
 from features.encoding import fit_encoder
+from features.ingest import entity_schema
 from features.kinds import KINDS, ColumnKind, InputSpec, OwnInput, Storage
 from features.numbers import OF_STATISTICS, numeric_inputs, numeric_names, numeric_values
 from features.schema import Schema, view_schema
-from features.sources.entities import entity_schema
 
 
 def flag_to_number(raw: pa.ChunkedArray) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_a_kind_that_gives_numbers_joins_the_numeric_input(monkeypatch: pytest.M
     np.testing.assert_array_equal(found["member_flag"], [1.0, 0.0, np.nan])
 
 
-def test_a_kind_with_an_input_of_its_own_gets_one_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_with_its_own_input_gets_one_in_addition_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     own = OwnInput(
         "_length",
         lambda encoder, column: InputSpec(f"{column}_length", "numeric", 1),
@@ -65,7 +65,7 @@ def test_a_kind_is_stored_as_text_or_as_numbers() -> None:
         ColumnKind(Storage.FLOATS, numbers=flag_to_number)
 
 
-def test_an_unknown_computed_feature_is_named_with_those_there_are() -> None:
+def test_an_unknown_computed_feature_is_named_with_the_known_ones() -> None:
     with pytest.raises(ValidationError, match="names 'user_moon_phase', expected some of: user_weekend_events"):
         Schema(computed_features=("user_moon_phase",))
 

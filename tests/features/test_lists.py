@@ -1,4 +1,4 @@
-"""Do lists become arrays without mixing up their rows?"""
+"""Lists become arrays without mixing up their rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_shares_are_summed_by_value_and_scaled_to_one(rows: list[list[tuple[str,
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_what_was_cut_off_is_shared_out_among_what_was_kept() -> None:
+def test_cut_off_shares_are_distributed_over_the_kept_ones() -> None:
     """Two of three quarters were kept: each is one half."""
     assert dense_shares(table_of([[("old", 0.25), ("young", 0.25)]]), FIELD, VOCABULARY).tolist() == [[0.0, 0.5, 0.5]]
 

@@ -1,4 +1,4 @@
-"""Do other offline stores of Feast's join what DuckDB joins, or say that they cannot?"""
+"""Other offline stores of Feast join the same rows as DuckDB, or report that they cannot."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ def test_another_machine_joins_the_same(store: Store, served: int) -> None:
     assert found.column("user_num_events").null_count == 1
 
 
-def test_one_that_cannot_join_says_so(store: Store) -> None:
+def test_a_store_that_cannot_join_is_reported(store: Store) -> None:
     with pytest.raises(JoinError, match=r"(offline store 'dask'|the join of 4 rows gave).*type: duckdb"):
         through(store, type="dask").join("user", KEYS)

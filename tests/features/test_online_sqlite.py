@@ -1,4 +1,4 @@
-"""Is the file of Feast's SQLite store read as Feast reads it, without Feast, whatever its writer is doing?"""
+"""Feast's SQLite store is read without Feast, with the same result, also during writes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_store_in_sqlite_is_read_without_loading_feast(store: Store) -> None:
     assert ran.stdout.split("\n")[:2] == ["1", "[]"]
 
 
-def test_what_another_process_writes_is_seen_at_the_next_read(store: Store) -> None:
+def test_writes_of_another_process_are_seen_at_the_next_read(store: Store) -> None:
     read = direct(store)
     assert read(["anna"]).column("user_as_of_seconds").to_pylist() == [int(day(1).timestamp())]
     fill(Store.open(store.folder), 2)
@@ -109,7 +109,7 @@ def test_a_file_in_the_place_of_another_one_is_noticed(store: Store) -> None:
     assert read(["zoë"]).column("user_history").to_pylist() != [None]
 
 
-def test_a_file_that_is_missing_is_an_error_until_it_is_there(store: Store) -> None:
+def test_a_missing_file_is_an_error_until_it_exists(store: Store) -> None:
     path, read = path_of(store), direct(store)
     path.rename(path.with_suffix(".away"))
     with pytest.raises(FileNotFoundError, match=r"^online\.db: no such file; `twinspire features` fills one$"):
@@ -119,13 +119,13 @@ def test_a_file_that_is_missing_is_an_error_until_it_is_there(store: Store) -> N
     assert read(["anna"]).num_rows == 1
 
 
-def test_a_table_that_is_missing_is_an_error(store: Store) -> None:
+def test_a_missing_table_is_an_error(store: Store) -> None:
     read = SqliteUsers(path_of(store), "other", view_schema(store.settings.schema, "user"), wait_seconds=0.0)
     with pytest.raises(sqlite3.OperationalError, match="no such table: other"):
         read(["anna"])
 
 
-def test_what_a_killed_writer_left_half_done_is_not_read(store: Store, tmp_path: Path) -> None:
+def test_half_written_data_of_a_killed_writer_is_not_read(store: Store, tmp_path: Path) -> None:
     """A copy of the file and its journal in the middle of a transaction is what a crash leaves."""
     path, known = path_of(store), direct(store)(USERS)
     crashed = tmp_path / "crashed"
@@ -159,7 +159,7 @@ def test_threads_share_a_reader(store: Store) -> None:
         ("entity_key, feature_name, value_bytes", user_key("anna"), False),
     ],
 )
-def test_only_what_looks_as_expected_is_read_without_feast(
+def test_only_a_store_of_the_expected_form_is_read_without_feast(
     tmp_path: Path, columns: str, key: bytes | None, expected: bool
 ) -> None:
     path = tmp_path / "online.db"
@@ -170,7 +170,7 @@ def test_only_what_looks_as_expected_is_read_without_feast(
     assert fits(path, TABLE) is expected
 
 
-def test_where_there_is_nothing_yet_nothing_speaks_against_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_readable_without_feast(tmp_path: Path) -> None:
     assert fits(tmp_path / "online.db", TABLE)
     assert not (tmp_path / "online.db").exists()
 

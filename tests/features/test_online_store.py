@@ -1,4 +1,4 @@
-"""Does the online store answer what the point-in-time join says of the same moment, in SQLite and in Redis?"""
+"""The online store returns the values of the point-in-time join at the same moment, in SQLite and in Redis."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_it_answers_what_feast_itself_answers(
         assert found.column(name).to_pylist() == pa.array(response[name], found.schema.field(name).type).to_pylist()
 
 
-def test_a_read_waits_for_a_writer_no_longer_than_it_is_told(
+def test_a_read_waits_for_a_writer_no_longer_than_its_timeout(
     make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
 ) -> None:
     make_store(tmp_path, user=rows).materialize(day(4) - LOOK_BACK, day(4))
@@ -113,7 +113,7 @@ def test_a_read_waits_for_a_writer_no_longer_than_it_is_told(
     assert store.read_online(["anna"]).equals(known)
 
 
-def test_before_anything_is_materialised_the_online_store_knows_nobody(
+def test_before_materialisation_the_online_store_knows_no_user(
     make_store: Callable[..., Store], rows: list[Row], tmp_path: Path
 ) -> None:
     answer = make_store(tmp_path, user=rows).read_online(["anna"]).to_pylist()[0]
@@ -139,13 +139,13 @@ def redis_address(tmp_path: Path) -> Iterator[str]:
         [*command, "--appendonly", "no"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
         assert server.stdout is not None
-        said = []
+        output = []
         for line in server.stdout:
-            said.append(line)
+            output.append(line)
             if "eady to accept connections" in line:
                 break
         else:
-            pytest.fail(f"redis-server ended before it was ready: {''.join(said)}")
+            pytest.fail(f"redis-server ended before it was ready: {''.join(output)}")
         try:
             yield f"127.0.0.1:{port}"
         finally:
@@ -183,7 +183,7 @@ def test_an_emptied_store_can_be_filled_for_an_earlier_moment(
     assert_goes_back_where_it_was_emptied(make_store(tmp_path, user=rows))
 
 
-def test_redis_which_refuses_what_is_not_younger_is_filled_again_once_emptied(
+def test_redis_refuses_older_rows_and_is_filled_again_once_emptied(
     make_store: Callable[..., Store], rows: list[Row], tmp_path: Path, redis_address: str
 ) -> None:
     assert_goes_back_where_it_was_emptied(make_store(tmp_path / "store", user=rows, redis=redis_address))
@@ -216,9 +216,7 @@ def test_redis_forgets_a_person_and_keeps_the_others(
     assert_forgets_one_and_keeps_the_others(make_store(tmp_path / "store", user=rows, redis=redis_address))
 
 
-def test_where_there_is_no_online_store_yet_nobody_is_forgotten(
-    make_store: Callable[..., Store], tmp_path: Path
-) -> None:
+def test_without_an_online_store_forgetting_removes_nothing(make_store: Callable[..., Store], tmp_path: Path) -> None:
     store = make_store(tmp_path)
     (tmp_path / "feast" / "online.db").unlink(missing_ok=True)
     assert forget_online(store, ["anna"]) == 0

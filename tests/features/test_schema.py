@@ -1,4 +1,4 @@
-"""Is a dataset described once, and is a description that means two things refused by name?"""
+"""A dataset is described once, and an ambiguous description is refused by name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from features.schema import STATISTICS, TOWERS, Schema, snapshot_schema, view_sc
 
 @pytest.mark.parametrize("side", ["user_columns", "item_columns"])
 @pytest.mark.parametrize("kind", ["id", "history", ["text", "history"]])
-def test_a_kind_that_is_not_a_columns_is_named_with_the_column_and_what_is_allowed(side: str, kind: Any) -> None:
+def test_a_kind_that_is_not_a_columns_is_named_with_the_column_and_the_allowed_kinds(side: str, kind: Any) -> None:
     wrong = kind if isinstance(kind, str) else kind[1]
     message = rf"column 'colour' has kind '{wrong}'; a column is one of: categorical, numeric, text"
     with pytest.raises(ValidationError, match=message):
         Schema.model_validate({side: {"colour": kind}})
 
 
-def test_a_misspelt_kind_is_named_with_what_is_allowed() -> None:
+def test_a_misspelt_kind_is_named_with_the_allowed_ones() -> None:
     message = r"(?s)item_columns.*column 'colour' has kind 'categoric'; a column is one of: categorical, numeric, text"
     with pytest.raises(ValidationError, match=message):
         Schema.model_validate({"item_columns": {"colour": "categoric"}})
@@ -46,10 +46,12 @@ def test_a_name_of_a_feature_table_is_refused(name: str) -> None:
         Schema.model_validate({"item_columns": {name: "categorical"}})
 
 
-@pytest.mark.parametrize(("name", "other"), [("User_ID", "user_id"), ("country", "COUNTRY")])
+@pytest.mark.parametrize(("name", "other"), [("User_ID", "user_id"), ("Country", "COUNTRY")])
 def test_names_that_differ_in_case_alone_are_one(name: str, other: str) -> None:
     with pytest.raises(ValidationError, match=rf"column '{name}' is used twice, and as '{other}'"):
-        Schema.model_validate({"item_columns": {name: "text"}, "user_columns": {"COUNTRY": "text"}})
+        Schema.model_validate(
+            {"item_columns": {other: "text"} if other == "COUNTRY" else {}, "user_columns": {name: "text"}}
+        )
 
 
 def test_one_name_for_a_user_column_and_an_item_column_is_refused() -> None:
@@ -58,7 +60,7 @@ def test_one_name_for_a_user_column_and_an_item_column_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("columns", "expected"), [({"aisle": "text", "size": "numeric"}, "aisle, size"), ({}, "none")])
-def test_a_category_that_is_no_item_column_is_named_with_the_columns_there_are(
+def test_a_category_that_is_no_item_column_is_named_with_the_existing_columns(
     columns: dict[str, str], expected: str
 ) -> None:
     with pytest.raises(ValidationError, match=rf"item_category is 'ailse', which is not an item column.*{expected}"):
@@ -135,14 +137,14 @@ def test_shares_are_two_lists_for_each_column_between_statistics_and_columns() -
         ("user_statistics_of", "aile", "'aile', which is not a categorical item column; expected some of: aisle"),
     ],
 )
-def test_shares_of_what_is_no_categorical_column_of_the_other_side_are_refused(
+def test_shares_of_anything_but_a_categorical_column_of_the_other_side_are_refused(
     key: str, name: str, message: str
 ) -> None:
     with pytest.raises(ValidationError, match=f"{key} names {message}"):
         Schema.model_validate(SHOP | {key: [name]})
 
 
-def test_shares_without_any_column_to_count_say_so() -> None:
+def test_shares_without_any_column_to_count_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"user_statistics_of names 'aisle'.*expected some of: \(none declared\)"):
         Schema.model_validate({"user_statistics_of": ["aisle"]})
 

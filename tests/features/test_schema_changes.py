@@ -1,4 +1,4 @@
-"""Is a change of columns told before anything trains, with what it means?"""
+"""A change of columns is reported before training, with its consequences."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "expected", "needs_full"), CHANGES)
-def test_a_change_is_told_with_what_it_means(
+def test_a_change_is_reported_with_its_consequences(
     change: dict[str, Any], expected: str, needs_full: bool, tmp_path: Path
 ) -> None:
     before = facts(tmp_path)
@@ -144,7 +144,7 @@ def test_a_change_is_told_with_what_it_means(
     assert (str(found), found.needs_full) == (expected, needs_full)
 
 
-def test_a_value_that_appears_is_told_as_the_change_it_is(tmp_path: Path) -> None:
+def test_a_value_that_appears_is_reported_as_a_change(tmp_path: Path) -> None:
     before = facts(tmp_path, events=without(EVENTS, "value"))
     [found] = schema_changes(before, facts(tmp_path))
     assert found.needs_full

@@ -1,4 +1,4 @@
-"""Does a join say what was known at each moment, in the order of its keys, and does it notice when it does not?"""
+"""A join returns what was known at each moment, in the order of its keys, and detects violations."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def known_at(rows: list[Row], key: str, entity: str, moment: dt.datetime, tower:
 
 
 @pytest.mark.parametrize("tower", ["user", "item"])
-def test_a_join_gives_what_was_known_at_each_moment_in_the_order_of_the_keys(
+def test_a_join_returns_the_features_known_at_each_moment_in_the_order_of_the_keys(
     tower: str, store: Store, user_rows: list[Row], item_rows: list[Row]
 ) -> None:
     key, rows = f"{tower}_id", user_rows if tower == "user" else item_rows
@@ -103,7 +103,7 @@ def test_a_late_correction_is_not_seen_before_it_was_made(store: Store) -> None:
     assert joined.column("user_num_events").to_pylist() == [201, 201, 2001, 2001, 2101, 2101]
 
 
-def test_a_row_speaks_for_the_moment_it_is_stamped_with_and_not_for_the_one_before(store: Store) -> None:
+def test_a_row_is_valid_from_its_timestamp_on_and_not_before(store: Store) -> None:
     moments = [day(3) - dt.timedelta(microseconds=1), day(3)]
     joined = store.join("user", pd.DataFrame({"user_id": "zoë", "event_timestamp": moments}))
     assert joined.column("user_num_events").to_pylist() == [None, 701]
@@ -166,7 +166,7 @@ def test_a_doubled_key_is_named() -> None:
         in_order_of(keys_of("a", "b", "c"), joined_of("c", "a", "b", "c"), key="user_id")
 
 
-def test_a_key_that_nobody_asked_for_is_noticed() -> None:
+def test_a_key_that_was_not_requested_is_noticed() -> None:
     with pytest.raises(JoinError, match="join of 1 rows gave 2"):
         in_order_of(keys_of("a"), joined_of("a", "b"), key="user_id")
 
@@ -202,7 +202,7 @@ def test_registering_again_changes_nothing(store: Store) -> None:
     assert len(before) == 6
 
 
-def test_a_folder_without_a_store_says_which_command_makes_one(tmp_path: Path) -> None:
+def test_a_folder_without_a_store_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"settings.json: no feature store here; run `twinspire features`"):
         Store.open(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Which letter trigrams does a text have? Compared with a slow twin that walks over the bytes."""
+"""Letter trigrams of texts, compared with a slow twin that walks over the bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.text import trigrams
+from features.kinds import trigrams
 
 LENGTH, NUM_BUCKETS = 12, 50_000
 

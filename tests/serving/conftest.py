@@ -75,7 +75,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="session")
 def exported(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with `user_tower.tflite`, `narrow.tflite` (4 numbers wide) and what Keras says: `expected.npz`.
+    """Folder with `user_tower.tflite`, `narrow.tflite` (4 numbers wide) and Keras's own vectors: `expected.npz`.
 
     TensorFlow runs in a process of its own, so that this one shows that serving does without.
     """

@@ -1,6 +1,6 @@
 """A server over a bundle whose online store is one Parquet table: `python serve_for_tests.py BUNDLE TABLE GATE`.
 
-Reading the user `slow` waits until somebody opens the named pipe GATE for writing; beside it may lie denied_items.txt.
+Reading the user `slow` waits until the named pipe GATE is opened for writing; its folder may hold denied_items.txt.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def test_shares_are_as_configured() -> None:
     np.testing.assert_allclose(found, [0.7, 0.2, 0.1], atol=4 * np.sqrt(0.25 / len(USERS)))
 
 
-def test_a_user_stays_and_another_salt_shares_out_anew() -> None:
+def test_a_user_keeps_the_arm_and_another_salt_reassigns_users() -> None:
     first, again, other = numbers([0.5, 0.5], "a"), numbers([0.5, 0.5], "a"), numbers([0.5, 0.5], "b")
     np.testing.assert_array_equal(first, again)
     assert abs((first == other).mean() - 0.5) < 4 * 0.5 / np.sqrt(len(USERS))
@@ -46,6 +46,6 @@ def test_one_arm_takes_everybody() -> None:
         ([Arm("a", 1.0), Arm("b", 0.00001)], "a sum of 1"),
     ],
 )
-def test_arms_that_do_not_share_out_everybody_are_refused(arms: list[Arm], message: str) -> None:
+def test_arms_that_do_not_cover_all_users_are_refused(arms: list[Arm], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Arms(arms, salt="")

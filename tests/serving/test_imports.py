@@ -21,7 +21,7 @@ MODULES = (
     "serving.exposures.log",
     "serving.recommender",
     "serving.bundles.publish",
-    "serving.bundles.retention",
+    "serving.bundles.folder",
     "serving.open",
 )
 # One process: what a module loads is still there after the next one.

@@ -54,7 +54,7 @@ def live_on(shelf: Shelf, arms: Arms | None = None) -> Live:
     return Live(arms or one_arm(), shelf.open, lambda: shelf.published, clock=lambda: NOW)
 
 
-def test_what_is_published_takes_over_after_it_was_opened_and_asked(shelf: Shelf) -> None:
+def test_a_published_bundle_takes_over_after_it_was_opened_and_tried(shelf: Shelf) -> None:
     live = live_on(shelf)
     assert not live.look()
     shelf.published = "b"
@@ -68,7 +68,7 @@ def test_what_is_published_takes_over_after_it_was_opened_and_asked(shelf: Shelf
 
 
 @pytest.mark.parametrize("version", ["broken", "cold"])
-def test_a_bad_one_is_refused_once_and_told_until_another_comes(shelf: Shelf, version: str) -> None:
+def test_a_bad_bundle_is_refused_once_and_reported_until_another_is_published(shelf: Shelf, version: str) -> None:
     shelf.bad["broken"] = ValueError("vectors.npy: has 3 bytes, expected 4")
     live = live_on(shelf)
     shelf.published = version
@@ -84,7 +84,7 @@ def test_a_bad_one_is_refused_once_and_told_until_another_comes(shelf: Shelf, ve
     assert live.refusal is None
 
 
-def test_a_refused_one_is_forgotten_where_the_old_one_is_published_again(shelf: Shelf) -> None:
+def test_a_refusal_ends_when_the_old_bundle_is_published_again(shelf: Shelf) -> None:
     shelf.bad["broken"] = ValueError("no")
     live = live_on(shelf)
     shelf.published = "broken"
@@ -94,7 +94,7 @@ def test_a_refused_one_is_forgotten_where_the_old_one_is_published_again(shelf: 
     assert live.refusal is None
 
 
-def test_a_pointer_that_is_gone_is_told_and_the_bundle_goes_on(shelf: Shelf) -> None:
+def test_a_missing_pointer_is_reported_and_the_bundle_stays_live(shelf: Shelf) -> None:
     def published() -> str:
         if shelf.published == "nothing":
             raise OSError("no pointer")
@@ -108,7 +108,7 @@ def test_a_pointer_that_is_gone_is_told_and_the_bundle_goes_on(shelf: Shelf) -> 
     assert live.current.bundle.version == "a"
 
 
-def test_arms_keep_the_bundles_that_they_name(shelf: Shelf) -> None:
+def test_arms_keep_their_pinned_bundles(shelf: Shelf) -> None:
     arms = Arms([Arm("new", 0.5), Arm("old", 0.5, bundle="old")], salt="")
     live = live_on(shelf, arms)
     shelf.published = "b"
@@ -120,13 +120,13 @@ def test_arms_keep_the_bundles_that_they_name(shelf: Shelf) -> None:
     assert live.current is live.of(arms.arms[1])
 
 
-def test_a_server_does_not_begin_without_its_bundles(shelf: Shelf) -> None:
+def test_a_server_does_not_start_without_its_bundles(shelf: Shelf) -> None:
     shelf.bad["gone"] = ValueError("gone: no such bundle")
     with pytest.raises(ValueError, match="no such bundle"):
         live_on(shelf, Arms([Arm("new", 0.5), Arm("old", 0.5, bundle="gone")], salt=""))
 
 
-def test_watching_sees_it(shelf: Shelf) -> None:
+def test_watching_notices_a_publication(shelf: Shelf) -> None:
     live = live_on(shelf)
     thread = live.watch(0.01)
     shelf.published = "b"
@@ -140,7 +140,7 @@ def test_watching_sees_it(shelf: Shelf) -> None:
     assert not thread.is_alive()
 
 
-def test_what_is_tried_out_before_it_answers_is_refused_if_that_fails(shelf: Shelf) -> None:
+def test_a_bundle_that_fails_its_trial_is_refused(shelf: Shelf) -> None:
     live, tried = live_on(shelf), []
 
     def try_out(new: Any) -> None:
@@ -158,7 +158,7 @@ def test_what_is_tried_out_before_it_answers_is_refused_if_that_fails(shelf: She
     assert (live.current.bundle.version, live.num_swaps, live.refusal) == ("c", 1, None)
 
 
-def test_without_warming_up_nothing_is_asked_until_told_so(shelf: Shelf) -> None:
+def test_bundles_are_warmed_up_on_request_only(shelf: Shelf) -> None:
     arms = Arms([Arm("old", 0.5, bundle="z"), Arm("new", 0.5)], salt="")
     live = Live(arms, shelf.open, lambda: shelf.published, clock=lambda: NOW, warm_up=False)
     shelf.published = "b"
@@ -168,7 +168,7 @@ def test_without_warming_up_nothing_is_asked_until_told_so(shelf: Shelf) -> None
     assert sorted(shelf.warmed) == ["b", "z"]
 
 
-def test_one_that_does_not_look_itself_says_what_it_is_told(shelf: Shelf) -> None:
+def test_a_passive_watcher_reports_the_state_that_it_is_given(shelf: Shelf) -> None:
     live, refusal = live_on(shelf), Refusal("b", "broken", NOW)
     live.adopt_state(refusal, 7)
     assert (live.refusal, live.num_swaps, live.current.bundle.version) == (refusal, 7, "a")

@@ -60,7 +60,7 @@ def test_bought_items_stay_out_when_asked(recommender: Recommender) -> None:
 
 
 @pytest.mark.parametrize("user_id", ["stranger", "u3"])
-def test_users_without_a_past_get_what_is_popular(recommender: Recommender, user_id: str) -> None:
+def test_users_without_a_past_get_popular_items(recommender: Recommender, user_id: str) -> None:
     for retriever in ("fused", "two_tower", "repeat"):
         found = recommender.recommend([user_id], k=3, retriever=retriever)
         answer = found.answers[0]
@@ -99,7 +99,7 @@ def test_users_alone_and_together_get_the_same(recommender: Recommender) -> None
         assert alone.fallback == answer.fallback
 
 
-def test_the_moment_is_the_bundles_midnight_unless_told(recommender: Recommender) -> None:
+def test_the_moment_is_the_bundles_midnight_by_default(recommender: Recommender) -> None:
     def scores(as_of: dt.datetime | None) -> list[float]:
         answer = recommender.recommend(["u1"], k=3, retriever="repeat", as_of=as_of).answers[0]
         return [item["score"] for item in answer.items]
@@ -126,7 +126,7 @@ def test_the_answer_names_bundle_retriever_and_stages(recommender: Recommender, 
     assert "features" not in recommender.recommend(["u1"], k=3, retriever="repeat").stage_microseconds
 
 
-def test_questions_that_make_no_sense_are_refused(recommender: Recommender) -> None:
+def test_invalid_requests_are_refused(recommender: Recommender) -> None:
     with pytest.raises(ValueError, match="user_ids is empty"):
         recommender.recommend([], k=3)
     with pytest.raises(ValueError, match="k is 0"):

@@ -74,38 +74,36 @@ def test_context_is_of_the_columns_kind(recommender: Recommender) -> None:
         answer(recommender, context={"age": 3.0})
 
 
-def test_context_takes_the_place_of_what_is_stored(
-    bundle: Bundle, recommender: Recommender, read_users: ReadUsers
-) -> None:
-    told = answer(recommender, retriever="exact", context={"age": "old"})
+def test_context_replaces_stored_features(bundle: Bundle, recommender: Recommender, read_users: ReadUsers) -> None:
+    found = answer(recommender, retriever="exact", context={"age": "old"})
     raw = read_users(["u1"])
     place = raw.schema.get_field_index("age")
     changed = raw.set_column(place, "age", pa.array(["old"]))
     expected = recommender.answer(RecommendRequest(("u1",), 40, retriever="exact"), changed).answers[0]
-    assert told.items == expected.items
-    assert [item["score"] for item in told.items] != [
+    assert found.items == expected.items
+    assert [item["score"] for item in found.items] != [
         item["score"] for item in answer(recommender, retriever="exact").items
     ]
 
 
-def test_what_a_stranger_tells_is_something_to_go_by(recommender: Recommender) -> None:
+def test_context_of_an_unknown_user_is_used(recommender: Recommender) -> None:
     assert answer(recommender, "stranger", retriever="exact").reasons == ("unknown_user", "no_history")
-    for told in ({"context": {"age": "old"}}, {"recent_items": ("i7",)}):
-        found = answer(recommender, "stranger", retriever="exact", **told)
+    for given in ({"context": {"age": "old"}}, {"recent_items": ("i7",)}):
+        found = answer(recommender, "stranger", retriever="exact", **given)
         assert (found.fallback, found.reasons) == (None, ("unknown_user",))
 
 
 def test_recent_items_are_met_now(recommender: Recommender, read_users: ReadUsers) -> None:
     seconds = recommender._as_of_seconds
-    told = answer(recommender, retriever="exact", recent_items=("i9", "i1", "i9"))
+    found = answer(recommender, retriever="exact", recent_items=("i9", "i1", "i9"))
     raw = read_users(["u1"]).to_pylist()[0]
     raw["user_history"] = ["i9", "i1", "i2", "i0"]
     raw["user_history_seconds"] = [seconds, seconds, *raw["user_history_seconds"][::2]]
     raw["user_last_seconds"] = seconds
     changed = pa.Table.from_pylist([raw], schema=read_users(["u1"]).schema)
     expected = recommender.answer(RecommendRequest(("u1",), 40, retriever="exact"), changed).answers[0]
-    assert told.items == expected.items
-    assert told.items != answer(recommender, retriever="exact").items
+    assert found.items == expected.items
+    assert found.items != answer(recommender, retriever="exact").items
 
 
 def test_recent_items_count_as_bought(recommender: Recommender) -> None:
@@ -152,7 +150,7 @@ def test_without_weights_an_exponent_is_refused(recommender: Recommender) -> Non
         answer(recommender, weight_exponent=0.0)
 
 
-def test_without_the_online_store_the_bundle_tells_what_it_knows(recommender: Recommender) -> None:
+def test_without_the_online_store_the_bundle_answers_from_its_own_data(recommender: Recommender) -> None:
     gone = Unavailable("no answer in 200 ms")
     found = recommender.answer(RecommendRequest(("u1", "stranger", "u3"), 5, retriever="exact"), gone).answers
     assert [one.reasons for one in found] == [
@@ -166,13 +164,13 @@ def test_without_the_online_store_the_bundle_tells_what_it_knows(recommender: Re
     assert len(found[0].items) == 5
 
 
-def test_without_tables_the_two_towers_stand_in(recommender: Recommender) -> None:
+def test_without_tables_the_two_towers_are_the_substitute(recommender: Recommender) -> None:
     found = answer(recommender, k=5, retriever="sparcode")
     assert found.reasons == ("no_tables",)
     assert found.items == answer(recommender, k=5, retriever="two_tower").items
 
 
-def test_an_explanation_names_ranks_and_what_is_near(recommender: Recommender, bundle: Bundle) -> None:
+def test_an_explanation_names_ranks_and_near_items(recommender: Recommender, bundle: Bundle) -> None:
     found = answer(recommender, k=5, explain=True)
     lists = {name: answer(recommender, k=20, retriever=name) for name in ("two_tower", "repeat")}
     for item in found.items:
@@ -202,7 +200,7 @@ def test_similar_items_are_the_nearest_others(recommender: Recommender, bundle: 
     assert recommender.similar_items("nowhere", k=3) is None
 
 
-def test_a_vector_is_of_whom_something_is_known(recommender: Recommender) -> None:
+def test_a_vector_exists_for_users_with_known_features(recommender: Recommender) -> None:
     vector = recommender.embed_user("n1")
     assert vector is not None
     assert vector.shape == (8,)

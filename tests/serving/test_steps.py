@@ -22,7 +22,7 @@ def read_up_to_the_bundle(config: Config) -> dict[str, object]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("overrides", [(), ("sparcode={}", "evaluation.ks=[5]", "serving.fusion_depth=5")])
-def test_what_the_steps_up_to_a_bundle_read_loads_as_the_configuration_that_they_read(
+def test_a_bundle_carries_the_configuration_that_its_steps_read(
     path: Path, overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
     made_with = read_up_to_the_bundle(load(path, overrides))

@@ -22,7 +22,7 @@ NUM_BUCKETS = 5
 
 
 class Recorder:
-    """Keeps what a tower is asked, and asks the towers of before without the buckets that they do not have."""
+    """Records the inputs of a tower, and calls older towers without the buckets that they do not have."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._tower = bundle.user_tower

@@ -87,7 +87,7 @@ def test_the_true_field_is_no_input_of_the_tower_that_guesses_it(towers: TwoTowe
     assert "aisle" not in {tensor.name for tensor in towers.user_parts.inputs}
 
 
-def test_observed_shares_stand_in_the_place_of_a_guess(
+def test_observed_shares_replace_a_guess(
     user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows, randomise: Callable[[tf_keras.Model], None]
 ) -> None:
     specs = [*item_specs, InputSpec("item_age_shares", "shares", 4)]

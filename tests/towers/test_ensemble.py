@@ -119,7 +119,7 @@ def test_the_layer_is_made_again_from_its_configuration() -> None:
     assert (layer.weights_of_parts, layer.name) == ((1.0, 0.3), "join")
 
 
-def test_what_cannot_be_concatenated_is_refused(
+def test_arrays_that_cannot_be_concatenated_are_refused(
     members: list[TwoTower], user_specs: list[InputSpec], item_specs: list[InputSpec]
 ) -> None:
     with pytest.raises(ValueError, match="no towers to concatenate"):
@@ -132,7 +132,7 @@ def test_what_cannot_be_concatenated_is_refused(
         concatenate([(members[0], 1.0), (other, 1.0)])
 
 
-def test_factors_stand_beside_concatenated_pairs(members: list[TwoTower], users: Inputs, items: Inputs) -> None:
+def test_factors_are_appended_to_concatenated_pairs(members: list[TwoTower], users: Inputs, items: Inputs) -> None:
     joined = concatenate(list(zip(members, WEIGHTS, strict=True)))
     factors = np.full((int(max(items["item_id"].max(), users["user_history"].max())) + 1, 2), 0.5, np.float32)
     served = with_factors(joined, factors, weight=0.5)

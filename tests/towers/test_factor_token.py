@@ -1,4 +1,4 @@
-"""Factors are appended to learned tokens as the formula says, and their token keeps their inner product."""
+"""Factors are appended to learned tokens by the formula, and their token keeps their inner product."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from serving.retrieval.exported_tower import ExportedTower
 from towers.co_purchase import with_factors
 from towers.factor_token import FactorToken, rest_tower
 from towers.quantizer import ProductQuantizer
-from towers.scorer import Interaction, MlpInteraction, ProductInteraction
-from towers.sparcode import SparCode
+from towers.sparcode import Interaction, MlpInteraction, ProductInteraction, SparCode
 from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower, build_two_tower
 from training.trainer import export_tower
@@ -73,7 +72,7 @@ def test_scores_are_those_of_learned_tokens_and_of_the_factors(
     kind: str,
 ) -> None:
     users, items = rows_of(user_specs, 5), rows_of(item_specs, 7)
-    users[HISTORY][0] = 0  # nobody's factors
+    users[HISTORY][0] = 0  # factors of the padding row
     model = model_of(learned, kind)
     rest = rest_tower(served.user, learned_width=D, width=WIDTH)(users).numpy()
     token = FactorToken.of(served, rest, learned_width=D, scale=SCALE, num_parts=PARTS, num_codes=CODES, seed=1)

@@ -50,7 +50,7 @@ def test_an_empty_history_counts_nothing(decay_days: float | None, power: float)
 
 
 @pytest.mark.parametrize("decay_days", [None, 5.0])
-def test_an_item_counts_the_same_wherever_it_stands(decay_days: float | None) -> None:
+def test_an_item_counts_the_same_at_every_position(decay_days: float | None) -> None:
     layer = HistoryWeights(decay_days=decay_days, power=0.5)
     order = [2, 1, 3, 0]
     found = layer((ROWS[:, order], AGES[:, order]))
@@ -100,7 +100,7 @@ def test_each_kind_of_input_gives_its_vector_by_hand() -> None:
     of_id, of_category, of_text, of_numbers = (vector.numpy() for vector in model(inputs))
     assert of_id.tolist() == [[7, 8], [0, 0]]
     assert of_category.tolist() == [[30, 40], [0, 1]]
-    # The mean of buckets 1 and 3; padding counts nothing, whatever stands in row 0.
+    # The mean of buckets 1 and 3; padding counts nothing, for any content of row 0.
     np.testing.assert_allclose(of_text, [[6 / 2, 5 / 2], [0, 0]], rtol=EPSILON)
     assert of_numbers.tolist() == [[0.5 + 2 * 2, -2], [0, 0]]
 
@@ -121,7 +121,7 @@ def test_a_history_is_the_weighted_sum_of_its_items_by_hand(training: bool) -> N
     model.get_layer("user_history_weights").set_weights([np.array([[1, 0], [0, 3]], np.float32)])
     inputs = {HISTORY: np.repeat(ROWS, 2, axis=0), HISTORY_AGE: np.repeat(AGES, 2, axis=0)}
     inputs[HISTORY][1] = 0
-    # The mean of rows 3 and 5, (1/2, 1), through the layer; row 0 counts nothing, whatever stands there.
+    # The mean of rows 3 and 5, (1/2, 1), through the layer; row 0 counts nothing, for any content.
     np.testing.assert_allclose(model(inputs, training=training), [[1 / 2, 3], [0, 0]], rtol=EPSILON)
 
 

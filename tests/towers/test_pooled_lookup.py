@@ -1,4 +1,4 @@
-"""The pooled lookup is the sum that its formula says, with the gradient of the plain one."""
+"""The pooled lookup equals the sum of its formula, with the gradient of the plain one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_layer_gives_the_same_while_training_and_not() -> None:
     np.testing.assert_allclose(pooled((rows, weights))[1], table(2), rtol=1e-6)
 
 
-def test_the_table_is_shared_with_whoever_reads_it_too() -> None:
+def test_the_table_is_shared_with_its_other_readers() -> None:
     table = tf_keras.layers.Embedding(6, 2)
     inputs = {"own": tf_keras.Input((), dtype="int32"), "met": tf_keras.Input((3,), dtype="int32")}
     total = table(inputs["own"]) + PooledLookup(table)((inputs["met"], tf.cast(inputs["met"] > 0, tf.float32)))

@@ -1,4 +1,4 @@
-"""The interaction net scores as its formula says."""
+"""The interaction net scores by its formula."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from towers.scorer import MlpInteraction, ProductInteraction
+from towers.sparcode import MlpInteraction, ProductInteraction
 
 Q, N, K, D, H = 3, 4, 2, 5, 6
 RNG = np.random.default_rng(2)

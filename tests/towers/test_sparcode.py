@@ -1,4 +1,4 @@
-"""Tokens begin at the backbone, and the model scores as its formula says."""
+"""Tokens begin at the backbone, and the model scores by its formula."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
 from serving.retrieval.exported_tower import ExportedTower
 from towers.quantizer import ProductQuantizer
-from towers.scorer import MlpInteraction
-from towers.sparcode import SparCode, commitment, passed_on
+from towers.sparcode import MlpInteraction, SparCode, commitment, passed_on
 from towers.tokenizer import InterestAttention, tokenizers
 from towers.two_tower import TwoTower, build_two_tower
 from training.trainer import export_tower
@@ -81,13 +80,13 @@ def test_attention_is_a_softmax_over_the_history_and_the_user(user_specs: list[I
             np.testing.assert_allclose(found[row, token], shares @ places @ layer.value.numpy(), rtol=1e-3, atol=1e-4)
 
 
-def test_what_stands_behind_the_padding_says_nothing(
+def test_content_behind_the_padding_has_no_effect(
     backbone: TwoTower, user_specs: list[InputSpec], rows_of: Rows
 ) -> None:
     model = made(backbone, user_specs)
     empty = {name: np.zeros_like(values) for name, values in rows_of(user_specs, 2).items()}
     tokens = model.user_tokens(empty).numpy()
-    # Nobody to look at but the user: every interest is the user's own vector.
+    # An empty history: every interest is the user's own vector.
     np.testing.assert_allclose(tokens[:, 1], tokens[:, 0], atol=1e-5)
     assert HISTORY in empty
 

@@ -35,7 +35,7 @@ def fused(encoder: Encoder) -> RetrievalModel:
 
 
 def composed(encoder: Encoder) -> RetrievalModel:
-    """Whatever reads other parts of the towers than their vectors: DAT with category alignment, generated fields."""
+    """Methods that read more of the towers than their vectors: DAT with category alignment, generated fields."""
 
     def table(num_rows: int) -> AugmentedTable:
         trained, groups = np.arange(num_rows) > 0, np.zeros(num_rows, np.int32)

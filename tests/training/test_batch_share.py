@@ -73,7 +73,7 @@ def test_each_candidate_is_computed_by_one_process(sizes: tuple[int, int, int, i
     np.testing.assert_array_equal(private, np.arange(num_rows * num_private) + num_rows + num_uniform)
 
 
-def test_a_share_is_its_rows_beside_all_candidates_by_hand() -> None:
+def test_a_share_is_its_rows_against_all_candidates_by_hand() -> None:
     # Rows 0 1 2, uniform candidates 3 4, one private candidate of each row: 5 6 7.
     share = share_of(make_batch(3, 2, 1), number=1, size=2)
     np.testing.assert_array_equal(share[ORDER], [2, 0, 1, 3, 4])

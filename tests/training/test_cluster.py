@@ -54,7 +54,7 @@ def test_the_first_process_is_the_chief(
         described({"worker": TWO}, "worker", "first"),
     ],
 )
-def test_what_is_no_description_is_refused_with_an_example(environment: dict[str, str]) -> None:
+def test_an_invalid_description_is_refused_with_an_example(environment: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="expected a cluster and a task such as") as caught:
         read_cluster(environment)
     assert environment["TF_CONFIG"] in str(caught.value)
@@ -66,8 +66,8 @@ def test_what_is_no_description_is_refused_with_an_example(environment: dict[str
     [
         (({"worker": TWO, "ps": TWO}, "worker", 0), "names the job 'ps', expected chief and worker alone"),
         (({"worker": TWO}, "evaluator", 0), "names the job 'evaluator', expected chief and worker alone"),
-        (({"worker": TWO}, "worker", 2), "this is worker 2, of 2 addresses of that job; expected an index below"),
-        (({"worker": TWO}, "chief", 0), "this is chief 0, of 0 addresses of that job"),
+        (({"worker": TWO}, "worker", 2), "this process worker 2, of 2 addresses of that job; expected an index below"),
+        (({"worker": TWO}, "chief", 0), "this process chief 0, of 0 addresses of that job"),
     ],
 )
 def test_a_process_outside_of_the_cluster_is_refused(arguments: tuple[Any, ...], message: str) -> None:

@@ -77,7 +77,7 @@ def test_a_pair_counts_once_however_often_it_is_given() -> None:
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("num_users", [7, 31], ids=["few users", "many users"])
-def test_beyond_the_rank_factors_are_zero_and_so_are_items_nobody_has_met(num_users: int, power: float) -> None:
+def test_factors_beyond_the_rank_and_of_items_without_users_are_zero(num_users: int, power: float) -> None:
     """Users of three kinds, two items each: rank 3. Items 0 and 7 to 9 are never met."""
     matrix = np.zeros((num_users, 10))
     for user in range(1, num_users):

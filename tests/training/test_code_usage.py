@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.sparcode import CodeUsage
+from training.fit_sparcode import CodeUsage
 
 
 def usage(counts: object, **changes: float) -> CodeUsage:
@@ -24,7 +24,7 @@ def test_a_healthy_codebook_gives_no_warning() -> None:
     assert usage([[3, 4, 5, 4]], zero_share=0.1).warnings() == []
 
 
-def test_a_collapse_is_said_in_words() -> None:
+def test_a_collapse_is_reported_in_a_message() -> None:
     counts = np.zeros((2, 100))
     counts[0], counts[1, :2] = 1, 50
     (found,) = usage(counts).warnings()
@@ -32,7 +32,7 @@ def test_a_collapse_is_said_in_words() -> None:
     assert "sparcode.restart_below" in found
 
 
-def test_examples_that_teach_nothing_are_reported() -> None:
+def test_examples_without_a_gradient_are_reported() -> None:
     (found,) = usage([[1, 1, 1]], zero_share=0.75, bias=-2.0).warnings()
     assert "75% of the examples score 0 for their own item and teach nothing: the bias is -2.00" in found
 

@@ -1,4 +1,4 @@
-"""The configuration refuses a method that lacks what it needs, and says what that is."""
+"""The configuration refuses a method that lacks something it needs, and names it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TOGETHER = runpy.run_path(str(HERE / "fit_together_for_tests.py"))
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of the loopback that nobody listens on."""
+    """Free ports of the loopback."""
     sockets = [socket.socket() for _ in range(number)]
     try:
         for one in sockets:
@@ -51,13 +51,13 @@ def together(groups_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> l
                         "CUDA_VISIBLE_DEVICES": "",
                         "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": number}}),
                     },
-                    stderr=stack.enter_context((folder / "said.txt").open("w")),
+                    stderr=stack.enter_context((folder / "stderr.txt").open("w")),
                 )
             )
             stack.callback(processes[-1].wait)
             stack.callback(processes[-1].kill)
         for process, folder in zip(processes, folders, strict=True):
-            assert process.wait(timeout=300) == 0, (folder / "said.txt").read_text()
+            assert process.wait(timeout=300) == 0, (folder / "stderr.txt").read_text()
     return folders
 
 

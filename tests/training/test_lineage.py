@@ -61,7 +61,7 @@ def test_a_fit_of_the_same_configuration_is_started_from(plan: Any, tmp_path: Pa
         ("dataset.value_meaning=points", "dataset"),
     ],
 )
-def test_a_section_that_a_state_fits_to_asks_for_a_full_retrain(
+def test_a_changed_section_that_a_state_depends_on_asks_for_a_full_retrain(
     plan: Any, tmp_path: Path, override: str, changed: str
 ) -> None:
     kept(tmp_path)
@@ -69,7 +69,7 @@ def test_a_section_that_a_state_fits_to_asks_for_a_full_retrain(
 
 
 @pytest.mark.parametrize("override", ["sparcode={target_size_bytes: 9}", "index.m=9", "evaluation.ks=[9]", "seed=9"])
-def test_what_no_state_fits_to_may_change(plan: Any, tmp_path: Path, override: str) -> None:
+def test_sections_that_no_state_depends_on_may_change(plan: Any, tmp_path: Path, override: str) -> None:
     # Of SparCode, how its tables are cut is not read by a fit.
     kept(tmp_path, *(["sparcode={}"] if override.startswith("sparcode") else []))
     assert plan(override).is_warm_start

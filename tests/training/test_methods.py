@@ -254,7 +254,7 @@ def test_a_warm_start_keeps_the_streaming_estimate_although_rows_move(
     day_after = AS_OF + dt.timedelta(days=1)
     (night / "stall.yaml").write_text(CONFIG.format(as_of=day_after, data=night / "data"))
     items, orders = (pd.read_csv(night / "data" / f"{name}.csv") for name in ("items", "orders"))
-    # New items stand first, and all orders of the new day are of the first of them and of one that was known.
+    # New items come first, and all orders of the new day are of the first of them and of a known one.
     new = pd.DataFrame({"item_id": ["a0", "a1"], "kind": "fruit", "title": "new thing"})
     pd.concat([new, items]).to_csv(night / "data" / "items.csv", index=False)
     bought = [(f"u{user}", item, f"{AS_OF}T12:00:00+00:00", 3.0) for user in range(NUM_USERS) for item in ("a0", "i39")]
@@ -278,7 +278,7 @@ def test_a_warm_start_keeps_the_streaming_estimate_although_rows_move(
     assert after["i39"] > before["i39"]
 
 
-def test_each_part_of_the_vectors_is_told_apart(trained: Callable[[str], Trained]) -> None:
+def test_parts_of_vectors_are_exported_separately(trained: Callable[[str], Trained]) -> None:
     for name, parts in (("plain", [6, 4]), ("hard model", [6, 6, 4]), ("mobius", [4, 4])):
         found = trained(name)
         assert json.loads((found.model / PARTS_FILE).read_text()) == parts
@@ -309,7 +309,7 @@ def test_a_temperature_is_fitted_only_where_asked(trained: Callable[[str], Train
         ([MINED], r"/mined/.*: has 0 of 1 files; mine the negatives again"),
     ],
 )
-def test_negatives_that_are_not_there_are_told_before_anything_is_fitted(
+def test_missing_negatives_are_reported_before_anything_is_fitted(
     stall: Path, overrides: list[str], message: str
 ) -> None:
     pd.DataFrame({"visitor": ["u1"], "item_id": ["i1"]}).to_parquet(stall / "data" / "views.parquet")

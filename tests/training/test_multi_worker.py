@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.multi_worker import as_chief
+from training.steps import as_chief
 from twinspire.config import Config
 from twinspire.job import only_takes_part
 from twinspire.load_config import load
@@ -30,7 +30,7 @@ def config(*overrides: str) -> Config:
 def test_all_but_the_chief_only_take_part(index: int, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     describe(monkeypatch, index)
     assert only_takes_part(config(TOGETHER)) == expected
-    # Set for something else: without the key nobody reads it.
+    # Set for another program: without the key it is not read.
     assert not only_takes_part(config())
 
 
@@ -47,8 +47,8 @@ def test_one_process_needs_no_description(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_nightly_run_of_several_processes_is_refused() -> None:
-    said = r"multi_worker, which a nightly run does not support.*set training.distribute: none"
-    with pytest.raises(ValueError, match=said), as_chief(config(TOGETHER).training, nightly=True):
+    message = r"multi_worker, which a nightly run does not support.*set training.distribute: none"
+    with pytest.raises(ValueError, match=message), as_chief(config(TOGETHER).training, nightly=True):
         pass
 
 
@@ -63,6 +63,6 @@ def test_several_processes_without_a_description_are_refused(monkeypatch: pytest
 
 def test_a_process_that_is_not_the_chief_does_not_write(monkeypatch: pytest.MonkeyPatch) -> None:
     describe(monkeypatch, 1)
-    said = r"process 1 of 2, and only the first, 0, writes what is made; here, run `twinspire train`"
-    with pytest.raises(ValueError, match=said), as_chief(config(TOGETHER).training, nightly=False):
+    message = r"process 1 of 2, and only the first, 0, writes what is made; here, run `twinspire train`"
+    with pytest.raises(ValueError, match=message), as_chief(config(TOGETHER).training, nightly=False):
         pass

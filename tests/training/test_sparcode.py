@@ -1,4 +1,4 @@
-"""SparCode is fitted as its loss says, and what the tables sum up is the same as the model."""
+"""SparCode is fitted with its loss, and sums over the tables equal the model's scores."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.interactions import INTERACTIONS
 from towers.quantizer import ProductQuantizer
-from towers.scorer import MlpInteraction
-from towers.sparcode import SparCode
+from towers.sparcode import MlpInteraction, SparCode
 from towers.tokenizer import tokenizers
+from training.fit_sparcode import SparCodeModel, adam
 from training.losses.softmax import in_batch_softmax
-from training.sparcode import SparCodeModel, adam
 from training.trainer import embed
 
 tools = runpy.run_path(str(Path(__file__).parent / "fit_for_tests.py"))

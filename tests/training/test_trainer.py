@@ -225,7 +225,7 @@ def test_a_checkpoint_gives_the_weights_back(fitted: Fitted, encoder: Encoder) -
     assert [values.tobytes() for values in found.values()] == [values.tobytes() for values in expected.values()]
 
 
-def test_tensorboard_shows_the_loss_and_what_was_looked_at(fitted: Fitted) -> None:
+def test_tensorboard_shows_the_loss_and_the_held_out_metrics(fitted: Fitted) -> None:
     events = EventAccumulator(str(fitted.folder / "logs"), size_guidance={"tensors": 0})
     events.Reload()
     assert set(events.Tags()["tensors"]) == {"loss", "recall_at_4"}
@@ -247,7 +247,7 @@ def test_the_size_of_blocks_does_not_change_vectors(fitted: Fitted, catalogue: I
 
 
 def vector_towers(width: int) -> TwoTower:
-    """Towers that pass a vector through a scale: their outputs are what a test says."""
+    """Towers that pass a vector through a scale: a test sets their outputs."""
 
     def tower(name: str) -> tf_keras.Model:
         vector = tf_keras.Input((width,), name="vector")
@@ -290,7 +290,7 @@ def run_fit(tmp_path: Path, batches: list[Batch], **changes: Any) -> list[EpochR
     )
 
 
-def test_a_loss_that_is_no_number_stops_the_fit_and_says_what_to_do(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_fit_with_advice(tmp_path: Path) -> None:
     good = vector_batch(np.eye(2), np.eye(2))
     bad = vector_batch(np.eye(2) * np.nan, np.eye(2))
     steps: list[float] = []
@@ -301,15 +301,15 @@ def test_a_loss_that_is_no_number_stops_the_fit_and_says_what_to_do(tmp_path: Pa
     assert not list(tmp_path.glob("checkpoints/*.index"))
 
 
-def test_an_epoch_without_examples_says_so(tmp_path: Path) -> None:
+def test_an_epoch_without_examples_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"epoch 1 has no examples; take more days \(training\.example_days\)"):
         run_fit(tmp_path, [])
 
 
-def test_steps_and_epochs_are_told_and_checkpoints_follow_their_period(tmp_path: Path) -> None:
+def test_steps_and_epochs_are_reported_and_checkpoints_follow_their_period(tmp_path: Path) -> None:
     batch = vector_batch(np.eye(2), np.eye(2))
     steps: list[float] = []
-    told: list[EpochReport] = []
+    reported: list[EpochReport] = []
     looked: list[TwoTower] = []
 
     def evaluate(towers: TwoTower) -> dict[str, float]:
@@ -322,10 +322,10 @@ def test_steps_and_epochs_are_told_and_checkpoints_follow_their_period(tmp_path:
         epochs=5,
         evaluate=evaluate,
         on_step=steps.append,
-        on_epoch=told.append,
+        on_epoch=reported.append,
         checkpoint_every_epochs=2,
     )
-    assert told == reports
+    assert reported == reports
     assert [report.metrics["seen"] for report in reports] == [1, 2, 3, 4, 5]
     np.testing.assert_allclose([report.loss for report in reports], np.reshape(steps, (5, 2)).mean(axis=1))
     assert sorted(path.stem for path in tmp_path.glob("checkpoints/*.index")) == ["ckpt-2", "ckpt-4"]
@@ -374,7 +374,7 @@ def test_a_fixed_temperature_is_no_weight_that_is_fitted(tmp_path: Path) -> None
 
 
 class LastItems(tf.Module):
-    """A queue of two vectors that counts how often it starts anew."""
+    """A queue of two vectors that counts how often it is reset."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -392,7 +392,7 @@ class LastItems(tf.Module):
         self.vectors.assign(tf.zeros((2, 2)))
 
 
-def test_the_queue_is_read_before_it_moves_on_and_begins_anew_with_an_epoch(tmp_path: Path) -> None:
+def test_the_queue_is_read_before_it_moves_on_and_is_reset_at_each_epoch(tmp_path: Path) -> None:
     queue = LastItems()
     model = model_of(vector_towers(2), temperature=1.0, queue=queue)
     users, items = np.eye(2), np.array([[3.0, 0.0], [0.0, 4.0]])
@@ -409,7 +409,7 @@ def test_the_queue_is_read_before_it_moves_on_and_begins_anew_with_an_epoch(tmp_
     assert queue.vectors.numpy().any()
 
 
-def test_what_follows_the_weights_is_refreshed_before_the_look_and_saved_state_comes_back(tmp_path: Path) -> None:
+def test_state_is_advanced_before_each_evaluation_and_restored_from_a_checkpoint(tmp_path: Path) -> None:
     weight = DecayingWeight(1.0, decay=0.5)
     terms = [(1.0, softmax_term("yi2019")), (weight, lambda outputs: tf.constant(2.0))]
     model = model_of(vector_towers(2), temperature=1.0, terms=terms)

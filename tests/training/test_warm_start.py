@@ -96,7 +96,7 @@ def test_rows_stay_with_their_ids_and_new_ones_are_as_in_a_new_table(
         for array in (TABLE, SLOT):
             np.testing.assert_array_equal(now[array][new], state[array][old])
     [added] = later.item_ids.rows(["a-new-one"])
-    # An item that nobody has met is what its other features say of it, and its first step is as large as any first one.
+    # An item without events has the vector of its other features, and its first step is as large as any first one.
     assert not now[TABLE][added].any()
     np.testing.assert_array_equal(now[SLOT][added], fresh[SLOT][added])
     aisle = "aisle_table/embeddings"
@@ -107,7 +107,7 @@ def test_rows_stay_with_their_ids_and_new_ones_are_as_in_a_new_table(
     assert growth.num_new("user_id") == 0
 
 
-def test_the_vectors_of_what_was_known_do_not_change_with_the_catalogue(
+def test_vectors_of_known_ids_do_not_change_with_the_catalogue(
     fitted: tuple[RetrievalModel, dict[str, np.ndarray]], groups_folder: Path, encoder: Encoder
 ) -> None:
     model, state = fitted

@@ -72,7 +72,7 @@ def test_overrides_of_all_arms_come_before_those_of_an_arm(folder: Path) -> None
     assert {config.features.example_days for config in ablation.arms.values()} == {99}
 
 
-def test_an_arm_brings_what_it_needs_and_is_compared_with(folder: Path) -> None:
+def test_an_arm_brings_its_requirements_and_its_reference(folder: Path) -> None:
     ablation = loaded(folder, arms=with_arm())
     assert ablation.chosen([]) == ["default", "no log q", "mined", "odd"]
     assert ablation.chosen(["odd"]) == ["default", "odd"]
@@ -121,7 +121,7 @@ def test_a_mistake_in_an_arm_names_the_file_and_the_arm(folder: Path) -> None:
         loaded(folder, arms=with_arm(overrides={"trainig": 3}))
 
 
-def test_a_file_without_arms_is_told_which_keys_there_are(folder: Path) -> None:
+def test_a_file_without_arms_is_an_error_that_names_the_keys(folder: Path) -> None:
     with pytest.raises(ConfigError, match="holds list, expected a mapping with the keys config, cuts, seeds"):
         load_ablation(written(folder, "- arms"), [])
 

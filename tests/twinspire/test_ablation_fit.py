@@ -1,4 +1,4 @@
-"""Is every fit done once, in its own folder, on features that arms share?"""
+"""Every fit runs once, in its own folder, on features that arms share."""
 
 from __future__ import annotations
 

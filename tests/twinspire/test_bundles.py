@@ -87,7 +87,7 @@ class Shop:
         return ran.stdout
 
     def refused(self, *arguments: str) -> str:
-        """The one line that a command says which ends with 1."""
+        """The one line of standard error of a command that ends with 1."""
         ran = self.do(*arguments)
         assert (ran.exit_code, ran.stdout) == (1, "")
         [message] = ran.stderr.splitlines()
@@ -113,7 +113,7 @@ def test_the_list_has_a_line_for_each_bundle_the_latest_first(shop: Shop) -> Non
     assert rows[2][6:] == ["40", "-", "0.2500"]
 
 
-def test_the_list_is_there_for_programs(shop: Shop) -> None:
+def test_the_list_is_available_as_json(shop: Shop) -> None:
     rows = json.loads(shop.done("list", "--json"))
     assert [row["version"] for row in rows] == shop.versions[::-1]
     assert [row["published"] for row in rows] == [True, False, False]
@@ -152,7 +152,7 @@ def test_a_bundle_is_shown_with_lineage_figures_and_verified_files(shop: Shop) -
     assert "published" not in older.splitlines()[0]
 
 
-def test_a_bundle_is_shown_to_programs(shop: Shop) -> None:
+def test_a_bundle_is_shown_as_json(shop: Shop) -> None:
     shown = json.loads(shop.done("show", shop.versions[1], "--json"))
     assert (shown["bundle_version"], shown["published"], shown["verified"]) == (shop.versions[1], False, True)
     assert shown["facts"]["parent"] == "2017-11-30-0f3c9a71"
@@ -178,8 +178,8 @@ def test_a_difference_names_keys_figures_and_items(shop: Shop) -> None:
 
 
 def test_a_promotion_publishes_and_is_remembered(shop: Shop) -> None:
-    told = shop.done("promote", "2017-12-01", "--now", NOW.strftime("%Y-%m-%dT%H:%M:%S"))
-    assert told == f"{shop.versions[0]} verified and published; before: {shop.versions[2]}\n"
+    printed = shop.done("promote", "2017-12-01", "--now", NOW.strftime("%Y-%m-%dT%H:%M:%S"))
+    assert printed == f"{shop.versions[0]} verified and published; before: {shop.versions[2]}\n"
     assert Bundle.open(shop.folder / "current").version == shop.versions[0]
     last = read(shop.folder)[-1]
     assert (last.version, last.before, last.moment, last.reason) == (
@@ -222,7 +222,7 @@ def test_a_bundle_that_cannot_answer_as_configured_is_not_promoted(shop: Shop) -
     assert published(shop.folder) == shop.versions[2]
 
 
-def test_pruning_tells_what_goes_and_how_much_it_is(shop: Shop) -> None:
+def test_pruning_lists_removed_bundles_and_their_size(shop: Shop) -> None:
     planned = shop.done("prune", "--keep", "1", "--dry-run")
     assert len(list_bundles(shop.folder)) == 3
     assert re.fullmatch(
@@ -245,13 +245,13 @@ def test_pruning_takes_its_limits_from_the_configuration(shop: Shop) -> None:
 def test_the_daily_run_prunes_by_its_configuration(shop: Shop) -> None:
     config = load(shop.root / "small.yaml", ["bundles.max_age_days=1"])
     paths = RunPaths(shop.root / "runs" / "small", config.as_of)
-    told = prune_bundles(config.bundles, paths, now=NOW)
-    assert re.fullmatch(rf"1 removed, \d+\.\d MB: {shop.versions[0]}", told)
+    outcome = prune_bundles(config.bundles, paths, now=NOW)
+    assert re.fullmatch(rf"1 removed, \d+\.\d MB: {shop.versions[0]}", outcome)
     assert prune_bundles(config.bundles, paths, now=NOW) == "no bundle removed"
 
 
 @pytest.mark.parametrize("command", ["show", "promote"])
-def test_a_wrong_version_is_answered_with_what_is_there(shop: Shop, command: str) -> None:
+def test_a_wrong_version_is_an_error_with_the_existing_ones(shop: Shop, command: str) -> None:
     mistaken = shop.versions[1].replace("-12-", "-21-")
     assert f"no bundle '{mistaken}'; did you mean {shop.versions[1]}? There are" in shop.refused(command, mistaken)
     assert f"'2017' is the beginning of {', '.join(shop.versions[::-1])}; give more" in shop.refused(command, "2017")
@@ -260,7 +260,7 @@ def test_a_wrong_version_is_answered_with_what_is_there(shop: Shop, command: str
 @pytest.mark.parametrize(
     "asked", [["list"], ["show"], ["show", "2017-12-01"], ["diff", "a", "b"], ["promote", "a"], ["rollback"], ["prune"]]
 )
-def test_no_bundles_at_all_are_told_in_one_line(shop: Shop, asked: list[str]) -> None:
+def test_no_bundles_at_all_are_reported_in_one_line(shop: Shop, asked: list[str]) -> None:
     shutil.rmtree(shop.folder)
     assert "`twinspire bundle`" in shop.refused(*asked)
 

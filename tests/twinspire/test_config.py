@@ -1,4 +1,4 @@
-"""Does the configuration refuse what cannot work, and does it say what it takes?"""
+"""The configuration refuses invalid values, and its messages name the valid ones."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_value_that_cannot_be_used_is_named_with_what_was_expected(override: s
         ("evaluation.ks=[1", "--set 'evaluation.ks=[1': the value is not valid YAML"),
     ],
 )
-def test_an_override_that_is_none_is_named(override: str, message: str) -> None:
+def test_an_invalid_override_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(JOURNEY, [override])
     assert message in str(caught.value)
@@ -225,7 +225,7 @@ def test_a_file_that_is_no_configuration_is_refused(content: bytes, message: str
     assert message in str(caught.value)
 
 
-def test_several_mistakes_are_told_at_once() -> None:
+def test_several_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load(JOURNEY, ["training.epoch=1", "towers.temperature=0"])
     assert "did you mean 'epochs'" in str(caught.value)

@@ -20,7 +20,8 @@ from artefacts.paths import RunPaths
 from artefacts.steps import Step
 from evaluation.gates.report import GateError
 from features.config import FeaturesSections, IngestSections
-from features.steps import check_days, make_tables
+from features.steps import make_tables
+from features.tables import event_days
 from twinspire.cli import app
 from twinspire.load_config import load
 
@@ -78,7 +79,7 @@ def test_a_cut_without_events_before_it_is_refused_with_the_days_of_both(stall: 
         "of 2024-01-01 to 2024-01-04"
     )
     with pytest.raises(ConfigError, match=said):
-        check_days(pick(FeaturesSections, config), paths)
+        pick(FeaturesSections, config).check_days(event_days(paths.tables))
     found = ask(stall, "features", "--as-of", as_of)
     assert found.exit_code == 2
     assert not (paths.root / "features").exists()
@@ -89,7 +90,7 @@ def test_a_cut_behind_events_passes(stall: Path, as_of: str) -> None:
     config = load(stall, [f"as_of={as_of}"])
     paths = RunPaths(stall.parent / "runs" / "stall", config.as_of)
     make_tables(pick(IngestSections, config), paths, now=NOW)
-    check_days(pick(FeaturesSections, config), paths)
+    pick(FeaturesSections, config).check_days(event_days(paths.tables))
 
 
 @pytest.mark.parametrize("outcome", ["published", "refused"])

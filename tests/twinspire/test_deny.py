@@ -71,7 +71,7 @@ def test_comments_and_the_order_of_a_file_kept_by_hand_stay(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "give either --item ID, with --undo to allow it again, or --list"),
         (["--undo"], "give either --item ID"),
@@ -81,8 +81,8 @@ def test_comments_and_the_order_of_a_file_kept_by_hand_stay(root: Path) -> None:
         (["--item", ""], "'' is no id"),
     ],
 )
-def test_what_makes_no_sense_is_told_and_changes_nothing(root: Path, arguments: list[str], said: str) -> None:
+def test_invalid_arguments_are_reported_and_change_nothing(root: Path, arguments: list[str], message: str) -> None:
     found = ask(root, *arguments)
     assert found.exit_code == 1
-    assert said in found.stderr
+    assert message in found.stderr
     assert not (root / "denied_items.txt").exists()

@@ -1,4 +1,4 @@
-"""Is the world after a person was forgotten the one in which they never were? And is a killed call finished?"""
+"""GDPR erasure leaves the world in which the person never existed, and completes a killed call."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def contents(paths: RunPaths) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
-def test_the_next_run_makes_what_it_would_have_made_had_they_never_been(tmp_path: Path) -> None:
+def test_the_next_run_equals_one_in_which_they_never_existed(tmp_path: Path) -> None:
     runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
     config_file = write_stall(tmp_path / "with", range(10))
     paths = run_day(config_file, runs, DAY)
@@ -185,7 +185,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("allowed", range(5))
-def test_a_fit_whose_cut_was_killed_is_finished_also_when_somebody_else_is_forgotten(
+def test_a_killed_cut_of_a_fit_is_finished_also_when_another_user_is_forgotten(
     fit: RunPaths, monkeypatch: pytest.MonkeyPatch, allowed: int
 ) -> None:
     real, calls = os.replace, []
@@ -205,13 +205,13 @@ def test_a_fit_whose_cut_was_killed_is_finished_also_when_somebody_else_is_forgo
     assert_cut(fit, [1, 2, 3, 4, 5, 6] if allowed == 0 else [1, 3, 4, 5])
 
 
-def test_a_state_of_another_fit_is_told(fit: RunPaths) -> None:
+def test_a_state_of_another_fit_is_reported(fit: RunPaths) -> None:
     np.savez(fit.model / "state" / "towers.npz", **{"user_id_table/embeddings": np.ones((5, 2))})
     with pytest.raises(ValueError, match=r"table/embeddings has 5 rows of users, expected 11 .*remove its folder"):
         forget_in_fit(fit, ["u2"])
 
 
-def test_vectors_of_another_fit_go(fit: RunPaths) -> None:
+def test_vectors_of_another_fit_are_removed(fit: RunPaths) -> None:
     IdMap([f"u{user}" for user in range(9)], 3).save(fit.model / "encoder" / "user_ids.parquet")
     for file in (fit.model / "state").glob("*.npz"):
         file.unlink()
@@ -220,7 +220,7 @@ def test_vectors_of_another_fit_go(fit: RunPaths) -> None:
     assert CUTTING not in {path.name for path in fit.model.iterdir()}
 
 
-def test_messages_of_nights_that_quote_a_person_lose_them(tmp_path: Path) -> None:
+def test_messages_of_nights_lose_quoted_ids(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path, DAY)
     (tmp_path / "nights").mkdir()
     log = tmp_path / "nights" / f"{DAY}.log"
@@ -238,7 +238,7 @@ def test_messages_of_nights_that_quote_a_person_lose_them(tmp_path: Path) -> Non
     ]
 
 
-def test_exposures_lose_their_rows_and_what_a_server_logs_later_has_none(tmp_path: Path) -> None:
+def test_exposures_lose_their_rows_and_servers_log_none_later(tmp_path: Path) -> None:
     paths, metrics = RunPaths(tmp_path, DAY), Metrics()
     sections = pick(ServeSections, load(write_stall(tmp_path / "data", range(2)), ["serving.log_exposures=true"]))
     shown = [
@@ -287,13 +287,13 @@ def test_an_unknown_person_is_remembered_all_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--user", ""]])
-def test_nobody_to_forget_is_an_error(tmp_path: Path, arguments: list[str]) -> None:
+def test_no_user_to_forget_is_an_error(tmp_path: Path, arguments: list[str]) -> None:
     found = ask(tmp_path, *arguments)
     assert found.exit_code == 1
     assert "no user to forget, or an empty id; name them with --user ID" in found.stderr
 
 
-def test_it_waits_for_nobody(tmp_path: Path) -> None:
+def test_a_held_lock_ends_the_command(tmp_path: Path) -> None:
     with only_run(tmp_path / "runs" / "stall", command="twinspire daily", now=NOW):
         found = ask(tmp_path, "--user", "u1")
     assert found.exit_code == 4
@@ -301,7 +301,7 @@ def test_it_waits_for_nobody(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "stall" / "forgotten.json").exists()
 
 
-def test_comparisons_with_features_of_their_own_forget_too(tmp_path: Path) -> None:
+def test_folders_of_comparisons_with_their_own_features_are_included(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in ("stall_0a1b2c", "stall_0a1b2d", "stall_long"):
         (runs / name / "tables").mkdir(parents=True)
@@ -310,7 +310,7 @@ def test_comparisons_with_features_of_their_own_forget_too(tmp_path: Path) -> No
     assert sorted(path.parent.name for path in runs.glob("*/forgotten.json")) == ["stall", "stall_0a1b2c"]
 
 
-def test_bundles_that_name_somebody_are_found_by_their_encoders(tmp_path: Path) -> None:
+def test_bundles_that_name_a_user_are_found_by_their_encoders(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path, DAY)
     for version, ids in (("2024-01-08-aaaaaaaa", ["u1"]), ("2024-01-09-bbbbbbbb", ["u2"])):
         (paths.bundles / version / "encoder").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Does a source that has grown by a day cost that day only, and is what is new in it known at once?"""
+"""A source that has grown by a day costs that day only, and its new users and items are known at once."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def config_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_day_more_joins_that_day_only_and_a_new_item_is_described_at_once(config_file: Path, tmp_path: Path) -> None:
+def test_one_more_day_joins_that_day_only_and_a_new_item_is_described_at_once(
+    config_file: Path, tmp_path: Path
+) -> None:
     write_source(tmp_path / "data", end=DAY, items=4)
     _, paths, _ = run_day(config_file, tmp_path / "runs", DAY)
     before = partitions(paths)
@@ -94,7 +96,7 @@ def test_a_day_more_joins_that_day_only_and_a_new_item_is_described_at_once(conf
     assert items["kind"] == ["old"] * 4 + ["new"] * 2
 
 
-def test_who_is_new_and_has_no_past_is_in_the_online_store(config_file: Path, tmp_path: Path) -> None:
+def test_a_new_user_without_a_past_is_in_the_online_store(config_file: Path, tmp_path: Path) -> None:
     write_source(tmp_path / "data", end=NEXT, items=4)
     run_day(config_file, tmp_path / "runs", DAY)
     # On the very day of the next cut: the tables know them, and no row before it does.
@@ -121,7 +123,7 @@ def test_a_past_that_changed_before_the_states_that_are_kept_starts_over(config_
 
 
 def change_orders(folder: Path, *changes: tuple[str, str]) -> None:
-    """Replaces text in the orders; '' stands for their end."""
+    """Replaces text in the orders; '' means their end."""
     text = (folder / "orders.csv").read_text()
     for old, new in changes:
         assert old in text
@@ -210,14 +212,14 @@ def test_a_day_at_a_time_gives_the_files_of_a_run_over_all_days(config_file: Pat
             assert found.read_bytes() == fresh.read_bytes()
 
 
-def test_an_earlier_cut_has_the_pairs_of_then(config_file: Path, tmp_path: Path) -> None:
+def test_an_earlier_cut_has_the_pairs_known_then(config_file: Path, tmp_path: Path) -> None:
     write_source(tmp_path / "data", end=NEXT, items=4)
     early = dt.date(2024, 1, 2)
     fresh = load(config_file, ["as_of=2024-01-02", "features.example_days=6"])
     expected = RunPaths(tmp_path / "early" / fresh.name, early)
     make_tables(pick(IngestSections, fresh), expected, now=NOW)
     features_at(fresh, expected)
-    # The first run tells which days can be joined: it must not be later than what is asked for.
+    # The first run decides which days can be joined: it must not be later than the requested moment.
     config = load(config_file, ["as_of=2024-01-10", "features.example_days=20"])
     make_tables(pick(IngestSections, config), paths := RunPaths(tmp_path / "runs" / config.name, NEXT), now=NOW)
     features_at(config, paths)
@@ -232,7 +234,7 @@ def test_an_earlier_cut_has_the_pairs_of_then(config_file: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "place", ["before the rows", "before the record", "after the record", "before the online store"]
 )
-def test_a_run_that_is_killed_is_made_good_by_the_next(
+def test_the_next_run_repairs_a_killed_one(
     place: str, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_source(tmp_path / "data", end=NEXT, items=4)
@@ -273,7 +275,7 @@ def test_a_run_that_is_killed_is_made_good_by_the_next(
     assert online[0].equals(online[1])
 
 
-def test_a_change_of_columns_is_told_before_and_in_the_outcome(config_file: Path, tmp_path: Path) -> None:
+def test_a_change_of_columns_is_reported_before_and_in_the_outcome(config_file: Path, tmp_path: Path) -> None:
     write_source(tmp_path / "data", end=DAY, items=4)
     config = load(config_file)
     paths = RunPaths(tmp_path / "runs" / config.name, config.as_of)

@@ -269,7 +269,7 @@ def test_a_step_is_handed_nothing_but_what_it_declares(name: str) -> None:
     assert not any(isinstance(getattr(sections, field), Config) for field in held)
 
 
-def test_impressions_that_change_are_fitted_again(tmp_path: Path) -> None:
+def test_changed_impressions_are_fitted_again(tmp_path: Path) -> None:
     shown = tmp_path / "shown.parquet"
     overrides = (f"training.negatives.impressions={shown}", "training.negatives.num_impressions=1")
     shown.write_bytes(b"first")
@@ -377,7 +377,7 @@ def test_a_new_or_changed_source_file_is_read_again(tmp_path: Path) -> None:
     assert first_changed(touched, planned()) == "ingest"
 
 
-def test_what_all_days_share_is_recorded_once() -> None:
+def test_records_shared_by_all_days_are_written_once() -> None:
     """Other days' tables in the same folder must not pass for those of this day."""
     today, tomorrow = planned(), planned("as_of=2024-06-02")
     shared = {one.name: one.records == other.records for one, other in zip(today, tomorrow, strict=True)}
@@ -397,10 +397,14 @@ def test_a_published_bundle_of_another_day_does_not_count() -> None:
     for name in ("2024-06-01-00000000", "2024-06-01-11111111", "2024-06-02-00000000"):
         (bundles / name).mkdir()
     # Another bundle of the day too: the night's own has to be the one that is served.
-    for name, stands in (("2024-06-01-00000000", True), ("2024-06-01-11111111", False), ("2024-06-02-00000000", False)):
+    for name, is_current in (
+        ("2024-06-01-00000000", True),
+        ("2024-06-01-11111111", False),
+        ("2024-06-02-00000000", False),
+    ):
         (bundles / "current").unlink(missing_ok=True)
         (bundles / "current").symlink_to(name)
-        assert steps["publish"].is_current() is stands
+        assert steps["publish"].is_current() is is_current
 
 
 def test_an_online_store_of_another_day_does_not_count() -> None:
@@ -408,9 +412,9 @@ def test_an_online_store_of_another_day_does_not_count() -> None:
     folder = Path("runs") / "my_shop" / "features"
     folder.mkdir(parents=True)
     assert not steps["features"].is_current()
-    for day, stands in (("2024-06-01", True), ("2024-06-02", False)):
+    for day, is_current in (("2024-06-01", True), ("2024-06-02", False)):
         (folder / "online_day.txt").write_text(day)
-        assert steps["features"].is_current() is stands
+        assert steps["features"].is_current() is is_current
 
 
 def test_the_paths_of_a_day_lie_below_its_dataset() -> None:
@@ -457,7 +461,7 @@ def test_how_nights_are_fitted_is_read_by_the_fit() -> None:
     assert first_changed(planned(night=night), planned("daily.keep_exposure_days=9", night=night)) is None
 
 
-def test_gates_are_asked_again_where_their_report_is_of_another_bundle() -> None:
+def test_gates_run_again_where_their_report_is_of_another_bundle() -> None:
     gates = next(step for step in planned(night=WarmStartPlan(None, is_warm_start=False, why="", parent_bundle=None))
                  if step.name == "gates")  # fmt: skip
     config = load(TABLES)

@@ -15,15 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from features import columns
+from features import columns, examples
 from features.encoding import Encoder, Inputs, moments_of
-from features.examples import FIRST_MEETING, ITEM_ROW, USER_ROW, Day
 from training.data.example_weights import REWARDS, Reward, balanced
+from training.negatives import queue, sampling_bias, source
 from training.negatives.known_positives import KnownPositives, false_negatives
 from training.negatives.private import PrivateNegatives, draw_private, mask_private
-from training.negatives.queue import RecentItems
-from training.negatives.sampling_bias import StreamingFrequency, log_of, presence
-from training.negatives.source import Descriptions, Draws, Source
 
 Ints = npt.NDArray[np.int64]
 USER_PREFIX, ITEM_PREFIX = "user/", "item/"
@@ -79,7 +76,9 @@ def load_span(
         reward_power: Exponent that tempers it.
         keep: Which examples of a day are taken, by the rows of their users; None takes all.
     """
-    parts = [_encode_day(Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward) for day in days]
+    parts = [
+        _encode_day(examples.Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward) for day in days
+    ]
     if keep is not None:
         parts = [_kept(part, keep(day, _example_users(part))) for day, part in zip(days, parts, strict=True)]
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
@@ -116,24 +115,26 @@ class BatchPlan:
     batch_size: int
     in_batch: bool
     queue_size: int
-    sources: Sequence[Source]
+    sources: Sequence[source.Source]
     known: KnownPositives
     item_counts: Ints
     catalogue_size: int
     correct: bool
-    frequency: StreamingFrequency | None
+    frequency: sampling_bias.StreamingFrequency | None
 
 
 def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
     """Batches of all spans of an epoch, through which the queue runs on; arguments and result as in `batches`."""
-    recent, numbers = RecentItems(plan.queue_size), count()
+    recent, numbers = queue.RecentItems(plan.queue_size), count()
     for span in spans_of_days:
         yield from batches(span, plan, seed=[*seed, next(numbers)], recent=recent)
         # Before the next one is read, so that there is one in memory; enumerate would hold it too.
         del span
 
 
-def batches(span: Span, plan: BatchPlan, *, seed: Sequence[int], recent: RecentItems | None = None) -> Iterator[Batch]:
+def batches(
+    span: Span, plan: BatchPlan, *, seed: Sequence[int], recent: queue.RecentItems | None = None
+) -> Iterator[Batch]:
     """Batches of a span in random order and of equal size, as near to B as that allows; each example comes once.
 
     Args:
@@ -152,10 +153,10 @@ def batches(span: Span, plan: BatchPlan, *, seed: Sequence[int], recent: RecentI
         ValueError: A source cannot draw from the span.
     """
     rng = np.random.default_rng(seed)
-    recent = recent or RecentItems(plan.queue_size)
+    recent = recent or queue.RecentItems(plan.queue_size)
     order = rng.permutation(len(span))
     described = _ids(span.items, columns.ITEM_ID)
-    descriptions = Descriptions(
+    descriptions = source.Descriptions(
         np.concatenate([described, _ids(span.uniform, columns.ITEM_ID)]),
         num_of_examples=len(described),
         num_item_rows=len(plan.item_counts),
@@ -193,16 +194,18 @@ class _Drawn:
     absences: Callable[[Ints], list[npt.NDArray[np.float64] | float]]
 
 
-def _draw(draws: Sequence[Draws], user_rows: Ints, descriptions: Descriptions, rng: np.random.Generator) -> _Drawn:
+def _draw(
+    draws: Sequence[source.Draws], user_rows: Ints, descriptions: source.Descriptions, rng: np.random.Generator
+) -> _Drawn:
     none = np.empty(0, np.int64)
-    shared = [none if source.shared is None else source.shared() for source in draws]
+    shared = [none if draw.shared is None else draw.shared() for draw in draws]
     items = [descriptions.items[rows] for rows in shared]
     private = draw_private(draws, user_rows, descriptions, rng=rng)
     return _Drawn(
         np.concatenate([none, *shared]),
         np.concatenate([none, *items]),
         private,
-        lambda item_rows: [source.absence(item_rows, own) for source, own in zip(draws, items, strict=True)],
+        lambda item_rows: [draw.absence(item_rows, own) for draw, own in zip(draws, items, strict=True)],
     )
 
 
@@ -226,7 +229,7 @@ def _described(span: Span, rows: Ints) -> Inputs:
     return picked
 
 
-def _comparison(plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: RecentItems) -> Batch:
+def _comparison(plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: queue.RecentItems) -> Batch:
     """The mask and the log q of a batch; the queue takes its items in."""
     num_rows, private = len(users), drawn.private
     candidates = np.concatenate([own, drawn.shared_items, recent.read()])
@@ -242,7 +245,9 @@ def _comparison(plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: 
         else:
             shares = plan.item_counts[item_rows] / max(int(plan.item_counts.sum()), 1)
         num_examples = (num_rows - 1 if plan.in_batch else 0) + num_queued
-        return log_of(presence(shares, num_examples=num_examples, absences=drawn.absences(item_rows)))
+        return sampling_bias.log_of(
+            sampling_bias.presence(shares, num_examples=num_examples, absences=drawn.absences(item_rows))
+        )
 
     made: Batch = {MASK: mask, LOG_Q: log_q(candidates)}
     if plan.queue_size and plan.correct:
@@ -289,17 +294,17 @@ def count_items(spans_of_days: Iterable[Span], num_item_rows: int) -> Ints:
     return total
 
 
-def _encode_day(day: Day, encoder: Encoder, *, only_first: bool, reward: Reward) -> Span:
+def _encode_day(day: examples.Day, encoder: Encoder, *, only_first: bool, reward: Reward) -> Span:
     events = day.events
     span = Span(
         users=encoder.encode_users(day.users, as_of_seconds=moments_of(day.users)),
         items=encoder.encode_items(day.items, as_of_seconds=moments_of(day.items)),
         uniform=encoder.encode_items(day.uniform, as_of_seconds=moments_of(day.uniform)),
-        user_row=events.column(USER_ROW).to_numpy(),
-        item_row=events.column(ITEM_ROW).to_numpy(),
+        user_row=events.column(examples.USER_ROW).to_numpy(),
+        item_row=events.column(examples.ITEM_ROW).to_numpy(),
         weight=events.column(columns.VALUE if reward == "value" else columns.REWARD).to_numpy().astype(np.float32),
     )
-    return _kept(span, events.column(FIRST_MEETING).to_numpy()) if only_first else span
+    return _kept(span, events.column(examples.FIRST_MEETING).to_numpy()) if only_first else span
 
 
 def _kept(span: Span, chosen: npt.NDArray[np.bool_]) -> Span:

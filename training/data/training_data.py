@@ -15,25 +15,20 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from artefacts.paths import RunPaths
-from features import columns
-from features.columns import day_range, seconds_of
-from features.encoding import Encoder, Inputs, fit_encoder, moments_of
-from features.examples import Day
+from features import columns, encoding, examples, schema
 from features.ids import IdMap
-from features.negatives_file import read_negatives
-from features.schema import Schema, Tower
 from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
-from training.config import TowerConfig, TrainingConfig
-from training.data.batches import Keep, Span, count_items, load_span, spans
+from training import config
+from training.data import batches
+from training.negatives import private
 from training.negatives.known_positives import KnownPositives
-from training.negatives.private import UserNegatives
 
 Ints = npt.NDArray[np.int64]
 # Pairs that wait to be counted among the distinct ones: 32 MB.
 MERGE_PAIRS = 4_000_000
 
 
-def read_impressions(path: Path, encoder: Encoder, *, before: dt.date) -> tuple[Ints, Ints]:
+def read_impressions(path: Path, encoder: encoding.Encoder, *, before: dt.date) -> tuple[Ints, Ints]:
     """Pairs of a user and an item that the user was shown; unknown users and items are left out.
 
     Args:
@@ -69,7 +64,7 @@ def read_impressions(path: Path, encoder: Encoder, *, before: dt.date) -> tuple[
     return users[known], items[known]
 
 
-def _of_exposures(folder: Path, encoder: Encoder, before: dt.date) -> tuple[Ints, Ints]:
+def _of_exposures(folder: Path, encoder: encoding.Encoder, before: dt.date) -> tuple[Ints, Ints]:
     """Memory goes with the distinct pairs, not with how often they were shown."""
     num_item_rows = len(encoder.item_ids)
     distinct = np.empty(0, np.int64)
@@ -112,25 +107,25 @@ class TrainingData:
     """
 
     name: str
-    load_all: Callable[[], Iterator[Span]]
+    load_all: Callable[[], Iterator[batches.Span]]
     known: KnownPositives
     item_counts: npt.NDArray[np.int64]
     user_counts: npt.NDArray[np.int64]
     categories: npt.NDArray[np.int32]
-    mined: UserNegatives | None
-    impressions: UserNegatives | None
+    mined: private.UserNegatives | None
+    impressions: private.UserNegatives | None
 
 
 def read_training_data(
     paths: RunPaths,
-    encoder: Encoder,
+    encoder: encoding.Encoder,
     *,
-    training: TrainingConfig,
+    training: config.TrainingConfig,
     phase: str,
     days: Sequence[dt.date],
     known: KnownPositives,
     before: dt.date,
-    keep: Keep | None = None,
+    keep: batches.Keep | None = None,
 ) -> TrainingData:
     """Reads the examples of a phase's days, and the listed negatives that the configuration names.
 
@@ -145,19 +140,19 @@ def read_training_data(
         keep: Which examples are fitted; None takes all.
     """
     negatives = training.negatives
-    held: dict[dt.date, Span] | None = {} if training.keep_in_memory else None
+    held: dict[dt.date, batches.Span] | None = {} if training.keep_in_memory else None
 
-    def load(some: Sequence[dt.date]) -> Span:
+    def load(some: Sequence[dt.date]) -> batches.Span:
         return read_days(paths, encoder, training=training, days=some, keep=keep)
 
-    def load_all() -> Iterator[Span]:
-        return spans(days, training.shuffle_days, load, held=held)
+    def load_all() -> Iterator[batches.Span]:
+        return batches.spans(days, training.shuffle_days, load, held=held)
 
     user_counts, item_counts = (np.zeros(len(ids), np.int64) for ids in (encoder.user_ids, encoder.item_ids))
     # Both in one pass: without keep_in_memory each pass reads and encodes all days.
     for span in load_all():
         user_counts += np.bincount(span.users[columns.USER_ID][span.user_row], minlength=len(user_counts))
-        item_counts += count_items([span], len(item_counts))
+        item_counts += batches.count_items([span], len(item_counts))
         del span  # before the next one is read
     return TrainingData(
         name=phase,
@@ -166,7 +161,9 @@ def read_training_data(
         item_counts=item_counts,
         user_counts=user_counts,
         categories=_categories(paths, encoder),
-        mined=None if negatives.easy_per_hard is None else _lists(encoder, *read_negatives(paths.mined, encoder)),
+        mined=None
+        if negatives.easy_per_hard is None
+        else _lists(encoder, *examples.read_negatives(paths.mined, encoder)),
         impressions=None
         if negatives.impressions is None
         else _lists(encoder, *read_impressions(negatives.impressions, encoder, before=before)),
@@ -174,10 +171,15 @@ def read_training_data(
 
 
 def read_days(
-    paths: RunPaths, encoder: Encoder, *, training: TrainingConfig, days: Sequence[dt.date], keep: Keep | None = None
-) -> Span:
+    paths: RunPaths,
+    encoder: encoding.Encoder,
+    *,
+    training: config.TrainingConfig,
+    days: Sequence[dt.date],
+    keep: batches.Keep | None = None,
+) -> batches.Span:
     """The examples of some days, chosen and weighted as configured."""
-    return load_span(
+    return batches.load_span(
         paths.examples,
         days,
         encoder,
@@ -190,16 +192,21 @@ def read_days(
 
 
 def grown_encoder(
-    paths: RunPaths, parent: Encoder, *, dataset: Schema, towers: TowerConfig, history_length: int
-) -> Encoder:
+    paths: RunPaths,
+    parent: encoding.Encoder,
+    *,
+    dataset: schema.Schema,
+    towers: config.TowerConfig,
+    history_length: int,
+) -> encoding.Encoder:
     """The encoder of an earlier fit with today's ids and values; numbers are scaled as they were then."""
     today = fit_encoder_on(paths, [], dataset=dataset, towers=towers, history_length=history_length)
     return replace(today, scaling=parent.scaling)
 
 
 def fit_encoder_on(
-    paths: RunPaths, days: Sequence[dt.date], *, dataset: Schema, towers: TowerConfig, history_length: int
-) -> Encoder:
+    paths: RunPaths, days: Sequence[dt.date], *, dataset: schema.Schema, towers: config.TowerConfig, history_length: int
+) -> encoding.Encoder:
     """The encoder of a dataset, with moments and vocabularies of the examples of some days.
 
     Args:
@@ -210,14 +217,14 @@ def fit_encoder_on(
         history_length: Items of a user's history that are kept (T).
     """
 
-    def samples() -> Iterator[tuple[Tower, pa.Table]]:
+    def samples() -> Iterator[tuple[schema.Tower, pa.Table]]:
         for day in days:
-            loaded = Day.load(paths.examples / str(day))
+            loaded = examples.Day.load(paths.examples / str(day))
             yield "user", loaded.users
             yield "item", loaded.items
             yield "item", loaded.uniform
 
-    return fit_encoder(
+    return encoding.fit_encoder(
         dataset,
         pq.read_table(paths.tables / "users.parquet"),
         pq.read_table(paths.tables / "items.parquet"),
@@ -229,17 +236,17 @@ def fit_encoder_on(
     )
 
 
-def catalogue_inputs(encoder: Encoder, folder: Path) -> tuple[Inputs, Inputs]:
+def catalogue_inputs(encoder: encoding.Encoder, folder: Path) -> tuple[encoding.Inputs, encoding.Inputs]:
     """Model inputs of every user and item at one moment, by row of the canonical tables."""
     users, items = pq.read_table(folder / "users.parquet"), pq.read_table(folder / "items.parquet")
     return (
-        encoder.encode_users(users, as_of_seconds=moments_of(users)),
-        encoder.encode_items(items, as_of_seconds=moments_of(items)),
+        encoder.encode_users(users, as_of_seconds=encoding.moments_of(users)),
+        encoder.encode_items(items, as_of_seconds=encoding.moments_of(items)),
     )
 
 
 def _pairs(
-    encoder: Encoder, paths: RunPaths
+    encoder: encoding.Encoder, paths: RunPaths
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """User row, item row and first meeting (Unix seconds) of every pair before `as_of`."""
     table = pq.read_table(paths.pairs)
@@ -248,14 +255,14 @@ def _pairs(
     return users.astype(np.int64), items.astype(np.int64), pc.cast(table.column("first_seconds"), "int64").to_numpy()
 
 
-def known_positives(encoder: Encoder, paths: RunPaths, *, before: dt.date) -> KnownPositives:
+def known_positives(encoder: encoding.Encoder, paths: RunPaths, *, before: dt.date) -> KnownPositives:
     """What each user had met before a day."""
     users, items, first = _pairs(encoder, paths)
-    chosen = first < seconds_of(before)
+    chosen = first < columns.seconds_of(before)
     return KnownPositives.of(users[chosen], items[chosen], num_user_rows=len(encoder.user_ids))
 
 
-def seen_items(encoder: Encoder, known: KnownPositives) -> sparse.csr_array:
+def seen_items(encoder: encoding.Encoder, known: KnownPositives) -> sparse.csr_array:
     """The same as a matrix by row of the canonical tables: [users, items] float32."""
     return sparse.csr_array(
         (np.ones(len(known.items), np.float32), known.items - 1, known.starts[1:]),
@@ -263,17 +270,17 @@ def seen_items(encoder: Encoder, known: KnownPositives) -> sparse.csr_array:
     )
 
 
-def first_meetings(encoder: Encoder, paths: RunPaths, *, since: dt.date) -> sparse.csr_array:
+def first_meetings(encoder: encoding.Encoder, paths: RunPaths, *, since: dt.date) -> sparse.csr_array:
     """What each user met first from a day on, up to `as_of`: [users, items] bool."""
     users, items, first = _pairs(encoder, paths)
-    chosen = first >= seconds_of(since)
+    chosen = first >= columns.seconds_of(since)
     return sparse.csr_array(
         (np.ones(chosen.sum(), bool), (users[chosen] - 1, items[chosen] - 1)),
         shape=(len(encoder.user_ids) - 1, len(encoder.item_ids) - 1),
     )
 
 
-def _categories(paths: RunPaths, encoder: Encoder) -> npt.NDArray[np.int32]:
+def _categories(paths: RunPaths, encoder: encoding.Encoder) -> npt.NDArray[np.int32]:
     """Category of each row of items, 0 for the unknown item and where there is none: [rows of items] int32."""
     found = np.zeros(len(encoder.item_ids), np.int32)
     category = encoder.schema.item_category
@@ -283,8 +290,10 @@ def _categories(paths: RunPaths, encoder: Encoder) -> npt.NDArray[np.int32]:
     return found
 
 
-def _lists(encoder: Encoder, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> UserNegatives:
-    return UserNegatives.of(users, items, num_user_rows=len(encoder.user_ids))
+def _lists(
+    encoder: encoding.Encoder, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]
+) -> private.UserNegatives:
+    return private.UserNegatives.of(users, items, num_user_rows=len(encoder.user_ids))
 
 
 def days_with_examples(paths: RunPaths, *, num_days: int) -> list[dt.date]:
@@ -298,7 +307,7 @@ def days_with_examples(paths: RunPaths, *, num_days: int) -> list[dt.date]:
         ValueError: There is none.
     """
     first = paths.as_of - dt.timedelta(days=num_days)
-    days = [day for day in day_range(first, paths.as_of) if (paths.examples / str(day)).exists()]
+    days = [day for day in columns.day_range(first, paths.as_of) if (paths.examples / str(day)).exists()]
     if not days:
         there = sorted(folder.name for folder in paths.examples.glob("????-??-??"))
         known = f"there are examples of {there[0]} to {there[-1]}" if there else "run features"

@@ -53,7 +53,7 @@ def fused_softmax(
         ValueError: The shapes do not fit each other, or C < B.
 
     Source: Yi et al., RecSys 2019, section 3. Departs from the usual computation: the row's own logit, not its largest,
-        is the stabiliser wherever a bound shows that it suffices.
+        is the stabiliser where a bound shows that it suffices.
     """
     users, items = tf.convert_to_tensor(users), tf.convert_to_tensor(items)
     log_q = tf.zeros_like(items[:, 0]) if log_q is None else tf.cast(log_q, items.dtype)

@@ -136,7 +136,7 @@ def softmax_term(log_q: LogQ, *, kernel: Kernel = two_tower_softmax) -> Term:
     Args:
         log_q: Correction of the sampling bias, one of `training.losses.softmax.SOFTMAX`.
         kernel: (users [B, D], items [C + Q, D], temperature=, log_q=, mask=, item_gradient=) -> [B], the same as
-            `two_tower_softmax`; used wherever its inputs say it all: candidates are shared, and the own one is
+            `two_tower_softmax`; used where its inputs suffice: candidates are shared, and the own one is
             corrected like the others.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Benchmark: id-only towers on a published split, with everything chosen on a part of its train pairs."""
+"""Benchmark: id-only towers on a published split, with everything chosen on a part of its train pairs.
+
+Vectors are scored by the rules of the split's table. Shape letters: U users, N items, D vector width.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,13 @@ import numpy.typing as npt
 from scipy import sparse
 
 from artefacts.console import console, progress
-from evaluation.published import Score, hold_out, score
+from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k
 from features.sources.lightgcn import Pairs, PublishedSplit, read_published_split
-from training.published.id_towers import IdTowerSettings, fit_id_towers, num_batches
-from training.published.sparcode import benchmark_sparcode
-from training.published.sparcode_over_ids import IdTowers
+from serving.retrieval import exact
+from training.published import id_towers, sparcode
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 Model = Literal["two-tower", "sparcode"]
 Vectors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 K = 20
@@ -31,6 +33,59 @@ PAIRS_TO_COMPARE = 6_000_000
 MORE_EPOCHS = (3, 2)
 # What the query adds to the towers is chosen on this many users: it takes a search over all items for each try.
 NUM_USERS_TO_COMPARE = 5_000
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the users with something to find.
+
+    Attributes:
+        recall: Hits among the first k / all that the user has in the judged pairs.
+        ndcg: Ideal cut at min(k, what the user has).
+        num_users: Users counted.
+    """
+
+    recall: float
+    ndcg: float
+    num_users: int
+
+
+def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, judged: Pairs, k: int) -> Score:
+    """Exact search over all items that the user does not have among the fitted pairs.
+
+    Args:
+        user_vectors: [U, D] float32.
+        item_vectors: [N, D] float32.
+        fitted: Masked.
+        judged: To be found; every one counts in the denominator.
+        k: Length of the lists.
+    """
+    shape = (len(user_vectors), len(item_vectors))
+    users = np.unique(judged.users)
+    ranked, _ = exact.search(user_vectors[users], item_vectors, k=k, exclude=_matrix(fitted, shape, np.float32)[users])
+    found = find_hits(ranked, _matrix(judged, shape, bool)[users])
+    return Score(float(recall_at_k(found, k).mean()), float(ndcg_at_k(found, k).mean()), len(users))
+
+
+def hold_out(pairs: Pairs, share: float, *, seed: int | None) -> tuple[Pairs, Pairs]:
+    """Splits each user's pairs; who has few keeps at least one.
+
+    Args:
+        pairs: By user, in the order of their lines.
+        share: Of a user's pairs that are held out, rounded down.
+        seed: Of a choice at random; None holds out the last ones of each line.
+
+    Returns:
+        What is kept and what is held out, both in order.
+    """
+    counts = np.bincount(pairs.users)
+    place = pairs.from_last
+    if seed is not None:
+        order = np.lexsort((np.random.default_rng(seed).random(len(pairs)), pairs.users))
+        place = np.empty(len(pairs), np.int64)
+        place[order] = np.arange(len(pairs)) - (np.cumsum(counts) - counts)[pairs.users[order]]
+    out = place < np.floor(counts * share)[pairs.users]
+    return Pairs(pairs.users[~out], pairs.items[~out]), Pairs(pairs.users[out], pairs.items[out])
 
 
 @dataclass(frozen=True)
@@ -66,7 +121,7 @@ class Trial:
         vectors: Of users and items, with what was added.
     """
 
-    towers: IdTowerSettings
+    towers: id_towers.IdTowerSettings
     query: SeedSettings
     score: Score
     vectors: Vectors
@@ -127,9 +182,9 @@ def benchmark(folder: Path, *, embedding_dim: int, seed: int, model: Model = "tw
     )
     more: dict[str, Any] = {}
     if model == "sparcode":
-        of_part = IdTowers(*best.vectors, parts.kept, best.towers.temperature)
-        of_all = IdTowers(*vectors, split.train, best.towers.temperature)
-        more = benchmark_sparcode(of_part, of_all, held_out=parts.some, test=split.test, seed=seed)
+        of_part = sparcode.IdTowers(*best.vectors, parts.kept, best.towers.temperature)
+        of_all = sparcode.IdTowers(*vectors, split.train, best.towers.temperature)
+        more = sparcode.benchmark_sparcode(of_part, of_all, held_out=parts.some, test=split.test, seed=seed)
     return {
         f"recall@{K}": found.recall,
         f"ndcg@{K}": found.ndcg,
@@ -170,9 +225,9 @@ def _cut(split: PublishedSplit, seed: int) -> _Parts:
     return _Parts(split, kept, held_out, Pairs(held_out.users[is_some], held_out.items[is_some]), seed)
 
 
-def _first_guess(split: PublishedSplit, width: int) -> IdTowerSettings:
+def _first_guess(split: PublishedSplit, width: int) -> id_towers.IdTowerSettings:
     """Where the search begins: an epoch has at least some fifteen steps, a short fit sees some million pairs."""
-    return IdTowerSettings(
+    return id_towers.IdTowerSettings(
         embedding_dim=width,
         num_hops=2,
         temperature=0.1,
@@ -183,11 +238,11 @@ def _first_guess(split: PublishedSplit, width: int) -> IdTowerSettings:
     )
 
 
-def _search(parts: _Parts, guess: IdTowerSettings) -> list[Trial]:
+def _search(parts: _Parts, guess: id_towers.IdTowerSettings) -> list[Trial]:
     """Temperature, then hops, then epochs: each moves on while that helps; the query is chosen for each fit."""
     trials: list[Trial] = []
 
-    def attempt(towers: IdTowerSettings) -> float:
+    def attempt(towers: id_towers.IdTowerSettings) -> float:
         begin = time.perf_counter()
         vectors = _fit(parts.split, parts.kept, towers, seed=parts.seed, title="a part of train")
         query = _best_query(parts, vectors, towers)
@@ -227,14 +282,14 @@ def _moves() -> Iterator[list[tuple[str, float]]]:
     yield [("num_hops", 1), ("num_hops", -1)]
 
 
-def _moved(settings: IdTowerSettings, name: str, change: float) -> IdTowerSettings | None:
+def _moved(settings: id_towers.IdTowerSettings, name: str, change: float) -> id_towers.IdTowerSettings | None:
     if name == "temperature":
         return replace(settings, temperature=settings.temperature * change)
     hops = settings.num_hops + int(change)
     return replace(settings, num_hops=hops) if 0 <= hops <= 4 else None
 
 
-def _best_query(parts: _Parts, vectors: Vectors, towers: IdTowerSettings) -> SeedSettings:
+def _best_query(parts: _Parts, vectors: Vectors, towers: id_towers.IdTowerSettings) -> SeedSettings:
     """The best of a small grid, one coordinate after the other, on some users."""
 
     @cache
@@ -252,14 +307,16 @@ def _best_query(parts: _Parts, vectors: Vectors, towers: IdTowerSettings) -> See
     return better(best, [replace(best, popularity=popularity) for popularity in POPULARITIES])
 
 
-def _query(vectors: Vectors, pairs: Pairs, towers: IdTowerSettings, query: SeedSettings) -> Vectors:
+def _query(vectors: Vectors, pairs: Pairs, towers: id_towers.IdTowerSettings, query: SeedSettings) -> Vectors:
     return with_seed_items(*vectors, pairs.users, pairs.items, pairs.from_last, query, temperature=towers.temperature)
 
 
-def _fit(split: PublishedSplit, fitted: Pairs, settings: IdTowerSettings, *, seed: int, title: str) -> Vectors:
-    total = settings.epochs * num_batches(fitted.users, settings.batch_users)
+def _fit(
+    split: PublishedSplit, fitted: Pairs, settings: id_towers.IdTowerSettings, *, seed: int, title: str
+) -> Vectors:
+    total = settings.epochs * id_towers.num_batches(fitted.users, settings.batch_users)
     with progress(f"towers of ids on {title}", total=total) as advance:
-        return fit_id_towers(
+        return id_towers.fit_id_towers(
             fitted.users,
             fitted.items,
             settings,
@@ -339,3 +396,7 @@ def _adjacency(users: Ints, items: Ints, *, num_items: int) -> sparse.csr_array:
 def _unit(vectors: npt.NDArray[np.floating]) -> Floats:
     lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return np.asarray(vectors / lengths, dtype=np.float32)
+
+
+def _matrix(pairs: Pairs, shape: tuple[int, int], dtype: type) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(len(pairs), dtype), (pairs.users, pairs.items)), shape=shape)

@@ -50,7 +50,7 @@ def test_ranks_by_score_and_equal_scores_by_the_order_of_the_file(folds: Folds, 
     assert problems == ()
 
 
-def test_counts_what_it_cannot_use_by_row(folds: Folds, tmp_path: Path) -> None:
+def test_unusable_rows_are_counted_by_kind(folds: Folds, tmp_path: Path) -> None:
     file = tmp_path / "lists.csv"
     file.write_text(
         "user_id,item_id,score\n"
@@ -93,7 +93,7 @@ def test_cuts_lists_and_reads_parquet_with_ids_of_any_type(folds: Folds, tmp_pat
     assert lists.dtype == np.int32
 
 
-def test_refuses_rows_of_after_the_cut(folds: Folds, tmp_path: Path) -> None:
+def test_rows_after_the_cut_are_refused(folds: Folds, tmp_path: Path) -> None:
     file = tmp_path / "lists.csv"
     file.write_text(
         "user_id,item_id,score,timestamp\nann,cheese,1,2024-01-08T00:00:00Z\nbob,nails,1,2024-01-08T00:00:01Z\n"
@@ -111,7 +111,7 @@ def test_reads_the_lists_of_the_day_alone(folds: Folds, tmp_path: Path) -> None:
         read(file, folds)
 
 
-def test_refuses_scores_that_are_words(folds: Folds, tmp_path: Path) -> None:
+def test_scores_that_are_text_are_refused(folds: Folds, tmp_path: Path) -> None:
     file = tmp_path / "lists.csv"
     file.write_text("user_id,item_id,score\nann,cheese,high\n")
     with pytest.raises(ValueError, match="column 'score' is not of numbers"):

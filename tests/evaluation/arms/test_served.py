@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.arms.answers import without_holes
-from evaluation.arms.bundle_arm import Asked
+from evaluation.arms.bundle_arm import Asked, without_holes
 from evaluation.arms.served import ask_server, server_of
 
 SHOP = """
@@ -27,12 +26,12 @@ def test_a_server_that_does_not_start_is_reported_with_its_output(tmp_path: Path
         pass
 
 
-def test_a_server_that_is_not_there_is_reported_with_its_address() -> None:
-    nobody = np.array(["ann"], dtype=object)
+def test_an_unreachable_server_is_reported_with_its_address() -> None:
+    users = np.array(["ann"], dtype=object)
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/v1/recommend: does not answer"):
-        ask_server("http://127.0.0.1:9", ASKED, nobody, nobody)
+        ask_server("http://127.0.0.1:9", ASKED, users, users)
 
 
-def test_what_the_catalogue_does_not_have_leaves_no_hole_in_a_list() -> None:
+def test_items_outside_the_catalogue_leave_no_gap_in_a_list() -> None:
     lists = np.array([[3, -1, 5, -1], [1, 2, 4, 0]], np.int32)
     assert without_holes(lists).tolist() == [[3, 5, -1, -1], [1, 2, 4, 0]]

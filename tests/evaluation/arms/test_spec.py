@@ -34,7 +34,7 @@ def test_takes_the_folder_of_a_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("nonsense", r"'nonsense' is no arm; expected current, previous, nightly, a version .*popularity, repeat"),
         ("file:", "'file:' is no arm"),
@@ -46,12 +46,12 @@ def test_takes_the_folder_of_a_bundle(tmp_path: Path) -> None:
         ("current,runs=a,runs=b", "runs is given twice"),
     ],
 )
-def test_refuses_what_it_cannot_read(text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_unreadable_arm_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_arm(text)
 
 
-def test_refuses_two_arms_of_one_name() -> None:
+def test_two_arms_of_one_name_are_refused() -> None:
     with pytest.raises(
         ConfigError, match="two arms are called 'ease'; give one a name of its own, such as 'mine=ease'"
     ):

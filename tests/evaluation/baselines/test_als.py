@@ -1,4 +1,4 @@
-"""ALS minimises what its formula says, finds a block of tastes, and repeats with its seed."""
+"""ALS minimises its objective, finds a block of tastes, and is repeatable for a seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import scipy.sparse as sp
 
-from evaluation import als as als_file
+from evaluation.baselines import als as als_file
 from evaluation.baselines.als import fit_als
 from evaluation.split import Split
 
@@ -65,7 +65,7 @@ def two_tastes() -> npt.NDArray[np.int64]:
     return counts
 
 
-def test_the_item_that_all_of_the_same_taste_bought_comes_first() -> None:
+def test_the_item_that_everybody_of_the_same_taste_bought_comes_first() -> None:
     found = fit_als(split_of(two_tastes()), factors=2, regularization=0.1, seed=1)(1, True)
     assert found[:, 0].tolist() == [5 * (user // 10) + user % 5 for user in range(20)]
 
@@ -86,7 +86,7 @@ def test_lists_follow_the_scores_of_the_factors() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-def test_items_that_nobody_bought_are_never_listed() -> None:
+def test_items_without_buyers_are_never_listed() -> None:
     counts = random_counts(6, 12, seed=3)
     counts[:, ::2] = 0
     found = fit_als(split_of(counts), factors=2, seed=1)(12, False)

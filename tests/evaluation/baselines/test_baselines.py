@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
+from evaluation.baselines import BASELINES as REGISTERED
 from evaluation.baselines import ease as ease_file
 from evaluation.baselines.als import fit_als
 from evaluation.baselines.baseline import Baseline, Past
 from evaluation.baselines.ease import ease, item_weights, scores_by_items
 from evaluation.baselines.item_knn import cosine_neighbours, item_knn
 from evaluation.baselines.popularity import popularity
-from evaluation.baselines.registry import BASELINES as REGISTERED
 from evaluation.baselines.repeat_purchase import repeat_purchase
 from evaluation.split import Split
 
@@ -66,7 +66,7 @@ def test_popularity_by_hand() -> None:
     assert new.tolist() == [[0, 3], [1, 0], [-1, -1]]
 
 
-def test_popularity_of_what_is_new_equals_masking_and_sorting() -> None:
+def test_popularity_of_new_items_equals_masking_and_sorting() -> None:
     split = random_split(20, 40, seed=3)
     counts = np.random.default_rng(5).integers(0, 9, 40)
     scores = np.where((split.history.toarray() > 0) | (counts == 0), -np.inf, counts)
@@ -233,11 +233,11 @@ def test_every_baseline_lists_distinct_items_and_pads_at_the_end(name: str, k: i
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_what_is_relevant_does_not_reach_a_baseline(name: str) -> None:
+def test_relevant_items_do_not_reach_a_baseline(name: str) -> None:
     split = random_split(15, 20, seed=8)
     everything = sp.csr_array(np.ones(split.history.shape, dtype=bool))
-    told = dataclasses.replace(split, relevant=everything, relevant_new=everything)
-    np.testing.assert_array_equal(BASELINES[name](told, 6, False), BASELINES[name](split, 6, False))
+    leaked = dataclasses.replace(split, relevant=everything, relevant_new=everything)
+    np.testing.assert_array_equal(BASELINES[name](leaked, 6, False), BASELINES[name](split, 6, False))
 
 
 def test_every_baseline_takes_a_history_without_a_purchase() -> None:

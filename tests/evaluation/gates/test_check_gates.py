@@ -13,7 +13,7 @@ from evaluation.gates.report import Check, GateError, GateReport
 
 
 def finds(outcome: str) -> Any:
-    return lambda candidate: Check("volume", outcome, "told", "to do")  # type: ignore[arg-type]
+    return lambda candidate: Check("volume", outcome, "observed", "to do")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run(shop: Any, parent: str | None = None, **limits: Any) -> str:
 
 
 @pytest.mark.usefixtures("_all_pass")
-def test_a_night_that_passes_says_so_in_a_line_and_writes_its_report(shop: Any) -> None:
+def test_a_night_that_passes_prints_a_line_and_writes_its_report(shop: Any) -> None:
     assert run(shop, "2024-03-10-11111111") == f"{len(CHECK_NAMES)} checks passed"
     report = GateReport.from_json(shop.paths.gates.read_text())
     assert (report.as_of, report.bundle, report.parent) == ("2024-03-11", "2024-03-11-00000000", "2024-03-10-11111111")
@@ -38,20 +38,20 @@ def test_a_night_that_passes_says_so_in_a_line_and_writes_its_report(shop: Any) 
 @pytest.mark.usefixtures("_all_pass")
 def test_a_failed_check_stops_the_night_after_all_were_made(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gates.LOOKS, "quarantine", finds("failed"))  # type: ignore[arg-type]
-    with pytest.raises(GateError, match="told; to do"):
+    with pytest.raises(GateError, match="observed; to do"):
         run(shop)
     report = GateReport.from_json(shop.paths.gates.read_text())
     assert (len(report.checks), len(report.failed)) == (len(CHECK_NAMES), 1)
 
 
-def test_a_check_that_cannot_be_made_has_failed(shop: Any) -> None:
+def test_a_check_that_cannot_run_has_failed(shop: Any) -> None:
     (shop.paths.tables / "users.parquet").write_bytes(b"torn")
     found = check(shop.candidate(), "nulls")
     assert found.outcome == "failed"
     assert "could not be made (ArrowInvalid: " in found.sentence
 
 
-def test_a_check_that_is_skipped_is_made_and_does_not_count(shop: Any) -> None:
+def test_a_skipped_check_runs_and_does_not_count(shop: Any) -> None:
     shop.write_events(shop.candidate().new_days[0], 0)
     assert check(shop.candidate(), "volume").outcome == "failed"
     found = check(shop.candidate(skip=("volume",)), "volume")

@@ -32,7 +32,7 @@ def test_half_a_day_no_day_and_a_day_delivered_twice_are_noticed(shop: Any, even
     assert "delivered twice" in found.to_do
 
 
-def test_a_day_whose_file_is_gone_has_no_events(shop: Any) -> None:
+def test_a_day_without_its_file_has_no_events(shop: Any) -> None:
     (shop.paths.tables / "events" / f"{NEWEST}.parquet").unlink()
     assert "2024-03-10 has 0 events" in check(shop.candidate(), "volume").sentence
 
@@ -65,7 +65,7 @@ def test_few_events_vary_by_chance(shop: Any) -> None:
     assert check(shop.candidate(), "volume").outcome == "passed"
 
 
-def test_every_day_since_the_night_before_counts(shop: Any) -> None:
+def test_every_day_since_the_previous_night_counts(shop: Any) -> None:
     shop.write_events(EARLIER, 10)
     assert check(shop.candidate(), "volume").outcome == "passed"
     candidate = shop.candidate()
@@ -95,7 +95,7 @@ def test_a_few_bad_rows_are_no_alarm(shop: Any) -> None:
     assert check(shop.candidate(), "quarantine").outcome == "passed"
 
 
-def test_without_a_night_before_all_rows_are_judged(shop: Any) -> None:
+def test_without_a_previous_night_all_rows_are_checked(shop: Any) -> None:
     shop.write_manifest(read=1000, aside=900)
     assert "90.00% of the new rows of events" in check(shop.candidate(parent=False), "quarantine").sentence
 
@@ -108,7 +108,7 @@ def test_a_nulled_column_is_noticed(shop: Any) -> None:
     assert found.found["users.country"] == pytest.approx(1 / 3)
 
 
-def test_numbers_that_are_none_count_as_nulls(shop: Any) -> None:
+def test_nan_counts_as_null(shop: Any) -> None:
     shop.write_entities(size=[float("nan")] * 3 + [1.0] * 27)
     assert "10.0% of items.size are null" in check(shop.candidate(), "nulls").sentence
 
@@ -134,11 +134,11 @@ def test_a_first_new_value_is_no_alarm(shop: Any) -> None:
     assert (found.outcome, found.found["items.aisle"]) == ("passed", pytest.approx(1 / 30))
 
 
-def test_a_report_of_other_code_is_no_fault_of_the_bundle(shop: Any) -> None:
+def test_a_report_of_another_version_does_not_fail_the_bundle(shop: Any) -> None:
     shop.before.gates.write_text('{"other": 1}')
     assert check(shop.candidate(), "nulls").outcome == "not applicable"
 
 
-def test_without_a_night_before_there_are_no_new_categories(shop: Any) -> None:
+def test_without_a_previous_night_there_are_no_new_categories(shop: Any) -> None:
     assert check(shop.candidate(parent=False), "new_categories").outcome == "not applicable"
     assert check(shop.candidate(parent=False), "nulls").outcome == "not applicable"

@@ -27,7 +27,7 @@ def test_an_empty_bin_counts_as_half_a_sample() -> None:
     assert found.index == pytest.approx((1 / 1.005 - 0.5) * math.log(2 / 1.005) + (share - 0.5) * math.log(2 * share))
 
 
-def test_chance_exceeds_what_it_explains_once_in_a_thousand() -> None:
+def test_chance_exceeds_the_threshold_once_in_a_thousand() -> None:
     rng = np.random.default_rng(5)
     shares = np.full(10, 0.1)
     draws = [drift_of(rng.multinomial(300, shares), rng.multinomial(900, shares), num_new=300, num_before=900)
@@ -42,7 +42,7 @@ def test_numbers_fall_between_deciles_and_missing_ones_apart() -> None:
     assert new.tolist() == [1] + [0] * 10 + [1, 1]
 
 
-def test_what_never_varied_has_a_below_and_an_above() -> None:
+def test_a_constant_has_a_bin_below_and_a_bin_above() -> None:
     new, earlier = binned(np.array([0.5, 1.0, 2.0, 2.0]), np.ones(50))
     assert (earlier.tolist(), new.tolist()) == ([0, 50, 0, 0], [1, 1, 2, 0])
 
@@ -78,14 +78,14 @@ def test_a_shift_is_noticed(trained: Any, name: str, field: str, value: Any, col
     assert found.found[column] > found.expected["max_drift"] == 0.25
 
 
-def test_few_users_are_not_judged(trained: Any) -> None:
+def test_few_users_are_not_checked(trained: Any) -> None:
     trained.write_examples(NEWEST, age=None)
     found = check(trained.candidate(drift_min_users=121), "numeric_drift")
     assert found.outcome == "not applicable"
     assert "the new days have 120 users, expected at least 121" in found.sentence
 
 
-def test_a_young_log_is_not_judged(trained: Any) -> None:
+def test_a_young_log_is_not_checked(trained: Any) -> None:
     for file in sorted((trained.paths.tables / "events").iterdir())[:-50]:
         file.unlink()
     assert "begin less than 56 days before 2024-03-10" in check(trained.candidate(), "numeric_drift").sentence

@@ -42,12 +42,12 @@ def test_a_feature_younger_than_its_event_is_noticed(trained: Any) -> None:
     assert "120 of 120 rows have features from after their moment" in found.sentence
 
 
-def test_a_number_that_is_none_is_noticed_in_examples(trained: Any) -> None:
+def test_nan_is_noticed_in_examples(trained: Any) -> None:
     trained.write_examples(NEWEST, item_price=float("inf"))
     assert "30 values of item_price are not finite" in check(trained.candidate(), "examples").sentence
 
 
-def test_a_number_that_is_none_is_noticed_in_the_catalogue(trained: Any) -> None:
+def test_nan_is_noticed_in_the_catalogue(trained: Any) -> None:
     trained.write_examples(NEWEST, user_value=float("nan"))
     trained.write_catalogue()
     found = check(trained.candidate(), "catalogue")

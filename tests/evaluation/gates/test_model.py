@@ -39,7 +39,7 @@ def test_a_fit_that_is_worse_by_luck_or_within_the_margin_passes(trained: Any, p
     assert check(trained.candidate(), "held_out_recall").outcome == "passed"
 
 
-def test_few_users_held_out_are_not_judged(trained: Any) -> None:
+def test_few_held_out_users_are_not_checked(trained: Any) -> None:
     write_held_out(trained, np.zeros(99), np.ones(99))
     found = check(trained.candidate(), "held_out_recall")
     assert found.outcome == "not applicable"
@@ -52,7 +52,7 @@ def test_ordinary_vectors_pass(trained: Any, name: str) -> None:
     assert check(trained.candidate(), name).outcome == "passed"
 
 
-def test_vectors_that_are_no_numbers_fail(trained: Any, make_unit: Callable[..., Any]) -> None:
+def test_vectors_that_are_not_finite_fail(trained: Any, make_unit: Callable[..., Any]) -> None:
     spoiled = make_unit(30)
     spoiled[[3, 5], 1] = np.nan, np.inf
     trained.write_vectors(trained.paths, items=spoiled)
@@ -84,7 +84,7 @@ def test_vectors_on_one_direction_fail(trained: Any, make_unit: Callable[..., An
     assert "mean cosine of two items is above 0.99" in found.sentence
 
 
-def test_half_the_items_of_the_night_before_fail(trained: Any, make_unit: Callable[..., Any]) -> None:
+def test_lists_with_half_of_the_previous_nights_items_fail(trained: Any, make_unit: Callable[..., Any]) -> None:
     far = make_unit(30)
     far[10:] = -np.abs(far[10:])
     trained.write_vectors(trained.paths, users=np.abs(make_unit(120)), items=far)
@@ -94,7 +94,7 @@ def test_half_the_items_of_the_night_before_fail(trained: Any, make_unit: Callab
     assert "of the 30 the previous night, below 0.9" in found.sentence
 
 
-def test_lists_that_are_all_those_of_the_night_before_are_a_warning(trained: Any) -> None:
+def test_lists_equal_to_the_previous_nights_are_a_warning(trained: Any) -> None:
     trained.write_vectors(trained.before)
     found = check(trained.candidate(), "changed_lists")
     assert found.outcome == "warned"

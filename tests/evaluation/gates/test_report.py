@@ -53,7 +53,7 @@ def test_the_outcome_counts() -> None:
     assert GateReport("2024-03-11", "", None, REPORT.checks[:1]).outcome() == "1 check passed"
 
 
-def test_people_see_what_failed_first_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_shows_failures_first_with_their_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     print_gates(REPORT)
     shown = capsys.readouterr().out
     assert shown.index("nulls") < shown.index("changed_lists") < shown.index("volume") < shown.index("sparcode")
@@ -67,12 +67,12 @@ def test_people_see_what_failed_first_with_what_to_do(capsys: pytest.CaptureFixt
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_a_check_that_is_not_there_cannot_be_skipped() -> None:
+def test_an_unknown_check_cannot_be_skipped() -> None:
     with pytest.raises(ValidationError, match="there is no check 'volum'; expected some of: volume, quarantine, nulls"):
         GatesConfig(skip=("volum",))
 
 
-def test_every_check_is_looked_at_and_every_limit_is_configured() -> None:
+def test_every_check_is_implemented_and_every_limit_is_configured() -> None:
     assert set(LOOKS) == set(CHECK_NAMES)
     assert set(LIMITS) <= set(CHECK_NAMES)
     limits = {limit for names in LIMITS.values() for limit in names}

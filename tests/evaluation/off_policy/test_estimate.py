@@ -26,7 +26,7 @@ def folds(paths: RunPaths) -> Folds:
     return make_folds(paths.tables, item_category=None, protocol="after-cut", cuts=[CUT], window_days=3)
 
 
-def test_reads_the_lists_of_our_servers_with_what_was_bought_after_them(paths: RunPaths, folds: Folds) -> None:
+def test_reads_the_lists_of_our_servers_with_the_purchases_after_them(paths: RunPaths, folds: Folds) -> None:
     shown = [
         Exposure(_seconds(8, 7), "bob", "default", "2024-01-08-00000000", "fused", 2, (), ("nails", "apple")),
         Exposure(_seconds(8, 8), "eve", "default", "2024-01-08-00000000", "fused", 2, (), ("nails",)),
@@ -58,7 +58,7 @@ def _seconds(day: int, hour: int) -> float:
     return dt.datetime(2024, 1, day, hour, tzinfo=dt.UTC).timestamp()
 
 
-def test_estimates_are_near_what_a_place_of_the_list_earns() -> None:
+def test_estimates_are_near_the_reward_of_a_position() -> None:
     """40 items earn from 0 to 1; a log that shows any 4 of them at random evaluates fixed lists."""
     rng = np.random.default_rng(5)
     num_users, num_items, shown = 4000, 40, 4

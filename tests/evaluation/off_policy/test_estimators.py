@@ -9,8 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from evaluation.off_policy.estimators import Estimate, LoggedFeedback, doubly_robust, ips, snips, target_in_list
-from evaluation.off_policy.reward_model import cross_fitted_rewards
+from evaluation.off_policy.estimators import (
+    Estimate,
+    LoggedFeedback,
+    cross_fitted_rewards,
+    doubly_robust,
+    ips,
+    snips,
+    target_in_list,
+)
 
 NUM_TYPES, NUM_ITEMS, NUM_USERS, NUM_EACH, REPETITIONS = 20, 50, 300, 3, 200
 Floats = npt.NDArray[np.float64]
@@ -67,7 +74,7 @@ def test_a_policy_that_never_shows_the_same_has_no_normalised_estimate() -> None
     assert found.effective_sample_size == 0
 
 
-def test_the_logging_policy_itself_earns_the_mean() -> None:
+def test_the_logging_policy_itself_is_estimated_at_its_mean_reward() -> None:
     feedback = by_hand(target_probabilities=np.array([1 / 4, 1.0, 1 / 2]))
     for estimate in (ips, snips):
         assert estimate(feedback, num_samples=10, seed=0).value == pytest.approx(4 / 3)
@@ -191,13 +198,13 @@ def test_a_cross_fitted_model_lowers_the_variance_and_brings_no_bias() -> None:
     assert np.mean(robust) == pytest.approx(2 + truth(), abs=4 * np.std(robust) / np.sqrt(100))
 
 
-def test_a_list_shows_its_items_wherever_they_stand() -> None:
+def test_a_list_shows_its_items_at_any_position() -> None:
     ranked = np.array([[3, 0, -1], [2, 1, 0], [-1, -1, -1]], np.int32)
     users, items = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 3, 1, 0, 7, 0, 2])
     assert target_in_list(ranked, users, items).tolist() == [1, 1, 0, 1, 0, 0, 0]
 
 
-def test_places_of_lists_add_up_to_what_the_list_earns() -> None:
+def test_positions_add_up_to_the_reward_of_the_list() -> None:
     # Two arms share users evenly; item i earns i / 10 in any list. The target shows the second arm's lists.
     lists = np.array([[0, 1], [1, 2]])
     users = np.repeat(np.arange(400), 2)
@@ -239,7 +246,7 @@ def test_no_rows_are_refused() -> None:
         LoggedFeedback(np.zeros(0, np.int64), *[np.zeros(0)] * 3)
 
 
-def test_what_an_estimate_lacks_is_said() -> None:
+def test_missing_and_invalid_inputs_of_estimates_are_refused() -> None:
     with pytest.raises(ValueError, match="no predictions; give predicted and predicted_target, or take snips"):
         doubly_robust(by_hand(predicted=None, predicted_target=None), num_samples=10, seed=0)
     with pytest.raises(ValueError, match="max_weight is 0, expected above 0"):

@@ -1,4 +1,4 @@
-"""Is every row of somebody's log either used or counted with its reason?"""
+"""Every row of another system's log is either used or counted with its reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.off_policy.foreign_log import FeedbackRows, read_logged_feedback
+from evaluation.off_policy.logs import FeedbackRows, read_logged_feedback
 
 USERS, ITEMS = ["ann", "bob", "007"], ["apple", "bread", "12"]
 LOG = """user_id,item_id,reward,propensity

@@ -1,4 +1,4 @@
-"""Does each item of a logged list come with what it earned and how likely it was to be shown?"""
+"""Each item of a logged list comes with its reward and its propensity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.off_policy.our_log import ExposureFeedback, read_exposure_feedback
+from evaluation.off_policy.logs import ExposureFeedback, read_exposure_feedback
 from features.sources.events import EVENTS_SCHEMA
 from serving.exposures.files import Exposure, to_table, write_exposures
 
@@ -128,7 +128,7 @@ def test_rewards_are_those_of_a_loop(tmp_path: Path) -> None:
     assert 0 < found.rewards.sum() < 120
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+def test_excluded_rows_are_counted(tmp_path: Path) -> None:
     log(
         tmp_path / "exposures",
         (NOON, "ann", "old", ["apple", "drill"]),

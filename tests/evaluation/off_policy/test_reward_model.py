@@ -1,11 +1,11 @@
-"""Is what an item is expected to earn told by other users alone?"""
+"""The expected reward of an item is estimated from other users alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from evaluation.off_policy.reward_model import cross_fitted_rewards
+from evaluation.off_policy.estimators import cross_fitted_rewards
 
 USERS = np.array([5, 5, 7, 7, 8, 8, 9])
 ITEMS = np.array([0, 1, 0, 2, 0, 1, 1])

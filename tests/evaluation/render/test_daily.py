@@ -92,9 +92,9 @@ def test_json_holds_all_of_it(reports: Reports) -> None:
 
 
 def test_json_has_null_where_there_is_no_figure(split: Split) -> None:
-    nobody = dataclasses.replace(split, relevant_new=split.relevant_new * False)
-    nobody.relevant_new.eliminate_zeros()
-    reports = [report_of(nobody, NEW_TO_THE_USER, [arm("poor", POOR), arm("towers", NEW)], ks=(1,))]
+    nothing_new = dataclasses.replace(split, relevant_new=split.relevant_new * False)
+    nothing_new.relevant_new.eliminate_zeros()
+    reports = [report_of(nothing_new, NEW_TO_THE_USER, [arm("poor", POOR), arm("towers", NEW)], ks=(1,))]
     assert json.loads(daily_json(reports))["tasks"][0]["arms"][0]["metrics"]["recall@1"]["mean"] is None
     assert "poor" in daily_page(reports)
 
@@ -123,7 +123,7 @@ def test_html_is_one_file_that_fetches_nothing(reports: Reports) -> None:
     assert not re.search(r"@import|url\((?!#)|<script|<link", text)
 
 
-def test_html_says_what_was_measured(reports: Reports) -> None:
+def test_html_names_the_measurement(reports: Reports) -> None:
     text = " ".join(daily_page(reports).split())
     for fact in ("2020-01-10", "3 days", "read once", "2 users with something relevant", "Paired difference to poor"):
         assert fact in text
@@ -194,7 +194,7 @@ def test_figures_have_four_decimals_and_no_leading_zero() -> None:
 
 def test_importing_the_report_loads_no_plotting() -> None:
     code = (
-        "import sys, evaluation.render.page, evaluation.comparison, evaluation.baselines.registry;"
+        "import sys, evaluation.render.page, evaluation.comparison, evaluation.baselines;"
         "print([name for name in ('matplotlib', 'jinja2', 'rich', 'tensorflow', 'feast') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

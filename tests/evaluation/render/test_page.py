@@ -64,13 +64,13 @@ def test_the_page_is_one_file_that_fetches_nothing(full_report: Report) -> None:
 
 def test_the_page_begins_with_the_verdict(full_report: Report) -> None:
     text = comparison_page(full_report)
-    said = words(text)
-    assert said.index("ship B (EASE) wins: recall@100") < said.index("protocol")
+    shown = words(text)
+    assert shown.index("ship B (EASE) wins: recall@100") < shown.index("protocol")
     assert '<span class="badge good">ship</span>' in text
     assert '<span class="badge bad">do not ship</span>' in text
 
 
-def test_the_page_says_all_that_was_found(full_report: Report) -> None:
+def test_the_page_has_all_findings(full_report: Report) -> None:
     text = words(comparison_page(full_report))
     for expected in (
         "31 purchases in the window were of 12 items outside the catalogue",
@@ -94,7 +94,7 @@ def test_the_page_says_all_that_was_found(full_report: Report) -> None:
     assert "precision@k" not in text
 
 
-def test_what_only_describes_lists_has_no_colour(full_report: Report) -> None:
+def test_descriptive_figures_have_no_colour(full_report: Report) -> None:
     rows = dict(re.findall(r"<th>([\w@]+)</th>(.*?)</tr>", comparison_page(full_report), flags=re.DOTALL))
     assert 'class="good"' in rows["recall@100"]
     assert 'class="bad"' in rows["recall@100"]
@@ -110,7 +110,7 @@ def test_names_are_escaped_and_drawn_as_they_are(full_report: Report) -> None:
     assert any("<b>$x$ & co" in (part.text or "") for part in ET.fromstring(drawings[0]).iter())
 
 
-def test_a_comparison_without_anything_besides_makes_a_page(against_a: Make, report_of: MakeReport) -> None:
+def test_a_comparison_without_optional_parts_makes_a_page(against_a: Make, report_of: MakeReport) -> None:
     report = report_of(against_a("B", "EASE", WINS, "ship", p=0.012), protocol="given", cuts=())
     text = words(comparison_page(report))
     for absent in ("Layers", "By what was logged", "Input that could not be used", "window from the cut on"):
@@ -119,16 +119,16 @@ def test_a_comparison_without_anything_besides_makes_a_page(against_a: Make, rep
 
 
 def test_a_comparison_without_users_makes_all_files(against_a: Make, report_of: MakeReport, tmp_path: Path) -> None:
-    nobody = against_a("B", "EASE", (math.nan,) * 3, "undecided", p=math.nan)
-    nobody = replace(
-        nobody,
-        metrics=dict.fromkeys(nobody.metrics, Difference(NOTHING, math.nan, math.nan)),
+    empty = against_a("B", "EASE", (math.nan,) * 3, "undecided", p=math.nan)
+    empty = replace(
+        empty,
+        metrics=dict.fromkeys(empty.metrics, Difference(NOTHING, math.nan, math.nan)),
         overlap=math.nan,
         smallest_detectable=math.nan,
         users_needed=None,
         users_for_one_percent=None,
     )
-    report = report_of(nobody)
+    report = report_of(empty)
     arms = tuple(replace(arm, metrics=dict.fromkeys(arm.metrics, NOTHING)) for arm in report.arms)
     json_path, _ = write_comparison(replace(report, arms=arms), tmp_path)
     assert json.loads(json_path.read_text())["arms"][0]["metrics"]["mrr"]["mean"] is None
@@ -138,7 +138,7 @@ def test_a_comparison_without_users_makes_all_files(against_a: Make, report_of: 
     assert verdict["challengers"][0]["adjusted_p"] is None
 
 
-def test_programs_read_the_verdict(full_report: Report) -> None:
+def test_the_verdict_is_machine_readable(full_report: Report) -> None:
     document = verdict_document(full_report)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["headline"] == headline(full_report)

@@ -34,7 +34,7 @@ def printed(report: Report, width: int = 100) -> str:
     return console.file.getvalue()
 
 
-def test_the_headline_says_who_wins_by_how_much_and_how_sure(against_a: Make, report_of: MakeReport) -> None:
+def test_the_headline_names_the_winner_the_difference_and_the_interval(against_a: Make, report_of: MakeReport) -> None:
     report = report_of(against_a("B", "EASE", WINS, "ship", p=0.012))
     # .0804 + .0015 = .0819
     assert headline(report) == (
@@ -56,9 +56,9 @@ def test_there_is_no_winner_where_the_users_are_too_few(against_a: Make, report_
 
 
 def test_there_is_no_winner_without_users(against_a: Make, report_of: MakeReport) -> None:
-    nobody = against_a("B", "EASE", (math.nan, math.nan, math.nan), "undecided", p=math.nan)
+    empty = against_a("B", "EASE", (math.nan, math.nan, math.nan), "undecided", p=math.nan)
     nothing = Difference(Interval(math.nan, math.nan, math.nan, 0), math.nan, math.nan)
-    report = report_of(replace(nobody, metrics=dict.fromkeys(nobody.metrics, nothing)))
+    report = report_of(replace(empty, metrics=dict.fromkeys(empty.metrics, nothing)))
     assert headline(report) == ("no winner: no user has a figure of recall@100 for both A and B (EASE); undecided")
     assert headline(report_of()) == "no winner: A (towers) is the only arm"
     assert winner(report_of()) is None
@@ -67,10 +67,10 @@ def test_there_is_no_winner_without_users(against_a: Make, report_of: MakeReport
 def test_a_stays_where_others_are_worse_or_must_not_ship(against_a: Make, report_of: MakeReport) -> None:
     worse = against_a("B", "EASE", WORSE, "do not ship", p=0.0003)
     worst = against_a("C", "popularity", WORST, "do not ship", p=0.00005)
-    said = "recall@100 .0700 against .0804 of A, -.0104 [-.0120, -.0080], p .0003; do not ship"
-    assert headline(report_of(worse)) == f"A stays: B (EASE) is worse, {said}"
+    figures = "recall@100 .0700 against .0804 of A, -.0104 [-.0120, -.0080], p .0003; do not ship"
+    assert headline(report_of(worse)) == f"A stays: B (EASE) is worse, {figures}"
     both = report_of(worst, worse)
-    assert headline(both) == f"A stays: every other arm is worse; B (EASE), the nearest, has {said}"
+    assert headline(both) == f"A stays: every other arm is worse; B (EASE), the nearest, has {figures}"
     assert other_lines(both) == ["C (popularity): -.0300 [-.0400, -.0200] from A, p <.0001; do not ship"]
     assert winner(both) == "A"
     blocked = against_a("B", "EASE", WINS, "do not ship", p=0.012, reasons=("the server answers otherwise",))
@@ -114,14 +114,14 @@ def test_slices_that_are_lost_are_shown_though_the_total_wins(full_report: Repor
     assert "C (<b>$x$ & co) is worse in 0 and better in 0 of 4 slices" in text
 
 
-def test_a_slice_that_nobody_is_in_is_none(full_report: Report) -> None:
+def test_an_empty_slice_is_not_counted(full_report: Report) -> None:
     slices = {about: dict(groups) for about, groups in full_report.arms[0].slices.items()}
     slices["popularity"]["head"] = Interval(math.nan, math.nan, math.nan, 0)
     arms = (replace(full_report.arms[0], slices=slices), *full_report.arms[1:])
     assert "C (<b>$x$ & co) is worse in 0 and better in 0 of 3 slices" in printed(replace(full_report, arms=arms))
 
 
-def test_everything_that_a_reader_has_to_know_is_named(full_report: Report) -> None:
+def test_the_table_names_every_caveat(full_report: Report) -> None:
     text = " ".join(printed(full_report).split())
     for expected in (
         "shop: after-cut, the 7 days from 2020-01-10 on; new to the user; 2,300 users with 5,012 relevant items",
@@ -136,7 +136,7 @@ def test_everything_that_a_reader_has_to_know_is_named(full_report: Report) -> N
         assert expected in text
 
 
-def test_several_cuts_and_none_are_told(against_a: Make, report_of: MakeReport) -> None:
+def test_several_cuts_and_none_are_reported(against_a: Make, report_of: MakeReport) -> None:
     open_ = against_a("B", "EASE", OPEN, "undecided", p=0.71)
     rolling = report_of(open_, protocol="rolling", cuts=("2020-01-10", "2020-02-10"), window_days=1)
     assert "shop: rolling, the day from each of 2020-01-10, 2020-02-10 on; new" in printed(rolling)

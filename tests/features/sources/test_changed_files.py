@@ -1,4 +1,4 @@
-"""Does an ingestion that reads only what changed write what one from scratch writes, to the byte?"""
+"""An ingestion that reads only changed files writes the same bytes as one from scratch."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_file_that_was_only_touched_is_not_read(days: Path, tmp_path: Path) ->
     assert read == []
 
 
-def test_all_is_read_where_that_is_asked_for_or_columns_mean_something_else(days: Path, tmp_path: Path) -> None:
+def test_everything_is_read_on_request_or_when_columns_change_their_meaning(days: Path, tmp_path: Path) -> None:
     for path in days.iterdir():
         path.write_text(path.read_text().replace("value\n", "value,other\n").replace(",1\n", ",1,2\n"))
     first = run(days, tmp_path / "tables")
@@ -140,11 +140,11 @@ def test_all_is_read_where_that_is_asked_for_or_columns_mean_something_else(days
     assert sum(read) == first.rows_read
 
 
-def test_events_of_the_future_are_judged_again_when_it_has_come(days: Path, tmp_path: Path) -> None:
+def test_future_events_are_read_again_once_their_time_has_come(days: Path, tmp_path: Path) -> None:
     noon = dt.datetime(1970, 1, 2, 12, tzinfo=dt.UTC)
     assert run(days, tmp_path / "tables", now=noon).quarantined["events"] == {"future_timestamp": 5}
     assert run(days, tmp_path / "tables").quarantined["events"] == {"duplicate": 1}
-    # And back: a run that says an earlier moment knows less.
+    # And back: a run with an earlier moment knows less.
     assert run(days, tmp_path / "tables", now=noon).quarantined["events"] == {"future_timestamp": 5}
 
 
@@ -162,7 +162,7 @@ def test_a_single_file_keeps_the_day_files_that_come_out_as_they_were(days: Path
 
 
 @pytest.mark.parametrize("place", ["rmtree", "Ledger"])
-def test_a_run_that_is_killed_leaves_tables_that_the_next_goes_on_from(
+def test_a_killed_run_leaves_tables_that_the_next_run_continues(
     place: str, days: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(days, tmp_path / "tables")

@@ -1,4 +1,4 @@
-"""Is the built-in dataset read whole?"""
+"""The built-in dataset is read completely."""
 
 from __future__ import annotations
 

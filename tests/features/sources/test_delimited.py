@@ -1,4 +1,4 @@
-"""Are rows numbered right, however the file falls into blocks?"""
+"""Rows of delimited files have the right numbers, for any block boundaries."""
 
 from __future__ import annotations
 

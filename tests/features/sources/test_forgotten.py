@@ -1,4 +1,4 @@
-"""Does ingestion leave out who is forgotten, wherever a row names them, and nobody else?"""
+"""Ingestion leaves out every row that names a forgotten person, and no other row."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.forget_tables import forget_in_tables
 from features.forgotten import NOBODY, Forgotten, are_of, name_any
 from features.ingest import IngestSummary, ingest
 from features.schema import Schema
 from features.sources.tables import open_tables
+from features.tables import forget_in_tables
 
 NOW = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
 HEAD = "user_id,item_id,timestamp\n"
@@ -72,7 +72,7 @@ def test_the_tables_are_those_of_a_world_without_them(tmp_path: Path) -> None:
     assert "5 filtered (forgotten)" in with_her.outcome()
 
 
-def test_files_that_are_as_they_were_are_read_again_once_for_a_new_list_and_then_not(tmp_path: Path) -> None:
+def test_unchanged_files_are_read_again_once_for_a_new_list(tmp_path: Path) -> None:
     days, users = ([ANNA[0], *OTHERS[:2]], [ANNA[4], OTHERS[4]]), ["anna,NL"]
     ingested(tmp_path, *days, users=users)
     anna = NOBODY.and_also(["anna"])
@@ -83,7 +83,7 @@ def test_files_that_are_as_they_were_are_read_again_once_for_a_new_list_and_then
     assert [facts["num_forgotten"] for facts in ledger["files"].values()] == [1, 1]
 
 
-def test_tables_that_are_there_lose_their_rows_alone_and_the_next_ingestion_finds_the_days_as_they_are(
+def test_existing_tables_lose_only_their_rows_and_the_next_ingestion_finds_the_days_unchanged(
     tmp_path: Path,
 ) -> None:
     days, users = (ANNA_AND_OTHERS, [*OTHERS[3:], "anna,i3,200000"]), ["anna,NL", "boris,DE"]
@@ -105,14 +105,14 @@ def test_tables_that_are_there_lose_their_rows_alone_and_the_next_ingestion_find
     assert forget_in_tables(tables, {"anna"}) == {"events": 0, "quarantine": 0, "users": 0}
 
 
-def test_what_a_killed_call_left_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_call_finishes_a_killed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ingested(tmp_path, ANNA_AND_OTHERS, users=["anna,NL"])
     tables, whole = tmp_path / "tables", tmp_path / "whole"
     ingested(whole, ANNA_AND_OTHERS, users=["anna,NL"])
     forget_in_tables(whole / "tables", {"anna"})
-    from features import forget_tables
+    from features import tables as module
 
-    real, calls = forget_tables.os.replace, []
+    real, calls = module.os.replace, []
     for allowed in range(5):
 
         def replace(source: Any, target: Any, allowed: int = allowed) -> None:
@@ -122,12 +122,12 @@ def test_what_a_killed_call_left_is_finished_by_the_next(tmp_path: Path, monkeyp
             real(source, target)
 
         calls.clear()
-        monkeypatch.setattr(forget_tables.os, "replace", replace)
+        monkeypatch.setattr(module.os, "replace", replace)
         try:
             forget_in_tables(tables, {"anna"})
         except KeyboardInterrupt:
             continue
-    monkeypatch.setattr(forget_tables.os, "replace", real)
+    monkeypatch.setattr(module.os, "replace", real)
     forget_in_tables(tables, {"anna"})
     assert tables_of(tmp_path) == tables_of(whole)
     days = [json.loads((folder / "manifest.json").read_text())["days"] for folder in (tables, whole / "tables")]

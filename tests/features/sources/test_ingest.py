@@ -1,4 +1,4 @@
-"""What does ingestion write, and does every row arrive somewhere?"""
+"""The tables that ingestion writes, and the account of every row."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_outcome_is_one_line_with_the_counts_and_the_unused_columns(shop):
     )
 
 
-def test_the_same_source_gives_the_same_bytes_whatever_the_chunks(shop, tmp_path):
+def test_the_size_of_chunks_does_not_change_the_bytes(shop, tmp_path):
     text = EVENTS + "u1,i2,5,9,9\nu1,i2\nu2,,7,,\nu4,i4,x,,\nu2,i1,86400,,\n"
     found = []
     for chunk_rows in (1, 2, 3, 1000):
@@ -122,15 +122,17 @@ def test_files_of_a_folder_are_read_by_name_and_the_first_of_equal_events_is_kep
     assert [(row["source"], row["source_row"]) for row in shop.quarantine()] == [("b.csv", 1)]
 
 
-def test_progress_is_told_every_event_row(shop):
+def test_progress_counts_every_event_row(shop):
     source = open_tables(schema=Schema(), events=shop.table("events", EVENTS))
-    told: list[int] = []
-    ingest(source, schema=Schema(), out=shop.out, chunk_rows=3, max_quarantine_share=1, now=NOW, progress=told.append)
-    assert told[:2] == [3, 1]
-    assert sum(told) == 4
+    reported: list[int] = []
+    ingest(
+        source, schema=Schema(), out=shop.out, chunk_rows=3, max_quarantine_share=1, now=NOW, progress=reported.append
+    )
+    assert reported[:2] == [3, 1]
+    assert sum(reported) == 4
 
 
-def test_a_moment_without_zone_and_chunks_of_nothing_are_refused(shop):
+def test_a_moment_without_time_zone_and_empty_chunks_are_refused(shop):
     with pytest.raises(ValueError, match="2024-06-01T00:00:00 without a time zone"):
         shop.ingest(EVENTS, now=dt.datetime(2024, 6, 1))
     with pytest.raises(ValueError, match="chunk_rows is 0; give at least 1"):
@@ -145,7 +147,7 @@ def test_a_source_without_usable_event_is_refused(shop):
     assert not shop.out.exists()
 
 
-def test_tables_that_are_not_there_are_named(tmp_path):
+def test_missing_tables_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no canonical tables here"):
         event_days(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Is a published split read as it stands, with whatever is wrong in it named by its line?"""
+"""A published split is read unchanged, and every defect in it is reported with its line."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_repeats_and_overlaps_are_counted(write):
     assert (split.num_repeats, split.num_overlap) == (1, 1)
 
 
-def test_pairs_keep_the_order_of_their_line_and_know_their_place_from_its_end(write):
+def test_pairs_keep_the_order_of_their_line_and_their_position_from_its_end(write):
     train = read_published_split(write("2 9 3 9 5\n1 8 4\n")).train
     np.testing.assert_array_equal(train.users, [0, 0, 1, 1, 1])
     np.testing.assert_array_equal(train.items, [3, 1, 4, 0, 2])
@@ -49,7 +49,7 @@ def test_pairs_keep_the_order_of_their_line_and_know_their_place_from_its_end(wr
 
 
 @pytest.mark.parametrize(("train", "has_order"), [("1 2 3 4\n2 1 5 9\n", False), ("1 4 2 3\n2 9 5 1\n", True)])
-def test_lines_sorted_by_id_say_nothing_about_time(write, train, has_order):
+def test_lines_sorted_by_id_have_no_order_in_time(write, train, has_order):
     assert read_published_split(write(train)).has_order is has_order
 
 

@@ -1,4 +1,4 @@
-"""Is MovieLens read alike in each of its layouts?"""
+"""MovieLens is read alike in each of its layouts."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_column_that_the_movies_lack_is_named(tmp_path):
         run(tmp_path, users=False)
 
 
-def test_a_year_that_is_none_is_null_and_the_movie_stays(tmp_path):
+def test_an_invalid_year_is_null_and_the_movie_stays(tmp_path):
     write_recbole(tmp_path)
     (tmp_path / "ml.item").write_text(
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
@@ -142,7 +142,7 @@ def test_a_column_that_the_layout_lacks_names_the_nearest_one(tmp_path):
         open_movielens(schema=Schema(user_columns={"zip": "categorical"}), path=tmp_path)
 
 
-def test_folders_that_are_missing_or_hold_no_layout_or_two_say_so(tmp_path):
+def test_missing_unknown_and_ambiguous_folders_are_errors(tmp_path):
     with pytest.raises(SourceError, match=r"nowhere: no such folder; MovieLens may not be redistributed: download"):
         open_movielens(schema=Schema(), path=tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("")
@@ -154,6 +154,6 @@ def test_folders_that_are_missing_or_hold_no_layout_or_two_say_so(tmp_path):
         open_movielens(schema=Schema(), path=tmp_path)
 
 
-def test_what_is_not_declared_is_listed_as_unused(tmp_path):
+def test_undeclared_columns_are_listed_as_unused(tmp_path):
     write_100k(tmp_path)
     assert run(tmp_path).unused_columns == {"events": (), "users": ("zip_code",), "items": ()}

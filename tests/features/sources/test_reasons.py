@@ -1,4 +1,4 @@
-"""Is every kind of unusable row set aside, with its reason?"""
+"""Every kind of unusable row goes to the quarantine with its reason."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_rows_are_numbered_through_broken_ones_and_blank_lines(shop):
     ]
 
 
-def test_nan_and_nulls_of_parquet_are_judged_too(shop):
+def test_nan_and_nulls_of_parquet_are_checked_too(shop):
     table = pa.table(
         {
             "user_id": pa.array([1.0, None, 3.0, 4.0, math.nan]),
@@ -102,7 +102,7 @@ def test_repeated_ids_and_words_for_numbers_are_set_aside_from_users_and_items(d
     assert [row["source_row"] for row in described_shop.quarantine("users")] == [3, 2]
 
 
-def test_too_many_bad_rows_stop_the_job_and_are_there_to_read(shop):
+def test_too_many_bad_rows_stop_the_job_and_stay_in_the_quarantine(shop):
     shop.ingest(HEADER + GOOD)
     with pytest.raises(QuarantineError) as caught:
         shop.ingest(HEADER + GOOD + ",i,6,1,1\n,i,7,1,1\nu,i,5,1,1\n", max_quarantine_share=0.5)
@@ -114,7 +114,7 @@ def test_too_many_bad_rows_stop_the_job_and_are_there_to_read(shop):
     assert f"All of them are in {path}" in message
     assert "raise ingest.max_quarantine_share" in message
     assert path.exists()
-    assert read_users(shop.out).num_rows == 1, "the tables of before are untouched"
+    assert read_users(shop.out).num_rows == 1, "the previous tables are untouched"
 
 
 def test_exactly_the_allowed_share_passes_and_clears_an_earlier_failure(shop):

@@ -1,4 +1,4 @@
-"""Do a user's own files open, and are mistakes in them named?"""
+"""A user's own files open, and mistakes in them are named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TEXT = "user_id,item_id,timestamp\nu,i,5\n"
 
 
-def test_columns_are_mapped_and_what_is_not_listed_keeps_its_name(shop):
+def test_columns_are_mapped_and_unlisted_ones_keep_their_names(shop):
     shop.ingest("who,item_id,when\nu,i,5\n", columns={"user_id": "who", "timestamp": "when"})
     assert read_events(shop.out, first_day=dt.date.min, end_day=dt.date.max).num_rows == 1
 
@@ -47,7 +47,7 @@ def test_declared_columns_need_their_table(described_shop):
         described_shop.ingest(TEXT)
 
 
-def test_a_mapped_column_that_nothing_asks_for_is_named(shop):
+def test_a_mapped_column_that_nothing_reads_is_named(shop):
     with pytest.raises(SourceError, match=r"events.columns: 'usr_id' is neither .* did you mean 'user_id'"):
         shop.ingest(TEXT, columns={"usr_id": "user_id"})
 

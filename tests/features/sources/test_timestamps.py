@@ -1,4 +1,4 @@
-"""Does a raw timestamp become the moment it means?"""
+"""Raw timestamps become the moments that they mean."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_numbers_have_the_declared_unit(unit, number):
         assert to_microseconds(array, unit).to_pylist() == [7 * SECOND]
 
 
-def test_what_is_beyond_the_range_becomes_the_largest_value_instead_of_wrapping_round():
+def test_values_beyond_the_range_are_clipped_instead_of_wrapping_round():
     huge = to_microseconds(pa.array([2**62, -(2**62)]), "s").to_pylist()
     assert huge == [LARGEST, None]
     assert to_microseconds(pa.array([1e300, -1e300]), "s").to_pylist()[0] > 9e18

@@ -1,4 +1,4 @@
-"""Do raw values become the same text and numbers, however they are typed?"""
+"""Raw values become the same text and numbers for every type of column."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_struct_is_neither_text_nor_number():
             read(pa.array([{"b": 1}]), "orders.parquet, column 'a'")
 
 
-def test_what_is_known_is_joined_and_a_row_without_anything_keeps_its_place():
+def test_known_values_are_joined_and_an_empty_row_keeps_its_place():
     first, second = pa.array(["a", None, "c", None]), pa.chunked_array([["b", None], [None, "é"]])
     assert join_known([first, second], ", ").to_pylist() == ["a, b", None, "c", "é"]
 

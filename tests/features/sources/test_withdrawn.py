@@ -1,4 +1,4 @@
-"""Which items does a source know from its events alone? Those of a table of items that has left them out."""
+"""Withdrawn items: known from events, but missing from the table of items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from features.tables import read_items, withdrawn_items
 EVENTS = "user_id,item_id,timestamp\nu1,i1,10\nu1,i2,20\nu2,i9,30\n"
 
 
-def test_what_is_not_in_the_table_of_items_is_withdrawn_and_stays_in_the_tables(shop: Any) -> None:
+def test_items_missing_from_the_table_of_items_are_withdrawn_and_stay_in_the_tables(shop: Any) -> None:
     shop.ingest(EVENTS, items="item_id\ni2\ni3\n")
     assert withdrawn_items(shop.out) == ["i1", "i9"]
     assert read_items(shop.out).column("item_id").to_pylist() == ["i1", "i2", "i3", "i9"]

@@ -21,7 +21,7 @@ from serving.retrieval.index import HnswIndex
 Sign = Callable[..., Path]
 
 
-def test_a_bundle_gives_back_what_was_written(written: Path, parts: Parts) -> None:
+def test_a_bundle_returns_its_written_parts(written: Path, parts: Parts) -> None:
     bundle = Bundle.open(written)
     np.testing.assert_array_equal(bundle.item_vectors, parts.item_vectors)
     np.testing.assert_array_equal(bundle.popularity, parts.popularity)
@@ -239,7 +239,9 @@ def test_weights_that_do_not_fit_are_refused(weighted_folder: Path, sign: Sign, 
     assert message in found
 
 
-def test_weights_are_there_exactly_where_the_manifest_says_so(weighted_folder: Path, folder: Path, sign: Sign) -> None:
+def test_weights_exist_exactly_where_the_manifest_declares_them(
+    weighted_folder: Path, folder: Path, sign: Sign
+) -> None:
     (weighted_folder / "item_weights.npy").unlink()
     assert "item_weights.npy: presence is False, expected True as in the manifest" in refusal(sign(weighted_folder))
     np.save(folder / "item_weights.npy", np.ones(40, np.float32))

@@ -24,7 +24,7 @@ def test_leaves_are_values_lists_and_empty_sections() -> None:
     assert dict(leaves(tree)) == {"a.b": 1, "a.c.d": [1, 2], "e": None, "f": {}}
 
 
-def test_changes_tell_both_sides_and_the_difference_of_numbers() -> None:
+def test_changes_have_both_sides_and_the_difference_of_numbers() -> None:
     old = {"same": 1, "number": 2, "flag": True, "text": "x", "gone": None, "section": None}
     new = {"same": 1, "number": 5, "flag": False, "text": "y", "came": 0, "section": {"key": 1}}
     assert changes(old, new) == {
@@ -39,7 +39,7 @@ def test_changes_tell_both_sides_and_the_difference_of_numbers() -> None:
     }
 
 
-def test_an_exchange_counts_all_and_names_a_few_in_their_order() -> None:
+def test_an_exchange_of_items_counts_all_and_names_a_few_in_order() -> None:
     old, new = {f"i{number}": f"name {number}" for number in range(8)}, {"i7": "other name", "n2": None, "n1": "new"}
     found = exchange(old, new)
     assert (found.num_added, found.num_removed) == (2, 7)
@@ -55,7 +55,7 @@ def test_a_bundle_does_not_differ_from_itself(written: Path) -> None:
     assert (found.items, found.users) == (NOTHING, NOTHING)
 
 
-def test_every_kind_of_difference_is_told(
+def test_every_kind_of_difference_is_reported(
     written: Path, parts: Parts, facts: Facts, encoder: Encoder, tmp_path: Path
 ) -> None:
     ids = encoder.item_ids.ids(range(1, 41))
@@ -97,7 +97,7 @@ def test_a_damaged_bundle_is_not_compared(written: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [("- a", "holds list, expected a mapping"), ("a: [", "not valid YAML")])
-def test_a_configuration_that_is_none_is_refused(
+def test_an_invalid_configuration_is_refused(
     written: Path, folder: Path, sign: Callable[..., Path], text: str, message: str
 ) -> None:
     (folder / "config.yaml").write_text(text)

@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_commit_of_a_clean_work_tree_is_told(file: Path) -> None:
+def test_the_commit_of_a_clean_work_tree_is_recorded(file: Path) -> None:
     commit = code_commit(file)
     assert commit == git(file.parent, "rev-parse", "HEAD")
     assert len(commit) == 40
@@ -43,7 +43,7 @@ def test_the_commit_of_a_clean_work_tree_is_told(file: Path) -> None:
     assert code_commit(file) == commit
 
 
-def test_a_change_is_told_too(file: Path) -> None:
+def test_an_uncommitted_change_is_recorded(file: Path) -> None:
     file.write_text("answer = 43\n")
     assert code_commit(file) == git(file.parent, "rev-parse", "HEAD") + "-dirty"
 
@@ -55,7 +55,7 @@ def test_a_copy_inside_a_work_tree_has_no_commit(file: Path) -> None:
     assert code_commit(installed) is None
 
 
-def test_there_is_none_without_a_work_tree_and_without_git(
+def test_without_a_work_tree_or_git_there_is_no_commit(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "module.py").write_text("")

@@ -15,7 +15,7 @@ from serving.bundles.manifest import BundleError
 Hollow = Callable[..., str]
 
 
-def test_a_version_is_found_by_as_much_of_it_as_no_other_has(tmp_path: Path, hollow: Hollow) -> None:
+def test_a_version_is_found_by_an_unambiguous_prefix(tmp_path: Path, hollow: Hollow) -> None:
     first, second = hollow(tmp_path, 1), hollow(tmp_path, 12)
     assert find_version(tmp_path, first) == first
     assert find_version(tmp_path, "2017-12-01") == first
@@ -32,7 +32,7 @@ def test_a_version_is_found_by_as_much_of_it_as_no_other_has(tmp_path: Path, hol
         ("../bundles", "no bundle '../bundles'; there are"),
     ],
 )
-def test_a_name_of_none_or_of_several_is_answered_with_what_is_there(
+def test_an_unknown_or_ambiguous_version_is_an_error_with_the_existing_ones(
     tmp_path: Path, hollow: Hollow, asked: str, message: str
 ) -> None:
     hollow(tmp_path, 1)
@@ -41,7 +41,7 @@ def test_a_name_of_none_or_of_several_is_answered_with_what_is_there(
         find_version(tmp_path, asked)
 
 
-def test_no_bundles_are_told_from_no_folder(tmp_path: Path) -> None:
+def test_an_empty_folder_is_distinguished_from_a_missing_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="holds no bundle; make one with `twinspire bundle`"):
         find_version(tmp_path, "2017-12-01")
     assert list_bundles(tmp_path) == []

@@ -56,7 +56,7 @@ def line(before: str | None, version: str, reason: Reason = "bundle") -> Publica
         ([line(B, A, "rollback")], A, None),
     ],
 )
-def test_what_was_published_before(lines: list[Publication], current: str | None, expected: str | None) -> None:
+def test_the_version_published_before(lines: list[Publication], current: str | None, expected: str | None) -> None:
     assert version_before(lines, current) == expected
 
 
@@ -69,7 +69,7 @@ def test_lines_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", range(0, 60, 7))
-def test_a_half_written_line_is_not_there_and_does_not_spoil_the_next(tmp_path: Path, length: int) -> None:
+def test_a_half_written_line_is_ignored_and_does_not_spoil_the_next(tmp_path: Path, length: int) -> None:
     append(tmp_path, line(None, A))
     whole = (tmp_path / FILE_NAME).read_bytes()
     (tmp_path / FILE_NAME).write_bytes(whole + whole[:length])
@@ -78,7 +78,7 @@ def test_a_half_written_line_is_not_there_and_does_not_spoil_the_next(tmp_path: 
     assert read(tmp_path) == [line(None, A), line(A, B)]
 
 
-def test_lines_of_somebody_else_are_not_there(tmp_path: Path) -> None:
+def test_foreign_lines_are_ignored(tmp_path: Path) -> None:
     append(tmp_path, line(None, A))
     with (tmp_path / FILE_NAME).open("ab") as file:
         file.write(b'\xff\xfe\n\n[]\n{"version": "../../etc"}\n')
@@ -86,7 +86,7 @@ def test_lines_of_somebody_else_are_not_there(tmp_path: Path) -> None:
     assert read(tmp_path) == [line(None, A), line(A, B)]
 
 
-def test_nothing_to_go_back_to_is_said(tmp_path: Path, hollow: Callable[..., str]) -> None:
+def test_a_rollback_without_a_target_is_an_error(tmp_path: Path, hollow: Callable[..., str]) -> None:
     with pytest.raises(BundleError, match="nothing is published, so there is nothing to go back from"):
         rollback_target(tmp_path)
     first, second = hollow(tmp_path, 1), hollow(tmp_path, 2)

@@ -98,7 +98,9 @@ def test_only_a_bundle_can_be_published(parts: Parts, facts: Facts, tmp_path: Pa
     assert read(tmp_path) == []
 
 
-def test_publishing_what_is_published_leaves_no_line_in_the_history(tmp_path: Path, hollow: Callable[..., str]) -> None:
+def test_publishing_the_published_bundle_again_adds_no_line_to_the_history(
+    tmp_path: Path, hollow: Callable[..., str]
+) -> None:
     version = hollow(tmp_path, 1)
     for _ in range(3):
         serve(tmp_path, version)
@@ -144,13 +146,13 @@ def test_a_write_that_is_killed_at_any_step_leaves_a_whole_bundle_or_none(
     assert step > 5
 
 
-def test_the_model_card_tells_the_figures_of_the_manifest(written: Path) -> None:
+def test_the_model_card_has_the_figures_of_the_manifest(written: Path) -> None:
     card = (written / "MODEL_CARD.md").read_text()
     for part in (written.name, "48 events", "6 users and 40 items", "| two_tower recall_at_100 | 0.2500 |", "age (cat"):
         assert part in card
 
 
-def test_the_model_card_tells_what_the_index_ranks_by(written: Path, written_weighted: Path) -> None:
+def test_the_model_card_names_the_ranking_of_the_index(written: Path, written_weighted: Path) -> None:
     plain, weighed = ((folder / "MODEL_CARD.md").read_text() for folder in (written, written_weighted))
     assert "Vectors of 8 numbers, L2-normalised; the score is their inner product.\n" in plain
     assert "Index of the form `ip`: recall@10 1.000" in plain

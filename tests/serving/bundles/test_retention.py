@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artefacts.locks import locked
-from serving.bundles.folder import list_bundles, published, rollback_target
+from serving.bundles.folder import expired, list_bundles, prune, published, remove, rollback_target
 from serving.bundles.manifest import BundleError, Facts, read_manifest
 from serving.bundles.publish import Parts, current, publish, write
-from serving.bundles.retention import expired, prune, remove
 
 Hollow = Callable[..., str]
 NOW = dt.datetime(2018, 1, 1, tzinfo=dt.UTC)
@@ -59,7 +58,7 @@ def numbers(bundles: Path) -> list[int]:
         (1, 30, [2, 5, 6]),
     ],
 )
-def test_what_either_limit_excludes_goes_and_what_is_needed_stays(
+def test_bundles_beyond_either_limit_are_removed_and_needed_ones_stay(
     bundles: Path, keep: int | None, max_age_days: int | None, left: list[int]
 ) -> None:
     before = numbers(bundles)
@@ -71,7 +70,7 @@ def test_what_either_limit_excludes_goes_and_what_is_needed_stays(
     assert rollback_target(bundles).startswith("2017-12-02")
 
 
-def test_a_removal_tells_its_reason_and_its_bytes(bundles: Path) -> None:
+def test_a_removal_has_its_reason_and_its_bytes(bundles: Path) -> None:
     manifest_bytes = (bundles / "2017-12-01-00000001" / "manifest.json").stat().st_size
     [first, third] = prune(bundles, keep=4, max_age_days=3, now=NOW)[::-1]
     assert (first.name, first.reason) == ("2017-12-01-00000001", "beyond the 4 latest")
@@ -95,7 +94,7 @@ def test_limits_out_of_range_and_a_missing_folder_are_refused(bundles: Path) -> 
     assert len(numbers(bundles)) == 6
 
 
-def test_what_killed_processes_left_goes_and_what_a_live_one_fills_stays(bundles: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_and_those_of_live_ones_stay(bundles: Path) -> None:
     for name in (".writing-dead", ".publishing-dead", ".removing-2017-11-01-00000000", ".writing-alive"):
         (bundles / name).mkdir()
         (bundles / name / "file").write_bytes(bytes(7))
@@ -163,7 +162,7 @@ def test_limits_hold_for_any_bundles(
         assert len(left - never) <= keep
     if max_age_days is not None:
         assert all(NOW - created[version] <= dt.timedelta(days=max_age_days) for version in left - never)
-    # Nothing goes without need: one that goes has `keep` later ones beside it, or is too old.
+    # Nothing is removed without need: a removed bundle has `keep` later ones, or is too old.
     for version in going:
         later = sum((created[other], other) > (created[version], version) for other in created)
         too_old = max_age_days is not None and NOW - created[version] > dt.timedelta(days=max_age_days)

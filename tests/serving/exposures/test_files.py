@@ -85,7 +85,7 @@ def test_only_the_columns_that_are_asked_for_come(tmp_path: Path) -> None:
     assert sorted(batch.schema.names) == ["arm", "item_ids"]
 
 
-def test_a_folder_that_is_not_there_and_a_damaged_file_are_told(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_damaged_file_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none: does not exist; a server with serving\.log_exposures makes it"):
         list(read_exposures(tmp_path / "none", DAY, LATER))
     path = write(tmp_path, DAY, "a-000000.parquet", shown(0))
@@ -94,7 +94,7 @@ def test_a_folder_that_is_not_there_and_a_damaged_file_are_told(tmp_path: Path) 
         list(read_exposures(tmp_path, DAY, LATER))
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, DAY, "a-000000.parquet", shown(0))
 
     def full(table: pa.Table, file: object, **options: object) -> None:
@@ -107,7 +107,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     assert pq.read_table(path).column("user_id").to_pylist() == ["u0"]
 
 
-def test_a_folder_of_exposures_is_told_from_others(tmp_path: Path) -> None:
+def test_a_folder_of_exposures_is_distinguished_from_others(tmp_path: Path) -> None:
     assert not are_exposures(tmp_path)
     (tmp_path / f"day={DAY}").mkdir()
     assert exposure_files(tmp_path) == []

@@ -78,10 +78,13 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def lines() -> Any:
-    handler = Lines()
-    logging.getLogger("serving.exposures.log").addHandler(handler)
+    handler, logger = Lines(), logging.getLogger("serving.exposures.log")
+    logger.addHandler(handler)
+    # Commands that ran before in this process keep the root logger at errors.
+    logger.setLevel(logging.WARNING)
     yield handler
-    logging.getLogger("serving.exposures.log").removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
 
 
 @pytest.fixture
@@ -111,7 +114,7 @@ def test_closing_writes_the_rest_in_order_by_day(tmp_path: Path, counts: Counts)
     log.close()
 
 
-def test_what_comes_after_closing_is_dropped(tmp_path: Path, counts: Counts) -> None:
+def test_rows_after_closing_are_dropped(tmp_path: Path, counts: Counts) -> None:
     log = opened(tmp_path, counts)
     log.close()
     log.add([shown("u1")])
@@ -166,16 +169,16 @@ def test_a_process_that_starts_again_overwrites_nothing(tmp_path: Path, counts: 
     assert [path.name[16:] for path in exposure_files(tmp_path)] == ["-000000.parquet"] * 3
 
 
-def test_what_finds_no_room_is_dropped_while_nothing_can_be_written_and_the_rest_comes_later(
+def test_rows_beyond_the_queue_are_dropped_while_writes_fail_and_the_rest_is_written_later(
     tmp_path: Path, counts: Counts, lines: Lines
 ) -> None:
     folder = tmp_path / "exposures"
     folder.write_text("in the way")
     log = opened(folder, counts, flush_seconds=0.02, queue_items=10)
     log.add([shown("u1"), shown("u2")])
-    [told] = lines.wait(1)
-    assert told.startswith(f"exposures cannot all be written to {folder} (")
-    assert told.endswith("); what finds no room is dropped, requests are answered")
+    [line] = lines.wait(1)
+    assert line.startswith(f"exposures cannot all be written to {folder} (")
+    assert line.endswith("); what finds no room is dropped, requests are answered")
     log.add([shown(f"u{number}") for number in range(3, 7)])
     assert counts.dropped == 3
     folder.unlink()
@@ -187,7 +190,7 @@ def test_what_finds_no_room_is_dropped_while_nothing_can_be_written_and_the_rest
     assert (counts.written, counts.dropped, len(lines.texts)) == (4, 3, 2)
 
 
-def test_what_cannot_be_written_before_the_end_is_dropped_and_told(
+def test_rows_that_cannot_be_written_before_the_end_are_dropped_and_reported(
     tmp_path: Path, counts: Counts, lines: Lines
 ) -> None:
     folder = tmp_path / "exposures"
@@ -206,12 +209,12 @@ from serving.exposures.log import ExposureLog
 from serving.exposures.files import Exposure, exposure_files, read_exposures
 import datetime as dt
 
-folder, texts, told, written = Path(sys.argv[1]), [], threading.Semaphore(0), threading.Semaphore(0)
+folder, texts, logged, written = Path(sys.argv[1]), [], threading.Semaphore(0), threading.Semaphore(0)
 
 class Handler(logging.Handler):
     def emit(self, record):
         texts.append(record.getMessage())
-        told.release()
+        logged.release()
 
 logging.getLogger("serving.exposures.log").addHandler(Handler())
 dropped = []
@@ -225,17 +228,17 @@ assert written.acquire(timeout=30)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
 log.add(shown[1:])
-assert told.acquire(timeout=30)
+assert logged.acquire(timeout=30)
 left = [path.name for path in folder.rglob("*.tmp")]
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-assert written.acquire(timeout=30) and told.acquire(timeout=30)
+assert written.acquire(timeout=30) and logged.acquire(timeout=30)
 log.close()
 found = [user for batch in read_exposures(folder, dt.date.min, dt.date.max) for user in batch["user_id"].to_pylist()]
 print(json.dumps({"texts": texts, "dropped": dropped, "found": found}))
 """
 
 
-def test_a_disk_that_takes_no_more_loses_only_what_finds_no_room(tmp_path: Path) -> None:
+def test_a_full_disk_loses_only_rows_beyond_the_queue(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", FULL_DISK, str(tmp_path / "exposures")]
     ran = forking.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=120)
     found = json.loads(ran.stdout)
@@ -282,7 +285,7 @@ def test_a_row_that_no_file_can_hold_is_dropped_and_the_next_are_written(
     assert "UnicodeEncodeError" in lines.texts[0]
 
 
-def test_those_who_are_forgotten_are_not_written(tmp_path: Path, counts: Counts) -> None:
+def test_forgotten_users_are_not_written(tmp_path: Path, counts: Counts) -> None:
     people = tmp_path / "forgotten.json"
     log = opened(tmp_path / "exposures", counts, max_rows=1, forgotten=people)
     log.add([shown("u1")])
@@ -295,7 +298,7 @@ def test_those_who_are_forgotten_are_not_written(tmp_path: Path, counts: Counts)
 
 
 @pytest.mark.parametrize("asked", [["u1", "u2"], ["u1"]])
-def test_somebody_who_is_forgotten_while_a_file_is_written_is_not_in_it(
+def test_a_user_forgotten_during_a_write_is_not_in_the_file(
     tmp_path: Path, counts: Counts, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
     people, written = tmp_path / "forgotten.json", []
@@ -322,8 +325,8 @@ def test_a_list_of_the_forgotten_that_cannot_be_read_holds_all_back(
     people.write_text("{")
     log = opened(tmp_path / "exposures", counts, flush_seconds=0.02, forgotten=people)
     log.add([shown("u1"), shown("u2")])
-    [told] = lines.wait(1)
-    assert "forgotten.json: cannot be read" in told
+    [line] = lines.wait(1)
+    assert "forgotten.json: cannot be read" in line
     assert exposure_files(tmp_path / "exposures") == []
     Forgotten().and_also(["u1"]).save(people)
     counts.wait(written=1)
@@ -331,7 +334,7 @@ def test_a_list_of_the_forgotten_that_cannot_be_read_holds_all_back(
     assert users(tmp_path / "exposures") == ["u2"]
 
 
-def test_where_no_thread_can_be_started_requests_go_on(
+def test_requests_are_answered_where_no_thread_can_be_started(
     tmp_path: Path, counts: Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: threading.Thread) -> None:

@@ -14,19 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.forget_tables import without_users
 from features.forgotten import Forgotten
-from serving.exposures import merge as module
+from features.tables import without_users
+from serving.exposures import files as module
 from serving.exposures.files import (
     REPLACES,
     Exposure,
+    Tidied,
     exposure_files,
     files_of,
+    merge_day,
     read_exposures,
+    remove_replaced,
+    tidy,
     to_table,
     write_exposures,
 )
-from serving.exposures.merge import Tidied, merge_day, remove_replaced, tidy
 from tests import forking
 
 REPOSITORY = Path(__file__).parents[2]
@@ -72,11 +75,16 @@ def test_files_become_one_with_the_lists_of_all_in_their_order(tmp_path: Path) -
     assert pa.Table.from_batches(read_exposures(tmp_path, DAY, TODAY)).equals(before)
     assert users(tmp_path) == [0, 1, 2, 3, 4, 5]
     assert merge_day(day) == 0
-    told = json.loads(pq.read_metadata(day / "merged-000000.parquet").metadata[REPLACES])
-    assert told == [f"{ONE}-000000.parquet", f"{ONE}-000001.parquet", f"{ONE}-000002.parquet", f"{TWO}-000007.parquet"]
+    replaced = json.loads(pq.read_metadata(day / "merged-000000.parquet").metadata[REPLACES])
+    assert replaced == [
+        f"{ONE}-000000.parquet",
+        f"{ONE}-000001.parquet",
+        f"{ONE}-000002.parquet",
+        f"{TWO}-000007.parquet",
+    ]
 
 
-def test_what_comes_late_stays_behind_what_was_merged_before_and_is_merged_with_more_of_its_kind(
+def test_late_files_follow_merged_ones_and_are_merged_together(
     tmp_path: Path,
 ) -> None:
     day = fill(tmp_path)
@@ -101,7 +109,7 @@ def test_merged_files_are_of_bounded_size(tmp_path: Path) -> None:
     assert users(tmp_path) == [0, 1, 2, 3, 4, 5]
 
 
-def test_files_that_are_too_large_for_company_stay(tmp_path: Path) -> None:
+def test_files_too_large_to_be_merged_stay(tmp_path: Path) -> None:
     day = fill(tmp_path)
     before = names(day)
     assert merge_day(day, max_bytes=1) == 0
@@ -144,13 +152,13 @@ def test_people_who_are_forgotten_are_in_no_merged_file(tmp_path: Path) -> None:
     assert users(tmp_path) == [0, 1, 3, 4]
 
 
-def test_a_day_of_nobody_but_the_forgotten_is_read_as_empty(tmp_path: Path) -> None:
+def test_a_day_of_forgotten_users_only_is_read_as_empty(tmp_path: Path) -> None:
     day = fill(tmp_path)
     merge_day(day, forgotten=Forgotten().and_also([f"u{user}" for user in range(6)]))
     assert (names(day), users(tmp_path)) == (["merged-000000.parquet"], [])
 
 
-def test_a_merged_file_that_lost_somebody_still_tells_what_it_replaces(tmp_path: Path, dying: Any) -> None:
+def test_a_merged_file_that_lost_a_user_still_names_the_files_that_it_replaces(tmp_path: Path, dying: Any) -> None:
     day = fill(tmp_path)
     # Renamed, and no part removed yet: a sync, the renaming, another sync.
     with dying(3):
@@ -191,7 +199,7 @@ def test_a_removal_that_is_killed_at_any_step_leaves_a_whole_day_or_none(tmp_pat
     assert step > 5
 
 
-def test_a_day_with_a_damaged_file_stays_as_it_is_and_is_told_while_others_are_merged(tmp_path: Path) -> None:
+def test_a_day_with_a_damaged_file_stays_and_is_reported_while_others_are_merged(tmp_path: Path) -> None:
     day = fill(tmp_path)
     bad = day / f"{ONE}-000001.parquet"
     bad.write_bytes(bad.read_bytes()[:-9])
@@ -206,7 +214,7 @@ def test_a_day_with_a_damaged_file_stays_as_it_is_and_is_told_while_others_are_m
     assert names(day) == before
 
 
-def test_files_of_other_columns_are_told(tmp_path: Path) -> None:
+def test_files_of_other_columns_are_reported(tmp_path: Path) -> None:
     day = fill(tmp_path)
     pq.write_table(pa.table({"user_id": ["u1"]}), day / f"{ONE}-000001.parquet")
     with pytest.raises(
@@ -216,7 +224,7 @@ def test_files_of_other_columns_are_told(tmp_path: Path) -> None:
     assert len(names(day)) == 4
 
 
-def test_a_damaged_merged_file_beside_others_is_told_and_not_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_merged_file_among_others_is_reported_and_not_passed_over(tmp_path: Path) -> None:
     day = fill(tmp_path)
     merge_day(day)
     write(tmp_path, f"{ONE}-000003", [6])
@@ -226,7 +234,7 @@ def test_a_damaged_merged_file_beside_others_is_told_and_not_passed_over(tmp_pat
         exposure_files(tmp_path)
 
 
-def test_a_file_that_is_merged_between_listing_and_reading_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_merged_between_listing_and_reading_is_reported(tmp_path: Path) -> None:
     day = fill(tmp_path)
     reading = read_exposures(tmp_path, DAY, TODAY)
     assert next(reading).num_rows == 2
@@ -238,7 +246,7 @@ def test_a_file_that_is_merged_between_listing_and_reading_is_told(tmp_path: Pat
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from serving.exposures.merge import tidy
+from serving.exposures.files import tidy
 import datetime as dt
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))

@@ -68,9 +68,7 @@ def test_days_older_than_those_that_are_kept_go(paths: RunPaths) -> None:
 @pytest.mark.parametrize(
     ("as_of", "now"), [(dt.date(2024, 6, 4), NOW), (DAY, NOW - dt.timedelta(days=2)), (dt.date(2024, 7, 1), NOW)]
 )
-def test_what_comes_after_the_night_or_the_moment_is_left_alone(
-    paths: RunPaths, as_of: dt.date, now: dt.datetime
-) -> None:
+def test_later_days_and_files_are_left_alone(paths: RunPaths, as_of: dt.date, now: dt.datetime) -> None:
     tidy_exposures(1, RunPaths(paths.root, as_of), now=now)
     # Of the earlier of the two, and kept is the day before it.
     assert counts(paths) == ([0, 0, 0, 0, 2, 2] if as_of > DAY else [0, 0, 2, 2, 2, 2])
@@ -83,7 +81,7 @@ def test_people_who_are_forgotten_are_left_out(paths: RunPaths) -> None:
     assert users(paths) == ["u0"] * 4 + ["u0", "u1"] * 2
 
 
-def test_where_it_cannot_be_told_who_is_forgotten_nothing_is_touched(paths: RunPaths) -> None:
+def test_an_unreadable_list_of_the_forgotten_leaves_all_files_alone(paths: RunPaths) -> None:
     paths.forgotten.write_text("{")
     (line,) = tidy_exposures(1, paths, now=NOW)
     assert line.startswith("exposures are left as they are: ")
@@ -91,7 +89,7 @@ def test_where_it_cannot_be_told_who_is_forgotten_nothing_is_touched(paths: RunP
     assert counts(paths) == [2] * 6
 
 
-def test_a_day_that_cannot_be_merged_is_told_and_stays(paths: RunPaths) -> None:
+def test_a_day_that_cannot_be_merged_is_reported_and_stays(paths: RunPaths) -> None:
     bad = exposure_files(paths.exposures)[0]
     bad.write_bytes(b"PAR1")
     problem, merged = tidy_exposures(None, paths, now=NOW)
@@ -99,7 +97,7 @@ def test_a_day_that_cannot_be_merged_is_told_and_stays(paths: RunPaths) -> None:
     assert merged == "exposures: 6 files of finished days merged"
 
 
-def test_forgetting_leaves_nobody_in_files_that_a_killed_merge_has_left(paths: RunPaths) -> None:
+def test_forgetting_cleans_files_that_a_killed_merge_has_left(paths: RunPaths) -> None:
     left = exposure_files(paths.exposures)[1]
     content = left.read_bytes()
     tidy_exposures(None, paths, now=NOW)
@@ -112,7 +110,7 @@ def test_forgetting_leaves_nobody_in_files_that_a_killed_merge_has_left(paths: R
     assert not left.exists()
 
 
-def test_a_night_merges_before_its_first_step_and_says_so(paths: RunPaths) -> None:
+def test_a_night_merges_before_its_first_step_and_logs_it(paths: RunPaths) -> None:
     # There are no tables to ingest.
     asked = ["daily", "--config", str(TABLES), "--runs", str(paths.root.parent), "--date", str(DAY), "--now", str(DAY)]
     found = CliRunner().invoke(app, asked)
@@ -120,12 +118,12 @@ def test_a_night_merges_before_its_first_step_and_says_so(paths: RunPaths) -> No
     assert "exposures: 8 files of finished days merged" in found.stdout.splitlines()
     assert counts(paths) == [1, 1, 1, 1, 2, 2]
     (log,) = paths.root.glob("nights/*.log")
-    told = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["lines"] for line in told if line["event"] == "exposures"] == [
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["lines"] for line in events if line["event"] == "exposures"] == [
         ["exposures: 8 files of finished days merged"]
     ]
 
 
-def test_nonsense_is_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="keep_exposure_days"):
         load(TABLES, ["daily.keep_exposure_days=0"])

@@ -22,7 +22,7 @@ ITEMS = IdMap(["a", "b", "c", "d"])
 
 
 class Clock:
-    """Tells the time that a test sets."""
+    """A clock with the time that a test sets."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -48,7 +48,7 @@ def replace(file: Path, text: str) -> None:
     os.replace(new, file)
 
 
-def test_a_change_is_seen_after_a_second_and_not_looked_for_before(file: Path, clock: Clock) -> None:
+def test_a_change_is_seen_after_a_second_and_not_before(file: Path, clock: Clock) -> None:
     denied = DeniedItems(file, ITEMS, clock=clock)
     assert denied.rows().tolist() == []
     replace(file, "c\n")
@@ -87,7 +87,9 @@ def test_unknown_ids_are_counted_in_the_log_once(file: Path, clock: Clock, caplo
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_what_cannot_be_read_leaves_denied_what_was(file: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_file_leaves_the_denied_items_as_they_were(
+    file: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     replace(file, "c\n")
     denied = DeniedItems(file, ITEMS, clock=clock)
     denied.rows()
@@ -133,7 +135,7 @@ def test_the_recommender_follows_between_two_requests(
     assert answered() == before
 
 
-def test_where_all_that_a_user_bought_is_denied_something_popular_comes_instead(
+def test_popular_items_replace_a_users_purchases_when_all_are_denied(
     bundle: Bundle,
     recommender: Recommender,
     read_users: Callable[[list[str]], pa.Table],

@@ -18,12 +18,12 @@ def rows(eligibility: Eligibility, **asked: object) -> list[int] | None:
     return np.flatnonzero(eligible.mask).tolist()
 
 
-def test_without_a_wish_everything_may_come() -> None:
+def test_without_filters_every_item_is_eligible() -> None:
     assert rows(Eligibility(CATEGORIES, lambda: NOTHING)) is None
     assert everything_but(NOTHING, num_items=4) is None
 
 
-def test_wishes_come_together() -> None:
+def test_filters_are_combined() -> None:
     eligibility = Eligibility(CATEGORIES, lambda: np.array([3], np.int32))
     assert rows(eligibility) == [0, 1, 2]
     assert rows(eligibility, allow=["fish"]) == [0]
@@ -34,7 +34,7 @@ def test_wishes_come_together() -> None:
     assert rows(eligibility) == [0, 1, 2], "no wish outlives its request"
 
 
-def test_what_is_kept_out_later_is_kept_out_of_categories_that_were_asked_before() -> None:
+def test_items_denied_later_are_left_out_of_cached_categories() -> None:
     kept_out = [NOTHING]
     eligibility = Eligibility(CATEGORIES, lambda: kept_out[-1])
     assert rows(eligibility, allow=["fish"]) == [0, 3]

@@ -34,7 +34,7 @@ def item_block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def integer_vectors(seed: int, *shape: int) -> npt.NDArray[np.float32]:
-    """Small integers: products are exact in float32, so ties are ties in whatever order they are summed."""
+    """Small integers: products are exact in float32, so ties are ties in any order of summation."""
     return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
 
 

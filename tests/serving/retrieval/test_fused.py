@@ -65,6 +65,6 @@ def test_one_user_agrees_with_the_slow_twin(lists: list[list[int]], data: st.Dat
         ([1.0], -2.0, "rank_constant -2"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(weights: list[float], rank_constant: float, message: str) -> None:
+def test_invalid_arguments_are_refused(weights: list[float], rank_constant: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         reciprocal_rank_fusion([np.zeros((1, 1), np.int32)], weights, rank_constant=rank_constant, k=1)

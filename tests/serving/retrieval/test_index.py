@@ -199,7 +199,7 @@ def offered_alone(queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.floa
 
 
 @pytest.mark.parametrize("form", INDEXES)
-def test_what_is_left_out_is_found_by_no_search_however_wide_the_beam(
+def test_excluded_items_are_never_found_however_wide_the_beam(
     form: Form, long_and_short: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
 ) -> None:
     index = INDEXES[form].build(long_and_short, m=40, ef_construction=500, seed=3, left_out=LEFT_OUT)
@@ -214,7 +214,7 @@ def test_what_is_left_out_is_found_by_no_search_however_wide_the_beam(
     np.testing.assert_allclose(scores, np.take_along_axis(asked @ long_and_short.T, rows, axis=1), atol=1e-5)
 
 
-def test_lists_are_padded_behind_what_is_offered(
+def test_lists_are_padded_after_the_offered_items(
     vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
 ) -> None:
     index = HnswIndex.build(vectors, m=8, ef_construction=100, seed=3, left_out=LEFT_OUT)
@@ -225,7 +225,7 @@ def test_lists_are_padded_behind_what_is_offered(
 
 
 @pytest.mark.parametrize("form", INDEXES)
-def test_exact_search_takes_over_without_what_is_left_out(form: Form) -> None:
+def test_exact_search_takes_over_without_excluded_items(form: Form) -> None:
     vectors = np.repeat(unit_vectors(4, 8, seed=5), 300, axis=0)
     left_out = np.arange(0, 1200, 3, dtype=np.int32)
     index = INDEXES[form].build(vectors, m=2, ef_construction=2, seed=1, left_out=left_out)
@@ -236,7 +236,7 @@ def test_exact_search_takes_over_without_what_is_left_out(form: Form) -> None:
     assert (rows[:, 800:] == -1).all()
 
 
-def test_recall_is_that_of_what_is_offered(
+def test_recall_is_over_offered_items(
     index: HnswIndex, vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
 ) -> None:
     without = HnswIndex.build(vectors, m=8, ef_construction=100, seed=3, left_out=LEFT_OUT)
@@ -250,7 +250,7 @@ def test_recall_is_that_of_what_is_offered(
 
 
 @pytest.mark.parametrize("form", INDEXES)
-def test_an_index_is_loaded_with_what_it_was_built_without_and_with_nothing_else(
+def test_an_index_is_loaded_with_its_own_excluded_items_only(
     form: Form, long_and_short: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
     kind, path = INDEXES[form], tmp_path / "index"
@@ -270,7 +270,7 @@ def test_an_index_is_loaded_with_what_it_was_built_without_and_with_nothing_else
         kind.load(path, long_and_short, other)
 
 
-def test_a_graph_that_has_what_should_be_left_out_is_refused(
+def test_a_graph_with_excluded_items_is_refused(
     index: HnswIndex, vectors: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
     index.save(tmp_path / "index")
@@ -284,6 +284,6 @@ def test_rows_that_cannot_be_left_out_are_refused(vectors: npt.NDArray[np.float3
         HnswIndex.build(vectors, m=8, ef_construction=10, seed=1, left_out=np.array(rows, np.int32))
 
 
-def test_an_index_over_nothing_that_is_offered_is_refused(vectors: npt.NDArray[np.float32]) -> None:
+def test_an_index_without_any_offered_item_is_refused(vectors: npt.NDArray[np.float32]) -> None:
     with pytest.raises(ValueError, match="all 500 items of the catalogue are withdrawn, expected at least one"):
         HnswIndex.build(vectors, m=8, ef_construction=10, seed=1, left_out=np.arange(500, dtype=np.int32))

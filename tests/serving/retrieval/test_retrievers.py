@@ -34,7 +34,7 @@ def test_repeat_orders_by_count_then_recency_then_row() -> None:
     np.testing.assert_allclose(scores[0, :5], [float(score) for score in expected], rtol=1e-6)
 
 
-def test_repeat_tells_moments_of_one_day_apart() -> None:
+def test_repeat_orders_moments_within_a_day() -> None:
     seconds = AS_OF_SECONDS - 200 * DAY + np.array([0, 1])
     ones = np.ones(2, np.int64)
     purchases = Purchases.from_events(ones, np.array([0, 1]), seconds=seconds, num_users=2, num_items=2)
@@ -44,8 +44,8 @@ def test_repeat_tells_moments_of_one_day_apart() -> None:
 
 def test_popularity_orders_equal_items_by_row() -> None:
     nothing = np.empty(0, np.int64)
-    nobody = Purchases.from_events(nothing, nothing, seconds=nothing, num_users=1, num_items=4)
-    users = UserQueries(nobody, np.array([AS_OF_SECONDS]))
+    no_purchases = Purchases.from_events(nothing, nothing, seconds=nothing, num_users=1, num_items=4)
+    users = UserQueries(no_purchases, np.array([AS_OF_SECONDS]))
     rows, scores = Popularity(np.array([1, 5, 0, 5], np.float32)).retrieve(users, 4)
     assert rows.tolist() == [[1, 3, 0, 2]]
     assert scores.tolist() == [[5, 5, 1, 0]]
@@ -68,8 +68,8 @@ ITEM_VECTORS, USER_VECTORS = ensemble_vectors(200, 1), ensemble_vectors(6, 2)
 def strangers(vectors: npt.NDArray[np.float32]) -> UserQueries:
     """Users without a past."""
     nothing = np.empty(0, np.int64)
-    nobody = Purchases.from_events(nothing, nothing, seconds=nothing, num_users=len(vectors), num_items=200)
-    return UserQueries(nobody, np.full(len(vectors), AS_OF_SECONDS), vectors)
+    no_purchases = Purchases.from_events(nothing, nothing, seconds=nothing, num_users=len(vectors), num_items=200)
+    return UserQueries(no_purchases, np.full(len(vectors), AS_OF_SECONDS), vectors)
 
 
 @pytest.mark.parametrize("approximately", [False, True])

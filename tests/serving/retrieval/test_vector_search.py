@@ -44,7 +44,7 @@ def test_over_fetching_and_exact_search_agree_at_any_switch(max_fetch: int) -> N
 @pytest.mark.parametrize("beam_cost", [0.0, 1.0, 1e9])
 @pytest.mark.parametrize("num_offered", [0, 1, 7, 60, 299])
 @pytest.mark.parametrize("knowing", [False, True])
-def test_all_that_is_offered_comes_at_any_switch(
+def test_all_offered_items_are_returned_at_any_switch(
     max_fetch: int, beam_cost: float, num_offered: int, knowing: bool
 ) -> None:
     vectors = np.random.default_rng(1).normal(size=(NUM_ITEMS, 8)).astype(np.float32)

@@ -29,7 +29,7 @@ def unit_vectors(count: int, dimension: int, seed: int) -> npt.NDArray[np.float3
     return unit
 
 
-def test_what_is_missing_counts_as_the_median_and_losses_are_raised_to_the_floor() -> None:
+def test_missing_values_count_as_the_median_and_losses_are_raised_to_the_floor() -> None:
     values = np.concatenate([np.arange(1.0, 101.0), [np.nan, 0.0, -7.0]])
     found = positive(values)
     # 1% of the way from 1 to 100 is 1.99: the value 1 is below it too.
@@ -45,7 +45,7 @@ def test_values_that_are_all_alike_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("values", [[0.0, -1.0, np.nan], [np.nan]])
-def test_without_a_positive_value_there_is_nothing_to_weigh_by(values: list[float]) -> None:
+def test_without_a_positive_value_there_are_no_weights(values: list[float]) -> None:
     with pytest.raises(ValueError, match=f"0 of {len(values)} business values are positive"):
         positive(np.array(values))
 

@@ -30,7 +30,7 @@ def without_two(parts: Parts, facts: Facts, tmp_path: Path) -> Path:
     return tmp_path / write(tmp_path, dataclasses.replace(parts, withdrawn=withdrawn, index=index), facts)
 
 
-def test_no_retriever_answers_with_it_whatever_is_denied_beside_it(
+def test_no_retriever_returns_it_whichever_items_are_denied(
     without_two: Path, read_users: Callable[[list[str]], pa.Table]
 ) -> None:
     bundle = Bundle.open(without_two)
@@ -70,13 +70,13 @@ def test_a_bundle_whose_index_has_it_is_refused(parts: Parts, facts: Facts, tmp_
         Bundle.open(tmp_path / write(tmp_path, withdrawn, facts))
 
 
-def test_where_nothing_left_there_is_no_such_file(written: Path) -> None:
+def test_without_withdrawn_items_there_is_no_file(written: Path) -> None:
     assert not (written / WITHDRAWN).exists()
     assert Bundle.open(written).withdrawn.tolist() == []
 
 
 @pytest.mark.parametrize("rows", [[2, 0], [0, 0], [-1, 3], [3, 40]])
-def test_rows_that_cannot_be_are_refused(folder: Path, sign: Sign, rows: list[int]) -> None:
+def test_invalid_rows_are_refused(folder: Path, sign: Sign, rows: list[int]) -> None:
     np.save(folder / WITHDRAWN, np.array(rows, np.int32))
     message = r"withdrawn\.npy: holds int32 \[.*\], expected int32 rows that ascend from 0 to 39 at most"
     with pytest.raises(BundleError, match=message):

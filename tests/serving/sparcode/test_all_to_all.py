@@ -50,7 +50,7 @@ def test_lists_are_the_best_of_all_scores(
         assert (np.diff(scores[user, : len(found)]) <= 0).all()
 
 
-def test_what_is_not_offered_is_in_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_that_are_not_offered_are_in_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(all_to_all, "ITEM_BLOCK", 8)
     offered = np.random.default_rng(3).random(N) < 0.7
     known = sp.csr_array(np.random.default_rng(4).random((B, N)) < 0.2).astype(np.float32)

@@ -61,7 +61,7 @@ def test_keys_are_those_of_one_distance_after_the_other(
 
 
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(0, 2**32 - 1))
-def test_what_a_key_stands_for_has_that_key(num_parts: int, num_codes: int, seed: int) -> None:
+def test_the_codes_of_a_key_have_that_key(num_parts: int, num_codes: int, seed: int) -> None:
     codebook = random_codebook(num_parts, num_codes, 3, seed=seed)
     keys = np.random.default_rng(seed).integers(0, num_codes**num_parts, 20)
     decoded = codebook.decode(keys)
@@ -95,7 +95,7 @@ def test_codes_are_those_of_the_quantizer_that_was_fitted() -> None:
     np.testing.assert_array_equal(codebook.decode(keys), quantizer.decode(codebook.codes(keys)).numpy())
 
 
-def test_keys_up_to_63_bits_are_told_apart() -> None:
+def test_keys_up_to_63_bits_are_distinct() -> None:
     # 2^62 keys are the last power of two below 2^63.
     codebook = random_codebook(62, 2, 1)
     ends = np.array([0, 2**62 - 1])
@@ -114,7 +114,7 @@ def test_keys_up_to_63_bits_are_told_apart() -> None:
         (np.array([[[0], [np.inf]]], np.float32), "row 1 of codebook 0 is not finite"),
     ],
 )
-def test_what_is_no_codebook_is_refused(codebooks: npt.NDArray[np.float32], message: str) -> None:
+def test_an_invalid_codebook_is_refused(codebooks: npt.NDArray[np.float32], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Codebook(codebooks)
 
@@ -143,7 +143,7 @@ def test_a_saved_codebook_is_the_same(tmp_path: Path) -> None:
     assert loaded.digest == codebook.digest
 
 
-def test_the_digest_speaks_of_numbers_and_shape() -> None:
+def test_the_digest_depends_on_numbers_and_shape() -> None:
     codebooks = random_codebook(2, 6, 2).codebooks
     other = codebooks.copy()
     other[1, 5, 1] = np.nextafter(other[1, 5, 1], np.float32(9))
@@ -152,7 +152,7 @@ def test_the_digest_speaks_of_numbers_and_shape() -> None:
     assert all(len(digest) == 64 for digest in digests)
 
 
-def test_a_codebook_does_not_change_with_what_it_was_made_of() -> None:
+def test_a_codebook_does_not_change_with_its_source_array() -> None:
     codebooks = random_codebook().codebooks.copy()
     codebook = Codebook(codebooks)
     codebooks[:] = 0

@@ -19,7 +19,7 @@ from serving.sparcode.interactions import (
     load_interaction,
     save_interaction,
 )
-from towers import scorer
+from towers import sparcode
 
 Floats = npt.NDArray[np.float32]
 every_kind = pytest.mark.parametrize("kind", ["mlp", "product"])
@@ -44,13 +44,13 @@ def make(kind: str, **sizes: int) -> MlpInteraction | ProductInteraction:
     return INTERACTIONS[kind](**arrays_of(kind, **sizes))
 
 
-def fitted(kind: str, *, width: int, num_item_tokens: int, units: int) -> scorer.Interaction:
+def fitted(kind: str, *, width: int, num_item_tokens: int, units: int) -> sparcode.Interaction:
     """The module of TensorFlow with random weights."""
     sizes = {"num_item_tokens": num_item_tokens, "width": width, "scale": 1.0}
-    made: scorer.Interaction = (
-        scorer.MlpInteraction(**sizes, hidden_units=units, seed=1)
+    made: sparcode.Interaction = (
+        sparcode.MlpInteraction(**sizes, hidden_units=units, seed=1)
         if kind == "mlp"
-        else scorer.ProductInteraction(**sizes)
+        else sparcode.ProductInteraction(**sizes)
     )
     for name, array in arrays_of(kind, width=width, num_item_tokens=num_item_tokens, units=units).items():
         getattr(made, name).assign(array)
@@ -90,7 +90,7 @@ def test_scores_by_hand() -> None:
 @every_kind
 @given(num_tokens=st.integers(0, 40), num_items=st.integers(0, 40))
 @settings(max_examples=30)
-def test_a_pair_scores_the_same_whatever_else_is_asked(kind: str, num_tokens: int, num_items: int) -> None:
+def test_a_pair_scores_the_same_in_any_batch(kind: str, num_tokens: int, num_items: int) -> None:
     interaction = make(kind)
     tokens, items = random(200, 6, seed=7), random(150, 3, 6, seed=8)
     everything = interaction.scores(tokens, interaction.prepare(items))
@@ -126,7 +126,7 @@ def test_a_saved_interaction_is_the_same(kind: str, tmp_path: Path) -> None:
     assert loaded.digest == made.digest
 
 
-def test_the_digest_speaks_of_kind_shapes_and_numbers() -> None:
+def test_the_digest_depends_on_kind_shapes_and_numbers() -> None:
     changed = []
     for name in arrays_of("mlp"):
         arrays = arrays_of("mlp")
@@ -162,7 +162,7 @@ def test_factors_of_another_shape_are_refused(array: Floats) -> None:
         ProductInteraction(np.asarray(array))
 
 
-def test_what_is_no_interaction_is_not_saved(tmp_path: Path) -> None:
+def test_an_invalid_interaction_is_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "interaction.npz"
     with pytest.raises(ValueError, match="of kind 'cosine', expected one of: mlp, product"):
         save_interaction(path, "cosine", arrays_of("product"))

@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("runs", [1, 4, 45])
 @pytest.mark.parametrize("num_items", [1, 50, 65_536, 65_537, NUM_ITEMS])
-def test_what_is_read_is_what_was_written(tmp_path: Path, runs: int, num_items: int) -> None:
+def test_saved_postings_are_read_back(tmp_path: Path, runs: int, num_items: int) -> None:
     table = random_table(num_items=num_items)
     postings = opened(write(tmp_path / "postings", table, runs=runs, num_items=num_items))
     assert sum(map(len, table.values())) > 10
@@ -99,7 +99,7 @@ def test_lists_come_in_the_order_asked_and_as_often(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [-1, 30])
-def test_a_row_that_is_not_there_is_refused(folder: Path, row: int) -> None:
+def test_a_missing_row_is_refused(folder: Path, row: int) -> None:
     with pytest.raises(ValueError, match=rf"rows run from {min(row, 4)} to {max(row, 4)}, expected 0 to 29"):
         opened(folder).lists(np.array([4, row]))
 
@@ -278,7 +278,7 @@ def test_postings_that_were_not_finished_are_refused_and_can_be_written_again(tm
         ({"scores": [1, 1, 70_000, 1]}, r"to 70000\.0, expected above 0 and up to 65504\.0"),
     ],
 )
-def test_what_is_no_run_of_lists_is_refused(tmp_path: Path, change: dict[str, list[float]], message: str) -> None:
+def test_an_invalid_run_of_lists_is_refused(tmp_path: Path, change: dict[str, list[float]], message: str) -> None:
     right = {"keys": [5, 9], "starts": [0, 2, 4], "items": [1, 5, 2, 7], "scores": [1, 1, 1, 1]}
     types = {"keys": np.int64, "starts": np.int64, "items": np.int32, "scores": np.float32}
     run = {name: np.array(values, types[name]) for name, values in (right | change).items()}

@@ -103,7 +103,7 @@ def own_keys(tokens: Floats = TOKENS) -> npt.NDArray[np.int64]:
 
 
 def dense(rows: npt.NDArray[np.int32], scores: Floats) -> Floats:
-    """What a list says about every item: [B, k] -> [B, N], 0 where it says nothing."""
+    """Scores of lists spread over every item: [B, k] -> [B, N], 0 for items that are not listed."""
     found = np.zeros((len(rows), NUM_ITEMS), np.float32)
     for own, own_scores, row in zip(rows, scores, found, strict=True):
         row[own[own >= 0]] = own_scores[own >= 0]
@@ -184,7 +184,7 @@ def test_a_code_that_was_not_built_is_replaced_by_the_nearest_one(make: Callable
     assert sparcode.counts() == SparCodeCounts(NUM_USERS, NUM_USERS * NUM_TOKENS, int(missing.sum()), 0)
 
 
-def test_of_equally_near_built_codes_the_lowest_key_stands_in(tmp_path: Path) -> None:
+def test_of_equally_near_built_codes_the_lowest_key_is_the_substitute(tmp_path: Path) -> None:
     # One part of width one, rows at 0, -1 and 1; a token at 0 is as far from the second as from the third.
     codebook = Codebook(np.array([[[0], [-1], [1]]], np.float32))
     with PostingsWriter(
@@ -212,7 +212,7 @@ def test_users_left_with_nothing_get_padding_and_are_counted(make: Callable[...,
     assert 0 < sum(empty) < NUM_USERS
 
 
-def test_nobody_asked_gets_nothing(sparcode: SparCode) -> None:
+def test_no_users_get_no_lists(sparcode: SparCode) -> None:
     rows, scores = sparcode.retrieve(users([]), 3)
     assert rows.shape == scores.shape == (0, 3)
 
@@ -249,7 +249,7 @@ def test_a_refused_user_leaves_nothing_behind(make: Callable[..., SparCode]) -> 
     assert sparcode.counts().num_users == 2 * NUM_USERS
 
 
-def test_it_says_that_it_needs_tokens_and_no_vectors(sparcode: SparCode) -> None:
+def test_it_declares_tokens_and_no_vectors(sparcode: SparCode) -> None:
     retriever: Retriever = sparcode
     assert (retriever.needs_tokens, retriever.needs_embeddings) == (True, False)
     with pytest.raises(ValueError, match="user_tokens is None; this retriever needs the users' tokens"):

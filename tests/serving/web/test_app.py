@@ -53,7 +53,7 @@ def client(written: Path, online_file: Path, tmp_path_factory: pytest.TempPathFa
         yield client
 
 
-def test_one_user_gets_what_the_recommender_says(client: httpx.Client, recommender: Recommender) -> None:
+def test_one_user_gets_the_recommenders_answer(client: httpx.Client, recommender: Recommender) -> None:
     answer = client.post("/v1/recommend", json={"user_id": "u1", "k": 5, "retriever": "two_tower"})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -141,7 +141,7 @@ def test_a_wrong_field_is_named(client: httpx.Client, body: object, status: int,
     "content",
     [b"", b"{", b"\xff\xfe", b'{"user_id": "\\ud800"}', b'{"user_id": NaN}', b'{"user_id": "u1"} x', b"[" * 100_000],
 )
-def test_what_is_no_json_is_refused(client: httpx.Client, content: bytes) -> None:
+def test_a_body_that_is_no_json_is_refused(client: httpx.Client, content: bytes) -> None:
     answer = client.post("/v1/recommend", content=content)
     assert answer.status_code in (400, 422)
     assert answer.json()["errors"][0]["field"] in ("body", "user_id")
@@ -165,7 +165,7 @@ def test_any_text_is_a_user_id(client: httpx.Client, user_id: str) -> None:
     assert (result["user_id"], result["unknown_user"]) == (user_id, True)
 
 
-def test_health_readiness_and_bundle_are_told(client: httpx.Client, bundle: Bundle) -> None:
+def test_health_readiness_and_bundle_are_reported(client: httpx.Client, bundle: Bundle) -> None:
     assert client.get("/healthz").json() == {"alive": True}
     assert client.get("/readyz").json() == {
         "ready": True,
@@ -225,7 +225,7 @@ def test_connections_at_the_same_time_get_their_own_answers(client: httpx.Client
         assert all(asked == answered for asked, answered in pool.map(ask, range(100)))
 
 
-def test_sigterm_answers_what_is_under_way_and_then_stops(written: Path, online_file: Path, tmp_path: Path) -> None:
+def test_sigterm_answers_requests_under_way_and_then_stops(written: Path, online_file: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with (
         running(written, online_file, gate) as (process, address),

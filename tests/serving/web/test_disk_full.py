@@ -50,7 +50,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_answers_go_on_while_the_disk_is_full_and_what_waited_is_written_once_there_is_room(
+def test_requests_are_answered_while_the_disk_is_full_and_waiting_rows_are_written_once_there_is_room(
     written: Path, online_file: Path, disk: Path
 ) -> None:
     folder = disk / "exposures"

@@ -32,7 +32,7 @@ def ask(address: str, **body: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_what_was_answered_is_on_disk_after_sigterm(
+def test_answered_lists_are_on_disk_after_sigterm(
     written: Path, online_file: Path, tmp_path: Path, num_workers: int
 ) -> None:
     folder, begun = tmp_path / "exposures", time.time()
@@ -67,12 +67,12 @@ def test_what_was_answered_is_on_disk_after_sigterm(
     assert all(begun - 1 <= row["moment"].timestamp() <= ended + 1 for row in rows)
     names = ("user_id", "arm", "bundle_version", "retriever", "reasons")
     kept = [(row["k"], row["item_ids"], *(row[name] for name in names)) for row in rows]
-    told = [
+    expected = [
         (k, [item["item_id"] for item in result["items"]], *(result[name] for name in names)) for k, result in answered
     ]
-    assert sorted(kept) == sorted(told)
+    assert sorted(kept) == sorted(expected)
     if num_workers == 1:
         # Users of one request who are of different arms are answered arm by arm.
-        assert kept[-ONE_USER:] == told[-ONE_USER:]
+        assert kept[-ONE_USER:] == expected[-ONE_USER:]
     assert list(folder.rglob("*.tmp")) == []
     assert all(re.fullmatch(r"[0-9a-f]{16}-\d{6}\.parquet", path.name) for path in exposure_files(folder))

@@ -34,7 +34,7 @@ def reads(clock: Clock) -> FeatureReads:
     return FeatureReads(DEADLINE, clock=clock)
 
 
-def test_features_come_through(reads: FeatureReads) -> None:
+def test_features_are_read(reads: FeatureReads) -> None:
     assert asyncio.run(reads.read(lambda ids: TABLE, ["a"])) is TABLE
     assert reads.state == "ok"
 
@@ -78,7 +78,7 @@ def test_a_store_in_a_file_is_read_in_place(clock: Clock) -> None:
     assert asyncio.run(reads.read(read, ["a"])) is TABLE
 
 
-def test_whatever_a_store_raises_is_no_requests_end(reads: FeatureReads, clock: Clock) -> None:
+def test_no_error_of_a_store_fails_a_request(reads: FeatureReads, clock: Clock) -> None:
     def fail(ids: list[str]) -> pa.Table:
         raise ConnectionError("refused\nand a stack")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.web.guard import KEPT_CLIENTS, Guard, Rate
+from serving.web.app import KEPT_CLIENTS, Guard, Rate
 from serving.web.metrics import Metrics
 
 
@@ -23,7 +23,7 @@ def ask(guard: Guard, path: str, headers: dict[str, str] | None = None, client: 
         sent.append(message)
 
     async def receive() -> Any:
-        raise AssertionError("nobody reads here")
+        raise AssertionError("unexpected read")
 
     scope = {
         "type": "http",
@@ -40,12 +40,12 @@ def guard(metrics: Metrics | None = None, *, key: str | None = None, rate: Rate 
 
 
 @pytest.mark.parametrize("headers", [{"X-API-Key": "secret"}, {"Authorization": "Bearer secret"}])
-def test_the_key_opens(headers: dict[str, str]) -> None:
+def test_a_request_with_the_key_is_answered(headers: dict[str, str]) -> None:
     assert ask(guard(key="secret"), "/v1/recommend", headers)[0] == 200
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": ""}, {"X-API-Key": "secre"}, {"Authorization": "secret2"}])
-def test_without_it_a_program_gets_nothing_and_a_health_check_does(headers: dict[str, str]) -> None:
+def test_without_a_key_only_the_health_check_answers(headers: dict[str, str]) -> None:
     status, body = ask(guard(key="secret"), "/v1/recommend", headers)
     assert status == 401
     assert b"X-API-Key" in body

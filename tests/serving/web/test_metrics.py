@@ -52,7 +52,7 @@ def test_a_folder_is_there_for_as_long_as_the_block(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_server_left_goes_once_its_workers_have_ended_too(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_server_are_removed_once_its_workers_have_ended(tmp_path: Path) -> None:
     process, folder = start(tmp_path)
     with process:
         assert remove_left_over(tmp_path) == []
@@ -108,7 +108,7 @@ def of_another_name(path: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [a_link, a_file, of_another_name])
-def test_what_no_server_made_is_left_alone(tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
+def test_folders_of_other_programs_are_left_alone(tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
     place, other = tmp_path / "shm", tmp_path / "other"
     place.mkdir()
     other.mkdir()

@@ -58,7 +58,7 @@ def test_every_operation_is_asked(document: dict[str, Any]) -> None:
 
 
 def about_somebody(case: Any) -> Any:
-    """The same about a user and an item that exist, for nobody draws their ids by chance."""
+    """The same for a user and an item that exist, whose ids are never drawn by chance."""
     if isinstance(case.body, dict):
         known = {"item_id": "i0"} if "item_id" in case.body else {"user_id": "u1"}
         rare = ("user_ids", "allow_categories", "weight_exponent")
@@ -78,7 +78,7 @@ def about_somebody(case: Any) -> Any:
         if mode is GenerationMode.POSITIVE or operation[0] == "POST"
     ],
 )
-def test_answers_are_as_the_document_says(
+def test_answers_match_the_document(
     address: str, document: dict[str, Any], method: str, path: str, mode: GenerationMode
 ) -> None:
     operation = schemathesis.openapi.from_dict(document)[path][method]

@@ -166,7 +166,7 @@ def test_a_user_is_typed_and_the_address_then_reproduces_the_view(page, address:
     page.until("location.search.includes('deny=fish') && !all('.items .category').includes('fish')")
 
 
-def test_a_retriever_is_chosen_and_both_lists_stand_side_by_side(page, address: str, api: httpx.Client) -> None:
+def test_a_retriever_is_chosen_and_both_lists_are_side_by_side(page, address: str, api: httpx.Client) -> None:
     page.open(address, user="u1", arm_b="plain", retriever_a="exact", retriever_b="popularity", k=5)
     for letter, retriever in (("a", "exact"), ("b", "popularity")):
         found = asked(api, user_id="u1", k=5, arm="plain", retriever=retriever)
@@ -188,7 +188,7 @@ def test_an_item_of_the_past_is_marked_though_the_history_ends_before_it(
     assert page.run("all('.items .bought').length") == 20
 
 
-def test_nobody_is_told_to_be_nobody_and_gets_what_strangers_get(page, address: str, api: httpx.Client) -> None:
+def test_an_unknown_user_is_named_as_unknown_and_gets_the_default_list(page, address: str, api: httpx.Client) -> None:
     page.open(address, user="../nobody?", k=3)
     page.open(address, user="nobody", k=3)
     assert page.run("status.textContent").startswith("There is no user nobody. ")
@@ -214,14 +214,14 @@ def test_nobody_is_told_to_be_nobody_and_gets_what_strangers_get(page, address: 
         ({"user": "u" * 257}, "user", "String should have at most 256 characters."),
     ],
 )
-def test_an_error_of_the_api_stands_at_its_field_and_goes_again(
+def test_an_error_of_the_api_is_shown_at_its_field_and_disappears(
     page, address: str, query: dict[str, str], field: str, message: str
 ) -> None:
     page.open(address, **{"user": "u1", **query})
     control = f"document.getElementById('{field}')"
     assert page.run(f"{control}.getAttribute('aria-invalid')") == "true"
-    told = page.run(f"document.getElementById({control}.getAttribute('aria-describedby')).innerText")
-    assert message in told
+    described = page.run(f"document.getElementById({control}.getAttribute('aria-describedby')).innerText")
+    assert message in described
     assert page.run("all('.field .error').length") == 1
     assert page.run("status.textContent") == "Something in the request is wrong; see the fields."
     page.open(address, user="u1")
@@ -230,12 +230,12 @@ def test_an_error_of_the_api_stands_at_its_field_and_goes_again(
 
 def test_an_item_is_explained(page, address: str, api: httpx.Client) -> None:
     page.open(address, user="u1", explain=1, k=2)
-    told = asked(api, user_id="u1", arm="plain", k=2, explain=True)["items"][0]["explanation"]
+    explanation = asked(api, user_id="u1", arm="plain", k=2, explain=True)["items"][0]["explanation"]
     page.run("document.querySelector('.items summary').click()")
     text = page.run("document.querySelector('.items details').innerText")
-    for retriever, found in told["found_by"].items():
+    for retriever, found in explanation["found_by"].items():
         assert f"{retriever} at rank {found['rank']} (" in text
-    for near in shown(told["near"]):
+    for near in shown(explanation["near"]):
         assert f"{near} (" in text
 
 
@@ -280,7 +280,7 @@ def test_every_file_is_served_with_a_policy_and_the_favicon_is_there(api: httpx.
     assert "/" not in api.get("/openapi.json").json()["paths"]
 
 
-def test_looking_at_the_page_is_no_exposure(page, address: str, log: Log) -> None:
+def test_opening_the_page_logs_no_exposure(page, address: str, log: Log) -> None:
     page.open(address, user="u1")
     page.open(address, user="nobody")
     assert log.seen == []
@@ -307,7 +307,7 @@ def test_a_server_with_a_key_is_asked_once_the_key_is_given(page, live: Live, lo
         assert page.names("#past") == ["name 39"]
 
 
-def test_a_server_that_is_gone_is_told(page, live: Live, log: Log) -> None:
+def test_a_lost_server_is_reported(page, live: Live, log: Log) -> None:
     with serving(live, log) as address:
         page.open(address, user="u1")
     page.type("user", "u4")

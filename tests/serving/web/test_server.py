@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from serving.web.server import run
 
 
-def test_an_address_in_use_is_named_with_what_to_do() -> None:
+def test_an_address_in_use_is_named_with_the_remedy() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

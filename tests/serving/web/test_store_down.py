@@ -112,7 +112,7 @@ def test_while_redis_is_down_all_are_answered_without_it_and_with_it_again_after
         server.until(lambda: server.get("/readyz").json()["features"] == "ok")
         assert "twinspire_fallback_lists_total" in server.get("/metrics").text
     lists: list[dict[str, Any]] = [result for answer in load.answers for result in answer["results"]]
-    assert {len(result["items"]) for result in lists} == {5}, "nobody went away with less"
+    assert {len(result["items"]) for result in lists} == {5}, "every list is full"
 
 
 def maps_of(pid: int) -> str:

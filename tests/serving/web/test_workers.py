@@ -198,7 +198,7 @@ def narrow(folder: Path, exported: Path, sign: Callable[..., Path]) -> Path:
 
 
 @NUM_WORKERS
-def test_a_bad_bundle_is_refused_and_told_while_the_one_before_goes_on(
+def test_a_bad_bundle_is_refused_and_reported_while_the_previous_one_stays_live(
     bundles: Path, online_file: Path, exported: Path, sign: Callable[..., Path], num_workers: int
 ) -> None:
     first, *others = sorted(path.name for path in bundles.iterdir() if not path.is_symlink())
@@ -241,7 +241,7 @@ def test_a_first_bundle_that_cannot_be_answered_from_ends_the_server_with_the_re
 
 
 @NUM_WORKERS
-def test_sigterm_answers_what_is_under_way_and_says_that_connections_end(
+def test_sigterm_answers_requests_under_way_and_announces_that_connections_close(
     bundles: Path, online_file: Path, tmp_path: Path, num_workers: int
 ) -> None:
     gate = tmp_path / "gate"
@@ -256,7 +256,7 @@ def test_sigterm_answers_what_is_under_way_and_says_that_connections_end(
         answer = pool.submit(client.post, "/v1/recommend", json={"user_id": "slow"})
         with gate.open("wb"):  # opens when a worker has begun to read
             server.process.send_signal(signal.SIGTERM)
-            # The connection that was open is answered until it is told that this was the last time.
+            # The open connection is answered until a response announces that it closes.
             server.until(lambda: idle.get("/healthz").headers.get("connection") == "close")
             server.until(lambda: not accepts(server))
         assert (answer.result().status_code, answer.result().headers["connection"]) == (200, "close")
@@ -288,7 +288,7 @@ def accepts(server: Server) -> bool:
     return True
 
 
-def test_a_worker_that_is_killed_gets_a_successor_and_requests_go_on(bundles: Path, online_file: Path) -> None:
+def test_a_killed_worker_is_replaced_and_requests_are_answered(bundles: Path, online_file: Path) -> None:
     with running(bundles, online_file, 2) as server:
         before = server.workers()
         assert len(before) == 2
@@ -315,10 +315,12 @@ def test_workers_that_die_again_and_again_get_no_more_successors(bundles: Path, 
         server.until(lambda: last not in server.workers())
         with Load(server) as load:
             load.more(100)
-        assert len(server.workers()) == 1, "the other one goes on"
+        assert len(server.workers()) == 1, "the other worker still runs"
 
 
-def test_what_forks_has_no_threads_of_ours_and_no_connection_to_a_store(bundles: Path, online_file: Path) -> None:
+def test_the_forking_process_has_no_threads_of_ours_and_no_connection_to_a_store(
+    bundles: Path, online_file: Path
+) -> None:
     with running(bundles, online_file, 2, popen=subprocess.Popen) as server, Load(server) as load:
         load.more()
         names = {(task / "comm").read_text().strip() for task in Path(f"/proc/{server.pid}/task").iterdir()}
@@ -398,7 +400,7 @@ def rest_of(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/rec", head(20)[:-2]])
-def test_many_half_open_connections_stop_nobody_and_are_closed(steady: Server, sent: bytes) -> None:
+def test_many_half_open_connections_block_no_request_and_are_closed(steady: Server, sent: bytes) -> None:
     with ExitStack() as stack:
         halves = [stack.enter_context(connected(steady)) for _ in range(300)]
         for half in halves:

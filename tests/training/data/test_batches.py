@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_batches_and_another_one_does_not(groups_sp
     assert not any(equal(left, right) for left, right in zip(first, other, strict=True))
 
 
-def test_uniform_negatives_stand_behind_the_own_items_and_come_from_their_pool_in_turn(groups_span: Span) -> None:
+def test_uniform_negatives_follow_the_own_items_and_are_taken_from_their_pool_in_turn(groups_span: Span) -> None:
     pool_size = len(groups_span.uniform["item_id"])
     numbered = np.broadcast_to(1000 + np.arange(pool_size)[:, None], groups_span.uniform["item_numeric"].shape)
     marked = replace(groups_span, uniform={**groups_span.uniform, "item_numeric": numbered.astype(np.float32)})
@@ -248,7 +248,7 @@ def lists(items: npt.ArrayLike, num_users: int = 25) -> UserNegatives:
     return UserNegatives.of(np.repeat(np.arange(num_users), len(items)), np.tile(items, num_users), num_user_rows=25)
 
 
-def test_private_negatives_stand_row_by_row_behind_the_shared_ones(groups_span: Span) -> None:
+def test_private_negatives_follow_the_shared_ones_row_by_row(groups_span: Span) -> None:
     made = plan(
         groups_span, mined=lists([3, 4, 5]), num_mined=2, impressions=lists([9]), num_impressions=1, num_random=2
     )
@@ -370,6 +370,6 @@ def test_a_batch_of_one_row_has_its_private_and_uniform_negatives(groups_span: S
 def test_even_draws_that_are_missing_are_refused(groups_span: Span, drawn: dict[str, int], asked: str) -> None:
     empty = replace(groups_span, uniform={name: values[:0] for name, values in groups_span.uniform.items()})
     described = len(groups_span.items["item_id"])
-    said = f"{asked} are asked for, but the span has no even draws, only {described} descriptions"
-    with pytest.raises(ValueError, match=said):
+    message = f"{asked} are asked for, but the span has no even draws, only {described} descriptions"
+    with pytest.raises(ValueError, match=message):
         next(batches(empty, plan(groups_span, **drawn), seed=[1]))

@@ -54,7 +54,7 @@ def test_no_examples_have_no_weights() -> None:
     assert (len(found.weights), found.spread) == (0, 0.0)
 
 
-def test_what_cannot_be_tempered_is_refused() -> None:
+def test_values_that_cannot_be_tempered_are_refused() -> None:
     with pytest.raises(ValueError, match="0 of 2 business values are positive"):
         tempered(np.array([0.0, np.nan]), 1.0)
     with pytest.raises(ValueError, match=r"power is 0\.0, expected above 0"):

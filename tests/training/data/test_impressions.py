@@ -74,7 +74,7 @@ def test_a_file_of_pairs_gives_them_as_often_as_it_has_them(tmp_path: Path, enco
     assert pairs(tmp_path / "shown.parquet", encoder) == [(2, 3), (1, 1), (2, 3)]
 
 
-def test_what_was_bought_is_nobodys_negative_although_it_was_shown(tmp_path: Path, encoder: Encoder) -> None:
+def test_a_purchased_item_is_no_negative_of_its_buyer_although_it_was_shown(tmp_path: Path, encoder: Encoder) -> None:
     log(tmp_path, "a-000000.parquet", ("u1", ["i1", "i2", "i3"]), ("u2", ["i2"]))
     shown = UserNegatives.of(*read_impressions(tmp_path, encoder, before=CUT), num_user_rows=4)
     # u1 has met i2 (before the cut, or the phase would not know), and i1 in the row at hand.

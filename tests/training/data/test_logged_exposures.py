@@ -46,6 +46,6 @@ def test_lists_are_logged_below_the_runs_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["exposure_rows", "exposure_flush_seconds"])
-def test_nonsense_is_refused(key: str) -> None:
+def test_invalid_settings_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         load(JOURNEY, [f"serving.{key}=0"])

@@ -21,7 +21,7 @@ def test_a_guess_loses_the_log_of_its_probability_and_nothing_where_nothing_is_k
 
 
 def outputs():
-    """Two rows and a third item that is nobody's own; the second user's age is unknown."""
+    """Two rows and a third item that is no row's own; the second user's age is unknown."""
     users = {"vector": np.zeros((2, 1)), "generated/aisle": np.log([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])}
     items = {"vector": np.zeros((3, 1)), "generated/age": np.log([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5]])}
     batch = {

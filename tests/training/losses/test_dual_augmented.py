@@ -44,7 +44,7 @@ def test_the_gradient_reaches_the_augmented_vectors_of_positives_alone(side: str
     gradients = dict(zip(parts, tape.gradient(loss, list(parts.values())), strict=True))
     moved = tf.convert_to_tensor(gradients.pop(f"{side} augmented")).numpy()
     assert set(gradients.values()) == {None}
-    # Row 1 has no weight; items 3 and 4 are nobody's own.
+    # Row 1 has no weight; items 3 and 4 are no row's own.
     assert np.flatnonzero(np.abs(moved).max(axis=1)).tolist() == [0, 2]
     own, other = (outputs.users, outputs.items) if side == "user" else (outputs.items, outputs.users)
     expected = 2 * (own["augmented"].numpy()[2] - other["vector"].numpy()[2]) * 3 / 4

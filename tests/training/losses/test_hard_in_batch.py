@@ -29,7 +29,7 @@ def test_masked_items_are_not_hard_and_missing_ones_are_worth_nothing() -> None:
     mask[0, 2] = mask[1, [0, 2]] = True
     mask[2] = [True, True, False, True]
     found = margin_of_hardest(COSINES, mask=mask, num_hard=2, margin=0.3)
-    # Row 0: .7 and .2 against .9; row 1: .05 alone; row 2: nobody.
+    # Row 0: .7 and .2 against .9; row 1: .05 alone; row 2: none.
     np.testing.assert_allclose(found, [0.1 / 2, 0.35 / 2, 0, 0], atol=1e-12)
 
 
@@ -56,7 +56,7 @@ def test_the_gradient_reaches_the_own_and_the_hard_items_alone() -> None:
     assert not gradient[3].any()
 
 
-def test_items_that_are_nobodys_own_are_not_looked_at() -> None:
+def test_items_that_are_no_rows_own_are_ignored() -> None:
     users, items = np.eye(2), np.array([[1, 0], [0, 1], [1, 0], [0.8, 0.6]])
     term = hard_in_batch_term(num_hard=2, margin=0.5)
     batch = {"weight": np.float32([1, 3])}

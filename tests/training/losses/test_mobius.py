@@ -22,7 +22,7 @@ B, C, W = 6, 10, 2
 
 
 def teacher() -> TwoTower:
-    """Scores pairs by what the batch says: relevance 1 where the groups are the same, else 0."""
+    """Scores pairs by the groups in the batch: relevance 1 where they are the same, else 0."""
 
     def tower(name: str) -> tf_keras.Model:
         group = tf_keras.Input((), dtype="int32", name="group")
@@ -80,14 +80,14 @@ def test_each_class_has_the_pairs_that_it_should() -> None:
                 assert (USER_GROUPS[row] == ITEM_GROUPS[column]) == same_group
 
 
-def test_what_is_masked_is_never_bad_even_if_nothing_is_left() -> None:
+def test_masked_pairs_are_never_bad_even_if_no_others_are_left() -> None:
     mask = USER_GROUPS[:, None] != ITEM_GROUPS[None, :]
     mask[3, 4] = False
     classes = make().sample(outputs(mask))
     assert pairs(classes[BAD]) == [(3, 4)]
 
 
-def test_every_step_draws_anew_and_the_same_seed_draws_the_same() -> None:
+def test_every_step_draws_other_pairs_and_the_same_seed_the_same_ones() -> None:
     found, first, again, other = outputs(), make(), make(), make(seed=6)
     draws = [pairs(first.sample(found)[BAD]) for _ in range(3)]
     assert len({tuple(draw) for draw in draws}) == 3

@@ -27,7 +27,7 @@ def everything(**changes):
     return outputs_of({"vector": USERS}, {"vector": items}, batch=batch, temperature=0.5, queue=QUEUE, **changes)
 
 
-def test_scores_stand_in_the_order_shared_queue_private() -> None:
+def test_scores_are_in_the_order_shared_queue_private() -> None:
     outputs = everything()
     expected = np.zeros((B, C + Q + H))
     for row in range(B):
@@ -65,7 +65,7 @@ def test_all_but_the_queue_get_a_gradient_of_the_softmax() -> None:
     assert (np.abs(of_users).max(axis=1) > 0).all()
 
 
-def test_a_kernel_gets_all_it_needs_wherever_candidates_are_shared() -> None:
+def test_a_kernel_gets_all_its_arguments_where_candidates_are_shared() -> None:
     calls = []
 
     def kernel(users, items, **settings):

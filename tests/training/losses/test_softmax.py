@@ -288,6 +288,6 @@ def test_masking_repeats_of_an_item_that_comes_often_leaves_it_out_of_its_own_de
         gradients.append(tf.convert_to_tensor(tape.gradient(loss, table)).numpy())
     # Without a mask as in the full softmax: share 1/2 of each item, less how often it is the own one.
     np.testing.assert_allclose(gradients[0], [1 / 2 - 9 / 10, 1 / 2 - 1 / 10], rtol=1e-12)
-    # Masked, a row of item 0 has it once, 1/9 beside 1: share 1/10; in the row of item 1 both have 1/2.
+    # Masked, a row of item 0 has it once, 1/9 against 1: share 1/10; in the row of item 1 both have 1/2.
     pull = 9 / 10 * (1 / 10 - 1) + 1 / 10 * 1 / 2
     np.testing.assert_allclose(gradients[1], [pull, -pull], rtol=1e-12)

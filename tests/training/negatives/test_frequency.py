@@ -73,7 +73,7 @@ def test_by_hand() -> None:
     assert frequency.expected_draws(np.array([7])).tolist() == [3 / 5]
 
 
-def test_the_first_sight_tells_no_gap_however_late_it_comes() -> None:
+def test_the_first_occurrence_gives_no_gap_however_late() -> None:
     frequency = made(initial_gap=50.0)
     for _ in range(1000):
         frequency.update(np.array([1]))
@@ -159,7 +159,7 @@ def test_an_item_keeps_its_estimate_where_its_row_has_moved() -> None:
     assert (expected > 0).all()
     assert np.array_equal(today.expected_draws(after), expected)
     assert not today.expected_draws(np.arange(100)).any()
-    # And goes on as it would have in its old row.
+    # And continues as it would have in its old row.
     today.update(after[:50])
     yesterday.update(moved[:50])
     assert np.array_equal(today.expected_draws(after), yesterday.expected_draws(moved))

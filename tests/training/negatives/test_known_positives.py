@@ -44,7 +44,7 @@ def test_the_own_column_counts_although_the_user_knows_the_item() -> None:
     assert found.tolist() == [[False, True, False]]
 
 
-def test_nobody_knows_anything() -> None:
+def test_without_known_positives_distinct_items_are_not_masked() -> None:
     known = KnownPositives.of(np.empty(0, np.int64), np.empty(0, np.int64), num_user_rows=3)
     assert not false_negatives(np.array([0, 1, 2]), np.array([1, 2, 3, 4]), known, in_batch=True).any()
     assert not known.contain(np.array([0, 1]), np.array([1, 1])).any()

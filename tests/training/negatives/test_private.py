@@ -23,7 +23,7 @@ from training.negatives.private import (
 from training.negatives.source import Descriptions
 
 Ints = npt.NDArray[np.int64]
-NOBODY = KnownPositives.of(np.empty(0, np.int64), np.empty(0, np.int64), num_user_rows=6)
+NOTHING_KNOWN = KnownPositives.of(np.empty(0, np.int64), np.empty(0, np.int64), num_user_rows=6)
 
 
 def negatives() -> UserNegatives:
@@ -57,7 +57,7 @@ def test_all_of_a_list_come_equally_often() -> None:
     np.testing.assert_allclose([counts[item] for item in range(10, 15)], 2000, rtol=0.1)
 
 
-def test_nobody_has_a_list() -> None:
+def test_users_without_lists_draw_no_hard_negatives() -> None:
     empty = UserNegatives.of(np.empty(0, np.int64), np.empty(0, np.int64), num_user_rows=3)
     assert empty.draw(np.array([0, 2]), 2, rng=np.random.default_rng(1)).tolist() == [[0, 0], [0, 0]]
 
@@ -124,8 +124,8 @@ def test_a_hard_one_takes_the_place_of_a_shared_one_and_a_random_one_gives_way()
 def test_the_users_own_item_of_another_row_is_no_private_negative() -> None:
     private = PrivateNegatives(np.array([[5], [4]]), np.zeros((2, 1), np.int64), num_certain=1)
     users, candidates = np.array([1, 1]), np.array([4, 5])
-    shared = false_negatives(users, candidates, NOBODY, in_batch=True)
-    found = mask_private(shared, private, users, candidates, NOBODY, in_batch=True)
+    shared = false_negatives(users, candidates, NOTHING_KNOWN, in_batch=True)
+    found = mask_private(shared, private, users, candidates, NOTHING_KNOWN, in_batch=True)
     assert found.tolist() == [[False, True, True], [True, False, True]]
 
 

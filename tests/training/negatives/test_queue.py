@@ -15,7 +15,7 @@ from training.negatives.queue import RecentItems, VectorQueue
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 12))
-def test_vectors_and_items_stand_in_the_same_places_over_batches_of_unequal_size(sizes: list[int], size: int) -> None:
+def test_vectors_and_items_stay_aligned_over_batches_of_unequal_size(sizes: list[int], size: int) -> None:
     vectors, items = VectorQueue(size, 2), RecentItems(size)
     begin, pushed = 1, 0
     for batch_size in sizes:
@@ -29,7 +29,7 @@ def test_vectors_and_items_stand_in_the_same_places_over_batches_of_unequal_size
         assert vectors.read().numpy().tolist() == [[row, -row] for row in expected]
 
 
-def test_what_is_read_is_not_changed_by_what_comes_after() -> None:
+def test_a_read_is_not_changed_by_later_pushes() -> None:
     vectors, items = VectorQueue(2, 1), RecentItems(2)
     before = vectors.read(), items.read()
     vectors.push(tf.ones([2, 1]))

@@ -56,7 +56,7 @@ def test_a_rare_candidate_counts_more_in_the_sum():
         log_q = np.log([1.0, rare]).astype(np.float32)
         return float(grouped_softmax(users, candidates, row, column, log_q=log_q, temperature=TEMPERATURE))
 
-    # A candidate that is met in one batch of ten stands for ten in the catalogue.
+    # A candidate that occurs in one batch of ten counts for ten in the catalogue.
     assert loss(0.1) > loss(0.5) > loss(1.0)
 
 

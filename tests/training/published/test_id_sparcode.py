@@ -6,7 +6,7 @@ import pytest
 from features.columns import ITEM_ID, USER_ID
 from features.encoding import HISTORY
 from features.sources.lightgcn import Pairs
-from training.published.sparcode_over_ids import (
+from training.published.sparcode import (
     examples,
     frozen_towers,
     history_vectors,

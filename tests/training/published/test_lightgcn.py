@@ -48,7 +48,7 @@ def test_it_finds_items_of_the_group_and_reports_how(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_chosen_does_not_depend_on_test(folder, tmp_path):
+def test_the_choice_does_not_depend_on_test(folder, tmp_path):
     """Another test file with the same ids gives the same settings and the same trials."""
     other = tmp_path / "other"
     other.mkdir()
@@ -66,7 +66,7 @@ def test_what_is_chosen_does_not_depend_on_test(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_sparcode_is_chosen_on_train_and_judged_beside_the_towers_that_it_stands_on(folder, tmp_path):
+def test_sparcode_is_chosen_on_train_and_compared_with_the_towers_under_it(folder, tmp_path):
     result = run(folder, "--model", "sparcode", "--json", str(tmp_path / "out.json"))
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out.json").read_text())
@@ -82,7 +82,7 @@ def test_sparcode_is_chosen_on_train_and_judged_beside_the_towers_that_it_stands
         assert f"{name:<9}  {shown}" in result.output
 
 
-def test_a_model_that_is_not_there_is_refused(folder):
+def test_a_missing_model_is_refused(folder):
     result = run(folder, "--model", "tree")
     assert result.exit_code == 2
     assert "'tree' is not one of 'two-tower', 'sparcode'" in " ".join(result.output.replace("│", "").split())

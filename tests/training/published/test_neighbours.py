@@ -1,4 +1,4 @@
-"""Neighbours enter vectors as the formula says, and the gradient reaches both tables through them."""
+"""Neighbours enter vectors by the formula, and the gradient reaches both tables through them."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_a_gradient_on_some_rows_only_is_spread_too():
     np.testing.assert_allclose(of_items.numpy()[:, 0], [1 / np.sqrt(2), 1 / 2, 0, 0, 0], atol=1e-6)
 
 
-def test_who_has_met_nothing_is_its_own_row():
+def test_a_row_without_neighbours_keeps_its_own_vector():
     found = towers(2)
     users, items = found.vectors()
     np.testing.assert_array_equal(users[3], found.user_table[3])

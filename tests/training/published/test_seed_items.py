@@ -1,4 +1,4 @@
-"""A user's latest items and the items' popularity enter the vectors as the formula says."""
+"""A user's latest items and the items' popularity enter the vectors by the formula."""
 
 import numpy as np
 import pytest
@@ -62,5 +62,5 @@ def test_adjacent_items_count_by_how_often_they_are_next_to_each_other():
     users = np.array([0, 0, 1, 1, 2, 2])
     settings = SeedSettings(weight=0.0, decay_items=1.0, adjacent=1.0, popularity=0.0)
     _, found = with_seed_items(items, items, users, order, np.zeros(6), settings, temperature=1.0)
-    # Item 0 stands next to item 1 twice, next to item 2 once.
+    # Item 0 is next to item 1 twice, next to item 2 once.
     np.testing.assert_allclose(found[0, :3] / found[0, 0], [1, 2 / 3, 1 / 3], atol=1e-6)

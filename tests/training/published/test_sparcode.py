@@ -7,9 +7,7 @@ import pytest
 
 from features.sources.lightgcn import Pairs
 from training.published import sparcode as published_sparcode
-from training.published import sparcode_over_ids
-from training.published.sparcode import choose, figures
-from training.published.sparcode_over_ids import Choice, IdTowers, fit_over, search_sparcode, search_towers
+from training.published.sparcode import Choice, IdTowers, choose, figures, fit_over, search_sparcode, search_towers
 
 NUM_USERS, NUM_ITEMS = 30, 60
 PLAIN = Choice(parts=2, codes=NUM_USERS, interest_tokens=0, scale=1.0, epochs=0)
@@ -28,7 +26,7 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def towers(pairs):
-    """Vectors of unequal length whose first coordinate tells groups apart, of users faintly; the others are noise."""
+    """Vectors of unequal length whose first coordinate separates the groups, of users faintly; the others are noise."""
     rng = np.random.default_rng(2)
     users, items = (rng.normal(size=(rows, 5)).astype(np.float32) for rows in (NUM_USERS, NUM_ITEMS))
     users[:, 0] = 0.5 - np.arange(NUM_USERS) % 2
@@ -45,17 +43,17 @@ def test_without_training_and_with_a_code_for_each_user_lists_are_those_of_the_t
 
 
 def test_fewer_codes_than_users_give_users_of_one_code_one_list(towers):
-    nobody = replace(towers, pairs=Pairs(np.array([0, NUM_USERS - 1]), np.array([0, 0])))
-    sparcode = fit_over(nobody, replace(PLAIN, parts=1, codes=2), seed=1, title="a test")
-    lists = search_sparcode(sparcode, nobody, np.arange(1, NUM_USERS - 1), k=5)
+    untrained = replace(towers, pairs=Pairs(np.array([0, NUM_USERS - 1]), np.array([0, 0])))
+    sparcode = fit_over(untrained, replace(PLAIN, parts=1, codes=2), seed=1, title="a test")
+    lists = search_sparcode(sparcode, untrained, np.arange(1, NUM_USERS - 1), k=5)
     assert len(np.unique(lists, axis=0)) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interest_tokens", [0, 3])
-def test_it_learns_what_tells_groups_apart_and_never_finds_what_is_known(towers, pairs, interest_tokens, monkeypatch):
-    settings = sparcode_over_ids.FIXED.model_copy(update={"learning_rate": 0.01, "batch_size": 16})
-    monkeypatch.setattr(sparcode_over_ids, "FIXED", settings)
+def test_it_learns_the_groups_and_never_lists_known_items(towers, pairs, interest_tokens, monkeypatch):
+    settings = published_sparcode.FIXED.model_copy(update={"learning_rate": 0.01, "batch_size": 16})
+    monkeypatch.setattr(published_sparcode, "FIXED", settings)
     users, recalls = np.arange(NUM_USERS), []
 
     def evaluate(sparcode):
@@ -76,10 +74,10 @@ def test_it_learns_what_tells_groups_apart_and_never_finds_what_is_known(towers,
 
 def test_figures_by_hand():
     # User 3 finds the one item in place 2; user 5 one of two, in place 30.
-    judged = Pairs(np.array([3, 5, 5]), np.array([8, 1, 59]))
+    held_out = Pairs(np.array([3, 5, 5]), np.array([8, 1, 59]))
     places = np.arange(50)
     ranked = np.stack([np.array([7, 8, *[-1] * 48]), np.where(places == 29, 1, places + 2)]).astype(np.int32)
-    found = figures(ranked, judged, num_items=NUM_ITEMS)
+    found = figures(ranked, held_out, num_items=NUM_ITEMS)
     assert found["recall@20"] == pytest.approx((1 + 0) / 2)
     assert found["ndcg@20"] == pytest.approx((1 / np.log2(3) + 0) / 2)
     assert found["recall@50"] == pytest.approx((1 + 1 / 2) / 2)

@@ -62,7 +62,7 @@ def show(
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
-    """Tell what a bundle is and where it comes from, and verify its checksums."""
+    """Show what a bundle is and where it comes from, and verify its checksums."""
     with errors():
         _, folder = _open(config, set_, runs)
         from serving.bundles.bundle import check_files
@@ -90,7 +90,7 @@ def diff(
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
-    """Tell what changed from bundle A to bundle B, after verifying both."""
+    """Show what changed from bundle A to bundle B, after verifying both."""
     with errors():
         _, folder = _open(config, set_, runs)
         from serving.bundles.bundle_diff import compare

@@ -280,7 +280,7 @@ app.add_typer(bundles, name="bundles")
 
 @app.command()
 def doctor() -> None:
-    """Tell what this installation has and lacks."""
+    """Show what this installation has and lacks."""
     from twinspire.show import print_installation
 
     with errors():

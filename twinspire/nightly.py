@@ -109,7 +109,7 @@ def status(
     as_json: AsJson = False,
     nights: Annotated[int, typer.Option(min=1, help="How many nights are shown, the latest.")] = 14,
 ) -> None:
-    """Tell what is served, how the last nights went, and whether a run is at work."""
+    """Show what is served, how the last nights went, and whether a run is in progress."""
     with errors():
         settings, paths = settle(config, set_, None, runs)
 

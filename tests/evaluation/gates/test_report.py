@@ -60,7 +60,7 @@ def test_the_terminal_shows_failures_first_with_their_remedy(capsys: pytest.Capt
     for expected in (
         "[/bold] is null",
         "To do: look at [/bold]",
-        "beside 2024-03-10-11111111",
+        "compared with 2024-03-10-11111111",
         "The bundle is not published",
     ):
         assert expected in " ".join(shown.split())

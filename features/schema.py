@@ -227,6 +227,7 @@ ARROW_TYPES: dict[Storage, pa.DataType] = {
 }
 MOMENT = pa.timestamp("us", tz="UTC")
 VIEW_NAMES: dict[Tower, str] = {"user": "user_daily", "item": "item_daily"}
+SERVICE_NAMES: dict[Tower, str] = {"user": "user_tower", "item": "item_tower"}
 
 # Who has met which item until a given midnight: the repeat-purchase retriever, the already-bought filter and the mark
 # of first purchases all read it.

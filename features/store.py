@@ -129,7 +129,7 @@ class Store:
         Raises:
             JoinError: A key was lost or doubled, or a value is younger than its key.
         """
-        from features.feast_repo.definitions import SERVICE_NAMES
+        from features.schema import SERVICE_NAMES
 
         # Snapshots are created at their own moment, so that a store which cannot filter by it joins the same.
         can_filter = self.feast._get_provider().offline_store.supports_filter_by_created_timestamp

@@ -18,8 +18,8 @@ import yaml
 from artefacts import console, files, steps
 from artefacts.paths import RunPaths
 from features import columns, encoding, tables
-from features.feast_repo.definitions import SERVICE_NAMES
 from features.forgotten import Forgotten
+from features.schema import SERVICE_NAMES
 from serving.bundles import bundle as layout
 from serving.bundles import manifest, publish
 from serving.bundles.folder import prune, size_of

@@ -18,7 +18,7 @@ from feast.types import Array, FeastType, Float32, Int64, String
 
 from features import columns
 from features.kinds import Storage
-from features.schema import ENTITY_KEY, VIEW_NAMES, Schema, Tower
+from features.schema import ENTITY_KEY, SERVICE_NAMES, VIEW_NAMES, Schema, Tower
 
 FEAST_TYPES: dict[Storage, FeastType] = {
     Storage.STRING: String,
@@ -28,7 +28,6 @@ FEAST_TYPES: dict[Storage, FeastType] = {
     Storage.INTS: Array(Int64),
     Storage.FLOATS: Array(Float32),
 }
-SERVICE_NAMES: dict[Tower, str] = {"user": "user_tower", "item": "item_tower"}
 
 
 @dataclass(frozen=True)

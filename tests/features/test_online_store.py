@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from features.feast_repo.definitions import SERVICE_NAMES
+from features.schema import SERVICE_NAMES
 from features.store import Store, empty_online_store, forget_online
 
 START = dt.datetime(2017, 1, 1, tzinfo=dt.UTC)

@@ -78,7 +78,9 @@ def test_a_program_ends_as_it_would(code: str, returned: int, errors: str) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_reaches_the_program(number: signal.Signals) -> None:
-    code = "import sys; print('ready', flush=True); sys.stdin.read()"
+    # Where tests run in the background of a shell, a new process would ignore an interrupt.
+    heed = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"import signal, sys; {heed}; print('ready', flush=True); sys.stdin.read()"
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     for popen in (subprocess.Popen, forking.Popen):
         with popen(python("-c", code), **streams) as process:

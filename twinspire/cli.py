@@ -46,6 +46,7 @@ from twinspire.job import (
     prepare,
     print_plan,
     save_config,
+    settle,
     take_part,
 )
 from twinspire.nightly import backfill, daily, status
@@ -227,7 +228,7 @@ def recommend(
     """Recommend items to users, from the published bundle."""
     _use_one_thread()
     with errors():
-        settings, paths, _ = prepare(config, set_, None, runs, None)
+        settings, paths = settle(config, set_, None, runs)
         from serving.open import open_recommender
         from twinspire.show import print_answers
 
@@ -257,7 +258,7 @@ def serve(
     """Answer POST /v1/recommend from the published bundle."""
     _use_one_thread()
     with errors():
-        settings, paths, _ = prepare(config, set_, None, runs, None)
+        settings, paths = settle(config, set_, None, runs)
         from serving.open import serve
 
         asked = {"host": host, "port": port, "workers": workers}

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, ConfigPath, Overrides, Runs, errors, settle
+from twinspire.job import (
+    DEFAULT_CONFIG,
+    DEFAULT_RUNS,
+    AsJson,
+    ConfigPath,
+    Overrides,
+    Runs,
+    errors,
+    ids_as_stored,
+    settle,
+)
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
@@ -32,7 +42,7 @@ def deny(
         if bool(item) == list_ or (undo and list_):
             raise ValueError("give either --item ID, with --undo to allow it again, or --list")
         if item:
-            item = _as_written(item)
+            item = ids_as_stored(item)
             _change(paths, item, undo=undo)
         denied, in_bundle = _read(paths.denied_items), _items_of_bundle(paths)
         rows = [{"item_id": name, "in_bundle": in_bundle is None or name in in_bundle} for name in denied]
@@ -42,12 +52,6 @@ def deny(
             _print(rows)
         else:
             _tell(item or [], rows, undo=undo)
-
-
-def _as_written(items: Sequence[str]) -> list[str]:
-    from features.ids import normal_id
-
-    return [normal_id(name) for name in items]
 
 
 def _change(paths: RunPaths, items: Sequence[str], *, undo: bool) -> None:

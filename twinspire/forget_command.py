@@ -23,6 +23,7 @@ from twinspire.job import (
     Overrides,
     Runs,
     errors,
+    ids_as_stored,
     moment,
     settle,
 )
@@ -74,7 +75,7 @@ def forget(
         named = [*(user or []), *(_read_ids(file) if file else [])]
         if not named or not all(map(str.strip, named)):
             raise ValueError("no user to forget, or an empty id; name them with --user ID, or one a line with --file")
-        people = _as_written(named)
+        people = ids_as_stored(named)
         _, paths = settle(config, set_, None, runs)
         unknown, removed = _forget_everywhere(paths, people, moment(now))
     if rebuild:
@@ -85,12 +86,6 @@ def forget(
             typer.echo(json.dumps(asdict(told), indent=2))
         else:
             _print(told, people)
-
-
-def _as_written(people: Sequence[str]) -> list[str]:
-    from features.ids import normal_id
-
-    return list(dict.fromkeys(map(normal_id, people)))
 
 
 def _read_ids(file: Path) -> list[str]:

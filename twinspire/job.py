@@ -103,6 +103,13 @@ def check_day(as_of: dt.date, now: dt.datetime) -> None:
         )
 
 
+def ids_as_stored(ids: Sequence[str]) -> list[str]:
+    """Ids of a command line as the tables have them, each once."""
+    from features.ids import normal_id
+
+    return list(dict.fromkeys(map(normal_id, ids)))
+
+
 def settle(config: Path, overrides: list[str] | None, as_of: dt.date | None, runs: Path) -> tuple[Config, RunPaths]:
     """The resolved configuration of a day, and where its things go."""
     from artefacts.paths import RunPaths

@@ -242,15 +242,14 @@ def recommend(
             print_answers(recommender, found)
 
 
-API_KEY = "TWINSPIRE_API_KEY"
-"""Environment variable with the key that a server asks for; not set, it asks for none."""
-
-
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (overrides the file).")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that answer.")] = None,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Answer without a key on any address and under any host name.")
+    ] = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
@@ -260,12 +259,13 @@ def serve(
     with errors():
         settings, paths = settle(config, set_, None, runs)
         from serving.open import serve
+        from serving.web.guard import API_KEY
 
         asked = {"host": host, "port": port, "workers": workers}
         given = {name: value for name, value in asked.items() if value is not None}
         sections = pick(ServeSections, settings)
         sections = replace(sections, serving=sections.serving.model_copy(update=given))
-        serve(sections, paths, api_key=os.environ.get(API_KEY))
+        serve(sections, paths, api_key=os.environ.get(API_KEY), without_key=without_key)
 
 
 app.command()(daily)

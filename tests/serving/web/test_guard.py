@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.web.app import KEPT_CLIENTS, Guard, Rate
+from serving.web.guard import KEPT_CLIENTS, Guard, Rate
 from serving.web.metrics import Metrics
 
 

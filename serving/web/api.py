@@ -37,10 +37,10 @@ def as_id(value: object) -> object:
     """An id of a request as the tables have it; text that is no id stays, and is not known.
 
     Raises:
-        ValueError: It is too long, or a number that is no id.
+        ValueError: It is a number that is no id.
     """
     if isinstance(value, str) and len(value) > MAX_LENGTH:
-        raise ValueError(f"has {len(value)} characters; expected at most {MAX_LENGTH} characters")
+        return value
     if isinstance(value, int) and abs(value) > LARGEST_ID:
         raise ValueError(f"is a number beyond {LARGEST_ID}, which may have lost digits; send it as text")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -224,11 +225,10 @@ def _shows_key(headers: dict[bytes, bytes], key: bytes) -> bool:
 
 def _is_of_this_machine(host: str) -> bool:
     """Whether a Host header names the machine itself: `localhost` or a loopback address, with any port."""
-    bracketed = host.startswith("[")
-    name, _, rest = host[1:].partition("]") if bracketed else host.partition(":")
-    port = rest.removeprefix(":") if bracketed else rest
-    if port and not (port.isascii() and port.isdigit()):
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::[0-9]*)?", host)
+    if found is None:
         return False
+    name = found[1] or found[2]
     return name.lower().rstrip(".") == "localhost" or _is_loopback(name)
 
 

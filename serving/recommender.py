@@ -261,16 +261,17 @@ class Recommender:
         Raises:
             RequestError: A category in `allow` is not there.
         """
+        request = RecommendRequest((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
+        eligible = self._eligible(request)
         row = int(self.bundle.encoder.item_ids.rows([item_id])[0]) - 1
         if row < 0:
             return None
-        request = RecommendRequest((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
         vector = np.array(self.bundle.item_vectors[row][None])
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         towers = self.retrievers["two_tower"]
         no_history = self.bundle.purchases.of(np.zeros(1, np.int64))
         moments = np.array([self._as_of_seconds], np.int64)
-        rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=self._eligible(request)), k)
+        rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=eligible), k)
         return self._items(rows[0], scores[0], None)
 
     def warm_up(self) -> None:

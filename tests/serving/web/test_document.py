@@ -33,16 +33,16 @@ COLUMNS = {"age": "categorical", "income": "numeric", "size": ["numeric", "categ
 PROTECTION = Protection(max_items=12_800)
 
 
-def application(written: Path, **changes: Any) -> Any:
+def application(written: Path, protection: Protection = PROTECTION) -> Any:
     """A server that reads no features, so that columns may be what no tower knows."""
     bundle = Bundle.open(written)
     schema = Schema(user_columns=COLUMNS, **bundle.encoder.schema.model_dump(exclude={"user_columns"}))
-    bundle = dataclasses.replace(bundle, encoder=dataclasses.replace(bundle.encoder, schema=schema), **changes)
+    bundle = dataclasses.replace(bundle, encoder=dataclasses.replace(bundle.encoder, schema=schema))
     ranking = RankingConfig(retriever="repeat", fusion_weights={"repeat": 1.0})
     retrievers = retrievers_of(bundle, ranking, ef_search=50)
     recommender = Recommender(bundle, lambda _: None, retrievers=retrievers, default_retriever="repeat")  # type: ignore[arg-type,return-value]
     live = Live(one_arm(), lambda _: recommender, lambda: "", clock=lambda: dt.datetime.now(dt.UTC), warm_up=False)
-    return create_app(Service(live, FeatureReads(1.0), Metrics()), max_k=100, protection=PROTECTION)
+    return create_app(Service(live, FeatureReads(1.0), Metrics()), max_k=100, protection=protection)
 
 
 Ask = Callable[[str, Any], httpx.Response]
@@ -154,6 +154,19 @@ def test_the_document_follows_the_bundle(ask: Ask) -> None:
     assert fields["context"]["properties"].keys() == COLUMNS.keys()
     assert fields["context"]["additionalProperties"] is False
     assert fields["allow_categories"]["anyOf"][0]["items"]["enum"] == ["fish", "fruit"]
+
+
+def test_the_document_names_the_key_where_one_is_needed(written: Path) -> None:
+    async def document(key: str | None) -> Any:
+        app = application(written, Protection(api_key=key))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            return (await client.get("/openapi.json")).json()
+
+    found, plain = (asyncio.run(document(key)) for key in ("secret", None))
+    assert found["components"]["securitySchemes"].keys() == {"key", "bearer"}
+    assert found["paths"]["/v1/arms"]["get"]["security"] == [{"key": []}, {"bearer": []}]
+    assert "security" not in found["paths"]["/readyz"]["get"]
+    assert "security" not in plain["paths"]["/v1/arms"]["get"]
 
 
 @pytest.mark.parametrize(

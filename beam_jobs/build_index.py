@@ -248,7 +248,9 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
 
         settings = self._settings
         first = settings.form or choose_form(catalogue.spread)
-        forms = [first, *(form for form in FORMS if settings.form is None and form != first)]
+        forms = [first]
+        if settings.form is None and catalogue.is_weighted:
+            forms += [form for form in FORMS if form != first]
         m = max(settings.m, MIN_LINKS if catalogue.is_weighted else 0)
         tried: list[Candidate] = []
         for links in (m, 2 * m):

@@ -67,7 +67,7 @@ def test_a_bundle_without_weights_ranks_by_the_vectors_as_they_lie_in_the_file(w
 def test_items_with_equal_vectors_are_served_as_by_exact_search(
     parts: Parts, facts: Facts, read_users: Callable[[list[str]], pa.Table], tmp_path: Path
 ) -> None:
-    # Half of the 40 items have one vector, as do the 5 of them that are withdrawn.
+    # Half of the 40 items have one vector, among them 5 of the 6 that are withdrawn.
     num_items = len(parts.item_vectors)
     vectors = np.where(np.arange(num_items)[:, None] % 2 == 0, parts.item_vectors[:1], parts.item_vectors)
     withdrawn = np.array([0, 1, 2, 4, 6, 8], np.int32)

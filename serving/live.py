@@ -77,7 +77,7 @@ class Live:
     @property
     def recommenders(self) -> list[Recommender]:
         """All that answer, the current one first."""
-        return list(dict.fromkeys([self._current, *(self.of(arm) for arm in self.arms.arms)]))
+        return list({id(one): one for one in (self._current, *self._fixed.values())}.values())
 
     @property
     def refusal(self) -> Refusal | None:

@@ -129,6 +129,7 @@ NAMES: dict[str, Any] = {
     "training.negatives.extra_sources": {"random": {"num": 3}},
     "serving.fusion_weights": {"repeat": 2.0},
     "serving.arms": [{"name": "a", "share": 1.0}],
+    "serving.trusted_proxies": ["10.0.0.1"],
     "gates.skip": ["volume"],
     "towers.counterpart.user_fields": ["town"],
     "towers.counterpart.item_fields": ["colour"],

@@ -20,6 +20,7 @@ import typer
 
 from artefacts.config import pick
 from artefacts.locks import only_run
+from artefacts.secrets import find
 from serving.config import ServeSections
 from serving.registry import retriever_names
 from twinspire.bundles import bundles
@@ -38,6 +39,7 @@ from twinspire.job import (
     Now,
     Overrides,
     Runs,
+    check_secrets,
     do,
     errors,
     moment,
@@ -229,6 +231,7 @@ def recommend(
     _use_one_thread()
     with errors():
         settings, paths = settle(config, set_, None, runs)
+        check_secrets(settings)
         from serving.open import open_recommender
         from twinspire.show import print_answers
 
@@ -243,7 +246,7 @@ def recommend(
 
 
 API_KEY = "TWINSPIRE_API_KEY"
-"""Environment variable with the key that a server asks for; not set, it asks for none."""
+"""Secret with the key that a server asks for, in this environment variable or in a file; not set, it asks for none."""
 
 
 @app.command()
@@ -259,13 +262,14 @@ def serve(
     _use_one_thread()
     with errors():
         settings, paths = settle(config, set_, None, runs)
+        check_secrets(settings)
         from serving.open import serve
 
         asked = {"host": host, "port": port, "workers": workers}
         given = {name: value for name, value in asked.items() if value is not None}
         sections = pick(ServeSections, settings)
         sections = replace(sections, serving=sections.serving.model_copy(update=given))
-        serve(sections, paths, api_key=os.environ.get(API_KEY))
+        serve(sections, paths, api_key=find(API_KEY))
 
 
 app.command()(daily)

@@ -50,11 +50,12 @@ def errors() -> Iterator[None]:
     from artefacts.config import ConfigError
     from artefacts.console import exhausted
     from artefacts.locks import BusyError
+    from artefacts.secrets import redacted
 
     try:
         yield
     except ConfigError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
+        typer.secho(f"error: {redacted(str(error))}", err=True, fg="red")
         raise typer.Exit(2) from None
     except BusyError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
@@ -70,9 +71,10 @@ def errors() -> Iterator[None]:
 
 def _fail(error: Exception) -> NoReturn:
     from artefacts.console import ExhaustedError, exhausted
+    from artefacts.secrets import redacted
 
     cause = None if isinstance(error, ExhaustedError) else exhausted(error)
-    typer.secho(f"error: {f'{cause}, and run again' if cause else error}", err=True, fg="red")
+    typer.secho(f"error: {redacted(f'{cause}, and run again' if cause else str(error))}", err=True, fg="red")
     raise typer.Exit(1) from None
 
 
@@ -126,11 +128,25 @@ def code_version() -> str:
     return version("twinspire")
 
 
+def check_secrets(config: Config) -> None:
+    """Refuses a configuration that names a secret which nothing gives, before anything is computed.
+
+    Raises:
+        ConfigError: A variable is not set, or its file is readable by others.
+    """
+    from artefacts.secrets import resolved
+
+    resolved([config.features.offline_store, config.beam.options])
+    if config.features.online_store == "redis":
+        resolved(config.features.redis_connection)
+
+
 def save_config(config: Config, paths: RunPaths) -> None:
     """Saves the resolved configuration with the records of the steps, before the first of them starts."""
     from artefacts.files import replace_text
     from twinspire.load_config import dump
 
+    check_secrets(config)
     replace_text(paths.steps / "config.yaml", dump(config))
 
 

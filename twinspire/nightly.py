@@ -137,6 +137,7 @@ def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now:
 def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
     from artefacts.config import pick
     from artefacts.console import console
+    from artefacts.secrets import redacted
     from artefacts.steps import finished
     from evaluation.gates.report import GateError
     from serving.steps import tidy_exposures
@@ -180,10 +181,10 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
             outcome = "published"
         except GateError as error:
             outcome = "refused"
-            log.error("refused by a gate", checks=str(error))
+            log.error("refused by a gate", checks=redacted(str(error)))
             _show(error)
         except Exception as error:
-            log.error("night fails", error=f"{type(error).__name__}: {error}")
+            log.error("night fails", error=redacted(f"{type(error).__name__}: {error}"))
             raise
         finally:
             seconds = time.perf_counter() - begun

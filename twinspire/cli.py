@@ -260,7 +260,7 @@ def serve(
 ) -> None:
     """Answer POST /v1/recommend from the published bundle."""
     _use_one_thread()
-    with errors():
+    with errors(stops=False):
         settings, paths = settle(config, set_, None, runs)
         check_secrets(settings)
         from serving.open import serve

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -45,15 +45,21 @@ def moment(now: dt.datetime | None) -> dt.datetime:
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
+def errors(*, stops: bool = True) -> Iterator[None]:
+    """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises.
+
+    Args:
+        stops: Whether signals end the command with a message too; a server has handlers of its own.
+    """
     from artefacts.config import ConfigError
     from artefacts.console import exhausted
     from artefacts.locks import BusyError
     from artefacts.secrets import redacted
+    from artefacts.stopping import stoppable
 
     try:
-        yield
+        with stoppable() if stops else nullcontext():
+            yield
     except ConfigError as error:
         typer.secho(f"error: {redacted(str(error))}", err=True, fg="red")
         raise typer.Exit(2) from None
@@ -156,6 +162,7 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
 
     from artefacts.console import VERBOSE, ExhaustedError, console, exhausted, quiet_libraries
     from artefacts.steps import finished, run_step
+    from artefacts.stopping import doing
 
     done = None if force else finished(step)
     if done is not None:
@@ -165,7 +172,8 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
         # Feast lets deprecation warnings through again when it is imported: the next step starts quiet.
         quiet_libraries()
     try:
-        record = run_step(step)
+        with doing(f"step {step.name!r}"):
+            record = run_step(step)
     except Exception as error:
         if (cause := exhausted(error)) is None:
             raise

@@ -139,6 +139,7 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
     from artefacts.console import console
     from artefacts.secrets import redacted
     from artefacts.steps import finished
+    from artefacts.stopping import StoppedError
     from evaluation.gates.report import GateError
     from serving.steps import tidy_exposures
     from training.config import WarmStartSections
@@ -185,6 +186,10 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
             _show(error)
         except Exception as error:
             log.error("night fails", error=redacted(f"{type(error).__name__}: {error}"))
+            raise
+        except StoppedError:
+            outcome = "unfinished"
+            log.error("night is stopped by a signal")
             raise
         finally:
             seconds = time.perf_counter() - begun

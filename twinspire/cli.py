@@ -220,7 +220,7 @@ def recommend(
         ),
     ] = None,
     exclude_bought: Annotated[
-        bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
+        bool, typer.Option("--exclude-bought", help="Leave out what the user has met (bought, visited, ...).")
     ] = False,
     as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
@@ -242,7 +242,7 @@ def recommend(
 
             typer.echo(json.dumps(asdict(found), indent=2))
         else:
-            print_answers(recommender, found)
+            print_answers(recommender, found, event_name=settings.dataset.event_name)
 
 
 API_KEY = "TWINSPIRE_API_KEY"
@@ -314,7 +314,7 @@ def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
     is_evaluated = (paths.report / TABLE).exists()
     if is_evaluated:
         console().print(f"\n{(paths.report / TABLE).read_text()}", markup=False)
-    print_answers(recommender, recommender.recommend(users, k=5))
+    print_answers(recommender, recommender.recommend(users, k=5), event_name=config.dataset.event_name)
     ask = shlex.join([_program(), "recommend", *flags, "--user", users[0], "--exclude-bought"])
     report = paths.report / "report.html" if is_evaluated else "none yet, nothing has happened since the cut"
     console().print(f"\nReport: {report}", markup=False)

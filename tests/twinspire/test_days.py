@@ -146,3 +146,26 @@ main()
     assert json.loads(night.read_text())["outcome"] == "unfinished"
     assert '"night is stopped by a signal"' in night.with_suffix(".log").read_text()
     assert holder_of(night.parents[1]) is None
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_table_of_nights_fits_a_narrow_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    steps = [{"name": "features", "done_now": True, "seconds": 12345.0, "peak_memory_bytes": 12_345_000_000}]
+    recall = {"k": 100, "next_day": 0.0849, "num_users": 12_345}
+    night = {
+        "day": "2024-01-05", "outcome": "unfinished", "bundle": "2024-01-05-0a1b2c3d", "is_warm_start": True,
+        "parent": "2024-01-04", "seconds": 12345.0, "recall": recall, "steps": steps,
+    }  # fmt: skip
+    twinspire.nightly.print_status({"served": None, "last_day_with_events": None, "at_work": None, "nights": [night]})
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[lines.index("") :]
+    assert max(len(line.rstrip()) for line in table if "left out" not in line) <= width
+    text = "\n".join(table)
+    assert "2024-01-05" in text
+    assert "unfinished" in text
+    assert ("@100 0.0849" in text) == (width >= 80)
+    assert ("2024-01-05-0a1b2c3d" in text) == (width == 120)
+    assert ("left out at" in text) == (width < 120)

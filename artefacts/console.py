@@ -28,7 +28,7 @@ def console() -> Console:
 
 
 def columns_that_fit(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, ranks: Sequence[int], wraps: Sequence[bool], width: int
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, ranks: Sequence[int], width: int
 ) -> list[int]:
     """Places of the columns of a table that fit a width, with a space between them.
 
@@ -36,7 +36,6 @@ def columns_that_fit(
         headings: Of the columns.
         rows: Their cells.
         ranks: The column of the highest rank goes first; one of rank 0 stays.
-        wraps: Whether a column holds words, which may wrap.
         width: Of the terminal.
     """
 

@@ -321,8 +321,7 @@ def print_status(found: dict[str, Any]) -> None:
     headings = list(_COLUMNS)
     rows = [list(_row(night)) for night in found["nights"]]
     width = console().width
-    ranks, wraps = list(_COLUMNS.values()), [False] * len(headings)
-    places = columns_that_fit(headings, rows, ranks=ranks, wraps=wraps, width=width)
+    places = columns_that_fit(headings, rows, ranks=list(_COLUMNS.values()), width=width)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for place in places:
         is_figure = headings[place] in ("seconds", "peak MB")

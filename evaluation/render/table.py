@@ -403,12 +403,10 @@ def _print(
     from rich.table import Table
     from rich.text import Text
 
-    wraps = [place < num_text for place in range(len(headings))]
-    ranks = ranks or [0] * len(headings)
-    places = columns_that_fit(headings, rows, ranks=ranks, wraps=wraps, width=console.width)
+    places = columns_that_fit(headings, rows, ranks=ranks or [0] * len(headings), width=console.width)
     table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for place in places:
-        is_text, heading = wraps[place], headings[place]
+        is_text, heading = place < num_text, headings[place]
         # Words give way where the terminal is narrow; a figure that wraps cannot be read.
         table.add_column(Text(heading), justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:

@@ -166,6 +166,6 @@ def test_the_table_of_nights_fits_a_narrow_terminal(
     text = "\n".join(table)
     assert "2024-01-05" in text
     assert "unfinished" in text
-    assert ("@100 0.0849" in text) == (width >= 80)
+    assert "@100 0.0849" in text
     assert ("2024-01-05-0a1b2c3d" in text) == (width == 120)
     assert ("left out at" in text) == (width < 120)

@@ -41,9 +41,7 @@ def columns_that_fit(
 
     def needed(place: int) -> int:
         texts = [headings[place], *(row[place] for row in rows)]
-        return max(
-            len(part) for text in texts for part in (text.split() if wraps[place] else text.splitlines()) or [""]
-        )
+        return max(len(line) for text in texts for line in text.splitlines() or [""])
 
     widths, places = [needed(place) + 1 for place in range(len(headings))], list(range(len(headings)))
     while sum(widths[place] for place in places) - 1 > width and any(ranks[place] for place in places):

@@ -6,21 +6,23 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from serving.answers import Recommendations, RecommendRequest, RequestError
-from serving.arms import Arm
 from serving.exposures.files import Exposure
 from serving.live import Live
 from serving.recommender import Recommender, Unavailable
 from serving.web.api import SimilarItemsBody, bad, without_paths
 from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from serving.arms import Arm
 
 HISTORY_LENGTH = 100
 # Items of plain lists. A request that costs more is answered in a thread, so that the others need not wait for it, and
@@ -162,7 +164,7 @@ class Service:
                     if await is_gone():
                         raise ClientDisconnect
                     features, taken = await self._features(recommender, part)
-                    parts.append(_with_read(await run_in_threadpool(recommender.answer, part, features), taken))
+                    parts.append(_with_read(await asyncio.to_thread(recommender.answer, part, features), taken))
         except RequestError as error:
             raise bad(422, error.field, error.message) from None
         return _as_one(parts)
@@ -237,7 +239,7 @@ class Service:
         features = await self.reads.read(recommender.read_users, [user_id])
         if isinstance(features, Unavailable):
             raise bad(503, "user_id", f"features cannot be read now: {without_paths(features.why)}")
-        vector = await run_in_threadpool(recommender.embed_user, user_id, features)
+        vector = await asyncio.to_thread(recommender.embed_user, user_id, features)
         if vector is None:
             raise bad(404, "user_id", f"{user_id!r} is not known")
         return {

@@ -104,10 +104,9 @@ def print_gates(report: GateReport) -> None:
     out.print(Text(f"\nChecks of {report.bundle}{against}", style="bold"))
     table = Table("", "check", "found, and expected", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     order = {name: place for place, name in enumerate(ORDER)}
-    # What did not apply although it could comes with the warnings.
-    for check in sorted(
-        report.checks, key=lambda check: order["warned" if check in report.unchecked else check.outcome]
-    ):
+    # What did not apply although it could is shown with the warnings.
+    ranks = [order["warned" if check in report.unchecked else check.outcome] for check in report.checks]
+    for _, check in sorted(zip(ranks, report.checks, strict=True), key=lambda ranked: ranked[0]):
         finding = Text(check.sentence)
         if check.to_do:
             finding.append(f"\nTo do: {check.to_do}", style="bold")

@@ -1,6 +1,6 @@
 """Co-purchase factors next to the learned vectors: a second model, concatenated into the same index.
 
-    <u, v> ~ cos(learned user, learned item) + g <direction of the summed factors of the history, factors of the item>
+    <u, v> ~ cos(learned user, learned item) + g <direction of the weighted factors of the history, factors of the item>
 
 The learned towers are fitted alone: fitted together, they lean on factors that know the examples already.
 
@@ -15,6 +15,8 @@ Bachrach et al., RecSys 2014.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -25,10 +27,23 @@ from features.encoding import HISTORY
 from towers.two_tower import TwoTower
 
 
-def factor_table(factors: npt.NDArray[np.float32]) -> tf_keras.layers.Embedding:
-    """A table of item factors that training leaves alone: rows -> [..., F]."""
-    initial = tf_keras.initializers.Constant(factors)
-    return tf_keras.layers.Embedding(*factors.shape, embeddings_initializer=initial, trainable=False, name="factors")
+@dataclass(frozen=True)
+class ItemFactors:
+    """Factors of every item row.
+
+    Attributes:
+        own: [num item rows, F] float32, rows of length at most one; zeros for an item without factors.
+        weights: [num item rows] float32, how much an item counts in the sum of a history.
+    """
+
+    own: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
+
+
+def fixed_table(values: npt.NDArray[np.float32], *, name: str) -> tf_keras.layers.Embedding:
+    """A table that training leaves alone: rows -> [..., F]."""
+    initial = tf_keras.initializers.Constant(values)
+    return tf_keras.layers.Embedding(*values.shape, embeddings_initializer=initial, trainable=False, name=name)
 
 
 class WithHistoryFactors(tf_keras.layers.Layer):  # type: ignore[misc]
@@ -47,7 +62,7 @@ class WithHistoryFactors(tf_keras.layers.Layer):  # type: ignore[misc]
         """Joins the two.
 
         Args:
-            inputs: learned [B, D], factors of the items in the history [B, T, F], zeros where padded.
+            inputs: learned [B, D], weighted factors of the items in the history [B, T, F], zeros where padded.
 
         Returns:
             [B, D + F + 1] of length one.
@@ -80,23 +95,26 @@ class WithOwnFactors(tf_keras.layers.Layer):  # type: ignore[misc]
         return tf.math.l2_normalize(joined, axis=-1)
 
 
-def with_factors(towers: TwoTower, factors: npt.NDArray[np.float32], *, weight: float) -> TwoTower:
+def with_factors(towers: TwoTower, factors: ItemFactors, *, weight: float) -> TwoTower:
     """Both towers with the factors appended.
 
     Args:
         towers: The learned pair, width D.
-        factors: [num item rows, F] float32, rows of length at most one; row 0, the unknown item, is zero.
+        factors: Of every item row; row 0, the unknown item, is zero.
         weight: g, what the factors count compared with the learned vectors.
 
     Returns:
         A pair of width D + F + 1 with the same inputs.
     """
-    table = factor_table(factors)
+    own = fixed_table(factors.own, name="factors")
+    weights = fixed_table(factors.weights[:, None], name="factor_weights")
     user_inputs = {tensor.name: tensor for tensor in towers.user.inputs}
     item_inputs = {tensor.name: tensor for tensor in towers.item.inputs}
     join = WithHistoryFactors(weight=weight, name="user_ensemble")
-    user = join((towers.user.output, table(user_inputs[HISTORY])))
-    item = WithOwnFactors(name="item_ensemble")((towers.item.output, table(item_inputs[ITEM_ID])))
+    history = user_inputs[HISTORY]
+    weighted = tf_keras.layers.Multiply(name="weighted_factors")([own(history), weights(history)])
+    user = join((towers.user.output, weighted))
+    item = WithOwnFactors(name="item_ensemble")((towers.item.output, own(item_inputs[ITEM_ID])))
     return TwoTower(
         user=tf_keras.Model(user_inputs, user, name="user_tower"),
         item=tf_keras.Model(item_inputs, item, name="item_tower"),

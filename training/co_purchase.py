@@ -13,13 +13,13 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from features.encoding import Encoder
-from towers.co_purchase import with_factors
+from towers.co_purchase import ItemFactors, with_factors
 from towers.two_tower import TwoTower
 from training.config import TowerConfig
 from training.negatives.known_positives import KnownPositives
 
 Ints = npt.NDArray[np.int64]
-Factors = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
 
 # Singular values of a float32 matrix that are smaller, relative to the largest, are 0 up to rounding.
 RELATIVE_TOLERANCE = 1e-3
@@ -32,16 +32,20 @@ def item_factors(
     num_user_rows: int,
     num_item_rows: int,
     num_factors: int,
-    power: float,
+    user_power: float,
+    item_power: float,
     seed: int,
-) -> Factors:
-    """Right singular vectors of the binary matrix of users and items, with their lengths tempered.
+) -> ItemFactors:
+    """Right singular vectors of the matrix of who has met what, rows and columns scaled down by their sizes.
 
-        X ~ U S V',   f_i = V_i / |V_i| * (|V_i| / max_j |V_j|)^power
+        D_u^-a X D_i^-b ~ U S V',   f_i = n_i^b V_i / max_j |n_j^b V_j|,   w_i = (n_i / min_j n_j)^-2b
+
+    X is binary, D_u and D_i hold the users' and the items' number of pairs, n_i that of item i. A user's factors are
+    the sum of w_i f_i over the history, so that an item of the history counts n_i^-b V_i. Without the scaling the most
+    active users and the most popular items take most of the singular vectors.
 
     Its squared loss over all cells, zeros included, is what makes it robust where users are few: with some thousand of
-    them a softmax over examples learns little from histories but what is popular. The length of V_i grows with the
-    item's popularity; a power below 1 lifts the tail.
+    them a softmax over examples learns little from histories but what is popular.
 
     Args:
         user_rows: [P] int64, one entry per pair that has met.
@@ -49,31 +53,40 @@ def item_factors(
         num_user_rows: U.
         num_item_rows: N.
         num_factors: F; where the rank of the matrix is smaller, the rest are 0. One of full rank loses its last factor.
-        power: Exponent of the length.
+        user_power: a, 0 to 1; 0 and `item_power` 0 give PureSVD.
+        item_power: b, 0 to 1.
         seed: Of the starting vector.
 
     Returns:
-        [N, F] float32, rows of length at most one; zeros for an item that no user has met.
+        Of every item row; zeros for an item that no user has met.
 
-    Source: Cremonesi et al., RecSys 2010 (PureSVD). Departs from it: the lengths.
+    Source: Shen et al., CIKM 2021 (GF-CF, the ideal low-pass filter), with a and b 1/2; Cremonesi et al., RecSys 2010
+    (PureSVD), with both 0.
     """
     matrix: sparse.csr_array = sparse.csr_array(
         (np.ones(len(user_rows), np.float32), (user_rows, item_rows)), shape=(num_user_rows, num_item_rows)
     )
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
-    factors = np.zeros((num_item_rows, num_factors), np.float32)
+    nothing = ItemFactors(np.zeros((num_item_rows, num_factors), np.float32), np.zeros(num_item_rows, np.float32))
     rank = min(num_factors, min(matrix.shape) - 1)
     if rank < 1 or not matrix.nnz:
-        return factors
+        return nothing
+    of_user = np.maximum(np.diff(matrix.indptr), 1).astype(np.float32)
+    of_item = np.bincount(matrix.indices, minlength=num_item_rows).astype(np.float32)
+    is_met = of_item > 0
+    of_item[~is_met] = 1.0
+    scaled = matrix.multiply((of_user**-user_power)[:, None]).multiply((of_item**-item_power)[None, :]).tocsr()
     start = np.random.default_rng(seed).standard_normal(min(matrix.shape)).astype(np.float32)
-    _, strengths, right = svds(matrix, k=rank, v0=start)
+    _, strengths, right = svds(scaled, k=rank, v0=start)
     # Beyond the rank of the matrix the solver fills up with arbitrary directions, on items that no user has met too.
     real = strengths > RELATIVE_TOLERANCE * strengths.max()
     right = right[real][::-1]
-    right[:, np.bincount(item_rows, minlength=num_item_rows) == 0] = 0.0
-    factors[:, : len(right)] = _without_sign(right).T
-    return _tempered(factors, power)
+    right[:, ~is_met] = 0.0
+    own = np.zeros((num_item_rows, num_factors), np.float32)
+    own[:, : len(right)] = (_without_sign(right) * of_item**item_power).T
+    weights = np.where(is_met, (of_item / of_item[is_met].min()) ** (-2 * item_power), 0.0)
+    return ItemFactors(own / np.linalg.norm(own, axis=1).max(), weights.astype(np.float32))
 
 
 def with_factors_of(
@@ -96,19 +109,14 @@ def with_factors_of(
         # Histories and new items may point at buckets, which have no factors.
         num_item_rows=encoder.item_ids.num_table_rows,
         num_factors=towers.factor_dim,
-        power=towers.factor_power,
+        user_power=towers.factor_user_power,
+        item_power=towers.factor_item_power,
         seed=seed,
     )
     return lambda learned: with_factors(learned, factors, weight=towers.factor_weight)
 
 
-def _without_sign(right: Factors) -> Factors:
+def _without_sign(right: Floats) -> Floats:
     """Makes the largest entry of each vector positive: the sign of a singular vector is arbitrary."""
     largest = right[np.arange(len(right)), np.abs(right).argmax(axis=1)]
     return np.asarray(right * np.sign(largest)[:, None])
-
-
-def _tempered(factors: Factors, power: float) -> Factors:
-    lengths = np.linalg.norm(factors, axis=1, keepdims=True)
-    scale = np.where(lengths > 0, (lengths / lengths.max()) ** power / np.maximum(lengths, 1e-30), 0.0)
-    return np.asarray(factors * scale, dtype=np.float32)

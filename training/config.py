@@ -52,12 +52,14 @@ class TowerConfig(Section):
 
     embedding_dim: int = Field(31, ge=2)
     """Width of all tables and of the learned vectors (D)."""
-    factor_dim: int = Field(32, ge=0)
+    factor_dim: int = Field(64, ge=0)
     """Co-purchase factors that are appended to the learned vector (F); 0 leaves them out."""
     factor_weight: float = Field(2.0, gt=0)
     """What the factors count compared with the learned vector."""
-    factor_power: float = Field(0.5, ge=0, le=1)
-    """Exponent of the factors' lengths: 1 favours popular items as the data does, 0 ignores popularity."""
+    factor_user_power: float = Field(0.25, ge=0, le=1)
+    """How much less a pair of an active user counts in the factors: by the number of its pairs to this power."""
+    factor_item_power: float = Field(0.3, ge=0, le=1)
+    """How much less popular items count in the factors, and in the history; an item's own factors grow by it again."""
     hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Width of each hidden layer of a tower; none leaves the sum of its features as it is."""
     history_encoder: str = "mean"

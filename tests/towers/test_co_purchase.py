@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
-from towers.co_purchase import WithHistoryFactors, WithOwnFactors, factor_table, with_factors
+from towers.co_purchase import ItemFactors, WithHistoryFactors, WithOwnFactors, fixed_table, with_factors
 from towers.two_tower import TwoTower, build_two_tower
 
 Rows = Callable[..., Inputs]
@@ -20,12 +19,12 @@ NUM_FACTORS, WIDTH, WEIGHT = 3, 6, 0.8
 
 
 @pytest.fixture
-def factors() -> npt.NDArray[np.float32]:
+def factors() -> ItemFactors:
     """Rows of length at most one; item 8 has none, row 0 is the unknown item."""
     rows = np.random.default_rng(6).normal(size=(9, NUM_FACTORS))
     rows *= np.linspace(1, 0.1, 9)[:, None] / np.linalg.norm(rows, axis=1, keepdims=True)
     rows[[0, 8]] = 0
-    return rows.astype(np.float32)
+    return ItemFactors(rows.astype(np.float32), np.array([0, 1, 0.5, 0.3, 0.9, 0.2, 0.7, 0.4, 0], np.float32))
 
 
 @pytest.fixture
@@ -53,20 +52,20 @@ def items(item_specs: list[InputSpec], rows_of: Rows) -> Inputs:
 
 
 def test_scores_add_the_two_cosines_by_hand(
-    learned: TwoTower, factors: npt.NDArray[np.float32], users: Inputs, items: Inputs
+    learned: TwoTower, factors: ItemFactors, users: Inputs, items: Inputs
 ) -> None:
     joined = with_factors(learned, factors, weight=WEIGHT)
     scores = joined.user(users).numpy() @ joined.item(items).numpy().T
     cosines = learned.user(users).numpy() @ learned.item(items).numpy().T
     for row, history in enumerate(users[HISTORY]):
-        taste = sum(factors[item] for item in history)
+        taste = sum(factors.own[item] * factors.weights[item] for item in history)
         direction = taste / np.linalg.norm(taste)
-        expected = (cosines[row] + WEIGHT * factors @ direction) / (2**0.5 * (1 + WEIGHT**2) ** 0.5)
+        expected = (cosines[row] + WEIGHT * factors.own @ direction) / (2**0.5 * (1 + WEIGHT**2) ** 0.5)
         np.testing.assert_allclose(scores[row], expected, atol=1e-6)
 
 
 def test_vectors_have_length_one_and_room_for_the_missing_length(
-    learned: TwoTower, factors: npt.NDArray[np.float32], users: Inputs, items: Inputs
+    learned: TwoTower, factors: ItemFactors, users: Inputs, items: Inputs
 ) -> None:
     joined = with_factors(learned, factors, weight=WEIGHT)
     user_vectors, item_vectors = joined.user(users).numpy(), joined.item(items).numpy()
@@ -75,13 +74,13 @@ def test_vectors_have_length_one_and_room_for_the_missing_length(
     for vectors in (user_vectors, item_vectors):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert (user_vectors[:, -1] == 0).all()
-    missing = np.sqrt(1 - np.square(factors).sum(axis=1))
+    missing = np.sqrt(1 - np.square(factors.own).sum(axis=1))
     np.testing.assert_allclose(item_vectors[:, -1] * 2**0.5, missing, atol=1e-3)
 
 
 @pytest.mark.parametrize("history", [[0, 0, 0, 0], [8, 8, 0, 0]], ids=["empty", "items without factors"])
 def test_a_history_without_factors_leaves_the_learned_order(
-    history: list[int], learned: TwoTower, factors: npt.NDArray[np.float32], users: Inputs, items: Inputs
+    history: list[int], learned: TwoTower, factors: ItemFactors, users: Inputs, items: Inputs
 ) -> None:
     users[HISTORY][:] = history
     joined = with_factors(learned, factors, weight=WEIGHT)
@@ -92,21 +91,21 @@ def test_a_history_without_factors_leaves_the_learned_order(
 
 
 def test_an_item_without_factors_is_scored_by_the_learned_part_alone(
-    learned: TwoTower, factors: npt.NDArray[np.float32], users: Inputs, items: Inputs
+    learned: TwoTower, factors: ItemFactors, users: Inputs, items: Inputs
 ) -> None:
     vector = with_factors(learned, factors, weight=WEIGHT).item(items).numpy()[8]
     np.testing.assert_allclose(vector[:WIDTH] * 2**0.5, learned.item(items).numpy()[8], atol=1e-6)
     np.testing.assert_allclose(vector[WIDTH:] * 2**0.5, [0, 0, 0, 1], atol=1e-6)
 
 
-def test_the_inputs_stay_those_of_the_learned_towers(learned: TwoTower, factors: npt.NDArray[np.float32]) -> None:
+def test_the_inputs_stay_those_of_the_learned_towers(learned: TwoTower, factors: ItemFactors) -> None:
     joined = with_factors(learned, factors, weight=WEIGHT)
     for before, after in ((learned.user, joined.user), (learned.item, joined.item)):
         assert {tensor.name for tensor in after.inputs} == {tensor.name for tensor in before.inputs}
 
 
 def test_a_step_moves_the_learned_part_and_never_the_factors(
-    learned: TwoTower, factors: npt.NDArray[np.float32], users: Inputs, items: Inputs
+    learned: TwoTower, factors: ItemFactors, users: Inputs, items: Inputs
 ) -> None:
     joined = with_factors(learned, factors, weight=WEIGHT)
     assert joined.item.get_layer("factors").embeddings is joined.user.get_layer("factors").embeddings
@@ -120,12 +119,13 @@ def test_a_step_moves_the_learned_part_and_never_the_factors(
     ids_before = ids.get_weights()[0]
     tf_keras.optimizers.legacy.SGD(1.0).apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
     assert np.flatnonzero((ids.get_weights()[0] != ids_before).any(axis=1)).tolist() == [1, 2]
-    np.testing.assert_array_equal(joined.user.get_layer("factors").get_weights()[0], factors)
+    np.testing.assert_array_equal(joined.user.get_layer("factors").get_weights()[0], factors.own)
+    np.testing.assert_array_equal(joined.user.get_layer("factor_weights").get_weights()[0][:, 0], factors.weights)
 
 
-def test_factors_are_kept_as_given(factors: npt.NDArray[np.float32]) -> None:
-    table = factor_table(factors)
-    np.testing.assert_array_equal(table(np.arange(9)), factors)
+def test_factors_are_kept_as_given(factors: ItemFactors) -> None:
+    table = fixed_table(factors.own, name="factors")
+    np.testing.assert_array_equal(table(np.arange(9)), factors.own)
     assert not table.trainable
 
 

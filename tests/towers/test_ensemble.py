@@ -12,7 +12,7 @@ import tf_keras
 
 from features.encoding import Inputs
 from features.kinds import InputSpec
-from towers.co_purchase import with_factors
+from towers.co_purchase import ItemFactors, with_factors
 from towers.ensemble import WeightedConcatenation, concatenate, part_widths
 from towers.two_tower import TwoTower, build_two_tower, inputs_of
 
@@ -135,7 +135,7 @@ def test_arrays_that_cannot_be_concatenated_are_refused(
 def test_factors_are_appended_to_concatenated_pairs(members: list[TwoTower], users: Inputs, items: Inputs) -> None:
     joined = concatenate(list(zip(members, WEIGHTS, strict=True)))
     factors = np.full((int(max(items["item_id"].max(), users["user_history"].max())) + 1, 2), 0.5, np.float32)
-    served = with_factors(joined, factors, weight=0.5)
+    served = with_factors(joined, ItemFactors(factors, np.ones(len(factors), np.float32)), weight=0.5)
     for model, rows in ((served.user, users), (served.item, items)):
         vectors = model(rows).numpy()
         assert vectors.shape == (len(rows[model.inputs[0].name]), sum(WIDTHS) + 3)

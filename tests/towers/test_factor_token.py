@@ -13,13 +13,13 @@ import tf_keras
 from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
 from serving.retrieval.exported_tower import ExportedTower
-from towers.co_purchase import with_factors
+from towers.co_purchase import ItemFactors, with_factors
 from towers.factor_token import FactorToken, rest_tower
 from towers.quantizer import ProductQuantizer
 from towers.sparcode import Interaction, MlpInteraction, ProductInteraction, SparCode
 from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower, build_two_tower
-from training.trainer import export_tower
+from training.export import export_tower
 
 Rows = Callable[..., Inputs]
 D, WIDTH, FACTORS, WEIGHT, SCALE, PARTS, CODES = 6, 8, 4, 2.0, 5.0, 2, 4
@@ -51,7 +51,8 @@ def served(learned: TwoTower, user_specs: list[InputSpec]) -> TwoTower:
     factors = RNG.normal(size=(num_rows, FACTORS))
     factors /= 1.5 * np.linalg.norm(factors, axis=1, keepdims=True)
     factors[0] = 0
-    return with_factors(learned, factors.astype(np.float32), weight=WEIGHT)
+    own = ItemFactors(factors.astype(np.float32), np.ones(num_rows, np.float32))
+    return with_factors(learned, own, weight=WEIGHT)
 
 
 def model_of(learned: TwoTower, kind: str) -> SparCode:

@@ -6,14 +6,26 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from towers.co_purchase import ItemFactors
 from training.co_purchase import item_factors
 
 NUM_USERS, NUM_ITEMS = 30, 12
 
 
 def factors_of(
-    matrix: npt.NDArray[np.float64], *, num_factors: int, power: float = 0.5, seed: int = 1
+    matrix: npt.NDArray[np.float64],
+    *,
+    num_factors: int,
+    user_power: float = 0.25,
+    item_power: float = 0.3,
+    seed: int = 1,
 ) -> npt.NDArray[np.float32]:
+    return all_of(matrix, num_factors=num_factors, user_power=user_power, item_power=item_power, seed=seed).own
+
+
+def all_of(
+    matrix: npt.NDArray[np.float64], *, num_factors: int, user_power: float, item_power: float, seed: int = 1
+) -> ItemFactors:
     users, items = np.nonzero(matrix)
     return item_factors(
         users,
@@ -21,7 +33,8 @@ def factors_of(
         num_user_rows=matrix.shape[0],
         num_item_rows=matrix.shape[1],
         num_factors=num_factors,
-        power=power,
+        user_power=user_power,
+        item_power=item_power,
         seed=seed,
     )
 
@@ -42,7 +55,7 @@ def test_factors_are_the_right_singular_vectors_strongest_first(
     matrix = matrix.T if transposed else matrix
     expected = np.linalg.svd(matrix)[2][:4].T
     expected = expected / np.linalg.norm(expected, axis=1).max()
-    found = factors_of(matrix, num_factors=4, power=1.0)
+    found = factors_of(matrix, num_factors=4, user_power=0.0, item_power=0.0)
     assert (found.dtype, found.shape) == (np.float32, (matrix.shape[1], 4))
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
     # Up to the sign of whole columns, which is fixed by the largest entry.
@@ -50,15 +63,21 @@ def test_factors_are_the_right_singular_vectors_strongest_first(
     assert (found[np.abs(found).argmax(axis=0), range(4)] > 0).all()
 
 
-@pytest.mark.parametrize("power", [0.0, 0.3, 1.0])
-def test_lengths_are_tempered_and_directions_kept(matrix: npt.NDArray[np.float64], power: float) -> None:
-    plain, tempered = (factors_of(matrix, num_factors=3, power=exponent) for exponent in (1.0, power))
-    lengths = np.linalg.norm(plain, axis=1)
-    assert lengths.max() == pytest.approx(1)
-    expected = np.append([0.0], lengths[1:] ** power)
-    np.testing.assert_allclose(np.linalg.norm(tempered, axis=1), expected, rtol=1e-4)
-    cosines = np.sum(plain[1:] * tempered[1:], axis=1) / (lengths[1:] * expected[1:])
-    np.testing.assert_allclose(cosines, 1, atol=1e-5)
+@pytest.mark.parametrize(("user_power", "item_power"), [(0.0, 0.0), (0.25, 0.3), (0.5, 0.5), (1.0, 0.0)])
+def test_scores_are_those_of_the_scaled_matrix(
+    matrix: npt.NDArray[np.float64], user_power: float, item_power: float
+) -> None:
+    """By hand: the history, scaled, through the first singular vectors, and scaled back."""
+    found = all_of(matrix, num_factors=4, user_power=user_power, item_power=item_power)
+    of_user, of_item = (np.maximum(matrix.sum(axis=axis), 1) for axis in (1, 0))
+    scaled = matrix / of_user[:, None] ** user_power / of_item**item_power
+    right = np.linalg.svd(scaled)[2][:4]
+    expected = (matrix / of_item**item_power) @ right.T @ right * of_item**item_power
+
+    scores = (matrix * found.weights) @ found.own @ found.own.T
+
+    assert np.linalg.norm(found.own, axis=1).max() == pytest.approx(1)
+    np.testing.assert_allclose(scores[1:] / scores[1:].max(), expected[1:] / expected[1:].max(), atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_the_same_factors(matrix: npt.NDArray[np.float64]) -> None:
@@ -69,10 +88,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_the_same_factors(matr
 
 def test_a_pair_counts_once_however_often_it_is_given() -> None:
     users, items = np.array([1, 1, 2, 2, 3, 3]), np.array([1, 2, 1, 3, 2, 3])
-    sizes = {"num_user_rows": 4, "num_item_rows": 4, "num_factors": 2, "power": 0.5, "seed": 1}
-    once = item_factors(users, items, **sizes)
-    repeated = item_factors(np.append(users, [1, 1]), np.append(items, [1, 1]), **sizes)
-    assert once.tobytes() == repeated.tobytes()
+    sizes = {"num_user_rows": 4, "num_item_rows": 4, "num_factors": 2, "seed": 1}
+    powers = {"user_power": 0.25, "item_power": 0.3}
+    once = item_factors(users, items, **sizes, **powers)
+    repeated = item_factors(np.append(users, [1, 1]), np.append(items, [1, 1]), **sizes, **powers)
+    assert once.own.tobytes() == repeated.own.tobytes()
+    assert once.weights.tobytes() == repeated.weights.tobytes()
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -83,7 +104,7 @@ def test_factors_beyond_the_rank_and_of_items_without_users_are_zero(num_users: 
     for user in range(1, num_users):
         kind = user % 3
         matrix[user, [1 + 2 * kind, 2 + 2 * kind]] = 1
-    found = factors_of(matrix, num_factors=6, power=power)
+    found = factors_of(matrix, num_factors=6, user_power=power, item_power=power)
     assert np.linalg.matrix_rank(found) == 3
     assert (found[:, 3:] == 0).all()
     assert (found[[0, 7, 8, 9]] == 0).all()

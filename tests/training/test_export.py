@@ -12,7 +12,7 @@ from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs
 from features.kinds import InputSpec
 from features.schema import Tower
 from serving.retrieval.exported_tower import ExportedTower
-from towers.co_purchase import with_factors
+from towers.co_purchase import ItemFactors, with_factors
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented
 from towers.history import weighted_mean
@@ -60,7 +60,8 @@ def deep(encoder: Encoder) -> TwoTower:
 def with_co_purchases(encoder: Encoder) -> TwoTower:
     factors = np.random.default_rng(4).normal(0, 0.3, (len(encoder.item_ids), 5)).astype(np.float32)
     factors[0] = 0
-    return with_factors(trained_alike(deep(encoder)), factors, weight=0.7)
+    weights = np.linspace(0, 1, len(factors)).astype(np.float32)
+    return with_factors(trained_alike(deep(encoder)), ItemFactors(factors, weights), weight=0.7)
 
 
 def augmented_and_guessing(encoder: Encoder) -> TwoTower:

@@ -153,7 +153,7 @@ class _Single:
                     weight.step()
             refresh_fallbacks(towers)
 
-        steps = training.epochs * max(1, round(int(plan.item_counts.sum()) / training.batch_size))
+        steps = training.epochs * max(1, round(int(self.data.item_counts.sum()) / training.batch_size))
         title = " ".join(part for part in (self.data.name, name) if part)
         with progress(f"training ({title})", total=steps) as advance:
             reports = fit(
@@ -232,7 +232,7 @@ class _Single:
             queue_size=negatives.queue_size,
             sources=self._sources(mined),
             known=self.data.known,
-            item_counts=self.data.item_counts,
+            num_item_rows=len(self.encoder.item_ids),
             catalogue_size=len(self.encoder.item_ids) - 1,
             correct=training.log_q != "none",
             frequency=None

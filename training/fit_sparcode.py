@@ -248,7 +248,7 @@ def fit_sparcode(
 
     found = [evaluated(sparcode)]
     title = f"{data.name} sparcode"
-    steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
+    steps = settings.epochs * max(1, round(int(data.item_counts.sum()) / settings.batch_size))
     with progress(f"training ({title})", total=steps) as advance:
         fit(
             model,
@@ -368,7 +368,7 @@ def _plan(settings: SparCodeFitConfig, encoder: Encoder, data: TrainingData) -> 
         queue_size=0,
         sources=[uniform(num=settings.num_uniform)],
         known=data.known,
-        item_counts=data.item_counts,
+        num_item_rows=len(encoder.item_ids),
         catalogue_size=len(encoder.item_ids) - 1,
         correct=settings.log_q != "none",
         frequency=None,

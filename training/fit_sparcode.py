@@ -11,7 +11,6 @@ Source: Su et al. (SparCode), SIGIR 2023, section 3.5.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import tensorflow_recommenders as tfrs
 import tf_keras
 
 from artefacts.console import console, progress
+from artefacts.files import json_text
 from features.encoding import Encoder, Inputs
 from serving.sparcode import interactions as serving_interactions
 from serving.sparcode.codebook import Codebook
@@ -294,7 +294,7 @@ def export_sparcode(sparcode: SparCode, folder: Path) -> None:
     Codebook(sparcode.quantizer.codebooks.numpy()).save(folder / CODEBOOK)
     save_interaction(folder / INTERACTION, _kind(sparcode.interaction), sparcode.interaction.arrays())
     shape = Shape(sparcode.width, sparcode.num_user_tokens, sparcode.num_item_tokens, float(sparcode.bias))
-    (folder / SHAPE).write_text(json.dumps(asdict(shape), indent=2))
+    (folder / SHAPE).write_text(json_text(asdict(shape), indent=2))
 
 
 def interaction_of(sparcode: SparCode) -> serving_interactions.Interaction:

@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from artefacts.console import held_back
-from artefacts.files import replace_text
+from artefacts.files import json_text, replace_text
 from artefacts.paths import CUTTING, RunPaths
 from features import columns
 from features.forgotten import Forgotten, are_of, name_any
@@ -215,7 +215,7 @@ def _told_less(text: str, pattern: re.Pattern[str], *, indent: int | None) -> st
         # A half line of a run that was killed.
         return "" if pattern.search(text) else text
     changed = _without_messages(plain, pattern, told=False)
-    return text.rstrip("\n") if changed == plain else json.dumps(changed, indent=indent, ensure_ascii=False)
+    return text.rstrip("\n") if changed == plain else json_text(changed, indent=indent, ensure_ascii=False)
 
 
 def _without_messages(value: Any, pattern: re.Pattern[str], *, told: bool) -> Any:

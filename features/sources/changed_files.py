@@ -7,7 +7,6 @@ read for it, for the first of equal events may lie in any of them.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import json_text, json_value
 from features import columns
 from features.forgotten import NOBODY, Forgotten
 from features.sources import events, summary, write_events
@@ -91,7 +91,7 @@ class Ledger:
             "reading": self.reading,
             "files": {name: asdict(facts) for name, facts in self.files.items()},
         }
-        (temporary / "ledger.json").write_text(json.dumps(plain), encoding="utf-8")
+        (temporary / "ledger.json").write_text(json_text(plain), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
 
@@ -99,7 +99,7 @@ class Ledger:
     def load(cls, folder: Path, *, tables: str, reading: str) -> Ledger | None:
         """Reads it; None where there is none, or one of other tables or another way of reading."""
         path = folder / "ledger.json"
-        plain = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        plain = json_value(path.read_text(encoding="utf-8")) if path.exists() else {}
         if (plain.get("format"), plain.get("tables"), plain.get("reading")) != (FORMAT, tables, reading):
             return None
         ids = (pq.read_table(folder / "user_ids.parquet"), pq.read_table(folder / "item_ids.parquet"))

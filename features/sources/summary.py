@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from artefacts.files import json_text
 
 
 @dataclass(frozen=True)
@@ -82,5 +83,5 @@ class IngestSummary:
     def to_json(self, schema: Mapping[str, Any]) -> str:
         """The text of `manifest.json`, with the columns that were read."""
         return (
-            json.dumps({"format": 1, **asdict(self), "schema": schema}, indent=2, default=dt.datetime.isoformat) + "\n"
+            json_text({"format": 1, **asdict(self), "schema": schema}, indent=2, default=dt.datetime.isoformat) + "\n"
         )

@@ -36,6 +36,7 @@ from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig
 from training.data.batches import ITEM_PREFIX, LOG_Q, MASK, USER_PREFIX, WEIGHT, Batch, BatchPlan, epoch_batches
+from training.data.not_finite import cause_of
 from training.data.training_data import TrainingData
 from training.fit import Fitted, Report
 from training.held_out import WarmStart, state_file
@@ -260,6 +261,7 @@ def fit_sparcode(
             on_step=lambda loss: advance(1),
             on_epoch=lambda epoch_report: report(title, epoch_report),
             saved={"quantizer": sparcode.quantizer},
+            cause_of=lambda batch: cause_of(batch, encoder),
         )
     save_state(state_of(carried, optimizer), state_file(folder, STATE))
     return join(_refitted(sparcode, users)), found

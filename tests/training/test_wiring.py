@@ -197,6 +197,10 @@ def test_a_key_of_mining_reaches_its_setting(key: str, monkeypatch: pytest.Monke
     assert given[1] != given[0]
 
 
+def test_a_loss_that_is_not_finite_is_explained_in_each_fit() -> None:
+    assert {"fit.cause_of", "sparcode fit.cause_of"} <= unchanged("everything").keys()
+
+
 def keys_of(section: type[Section], prefix: str) -> Iterator[str]:
     """The dotted keys of a section and of those in it."""
     for name, field in section.model_fields.items():

@@ -75,10 +75,15 @@ def load_span(
         reward: What an example counts, one of `training.data.example_weights.REWARDS`.
         reward_power: Exponent that tempers it.
         keep: Which examples of a day are taken, by the rows of their users; None takes all.
+
+    Raises:
+        ValueError: A reward or a value is not finite; the message has the day and the first user and item.
     """
-    parts = [
-        _encode_day(examples.Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward) for day in days
-    ]
+    parts = []
+    for day in days:
+        parts.append(_encode_day(examples.Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward))
+        if reward != "none":
+            _check_rewards(parts[-1], folder / str(day), encoder, nan_is_missing=reward == "value")
     if keep is not None:
         parts = [_kept(part, keep(day, _example_users(part))) for day, part in zip(days, parts, strict=True)]
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
@@ -332,6 +337,24 @@ def _encode_day(day: examples.Day, encoder: Encoder, *, only_first: bool, reward
         weight=events.column(columns.VALUE if reward == "value" else columns.REWARD).to_numpy().astype(np.float32),
     )
     return _kept(span, events.column(examples.FIRST_MEETING).to_numpy()) if only_first else span
+
+
+def _check_rewards(span: Span, path: Path, encoder: Encoder, *, nan_is_missing: bool) -> None:
+    bad = np.isinf(span.weight) if nan_is_missing else ~np.isfinite(span.weight)
+    if bad.any():
+        first = int(bad.argmax())
+        named = [
+            ids.ids([row]) if 0 < row < len(ids) else ["unknown"]
+            for ids, row in (
+                (encoder.user_ids, _example_users(span)[first]),
+                (encoder.item_ids, _ids(span.items, columns.ITEM_ID)[span.item_row[first]]),
+            )
+        ]
+        raise ValueError(
+            f"{path}: {bad.sum():,} of {len(bad):,} rewards or values are not finite, first that of user {named[0][0]} "
+            f"and item {named[1][0]}, {span.weight[first]:g}; correct the event in the source, or set "
+            "training.reward: none"
+        )
 
 
 def _kept(span: Span, chosen: npt.NDArray[np.bool_]) -> Span:

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 
 class IndexConfig(Section):
-    """The HNSW index over the item vectors."""
+    """The index over the item vectors: an HNSW graph, or exact search where that finds too little and is cheap."""
 
     m: int = Field(16, ge=2)
-    """Links per node."""
+    """Links per node of the graph; doubled where no beam finds enough."""
     ef_construction: int = Field(200, ge=1)
     """Beam width while building."""
-    ef_search: int = Field(400, ge=1)
-    """Beam width while searching; raised to k where a list is longer."""
+    ef_search: int | None = Field(None, ge=1)
+    """Beam width while searching, raised to k where a list is longer; null takes the narrowest that finds
+    `target_recall`, which is measured when the index is built."""
+    target_recall: float = Field(0.98, gt=0, le=1)
+    """Recall against exact search, with the weights on, that the beam is chosen for."""
     num_queries: int = Field(1000, ge=1)
     """Users whose lists are compared with exact search, at most."""
     weight: Literal["none", "value", "margin"] = "none"
@@ -33,7 +36,8 @@ class IndexConfig(Section):
     """Recall against exact search, with the weights on, below which the index is refused."""
     form: str | None = None
     """Backend of the index, a name in `INDEXES` of `serving/retrieval/index.py`; null takes the form of the HNSW graph
-    that suits the spread of the business weights, and the other one where it finds too little."""
+    that suits the spread of the business weights, the other one where it finds too little, and exact search where both
+    do and the catalogue is small enough."""
 
 
 class BeamConfig(Section):
@@ -89,7 +93,7 @@ class MineSections:
     mined_band: tuple[int, int] = read("training.negatives.mined_band")
     mined_per_user: int = read("training.negatives.mined_per_user")
     near_duplicate: float = read("training.negatives.near_duplicate")
-    ef_search: int = read("index.ef_search")
+    ef_search: int | None = read("index.ef_search")
     max_fetch: int = read("serving.max_fetch")
 
 

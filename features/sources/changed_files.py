@@ -23,7 +23,7 @@ from features.sources import events, summary, write_events
 from features.sources.quarantine import SCHEMA, Quarantine, Reason
 from features.sources.raw import Chunk, RawTable, SourcePart
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class PartFacts:
         days: Day numbers of its usable events, ascending.
         latest: Its latest usable event, microseconds since 1970; None where there is none.
         num_forgotten: Rows left out because they are of somebody who is forgotten.
+        num_other_lines: Lines that are no row.
     """
 
     size: int
@@ -51,6 +52,7 @@ class PartFacts:
     days: Sequence[int]
     latest: int | None
     num_forgotten: int = 0
+    num_other_lines: int = 0
 
     @property
     def num_faults(self) -> int:
@@ -182,6 +184,7 @@ class EventsRead:
         num_rows: Event rows of the source, with those that were not read again.
         num_filtered: Of those, filtered by their reward.
         num_forgotten: Of those, left out because they are of somebody who is forgotten.
+        num_other_lines: Lines of the source that are no row.
         days: What is in the day files.
         ids: Users and items of the events, as `IdDays.table` gives them.
         files: What is in each file of the source; empty where it is one file.
@@ -190,6 +193,7 @@ class EventsRead:
     num_rows: int
     num_filtered: int
     num_forgotten: int
+    num_other_lines: int
     days: dict[dt.date, summary.DayFacts]
     ids: tuple[pa.Table, pa.Table]
     files: Mapping[str, PartFacts]
@@ -233,7 +237,7 @@ class EventReader:
         ids = (write_events.IdDays(), write_events.IdDays())
         same = _none_stays(before)
         days = write_events.write_days(spill, self.folder / "events", quarantine=self.quarantine, before=same, ids=ids)
-        numbers = (counts.num_rows, counts.num_filtered, counts.num_forgotten)
+        numbers = (counts.num_rows, counts.num_filtered, counts.num_forgotten, counts.num_other_lines)
         return EventsRead(*numbers, days, (ids[0].table(), ids[1].table()), {})
 
     def _read_parts(self, spill: write_events.DaySpill, before: Before | None) -> EventsRead:
@@ -273,6 +277,7 @@ class EventReader:
             sum(facts.num_rows for facts in files.values()),
             sum(facts.num_filtered for facts in files.values()),
             sum(facts.num_forgotten for facts in files.values()),
+            sum(facts.num_other_lines for facts in files.values()),
             write_events.write_days(spill, self.folder / "events", quarantine=self.quarantine, before=stay, ids=ids),
             (ids[0].table(), ids[1].table()),
             files,
@@ -293,6 +298,7 @@ class EventReader:
             sorted(counts.days),
             counts.latest,
             counts.num_forgotten,
+            counts.num_other_lines,
         )
 
     def _spill(self, read: Callable[[int], Iterator[Chunk]], spill: write_events.DaySpill) -> write_events.Counts:

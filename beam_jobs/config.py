@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ByteSize, Field, model_validator
 
 from artefacts.config import Section, read
+from artefacts.secrets import check_none_in_clear, resolved
 from serving.config import SparCodeRecallConfig
 
 if TYPE_CHECKING:
@@ -46,16 +47,22 @@ class BeamConfig(Section):
     runner: str = "FnApiRunner"
     """Any Beam runner; FnApiRunner runs in this process and needs no download."""
     options: tuple[str, ...] = ()
-    """Further pipeline options, as on Beam's command line."""
+    """Further pipeline options, as on Beam's command line; a secret is named, as `${NAME}`."""
     shards: int = Field(4, ge=1)
     """Parts that users and items are cut into; one part is one unit of work."""
+
+    @model_validator(mode="after")
+    def _names_secrets(self) -> BeamConfig:
+        """Refuses secrets in clear."""
+        check_none_in_clear(self.options, key="options")
+        return self
 
     def pipeline_options(self) -> PipelineOptions:
         """The same for Beam."""
         # A second to import, which the command line should not pay at its start.
         from apache_beam.options.pipeline_options import PipelineOptions
 
-        return PipelineOptions([f"--runner={self.runner}", *self.options])
+        return PipelineOptions([f"--runner={self.runner}", *resolved(self.options)])
 
 
 class SparCodeTablesConfig(SparCodeRecallConfig):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from artefacts import files, locks
 from features.encoding import Encoder
-from features.schema import Schema
+from features.schema import Schema, plural
 from serving.bundles import bundle as layout
 from serving.bundles import folder as history
 from serving.bundles.folder import no_folder, published
@@ -225,7 +225,7 @@ def model_card(manifest: Manifest) -> str:
         f"# {facts.dataset}, bundle {manifest.bundle_version}",
         "",
         "Proposes items for users: a two-tower model finds items near the user's vector; the user's own repeated "
-        "purchases and popular items complete the list.",
+        f"{plural(manifest.dataset_schema.event_name)} and popular items complete the list.",
         "",
         "## Data",
         "",

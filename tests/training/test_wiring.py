@@ -187,6 +187,8 @@ def test_a_key_reaches_the_parameters_that_it_names_and_no_others(name: str, key
 def test_a_key_of_mining_reaches_its_setting(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, (value, name) = MagicMock(side_effect=KeyboardInterrupt), MINING[key]
     monkeypatch.setattr(beam_steps, "previous_fit", MagicMock())
+    monkeypatch.setattr(beam_steps, "IndexReport", MagicMock())
+    monkeypatch.setattr(beam_steps.json, "loads", lambda text: {})
     monkeypatch.setattr(beam_steps.mine_negatives, "MiningSettings", settings)
     given = []
     for overrides in ({}, {key: value}):

@@ -62,6 +62,8 @@ def print_daily(reports: Sequence[Report], console: Console) -> None:
     for report in reports:
         title = f"{report.title}: {report.num_users:,} users with something relevant"
         _print_table(console, title, daily_columns(report), report)
+    if first.notes:
+        _print_lines(console, ["", *(f"note: {note}" for note in first.notes)])
 
 
 def print_comparison(report: Report, console: Console) -> None:

@@ -258,10 +258,10 @@ MUTANTS = (
         "arrivals",
     ),
     Mutant(
-        "factor-power-for-weight",
+        "factor-powers-swapped",
         "with_factors_of",
-        "weight=towers.factor_weight",
-        "weight=towers.factor_power",
+        "user_power=towers.factor_user_power",
+        "user_power=towers.factor_item_power",
         "arrivals",
     ),
     Mutant(

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
+from evaluation.metrics import find_hits, recall_at_k
 from features.encoding import Encoder
+from serving.retrieval import exact
 from towers.co_purchase import ItemFactors, with_factors
 from towers.two_tower import TwoTower
 from training.config import TowerConfig
@@ -23,6 +25,11 @@ Floats = npt.NDArray[np.float32]
 
 # Singular values of a float32 matrix that are smaller, relative to the largest, are 0 up to rounding.
 RELATIVE_TOLERANCE = 1e-3
+
+UNCHOSEN_WEIGHT = 8.0
+"""What factors count where no validation days choose it."""
+WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""What is chosen from."""
 
 
 def item_factors(
@@ -113,7 +120,43 @@ def with_factors_of(
         item_power=towers.factor_item_power,
         seed=seed,
     )
-    return lambda learned: with_factors(learned, factors, weight=towers.factor_weight)
+    weight = UNCHOSEN_WEIGHT if towers.factor_weight is None else towers.factor_weight
+    return lambda learned: with_factors(learned, factors, weight=weight)
+
+
+def recall_by_weight(
+    user_vectors: Floats,
+    item_vectors: Floats,
+    *,
+    learned_width: int,
+    seen: sparse.csr_array,
+    relevant: sparse.csr_array,
+    k: int,
+) -> dict[float, float]:
+    """Recall with each weight that the factors may have.
+
+    The towers are fitted without the factors, so that another weight only scales coordinates of the user vectors.
+
+    Args:
+        user_vectors: [U, D + F + 1] float32, with factors at `UNCHOSEN_WEIGHT`.
+        item_vectors: [N, D + F + 1] float32.
+        learned_width: D.
+        seen: [U, N], items that are left out of a user's list.
+        relevant: [U, N], what is to be found.
+        k: Length of the lists.
+
+    Returns:
+        Weight, ascending -> mean recall@k over the users with something relevant, 0 where there is none.
+    """
+    users = np.flatnonzero(np.diff(relevant.indptr))
+    found = {}
+    for weight in WEIGHTS:
+        # The length of a user vector changes no order.
+        scaled = user_vectors[users]
+        scaled[:, learned_width:] *= weight / UNCHOSEN_WEIGHT
+        rows, _ = exact.search(scaled, item_vectors, k=k, exclude=seen[users])
+        found[weight] = float(np.mean(recall_at_k(find_hits(rows, relevant[users]), k))) if len(users) else 0.0
+    return found
 
 
 def _without_sign(right: Floats) -> Floats:

@@ -54,8 +54,9 @@ class TowerConfig(Section):
     """Width of all tables and of the learned vectors (D)."""
     factor_dim: int = Field(64, ge=0)
     """Co-purchase factors that are appended to the learned vector (F); 0 leaves them out."""
-    factor_weight: float = Field(2.0, gt=0)
-    """What the factors count compared with the learned vector."""
+    factor_weight: float | None = Field(None, gt=0)
+    """What the factors count compared with the learned vector; null chooses it by recall on the validation days of the
+    last full fit, and takes 8 where there are none."""
     factor_user_power: float = Field(0.25, ge=0, le=1)
     """How much less a pair of an active user counts in the factors: by the number of its pairs to this power."""
     factor_item_power: float = Field(0.3, ge=0, le=1)

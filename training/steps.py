@@ -32,7 +32,7 @@ from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import FOLDER
 from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
-from training.co_purchase import with_factors_of
+from training.co_purchase import recall_by_weight, with_factors_of
 from training.config import TrainingConfig, TrainSections
 from training.data.training_data import (
     catalogue_inputs,
@@ -137,12 +137,14 @@ def _of_new_days(sections: TrainSections, parent: Parent) -> TrainSections:
     """What a warm start reads differently."""
     epochs = sections.warm_epochs
     training = sections.training.model_copy(update={"epochs": epochs, "checkpoint_every_epochs": 1})
-    sparcode = sections.sparcode
+    before, towers, sparcode = read_lineage(parent.model), sections.towers, sections.sparcode
+    if towers.factor_weight is None:
+        towers = towers.model_copy(update={"factor_weight": before.get("factor_weight")})
     if sparcode is not None:
         # Where the last full retrain did best without a fit of SparCode, the nights after it make none either.
-        unfitted = read_lineage(parent.model).get("sparcode_epochs") == 0
+        unfitted = before.get("sparcode_epochs") == 0
         sparcode = sparcode.model_copy(update={"epochs": 0 if unfitted else epochs})
-    return replace(sections, training=training, sparcode=sparcode)
+    return replace(sections, towers=towers, training=training, sparcode=sparcode)
 
 
 def _encoder(
@@ -166,10 +168,35 @@ def _validate(
     relevant = first_meetings(encoder, paths, since=held_out)
     phase = Phase("validation", earlier, held_out, relevant)
     fitted, sparcode, evaluations = _fit(sections, paths, encoder, phase, folder)
+    if sections.towers.factor_dim and sections.towers.factor_weight is None:
+        weight = _best_factor_weight(sections, paths, encoder, phase, fitted)
+        sections = replace(sections, towers=sections.towers.model_copy(update={"factor_weight": weight}))
     if sparcode is not None and sections.sparcode is not None and sections.sparcode.choose_epochs:
         epochs = _best_epochs(evaluations, f"recall_at_{max(sections.ks)}")
         sections = replace(sections, sparcode=sections.sparcode.model_copy(update={"epochs": epochs}))
     return {"validation": fitted.reports}, sections
+
+
+def _best_factor_weight(
+    sections: TrainSections, paths: RunPaths, encoder: Encoder, phase: Phase, fitted: Fitted
+) -> float:
+    """The weight of the co-purchase factors with the best validation recall."""
+    assert phase.relevant is not None
+    known = known_positives(encoder, paths, before=phase.moment)
+    evaluation = _evaluation(sections, paths, encoder, phase, known)
+    k = max(sections.ks)
+    found = recall_by_weight(
+        embed(fitted.towers.user, evaluation.users),
+        embed(fitted.towers.item, evaluation.items),
+        learned_width=int(fitted.learned.user.output.shape[-1]),
+        seen=evaluation.seen,
+        relevant=phase.relevant,
+        k=k,
+    )
+    best = max(found, key=lambda weight: found[weight])
+    listed = ", ".join(f"{weight:g}: {recall:.4f}" for weight, recall in found.items())
+    console.console().print(f"  factors count {best:g} times the learned vector; recall@{k} by weight: {listed}")
+    return best
 
 
 def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
@@ -205,6 +232,7 @@ def _lineage(
         "full_fit": since,
         "held_out_share": 0.0 if held is None else held.share,
         "sparcode_epochs": epochs,
+        "factor_weight": sections.towers.factor_weight,
     }
 
 

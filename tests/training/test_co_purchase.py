@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import sparse
 
 from towers.co_purchase import ItemFactors
-from training.co_purchase import item_factors
+from training.co_purchase import UNCHOSEN_WEIGHT, WEIGHTS, item_factors, recall_by_weight
 
 NUM_USERS, NUM_ITEMS = 30, 12
 
@@ -127,3 +128,33 @@ def test_the_smallest_data_gives_factors(matrix: list[list[float]], met: list[in
     expected = np.zeros((len(matrix[0]), 5))
     expected[met, 0] = 1
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("useful", "best"), [("factors", max(WEIGHTS)), ("learned", min(WEIGHTS))])
+def test_the_weight_goes_to_what_finds_more(useful: str, best: float) -> None:
+    """One part of the vectors points at what is relevant, the other one at random."""
+    rng = np.random.default_rng(5)
+    right, wrong = rng.normal(size=(40, 8)), rng.normal(size=(40, 8))
+    items = np.concatenate([right, wrong] if useful == "learned" else [wrong, right], axis=1).astype(np.float32)
+    users = np.concatenate(
+        [right, rng.normal(size=(40, 8))] if useful == "learned" else [rng.normal(size=(40, 8)), right], axis=1
+    ).astype(np.float32)
+    users[:, 8:] *= UNCHOSEN_WEIGHT
+    relevant = sparse.csr_array(np.eye(40, dtype=bool))
+    seen = sparse.csr_array((40, 40), dtype=np.float32)
+
+    found = recall_by_weight(users, items, learned_width=8, seen=seen, relevant=relevant, k=3)
+
+    assert list(found) == list(WEIGHTS)
+    assert found[best] == max(found.values()) > 0.9
+    assert found[max(WEIGHTS)] != found[min(WEIGHTS)]
+
+
+def test_weights_have_no_recall_without_anything_relevant() -> None:
+    nothing = sparse.csr_array((3, 4), dtype=bool)
+    vectors = np.ones((3, 2), np.float32), np.ones((4, 2), np.float32)
+    seen = sparse.csr_array((3, 4), dtype=np.float32)
+
+    found = recall_by_weight(*vectors, learned_width=1, seen=seen, relevant=nothing, k=2)
+
+    assert set(found.values()) == {0.0}

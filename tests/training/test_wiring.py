@@ -45,7 +45,8 @@ FULL_FIT: dict[str, Change] = {
     "towers.embedding_dim": (7, "build_two_tower.embedding_dim", "AugmentedTable.width"),
     "towers.factor_dim": (8, "item_factors.num_factors"),
     "towers.factor_weight": (3.5, "with_factors.weight"),
-    "towers.factor_power": (0.25, "item_factors.power"),
+    "towers.factor_user_power": (0.35, "item_factors.user_power"),
+    "towers.factor_item_power": (0.45, "item_factors.item_power"),
     "towers.hidden_units": ((6, 4), "build_two_tower.hidden_units"),
     "towers.history_encoder": ("toy_encoder", "~mean.*"),
     "towers.history_power": (0.75, "mean.power"),
@@ -159,7 +160,7 @@ MINING: dict[str, tuple[object, str]] = {
     "training.negatives.near_duplicate": (0.6, "near_duplicate"),
 }
 # Read by the nightly run, not by the fit.
-NIGHTLY = {"daily.full_every_days", "daily.keep_exposure_days"}
+NIGHTLY = {"daily.full_every_days", "daily.keep_exposure_days", "daily.detectable_fall"}
 
 
 @cache

@@ -214,12 +214,16 @@ def recommend(
         str | None,
         typer.Option(
             callback=_registered,
-            help=f"What finds the items: {', '.join(retriever_names())}; the file's choice if left out.",
+            help=f"What finds the items: {', '.join(retriever_names())}; what the bundle serves if left out.",
         ),
     ] = None,
     exclude_bought: Annotated[
-        bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--exclude-bought/--allow-bought",
+            help="Leave out what the user has bought, or not; what suits the bundle if left out.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,

@@ -53,7 +53,8 @@ def print_daily(reports: Sequence[Report], console: Console) -> None:
         f"{first.dataset}: cut {first.cuts[0]}, the {first.window_days} days after it, read once; "
         f"{first.num_all_users:,} users, {first.num_items:,} items, intervals of {1 - first.alpha:.0%}"
     )
-    _print_lines(console, [text])
+    # What was tried besides is on the page.
+    _print_lines(console, [text, *first.notes[:1]])
     for report in reports:
         title = f"{report.task}: {report.num_users:,} users with something relevant"
         _print_table(console, title, daily_columns(report), report)

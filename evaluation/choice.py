@@ -5,7 +5,7 @@ B users who are compared, N items of the catalogue, C candidates, W distinct ite
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -30,12 +30,19 @@ RANK_CONSTANTS = (1.0, 5.0, 20.0, 60.0)
 POPULARITY, REPEAT, TWO_TOWER = "popularity", "repeat", "two_tower"
 
 Floats = npt.NDArray[np.float64]
+Measure = Callable[[metrics.Hits], Floats]
+_MEASURES: Mapping[str, Callable[[metrics.Hits, int], Floats]] = {
+    "ndcg": metrics.ndcg_at_k,
+    "recall": metrics.recall_at_k,
+    "mrr": lambda hits, k: metrics.reciprocal_rank(hits),
+}
 
 
 def choose(
     ranking: RankingConfig,
     paths: RunPaths,
     *,
+    k: int,
     seed: int,
     earlier: RunPaths | None = None,
     before: served.Choice | None = None,
@@ -48,14 +55,17 @@ def choose(
     Args:
         ranking: What is configured.
         paths: Of the day.
+        k: Places of a list that count.
         seed: Of the draw of users.
         earlier: The fit that the day's is a warm start from; None where the day's own fit held days out.
         before: What the previous night's bundle serves; None where there is none.
     """
     fallback = served.settled(ranking, served.DEFAULT if before is None else before)
 
+    name = ranking.choice_metric if ranking.choice_metric == "mrr" else f"{ranking.choice_metric}@{k}"
+
     def without_comparison(why: str, num_users: int = 0) -> served.Served:
-        return _served(fallback, ranking, why, num_users)
+        return served.Served(**vars(fallback), why=why, metric=name, num_users=num_users)
 
     candidates = list(candidates_of(ranking))
     if len(candidates) < 2:
@@ -70,8 +80,10 @@ def choose(
             f"{window.end_day}, and fewer than {LEAST_USERS} show nothing",
             len(window.users),
         )
-    values = evaluate(candidates, window, ranking)
-    return pick(candidates, values, ranking, window, before=None if before is None else fallback)
+    measure = _MEASURES[ranking.choice_metric]
+    values = evaluate(candidates, window, lambda hits: measure(hits, k), k=k, depth=ranking.fusion_depth)
+    found = pick(candidates, values, metric=name, before=None if before is None else fallback)
+    return replace(found, why=f"{found.why}, on {window.first_day} up to {window.end_day}")
 
 
 def served_by(bundle: Path) -> served.Choice | None:
@@ -119,20 +131,22 @@ def _weights(ranking: RankingConfig, *, exclude_known: bool) -> Iterator[Mapping
             yield {first: 1.0, second: ratio} if ratio <= 1 else {first: round(1 / ratio, 1), second: 1.0}
 
 
-def evaluate(candidates: Sequence[served.Choice], window: Window, ranking: RankingConfig) -> Floats:
-    """The metric of each candidate and user: [C, B] float64."""
-    name, _, _ = ranking.choice_metric.partition("@")
+def evaluate(candidates: Sequence[served.Choice], window: Window, measure: Measure, *, k: int, depth: int) -> Floats:
+    """The metric of each candidate and user: [C, B] float64.
+
+    Args:
+        candidates: C of them.
+        window: B users.
+        measure: The metric, from hits among the first k.
+        k: Places of a list that count.
+        depth: Length of the lists that are fused.
+    """
     found = np.zeros((len(candidates), len(window.users)))
-    for exclude_known in (False, True):
-        lists = FusedLists.of(replace(window.users, exclude_known=exclude_known), window, ranking.fusion_depth)
+    for exclude_known in sorted({candidate.exclude_known for candidate in candidates}):
+        lists = FusedLists.of(replace(window.users, exclude_known=exclude_known), window, depth)
         for number, candidate in enumerate(candidates):
             if candidate.exclude_known == exclude_known:
-                hits = lists.hits(candidate, ranking.choice_k)
-                found[number] = (
-                    metrics.reciprocal_rank(hits)
-                    if name == "mrr"
-                    else getattr(metrics, f"{name}_at_k")(hits, ranking.choice_k)
-                )
+                found[number] = measure(lists.hits(candidate, k))
     return found
 
 
@@ -214,9 +228,8 @@ class FusedLists:
 def pick(
     candidates: Sequence[served.Choice],
     values: Floats,
-    ranking: RankingConfig,
-    window: Window,
     *,
+    metric: str,
     before: served.Choice | None,
 ) -> served.Served:
     """The choice among candidates that were compared, and what was tried.
@@ -224,8 +237,7 @@ def pick(
     Args:
         candidates: C of them.
         values: [C, B] the metric of each and every user.
-        ranking: What is configured.
-        window: The days.
+        metric: Its name.
         before: What was served so far.
     """
     means, num_users = values.mean(axis=1), values.shape[1]
@@ -239,10 +251,9 @@ def pick(
     parts = np.array([_num_parts(candidate) for candidate in candidates])
     simplest = as_good[parts[as_good] == parts[as_good].min()]
     chosen = same[0] if same else int(simplest[means[simplest].argmax()])
-    days = f"{num_users:,} users from {window.first_day} up to {window.end_day}"
-    why = f"{ranking.choice_metric} {means[chosen]:.4f} on {days}"
+    why = f"{metric} {means[chosen]:.4f} of {num_users:,} users"
     if chosen != best:
-        how = "it was served before" if same else "it is simpler"
+        how = "served before" if same else "simpler"
         why += f"; {how}, and chance may explain the {means[best]:.4f} of {candidates[best]}"
     tried = [
         served.Tried(
@@ -254,7 +265,8 @@ def pick(
         )
         for number in _best_of_each_kind(candidates, means, chosen)
     ]
-    return _served(_with_fusion(chosen, candidates, means), ranking, why, num_users, tried)
+    choice = _with_fusion(chosen, candidates, means)
+    return served.Served(**vars(choice), why=why, metric=metric, num_users=num_users, tried=tuple(tried))
 
 
 def _kind(choice: served.Choice) -> tuple[object, ...]:
@@ -294,22 +306,3 @@ def _with_fusion(chosen: int, candidates: Sequence[served.Choice], means: Floats
         return choice
     best = candidates[max(fused, key=lambda number: means[number])]
     return replace(best, retriever=choice.retriever)
-
-
-def _served(
-    choice: served.Choice,
-    ranking: RankingConfig,
-    why: str,
-    num_users: int,
-    tried: Sequence[served.Tried] = (),
-) -> served.Served:
-    return served.Served(
-        choice.retriever,
-        choice.fusion_weights,
-        choice.fusion_rank_constant,
-        choice.exclude_known,
-        why=why,
-        metric=ranking.choice_metric,
-        num_users=num_users,
-        tried=tuple(tried),
-    )

@@ -63,16 +63,10 @@ class RankingConfig(Section):
     """The larger, the less the first places of a list weigh; `auto` as above."""
     exclude_known: Literal["auto"] | bool = "auto"
     """Whether items that the user has met are kept out when the request does not say; `auto` as above."""
-    choice_metric: str = Field("ndcg@100", pattern=r"^((recall|ndcg|hit_rate|precision)@[1-9][0-9]*|mrr)$")
-    """What `auto` compares, over all events of the days held out: a metric of `evaluation.metrics`."""
+    choice_metric: Literal["ndcg", "recall", "mrr"] = "ndcg"
+    """What `auto` compares, over all events of the days held out, at the longest of evaluation.ks."""
     fusion_depth: int = Field(200, ge=1)
     """Length of the lists that are fused; at least the longest list that is evaluated."""
-
-    @property
-    def choice_k(self) -> int:
-        """Places of a list that `choice_metric` looks at."""
-        _, _, k = self.choice_metric.partition("@")
-        return int(k) if k else self.fusion_depth
 
 
 class ServingConfig(RankingConfig):
@@ -117,6 +111,7 @@ class BundleSections:
 
     name: str = read("name")
     seed: int = read("seed")
+    ks: tuple[int, ...] = read("evaluation.ks")
     item_category: str | None = read("dataset.item_category")
     weight: Literal["none", "value", "margin"] = read("index.weight")
     weight_power: float = read("index.weight_power")

@@ -111,11 +111,6 @@ class Config(Section):
                 f"serving.fusion_depth is {depth}, expected at least the longest of evaluation.ks, {longest}: the list "
                 "that is evaluated would not be the list that is served"
             )
-        if depth < self.serving.choice_k:
-            raise ValueError(
-                f"serving.choice_metric is {self.serving.choice_metric}, and serving.fusion_depth {depth}: no list is "
-                "longer than that; lower the one or raise the other"
-            )
         return self
 
     def digest(self) -> str:

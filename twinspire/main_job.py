@@ -130,7 +130,8 @@ def _bundle(sections: BundleSections, run: Run) -> str:
     earlier = None
     if night is not None and night.parent is not None and night.is_warm_start:
         earlier = RunPaths(paths.root, night.parent)
-    served = choose(sections.ranking, paths, seed=sections.seed, earlier=earlier, before=before)
+    k = max(sections.ks)
+    served = choose(sections.ranking, paths, k=k, seed=sections.seed, earlier=earlier, before=before)
     line = make_bundle(sections, paths, now=run.now, made_with=run.read_before, served=served, parent=parent)
     return line if before is None or str(before) == str(served) else f"{line}; before it was {before}"
 

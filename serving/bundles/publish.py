@@ -226,7 +226,7 @@ def model_card(manifest: Manifest) -> str:
         f"# {facts.dataset}, bundle {manifest.bundle_version}",
         "",
         "Proposes items for users: a two-tower model finds items near the user's vector; the user's own repeated "
-        "purchases and popular items complete the list.",
+        "purchases and popular items may complete the list.",
         "",
         "## Data",
         "",
@@ -243,6 +243,7 @@ def model_card(manifest: Manifest) -> str:
         f"- Index of the form `{report.form}`: recall@{report.k} {report.recall:.3f} against exact search at ef "
         f"{report.ef} over {report.num_queries:,} users; {report.size_bytes / 1e6:.1f} MB, built in "
         f"{report.build_seconds:.1f} s.",
+        *_served(facts),
         f"- Feature services: {', '.join(sorted(facts.feature_services.values()))}.",
         f"- Seed {facts.seed}, configuration {facts.configuration_digest}, code {facts.code_version}.",
         "",
@@ -258,6 +259,11 @@ def model_card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _served(facts: Facts) -> Iterator[str]:
+    if facts.served is not None:
+        yield f"- Served by default: {facts.served}. Why: {facts.served.why}."
 
 
 def _parts(widths: Sequence[int]) -> str:

@@ -50,7 +50,8 @@ def choose(
     """Chooses what the configuration leaves to `auto`.
 
     The best by `choice_metric` is served, unless chance may explain the difference to something else: then what was
-    served before stays, or else a single retriever is preferred to a fused list.
+    served before stays, or else a single retriever is preferred to a fused list, and lists of the user's own to popular
+    items: these fill up what is short anyway.
 
     Args:
         ranking: What is configured.
@@ -248,12 +249,11 @@ def pick(
     low, high = behind.mean(axis=1) - margin, behind.mean(axis=1) + margin
     as_good = np.flatnonzero(low <= 0)
     same = [number for number in as_good.tolist() if before is not None and _kind(candidates[number]) == _kind(before)]
-    parts = np.array([_num_parts(candidate) for candidate in candidates])
-    simplest = as_good[parts[as_good] == parts[as_good].min()]
-    chosen = same[0] if same else int(simplest[means[simplest].argmax()])
+    chosen = same[0] if same else min(as_good.tolist(), key=lambda number: (_order(candidates[number]), -means[number]))
     why = f"{metric} {means[chosen]:.4f} of {num_users:,} users"
     if chosen != best:
-        how = "served before" if same else "simpler"
+        fewer = _num_parts(candidates[chosen]) < _num_parts(candidates[best])
+        how = "served before" if same else "simpler" if fewer else "of the user's own"
         why += f"; {how}, and chance may explain the {means[best]:.4f} of {candidates[best]}"
     tried = [
         served.Tried(
@@ -275,6 +275,12 @@ def _kind(choice: served.Choice) -> tuple[object, ...]:
         return choice.exclude_known, choice.retriever
     constant = choice.fusion_rank_constant if len(choice.fusion_weights) > 1 else None
     return choice.exclude_known, constant, *sorted(choice.fusion_weights.items())
+
+
+def _order(choice: served.Choice) -> tuple[int, bool]:
+    """What is preferred where chance may explain a difference: fewer lists, and none that is the same for everybody."""
+    fused = choice.retriever == served.FUSED
+    return _num_parts(choice), POPULARITY in (choice.fusion_weights if fused else (choice.retriever,))
 
 
 def _num_parts(choice: served.Choice) -> int:

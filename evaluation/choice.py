@@ -16,13 +16,15 @@ import numpy.typing as npt
 
 from artefacts.paths import RunPaths
 from evaluation import metrics
-from evaluation.validation_days import Window, held_out_window, window_since
+from evaluation.validation_days import Window, held_out_window, repeated_share, window_since
 from serving import served
 from serving.bundles.manifest import BundleError, read_manifest
 from serving.config import RankingConfig
 from serving.retrieval import retrievers, vector_search
 
-LEAST_USERS = 50
+LEAST_USERS = 20
+# Share of the events that meet an item again, below which nobody does so on purpose.
+LEAST_REPEATED = 0.01
 # A level at which the best of some eighty tries seldom differs by chance from what is nearly as good.
 LEVEL = 0.99
 RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -51,7 +53,7 @@ def choose(
 
     The best by `choice_metric` is served, unless chance may explain the difference to something else: then what was
     served before stays, or else a single retriever is preferred to a fused list, and lists of the user's own to popular
-    items: these fill up what is short anyway.
+    items: these fill up what is short anyway. Known items are kept out where nobody meets an item twice.
 
     Args:
         ranking: What is configured.
@@ -61,7 +63,9 @@ def choose(
         earlier: The fit that the day's is a warm start from; None where the day's own fit held days out.
         before: What the previous night's bundle serves; None where there is none.
     """
-    fallback = served.settled(ranking, served.DEFAULT if before is None else before)
+    nobody_repeats = repeated_share(paths) < LEAST_REPEATED
+    default = served.NO_REPEATS if nobody_repeats else served.DEFAULT
+    fallback = served.settled(ranking, default if before is None else before)
 
     name = ranking.choice_metric if ranking.choice_metric == "mrr" else f"{ranking.choice_metric}@{k}"
 
@@ -69,6 +73,8 @@ def choose(
         return served.Served(**vars(fallback), why=why, metric=name, num_users=num_users)
 
     candidates = list(candidates_of(ranking))
+    if nobody_repeats:
+        candidates = [one for one in candidates if one.exclude_known] or candidates
     if len(candidates) < 2:
         return without_comparison("as configured")
     window = held_out_window(paths, seed=seed) if earlier is None else window_since(earlier, paths, seed=seed)

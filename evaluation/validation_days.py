@@ -52,6 +52,12 @@ class Window:
     ranked: npt.NDArray[np.float32]
 
 
+def repeated_share(paths: RunPaths) -> float:
+    """Share of all events before the cut with which a user meets an item again; 0 where there are none."""
+    num_events = pq.read_table(paths.pairs, columns=["num_events"]).column(0)
+    return 1 - len(num_events) / max(pc.sum(num_events).as_py() or 0, 1) if len(num_events) else 0.0
+
+
 def held_out_window(paths: RunPaths, *, seed: int) -> Window | None:
     """The days that a full fit held out for validation; None where it held out none."""
     found = vectors.ValidationVectors.load(paths.model)

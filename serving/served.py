@@ -89,6 +89,8 @@ class Served(Choice):
 
 DEFAULT = Choice(FUSED, {"repeat": 1.0, "two_tower": 0.3}, 5.0, exclude_known=False)
 """Where nothing is configured and nothing could be compared."""
+NO_REPEATS = Choice("two_tower", {"two_tower": 1.0, "popularity": 0.3}, 5.0, exclude_known=True)
+"""The same where nobody meets an item twice."""
 
 
 def settled(ranking: RankingConfig, chosen: Choice = DEFAULT) -> Choice:

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from artefacts.paths import RunPaths
 from evaluation import choice, metrics
-from evaluation.validation_days import Window, held_out_window, window_since
+from evaluation.validation_days import Window, held_out_window, repeated_share, window_since
 from features.columns import seconds_of
 from features.encoding import fit_encoder
 from features.schema import Schema
@@ -25,7 +25,7 @@ from serving.retrieval.purchases import Purchases
 from serving.retrieval.retrievers import Fused, Popularity, Repeat, Retriever, UserQueries
 from serving.retrieval.vector_search import TwoTowerRetriever
 from serving.retrieval.vectors import ValidationVectors, vector_schema
-from serving.served import DEFAULT, FUSED, Choice, settled
+from serving.served import DEFAULT, FUSED, NO_REPEATS, Choice, settled
 
 NUM_USERS, NUM_ITEMS, DEPTH = 90, 40, 12
 MOMENT, CUT = dt.date(2024, 1, 8), dt.date(2024, 1, 15)
@@ -194,6 +194,8 @@ def shop(tmp_path: Path) -> RunPaths:
     )  # fmt: skip
     for moment in (MOMENT, CUT):
         encoder.save(RunPaths(tmp_path, moment).model / "encoder")
+    paths.pairs.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"num_events": [2] * 59 + [1] * 60}), paths.pairs)
     catalogue = paths.catalogue(MOMENT)
     catalogue.mkdir(parents=True)
     rates = pa.table({"item_id": ITEMS[::-1], "item_slow_rate": [None, 1.0, 2.0, 3.0, 4.0, 5.0]})
@@ -244,7 +246,6 @@ def test_nothing_of_the_days_is_known_to_the_lists(shop: RunPaths, is_warm_start
 def test_the_pairs_that_a_night_has_kept_give_the_same_past_as_the_events(shop: RunPaths) -> None:
     save_validation(shop)
     of_events = held_out_window(shop, seed=1)
-    shop.pairs_at(MOMENT).parent.mkdir(parents=True)
     kept = {"user_id": USERS[1:] * 2, "item_id": ["i0"] * 59 + ["i1"] * 59, "num_events": [2] * 59 + [1] * 59}
     assert of_events is not None
     last = of_events.users.purchases.last_seconds
@@ -280,3 +281,17 @@ def test_the_choice_is_the_same_again_and_says_on_which_days_it_was_made(shop: R
     assert choice.choose(CHOSEN, shop, k=5, seed=1) == found
     as_configured = choice.choose(RankingConfig(retriever="repeat"), shop, k=5, seed=1)
     assert (as_configured.retriever, as_configured.why) == ("repeat", "as configured")
+
+
+def test_where_nobody_meets_an_item_twice_known_items_are_kept_out_even_without_days(shop: RunPaths) -> None:
+    assert repeated_share(shop) == pytest.approx(59 / 178)
+    pq.write_table(pa.table({"num_events": [1] * 500 + [2]}), shop.pairs)
+    assert choice.choose(CHOSEN, shop, k=5, seed=1).choice == NO_REPEATS
+    save_validation(shop)
+    found = choice.choose(CHOSEN, shop, k=5, seed=1)
+    assert found.exclude_known
+    assert all(one.exclude_known for one in found.tried)
+    # What is configured wins all the same.
+    assert not choice.choose(RankingConfig(exclude_known=False), shop, k=5, seed=1).exclude_known
+    pq.write_table(pa.table({"num_events": pa.array([], pa.int64())}), shop.pairs)
+    assert repeated_share(shop) == 0

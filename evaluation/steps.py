@@ -84,7 +84,12 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
                 seed=sections.seed,
             ),
             catalogue=items,
-            about=settings.About(sections.name, "after-cut", notes=tuple(_about_served(bundle, sections))),
+            about=settings.About(
+                sections.name,
+                "after-cut",
+                event_name=sections.dataset.event_name,
+                notes=tuple(_about_served(bundle, sections)),
+            ),
             reference=REFERENCE,
         )
         for task in report.TASKS

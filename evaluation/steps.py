@@ -5,7 +5,7 @@ U users of a split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -68,10 +68,9 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     """A report for each task."""
     ks, category = sections.evaluation.ks, sections.dataset.item_category
     items = catalogue.catalogue_of(paths.tables, paths.catalogue(paths.as_of), item_category=category)
-    arms = [
-        *retrieved_by(bundle, sections, paths, folds.folds[0].split),
-        *_baseline_arms(folds, max(ks), sections.seed),
-    ]
+    baselines, notes = _baseline_arms(folds, max(ks), sections.seed)
+    served, tried = _about_served(bundle, sections)
+    arms = [*retrieved_by(bundle, sections, paths, folds.folds[0].split), *baselines]
     return [
         comparison.compare_arms(
             folds.folds,
@@ -87,8 +86,9 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
             about=settings.About(
                 sections.name,
                 "after-cut",
+                notes=(served, *notes),
                 event_name=sections.dataset.event_name,
-                notes=tuple(_about_served(bundle, sections)),
+                tried=tried,
             ),
             reference=REFERENCE,
         )
@@ -96,25 +96,26 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     ]
 
 
-def _about_served(bundle: Bundle, sections: config.EvaluateSections) -> Iterator[str]:
-    """What is served and why, and what else was tried on the days before the cut."""
+def _about_served(bundle: Bundle, sections: config.EvaluateSections) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """What is served and why, and a row for each that was tried on the days before the cut."""
     choice, made = registry.choice_of(bundle, sections.ranking), bundle.manifest.facts.served
     if made is None or choice != made.choice:
-        yield f"Served: {choice}; as configured."
-        return
-    yield f"Served: {choice}; chosen by days before the cut: {made.why}."
-    for lists, known, value, behind in made.table:
-        yield f"Tried: {lists}; known items {known}: {made.metric} {value}, {behind} behind the best."
+        return f"served: {choice}; as configured", ()
+    return f"served: {choice}; {made.why}", tuple(made.table)
 
 
-def _baseline_arms(folds: Folds, k: int, seed: int) -> Iterable[tuple[settings.Arm, Lists]]:
-    past = baseline.Past(folds.folds[0].split, folds.events, folds.item_ids, seed)
+def _baseline_arms(folds: Folds, k: int, seed: int) -> tuple[list[tuple[settings.Arm, Lists]], tuple[str, ...]]:
+    """The baselines with their lists, and what they chose and left out, a sentence each."""
+    past = baseline.Past(folds.folds[0].split, folds.events, folds.item_ids, seed, k)
+    arms, notes = [], []
     with console.progress("baselines", total=len(BASELINES)) as advance:
         for method in BASELINES.values():
-            rank = method.fit(past)
-            lists = {task: rank(k, task == report.NEW_TO_THE_USER) for task in report.TASKS}
-            yield settings.Arm(method.title, method.source, (), layer="baseline"), lists
+            fitted = method.fit(past)
+            lists = {task: fitted.rank(k, task == report.NEW_TO_THE_USER) for task in report.TASKS}
+            arms.append((settings.Arm(method.title, method.source, (), layer="baseline"), lists))
+            notes += [fitted.note] if fitted.note else []
             advance(1)
+    return arms, tuple(notes)
 
 
 def retrieved_by(

@@ -167,9 +167,11 @@ class _Retrieval:
         fold, k, new_only = folds.folds[place], max(self.plan.settings.ks), self.plan.new_only
         if self.spec.kind == "baseline":
             baseline = BASELINES[self.spec.what]
-            past = Past(fold.split, folds.events, folds.item_ids, self.plan.settings.seed)
-            self.ranked.append([baseline.fit(past)(k, new_only)])
+            fitted = baseline.fit(Past(fold.split, folds.events, folds.item_ids, self.plan.settings.seed, k))
+            self.ranked.append([fitted.rank(k, new_only)])
             self.sources.append(baseline.source)
+            if fitted.note:
+                self.notes.append(f"{folds.cuts[place]}, {fitted.note}" if len(folds.cuts) > 1 else fitted.note)
         elif self.spec.kind == "file":
             relevant = fold.relevant(self.plan.settings.task)
             lists, problems = read_lists(

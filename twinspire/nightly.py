@@ -146,6 +146,8 @@ def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now:
 
 
 def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
+    from rich.text import Text
+
     from artefacts.config import pick
     from artefacts.console import console
     from artefacts.secrets import redacted
@@ -203,6 +205,9 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
             log.error("night is stopped by a signal")
             raise
         finally:
+            for name, why in _unchecked(paths).items():
+                console().print(Text("NOT CHECKED ", style="bold yellow").append(f"{name}: {why}", style="default"))
+                log.warning("not checked", check=name, why=why)
             seconds = time.perf_counter() - begun
             if earlier.get("outcome") == outcome and not any(entry["done_now"] for entry in records):
                 # Nothing has changed: what the night took is what it took when it was done.
@@ -265,6 +270,7 @@ def write_summary(
         "run_at": now.isoformat(),
         "configuration_digest": config.digest(),
         "recall": _recall(paths),
+        "not_checked": _unchecked(paths),
         "steps": list(steps),
     }
     replace_text(paths.night, json.dumps(summary, indent=2))
@@ -274,6 +280,18 @@ def _summary(paths: RunPaths) -> dict[str, Any]:
     """How the night went before; empty where it was not done yet."""
     found: dict[str, Any] = json.loads(paths.night.read_text()) if paths.night.exists() else {}
     return found
+
+
+def _unchecked(paths: RunPaths) -> dict[str, str]:
+    """The gate checks that did not apply to the night's bundle although there was something to check -> why."""
+    from evaluation.gates.report import GateReport
+
+    if not (paths.gates.exists() and paths.bundle_name.exists()):
+        return {}
+    report = GateReport.from_json(paths.gates.read_text(encoding="utf-8"))
+    # An earlier bundle of the day may have been checked by this report.
+    checks = report.unchecked if report.bundle == paths.bundle_name.read_text() else ()
+    return {check.name: f"{check.sentence}; {check.to_do}" for check in checks}
 
 
 def _recall(paths: RunPaths) -> dict[str, Any] | None:
@@ -305,6 +323,7 @@ def status_of(config: Config, paths: RunPaths, num_nights: int) -> dict[str, Any
 def print_status(found: dict[str, Any]) -> None:
     """The same, for people."""
     from rich.table import Table
+    from rich.text import Text
 
     from artefacts.console import columns_that_fit, console
 
@@ -331,6 +350,16 @@ def print_status(found: dict[str, Any]) -> None:
     console().print("\n", table)
     if left_out := [" ".join(name.split()) for place, name in enumerate(headings) if place not in places]:
         console().print(f"(left out at {width} columns: {', '.join(left_out)}; --json has all)", markup=False)
+    for line in _unchecked_lines(found["nights"]):
+        console().print(Text(line, style="bold yellow"))
+
+
+def _unchecked_lines(nights: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What the gates did not check in the latest of some nights, and in how many of them."""
+    # Summaries of earlier versions lack the key.
+    for name, why in nights[0].get("not_checked", {}).items():
+        times = sum(name in night.get("not_checked", {}) for night in nights)
+        yield f"NOT CHECKED on {nights[0]['day']}, and on {times} of {len(nights)} nights: {name}: {why}"
 
 
 def _row(night: dict[str, Any]) -> Iterator[str]:

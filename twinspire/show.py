@@ -107,12 +107,16 @@ def print_gates(report: GateReport) -> None:
     out = console()
     out.print(Text(f"\nChecks of {report.bundle}{against}", style="bold"))
     table = Table("", "check", "found, and expected", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for check in sorted(report.checks, key=lambda check: ORDER.index(check.outcome)):
+    order = {name: place for place, name in enumerate(ORDER)}
+    # What did not apply although it could is shown with the warnings.
+    ranks = [order["warned" if check in report.unchecked else check.outcome] for check in report.checks]
+    for _, check in sorted(zip(ranks, report.checks, strict=True), key=lambda ranked: ranked[0]):
         finding = Text(check.sentence)
         if check.to_do:
             finding.append(f"\nTo do: {check.to_do}", style="bold")
         # Text, because names of columns may hold what rich takes for markup.
-        outcome = Text(check.outcome, style=STYLES.get(check.outcome, "dim"), no_wrap=True)
+        style = "bold yellow" if check in report.unchecked else STYLES.get(check.outcome, "dim")
+        outcome = Text(check.outcome, style=style, no_wrap=True)
         table.add_row(outcome, Text(f"{check.group}: {check.name}", no_wrap=True), finding)
     out.print(table, soft_wrap=False)
     out.print(Text(report.outcome()))

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 
-from evaluation.gates.candidate import Candidate, Look
+from evaluation.gates.candidate import NEXT_NIGHT, NO_PARENT, Candidate, Look
 from evaluation.gates.report import Check, Number
 from serving.bundles import bundle as layout
 from serving.bundles.manifest import Manifest
@@ -99,7 +99,8 @@ def bundle_size(candidate: Candidate) -> Check:
             problems.append(f"expected {lowest:g} to {highest:g} of it")
         found["ratio"] = ratio
     if parent is None and limits.max_bundle_bytes is None:
-        return Check.not_applicable("bundle_size", "there is no bundle of a previous night, and no limit", found=found)
+        why = f"{NO_PARENT}, and no limit"
+        return Check.not_applicable("bundle_size", why, NEXT_NIGHT, found=found)
     return Check.measured(
         "bundle_size",
         not problems,

@@ -58,11 +58,12 @@ def print_daily(reports: Sequence[Report], console: Console) -> None:
         f"{first.dataset}: cut {first.cuts[0]}, the {first.window_days} days after it, read once; "
         f"{first.num_all_users:,} users, {first.num_items:,} items, intervals of {1 - first.alpha:.0%}"
     )
-    # What was tried besides is on the page.
-    _print_lines(console, [text, *first.notes[:1]])
+    _print_lines(console, [text])
     for report in reports:
         title = f"{report.title}: {report.num_users:,} users with something relevant"
         _print_table(console, title, daily_columns(report), report)
+    if first.notes:
+        _print_lines(console, ["", *(f"note: {note}" for note in first.notes)])
 
 
 def print_comparison(report: Report, console: Console) -> None:

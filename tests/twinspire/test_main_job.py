@@ -71,6 +71,7 @@ def first_changed(steps: list[Step], others: list[Step]) -> str | None:
         ("serving.port=9", None),
         ("beam.shards=9", None),
         ("daily.keep_exposure_days=9", None),
+        ("daily.detectable_fall=0.3", "train"),
     ],
 )
 def test_a_changed_key_runs_again_from_the_first_step_that_reads_it(override: str, first: str | None) -> None:

@@ -18,7 +18,7 @@ from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.render.page import DAILY_PAGE, write_daily
 from evaluation.split import Split
 from features.columns import seconds_of
-from serving import recommender, registry
+from serving import registry
 from serving.bundles.bundle import CURRENT, Bundle
 from serving.retrieval import eligible, ranking, retrievers, vector_search, vectors
 
@@ -138,7 +138,7 @@ def retrieved_by(
 
     def served(users: retrievers.UserQueries) -> ranking.Rows:
         has_past = users.purchases.num_per_user > 0
-        return recommender.lists_of(own, users, choice.retriever, k=k, has_past=has_past).rows
+        return retrievers.lists_of(own, users, choice.retriever, k=k, can_be_found=has_past).rows
 
     arms: list[tuple[str, report.Layer, Find, str | None]] = [
         ("two-tower", "exact", alone(exact), None),

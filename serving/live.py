@@ -75,6 +75,11 @@ class Live:
         return self._current
 
     @property
+    def recommenders(self) -> list[Recommender]:
+        """All that answer, the current one first."""
+        return list({id(one): one for one in (self._current, *self._fixed.values())}.values())
+
+    @property
     def refusal(self) -> Refusal | None:
         """What is published and does not answer; None where everything is in order."""
         return self._refusal
@@ -122,7 +127,7 @@ class Live:
 
     def warm_up(self) -> None:
         """Asks every retriever of every bundle once."""
-        for recommender in {id(one): one for one in (*self._fixed.values(), self._current)}.values():
+        for recommender in self.recommenders:
             recommender.warm_up()
 
     def watch(self, seconds: float = LOOK_SECONDS) -> threading.Thread:

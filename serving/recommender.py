@@ -27,7 +27,7 @@ from serving.answers import (
     explanations,
 )
 from serving.bundles.bundle import Bundle
-from serving.context import features_without_store, with_context, with_recent
+from serving.context import check_context, features_without_store, with_context, with_recent
 from serving.retrieval.eligible import (
     NO_ITEMS,
     DeniedItems,
@@ -35,17 +35,17 @@ from serving.retrieval.eligible import (
     EligibleItems,
     Items,
     UnknownCategoryError,
-    less,
 )
 from serving.retrieval.ranking import Rows, Scores
-from serving.retrieval.retrievers import Retriever, UserQueries
+from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries, lists_of
 
-FALLBACK = "popularity"
 ONLY_KNOWN = "repeat"
 """Retriever that finds nothing but known items."""
 NO_TABLES = "two_tower"
 """Retriever that answers where SparCode is asked for and the bundle has no tables."""
 WARM_UP_USER = "(warm-up)"
+SCANNED = 10_000
+"""Numbers of vectors that exact search reads in the time of one item of a plain list."""
 
 ReadUsers = Callable[[list[str]], pa.Table]
 """User ids -> one row per id in the order asked: user_id and the fields of the user view, nulls where unknown."""
@@ -115,7 +115,17 @@ class Recommender:
     def needs_features(self, request: RecommendRequest) -> bool:
         """Whether features of users are read for a request."""
         asked = self.retrievers.get(self.retriever_of(request))
-        return asked is not None and (asked.needs_embeddings or asked.needs_tokens)
+        return asked is not None and not request.is_anonymous and (asked.needs_embeddings or asked.needs_tokens)
+
+    def cost(self, request: RecommendRequest) -> int:
+        """What a request costs, about, in the unit of `RecommendRequest.cost`: exact search reads every vector."""
+        scanned = self.bundle.item_vectors.size // SCANNED if self.retriever_of(request) == "exact" else 0
+        return request.cost + len(request.user_ids) * scanned
+
+    def unknown_items(self, item_ids: Sequence[str]) -> list[str]:
+        """Those of some ids that are no items of the catalogue, in their order."""
+        rows = self.bundle.encoder.item_ids.rows(item_ids)
+        return [item_id for item_id, row in zip(item_ids, rows.tolist(), strict=True) if not row]
 
     def answer(self, request: RecommendRequest, features: pa.Table | Unavailable | None = None) -> Recommendations:
         """Answers a request, as `rank` does, with items that have names.
@@ -167,6 +177,12 @@ class Recommender:
         """
         return self._rank(request, features, _Stages())
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether a request may give the power of business weights."""
+        about = self.bundle.manifest.facts.business_weight
+        return about is not None and about.power != 0
+
     def retriever_of(self, request: RecommendRequest) -> str:
         """Name of the retriever that answers: where SparCode has no tables, the two towers do."""
         name = request.retriever or self.default_retriever
@@ -182,15 +198,17 @@ class Recommender:
         purchases = self.bundle.purchases.of(known_rows)
         moments = np.full(len(user_ids), as_of_seconds, np.int64)
         has_past = purchases.num_per_user > 0
+        can_be_found: npt.NDArray[np.bool_] = np.ones(len(user_ids), np.bool_)
         stages.end("users")
         asked, embeddings, tokens = self.retrievers[name], None, None
         if asked.needs_embeddings or asked.needs_tokens:
-            raw = self.read_users(list(user_ids)) if features is None else features
-            if isinstance(raw, Unavailable):
+            if isinstance(features, Unavailable) or request.is_anonymous:
                 encoder = self.bundle.encoder
                 raw = features_without_store(
                     user_ids, purchases, encoder.item_ids, encoder.schema, as_of_seconds=self._as_of_seconds
                 )
+            else:
+                raw = self.read_users(list(user_ids)) if features is None else features
             raw = self._at_request(raw, request, as_of_seconds)
             has_past |= _num_events(raw) > 0
             stages.end("features")
@@ -198,18 +216,23 @@ class Recommender:
             stages.end("encoding")
             if asked.needs_embeddings:
                 embeddings = self.bundle.user_tower.embed(inputs)
+                # Numbers may be too large for a tower. No search sorts what is no number.
+                can_be_found = np.logical_and.reduce(np.isfinite(embeddings), axis=1)
+                embeddings = np.where(can_be_found[:, None], embeddings, np.float32(0))
                 stages.end("user_tower")
             if asked.needs_tokens and self.bundle.sparcode is not None:
                 tokens = self.bundle.sparcode.tokenizer.embed(inputs)
                 stages.end("tokenizer")
             # Context and recent items are inputs of the tower alone.
-            has_past |= bool(request.context or request.recent_items)
+            has_past |= bool(request.context) or len(self.unknown_items(request.recent_items)) < len(
+                request.recent_items
+            )
         scale = self._scale(request)
         users = UserQueries(purchases, moments, embeddings, bool(request.exclude_known), tokens, eligible, scale)
         missing: tuple[Reason, ...] = ("no_features",) if isinstance(features, Unavailable) else ()
         if request.retriever == "sparcode" != name:
             missing = (*missing, "no_tables")
-        found = lists_of(self.retrievers, users, name, k=request.k, has_past=has_past)
+        found = lists_of(self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found)
         stages.end("retrieval")
         return Ranked(
             name,
@@ -241,16 +264,17 @@ class Recommender:
         Raises:
             RequestError: A category in `allow` is not there.
         """
+        request = RecommendRequest((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
+        eligible = self._eligible(request)
         row = int(self.bundle.encoder.item_ids.rows([item_id])[0]) - 1
         if row < 0:
             return None
-        request = RecommendRequest((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
         vector = np.array(self.bundle.item_vectors[row][None])
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         towers = self.retrievers["two_tower"]
         no_history = self.bundle.purchases.of(np.zeros(1, np.int64))
         moments = np.array([self._as_of_seconds], np.int64)
-        rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=self._eligible(request)), k)
+        rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=eligible), k)
         return self._items(rows[0], scores[0], None)
 
     def warm_up(self) -> None:
@@ -268,8 +292,8 @@ class Recommender:
             raise RequestError("retriever", f"is {name!r}, expected one of: {', '.join(self.retrievers)}")
         if request.recent_items and len(request.user_ids) > 1:
             raise RequestError("recent_items", f"are given for {len(request.user_ids)} users, expected one user")
-        about = self.bundle.manifest.facts.business_weight
-        if request.weight_exponent is not None and (about is None or about.power == 0):
+        check_context(request.context, self.bundle.encoder.schema)
+        if request.weight_exponent is not None and not self.has_weights:
             raise RequestError(
                 "weight_exponent", "is given, and this bundle has no business weights; configure index.weight"
             )
@@ -303,7 +327,7 @@ class Recommender:
     def _at_request(self, raw: pa.Table, request: RecommendRequest, as_of_seconds: int) -> pa.Table:
         """Features with the context and recent items of the request."""
         if request.context:
-            raw = with_context(raw, request.context, self.bundle.encoder.schema)
+            raw = with_context(raw, request.context)
         if request.recent_items:
             raw = with_recent(raw, request.recent_items, as_of_seconds=as_of_seconds)
         return raw
@@ -329,66 +353,6 @@ class Recommender:
         for item, explanation in zip(items, explained or (), strict=False):
             item["explanation"] = explanation
         return items
-
-
-@dataclass(frozen=True)
-class FoundLists:
-    """Lists, and which of them popularity has made or filled.
-
-    Attributes:
-        rows: [B, k] catalogue rows, best first, -1 behind the last one.
-        scores: [B, k], -inf there.
-        fell_back: [B] whether popularity answered in the retriever's place.
-        filled: [B] whether popular items fill up what it found.
-    """
-
-    rows: Rows
-    scores: Scores
-    fell_back: npt.NDArray[np.bool_]
-    filled: npt.NDArray[np.bool_]
-
-
-def lists_of(
-    retrievers: Mapping[str, Retriever], users: UserQueries, name: str, *, k: int, has_past: npt.NDArray[np.bool_]
-) -> FoundLists:
-    """The lists of a retriever, with popular items where it has none for a user, or too few.
-
-    Args:
-        retrievers: By name, `popularity` among them.
-        users: B users.
-        name: Of the retriever that is asked.
-        k: Length of the lists.
-        has_past: [B] whether anything is known of the user's past.
-    """
-    retriever = retrievers[name]
-    rows, scores = retriever.retrieve(users, k)
-    found = FoundLists(rows, scores, np.zeros(len(users), np.bool_), np.zeros(len(users), np.bool_))
-    if name == FALLBACK:
-        return found
-    found.fell_back[:] = ~has_past | (rows[:, 0] < 0)
-    if retriever.fills_up:
-        short = ~found.fell_back & (rows[:, -1] < 0)
-        if short.any():
-            found.filled[:] = short & ((rows >= 0).sum(axis=1) < users.num_candidates)
-    if not (found.fell_back.any() or found.filled.any()):
-        return found
-    found = FoundLists(rows.copy(), scores.copy(), found.fell_back, found.filled)
-    for user in np.flatnonzero(found.fell_back | found.filled):
-        _fill(retrievers[FALLBACK], users, found, int(user), k)
-    return found
-
-
-def _fill(popularity: Retriever, users: UserQueries, found: FoundLists, user: int, k: int) -> None:
-    """Puts what is popular behind what was found of one user's list, or in its place."""
-    own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
-    eligible = less(users.eligible, own, num_items=users.purchases.num_items) if len(own) else users.eligible
-    alone = np.array([user])
-    others = UserQueries(
-        users.purchases.of(alone), users.as_of_seconds[alone], exclude_known=users.exclude_known, eligible=eligible
-    )
-    rows, scores = popularity.retrieve(others, k)
-    rest = k - len(own)
-    found.rows[user, len(own) :], found.scores[user, len(own) :] = rows[0, :rest], scores[0, :rest]
 
 
 @dataclass

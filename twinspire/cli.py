@@ -6,7 +6,6 @@ Libraries are kept quiet; `twinspire --verbose run`, or the environment variable
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from artefacts.config import pick
+from artefacts.files import json_text
 from artefacts.locks import only_run
 from artefacts.secrets import find
 from serving.config import ServeSections
@@ -244,13 +244,9 @@ def recommend(
         if as_json:
             from dataclasses import asdict
 
-            typer.echo(json.dumps(asdict(found), indent=2))
+            typer.echo(json_text(asdict(found), indent=2))
         else:
             print_answers(recommender, found, event_name=settings.dataset.event_name)
-
-
-API_KEY = "TWINSPIRE_API_KEY"
-"""Secret with the key that a server asks for, in this environment variable or in a file; not set, it asks for none."""
 
 
 @app.command()
@@ -258,6 +254,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (overrides the file).")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that answer.")] = None,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Answer without a key on any address and under any host name.")
+    ] = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
@@ -268,12 +267,13 @@ def serve(
         settings, paths = settle(config, set_, None, runs)
         check_secrets(settings)
         from serving.open import serve
+        from serving.web.guard import API_KEY
 
         asked = {"host": host, "port": port, "workers": workers}
         given = {name: value for name, value in asked.items() if value is not None}
         sections = pick(ServeSections, settings)
         sections = replace(sections, serving=sections.serving.model_copy(update=given))
-        serve(sections, paths, api_key=find(API_KEY))
+        serve(sections, paths, api_key=find(API_KEY), without_key=without_key)
 
 
 app.command()(daily)

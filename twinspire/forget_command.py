@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from artefacts.files import json_text
 from artefacts.locks import only_run
 from twinspire.job import (
     DEFAULT_CONFIG,
@@ -83,7 +83,7 @@ def forget(
     with errors():
         told = _told(paths, people, unknown, removed, remove_bundles=bundles)
         if as_json:
-            typer.echo(json.dumps(asdict(told), indent=2))
+            typer.echo(json_text(asdict(told), indent=2))
         else:
             _print(told, people)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from artefacts.files import json_text
 from features.schema import Schema
 from serving.config import VERSION_PATTERN
 from serving.retrieval.index import IndexReport
@@ -153,7 +154,7 @@ def read_manifest(folder: Path) -> Manifest:
             "make the bundle again"
         )
     try:
-        return Manifest.model_validate_json(json.dumps(raw))
+        return Manifest.model_validate_json(json_text(raw))
     except ValidationError as error:
         issue = error.errors()[0]
         where = ".".join(str(part) for part in issue["loc"])
@@ -196,7 +197,7 @@ def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
         # What the server answers with; bundles of before it was chosen keep their names.
         meaning |= facts.model_dump(mode="json", include={"served"})
     sums = {name: entry.sha256 for name, entry in files.items() if name not in REPORTS}
-    text = json.dumps([FORMAT_VERSION, meaning, sums], sort_keys=True)
+    text = json_text([FORMAT_VERSION, meaning, sums], sort_keys=True)
     return f"{facts.as_of.isoformat()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

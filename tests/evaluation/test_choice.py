@@ -20,9 +20,8 @@ from features.encoding import fit_encoder
 from features.schema import Schema
 from features.sources.events import EVENTS_SCHEMA
 from serving.config import RankingConfig
-from serving.recommender import lists_of
 from serving.retrieval.purchases import Purchases
-from serving.retrieval.retrievers import Fused, Popularity, Repeat, Retriever, UserQueries
+from serving.retrieval.retrievers import Fused, Popularity, Repeat, Retriever, UserQueries, lists_of
 from serving.retrieval.vector_search import TwoTowerRetriever
 from serving.retrieval.vectors import ValidationVectors, vector_schema
 from serving.served import DEFAULT, FUSED, NO_REPEATS, Choice, settled
@@ -89,7 +88,7 @@ def test_every_candidate_is_scored_by_the_list_that_a_server_would_answer_with(e
     for one in candidates:
         fusion = tuple((parts[name], weight) for name, weight in one.fusion_weights.items())
         retrievers = parts | {FUSED: Fused(fusion, rank_constant=one.fusion_rank_constant, depth=DEPTH)}
-        served = lists_of(retrievers, users, one.retriever, k=10, has_past=np.ones(NUM_USERS, bool)).rows
+        served = lists_of(retrievers, users, one.retriever, k=10, can_be_found=np.ones(NUM_USERS, bool)).rows
         expected = metrics.find_hits(served, window.relevant)
         found = lists.hits(one, 10)
         np.testing.assert_array_equal(found.found, expected.found, err_msg=str(one))

@@ -132,6 +132,7 @@ NAMES: dict[str, Any] = {
     "serving.fusion_weights": {"repeat": 2.0},
     "serving.exclude_known": True,
     "serving.arms": [{"name": "a", "share": 1.0}],
+    "serving.trusted_proxies": ["10.0.0.1"],
     "gates.skip": ["volume"],
     "towers.counterpart.user_fields": ["town"],
     "towers.counterpart.item_fields": ["colour"],

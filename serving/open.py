@@ -39,11 +39,13 @@ def open_recommender(sections: ServeSections, paths: RunPaths, version: str | No
             f"{paths.features}: the feature store is of another dataset schema than {opened.version}; make features "
             "and bundle from one configuration, or go back to a bundle that was"
         )
+    choice = registry.choice_of(opened, sections.serving)
     return recommender.Recommender(
         opened,
         store.read_online,
         retrievers=registry.retrievers_of(opened, sections.serving, ef_search=sections.ef_search),
-        default_retriever=sections.serving.retriever,
+        default_retriever=choice.retriever,
+        exclude_known=choice.exclude_known,
         denied=DeniedItems(paths.denied_items, opened.encoder.item_ids),
     )
 

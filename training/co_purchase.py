@@ -151,12 +151,17 @@ def recall_by_weight(
     users = np.flatnonzero(np.diff(relevant.indptr))
     found = {}
     for weight in WEIGHTS:
-        # The length of a user vector changes no order.
-        scaled = user_vectors[users]
-        scaled[:, learned_width:] *= weight / UNCHOSEN_WEIGHT
-        rows, _ = exact.search(scaled, item_vectors, k=k, exclude=seen[users])
+        weighted = with_weight(user_vectors[users], weight, learned_width=learned_width)
+        rows, _ = exact.search(weighted, item_vectors, k=k, exclude=seen[users])
         found[weight] = float(np.mean(recall_at_k(find_hits(rows, relevant[users]), k))) if len(users) else 0.0
     return found
+
+
+def with_weight(user_vectors: Floats, weight: float, *, learned_width: int) -> Floats:
+    """User vectors of length one with another weight of the factors, from those at `UNCHOSEN_WEIGHT`: [n, D + F + 1]."""
+    scaled = np.array(user_vectors)
+    scaled[:, learned_width:] *= weight / UNCHOSEN_WEIGHT
+    return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True), dtype=np.float32)
 
 
 def _without_sign(right: Floats) -> Floats:

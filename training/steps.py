@@ -32,7 +32,7 @@ from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import FOLDER
 from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
-from training.co_purchase import recall_by_weight, with_factors_of
+from training.co_purchase import recall_by_weight, with_factors_of, with_weight
 from training.config import TrainingConfig, TrainSections
 from training.data.training_data import (
     catalogue_inputs,
@@ -108,7 +108,7 @@ def train(
             reports, sections = _validate(sections, paths, encoder, days, folder)
         phase = Phase("final", days, paths.as_of, None)
         held = None if parent is None else _held_out(sections, paths, parent)
-        fitted, sparcode, _ = _fit(sections, paths, encoder, phase, folder, warm=warm, held=held)
+        fitted, sparcode, _, _ = _fit(sections, paths, encoder, phase, folder, warm=warm, held=held)
         reports["final"] = fitted.reports
         _export(fitted, sparcode, folder)
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
@@ -167,36 +167,34 @@ def _validate(
         return {}, sections
     relevant = first_meetings(encoder, paths, since=held_out)
     phase = Phase("validation", earlier, held_out, relevant)
-    fitted, sparcode, evaluations = _fit(sections, paths, encoder, phase, folder)
-    if sections.towers.factor_dim and sections.towers.factor_weight is None:
-        weight = _best_factor_weight(sections, paths, encoder, phase, fitted)
-        sections = replace(sections, towers=sections.towers.model_copy(update={"factor_weight": weight}))
+    fitted, sparcode, evaluations, evaluation = _fit(sections, paths, encoder, phase, folder)
+    vectors, sections = _validation_vectors(sections, phase, fitted, evaluation)
+    vectors.save(folder)
     if sparcode is not None and sections.sparcode is not None and sections.sparcode.choose_epochs:
         epochs = _best_epochs(evaluations, f"recall_at_{max(sections.ks)}")
         sections = replace(sections, sparcode=sections.sparcode.model_copy(update={"epochs": epochs}))
     return {"validation": fitted.reports}, sections
 
 
-def _best_factor_weight(
-    sections: TrainSections, paths: RunPaths, encoder: Encoder, phase: Phase, fitted: Fitted
-) -> float:
-    """The weight of the co-purchase factors with the best validation recall."""
-    assert phase.relevant is not None
-    known = known_positives(encoder, paths, before=phase.moment)
-    evaluation = _evaluation(sections, paths, encoder, phase, known)
-    k = max(sections.ks)
-    found = recall_by_weight(
-        embed(fitted.towers.user, evaluation.users),
-        embed(fitted.towers.item, evaluation.items),
-        learned_width=int(fitted.learned.user.output.shape[-1]),
-        seen=evaluation.seen,
-        relevant=phase.relevant,
-        k=k,
-    )
-    best = max(found, key=lambda weight: found[weight])
-    listed = ", ".join(f"{weight:g}: {recall:.4f}" for weight, recall in found.items())
-    console.console().print(f"  factors count {best:g} times the learned vector; recall@{k} by weight: {listed}")
-    return best
+def _validation_vectors(
+    sections: TrainSections, phase: Phase, fitted: Fitted, evaluation: _Evaluation
+) -> tuple[ValidationVectors, TrainSections]:
+    """What is served is chosen by these vectors, as those of the final fit know the days already.
+
+    The weight of the co-purchase factors is chosen first, unless it is given.
+    """
+    users, items = embed(fitted.towers.user, evaluation.users), embed(fitted.towers.item, evaluation.items)
+    towers = sections.towers
+    if towers.factor_dim and towers.factor_weight is None:
+        first, k = int(fitted.learned.user.output.shape[-1]), max(sections.ks)
+        assert phase.relevant is not None
+        found = recall_by_weight(users, items, learned_width=first, seen=evaluation.seen, relevant=phase.relevant, k=k)
+        weight = max(found, key=lambda weight: found[weight])
+        listed = ", ".join(f"{weight:g}: {recall:.4f}" for weight, recall in found.items())
+        console.console().print(f"  factors count {weight:g} times the learned vector; recall@{k} by weight: {listed}")
+        users = with_weight(users, weight, learned_width=first)
+        sections = replace(sections, towers=towers.model_copy(update={"factor_weight": weight}))
+    return ValidationVectors(phase.moment, users, items), sections
 
 
 def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
@@ -263,7 +261,7 @@ def _fit(
     *,
     warm: WarmStart | None = None,
     held: HeldOut | None = None,
-) -> tuple[Fitted, SparCode | None, list[EpochMetrics]]:
+) -> tuple[Fitted, SparCode | None, list[EpochMetrics], _Evaluation]:
     known = known_positives(encoder, paths, before=phase.moment)
     keep = None if held is None else held.keep(encoder)
     towers, training, seed = sections.towers, sections.training, sections.seed
@@ -276,18 +274,14 @@ def _fit(
         encoder, data, towers=towers, training=training, seed=seed, folder=folder, evaluate=evaluation.of_towers,
         report=_print_epoch, warm=warm,
     )  # fmt: skip
-    if phase.relevant is not None:
-        # By these is chosen what is served: the vectors of the final fit know the days already.
-        users, items = embed(fitted.towers.user, evaluation.users), embed(fitted.towers.item, evaluation.items)
-        ValidationVectors(phase.moment, users, items).save(folder)
     if sections.sparcode is None:
-        return fitted, None, []
+        return fitted, None, [], evaluation
     sparcode, evaluations = fit_sparcode(
         encoder, data, settings=sections.sparcode, backbone=fitted, temperature=towers.temperature, seed=seed,
         users=evaluation.users, items=evaluation.items, folder=folder, report=_print_epoch, warm=warm,
         evaluate=None if phase.relevant is None else evaluation.of_sparcode,
     )  # fmt: skip
-    return fitted, sparcode, evaluations
+    return fitted, sparcode, evaluations, evaluation
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from towers.co_purchase import ItemFactors
-from training.co_purchase import UNCHOSEN_WEIGHT, WEIGHTS, item_factors, recall_by_weight
+from training.co_purchase import UNCHOSEN_WEIGHT, WEIGHTS, item_factors, recall_by_weight, with_weight
 
 NUM_USERS, NUM_ITEMS = 30, 12
 
@@ -134,7 +134,8 @@ def test_the_smallest_data_gives_factors(matrix: list[list[float]], met: list[in
 def test_the_weight_goes_to_what_finds_more(useful: str, best: float) -> None:
     """One part of the vectors points at what is relevant, the other one at random."""
     rng = np.random.default_rng(5)
-    right, wrong = rng.normal(size=(40, 8)), rng.normal(size=(40, 8))
+    right, wrong = rng.normal(size=(2, 40, 8))
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
     items = np.concatenate([right, wrong] if useful == "learned" else [wrong, right], axis=1).astype(np.float32)
     users = np.concatenate(
         [right, rng.normal(size=(40, 8))] if useful == "learned" else [rng.normal(size=(40, 8)), right], axis=1
@@ -158,3 +159,15 @@ def test_weights_have_no_recall_without_anything_relevant() -> None:
     found = recall_by_weight(*vectors, learned_width=1, seen=seen, relevant=nothing, k=2)
 
     assert set(found.values()) == {0.0}
+
+
+def test_another_weight_gives_the_vectors_of_towers_with_it() -> None:
+    learned, taste = np.array([[0.6, 0.8]]), np.array([[0.0, 1.0, 0.0]])
+
+    def joined(weight: float) -> npt.NDArray[np.float64]:
+        return np.concatenate([learned, weight * taste], axis=1) / np.sqrt(1 + weight**2)
+
+    found = with_weight(joined(UNCHOSEN_WEIGHT).astype(np.float32), 3.0, learned_width=2)
+
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, joined(3.0), atol=1e-6)

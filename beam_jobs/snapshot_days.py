@@ -326,7 +326,6 @@ def _saved_midnights(paths: RunPaths) -> list[dt.date]:
 
 def _remove_made_of(paths: RunPaths, day: dt.date) -> None:
     """Removes the examples of a day and later ones, and the catalogues of the midnights after it."""
-    paths.online_day.unlink(missing_ok=True)
     stale = [folder for folder in paths.examples.glob("????-??-??") if folder.name >= str(day)]
     stale += [folder for folder in paths.catalogue(day).parent.glob("????-??-??") if folder.name > str(day)]
     for folder in stale:

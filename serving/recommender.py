@@ -27,7 +27,7 @@ from serving.answers import (
     explanations,
 )
 from serving.bundles.bundle import Bundle
-from serving.context import features_without_store, with_context, with_recent
+from serving.context import complete, probes, with_context, with_recent
 from serving.retrieval.eligible import (
     NO_ITEMS,
     DeniedItems,
@@ -88,9 +88,12 @@ class Recommender:
         self.retrievers = dict(retrievers)
         self.default_retriever = default_retriever
         self.read_users = read_users
+        self.probes = probes(bundle.purchases, bundle.encoder.user_ids)
+        """A few users whose features must be there."""
         self.eligibility = Eligibility(bundle.categories, _KeptOut(bundle.withdrawn, denied))
         midnight = dt.datetime.combine(bundle.manifest.facts.as_of, dt.time(), dt.UTC)
-        self._as_of_seconds = int(midnight.timestamp())
+        self.as_of_seconds = int(midnight.timestamp())
+        """The moment of the bundle and its features, Unix seconds."""
 
     def recommend(self, user_ids: Sequence[str], *, k: int, **asked: Any) -> Recommendations:
         """The best k candidates of each user.
@@ -179,13 +182,16 @@ class Recommender:
         has_past = purchases.num_per_user > 0
         stages.end("users")
         asked, embeddings, tokens = self.retrievers[name], None, None
+        is_lost = np.full(len(user_ids), isinstance(features, Unavailable))
         if asked.needs_embeddings or asked.needs_tokens:
             raw = self.read_users(list(user_ids)) if features is None else features
-            if isinstance(raw, Unavailable):
-                encoder = self.bundle.encoder
-                raw = features_without_store(
-                    user_ids, purchases, encoder.item_ids, encoder.schema, as_of_seconds=self._as_of_seconds
-                )
+            raw, is_lost = complete(
+                None if isinstance(raw, Unavailable) else raw,
+                user_ids,
+                purchases,
+                self.bundle.encoder,
+                as_of_seconds=self.as_of_seconds,
+            )
             raw = self._at_request(raw, request, as_of_seconds)
             has_past |= _num_events(raw) > 0
             stages.end("features")
@@ -201,9 +207,7 @@ class Recommender:
             has_past |= bool(request.context or request.recent_items)
         scale = self._scale(request)
         users = UserQueries(purchases, moments, embeddings, request.exclude_known, tokens, eligible, scale)
-        missing: tuple[Reason, ...] = ("no_features",) if isinstance(features, Unavailable) else ()
-        if request.retriever == "sparcode" != name:
-            missing = (*missing, "no_tables")
+        missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
         found = self._retrieve(users, name, k=request.k, has_past=has_past)
         stages.end("retrieval")
         return Ranked(
@@ -215,6 +219,7 @@ class Recommender:
             filled=found.filled,
             is_known=known_rows > 0,
             has_past=has_past,
+            has_features=~is_lost,
             missing=missing,
         )
 
@@ -223,7 +228,7 @@ class Recommender:
         raw = self.read_users([user_id]) if features is None else features
         if self.bundle.encoder.user_ids.rows([user_id])[0] == 0 and _num_events(raw)[0] == 0:
             return None
-        moments = np.array([self._as_of_seconds], np.int64)
+        moments = np.array([self.as_of_seconds], np.int64)
         inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
         vector: npt.NDArray[np.float32] = self.bundle.user_tower.embed(inputs)[0]
         return vector
@@ -244,14 +249,20 @@ class Recommender:
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         towers = self.retrievers["two_tower"]
         no_history = self.bundle.purchases.of(np.zeros(1, np.int64))
-        moments = np.array([self._as_of_seconds], np.int64)
+        moments = np.array([self.as_of_seconds], np.int64)
         rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=self._eligible(request)), k)
         return self._items(rows[0], scores[0], None)
 
     def warm_up(self) -> None:
-        """Asks every retriever once, so that the first real request does not pay for first calls."""
+        """Asks every retriever once, so that the first real request does not pay for first calls.
+
+        Raises:
+            FeaturesLostError: The online store has lost the users' features; all else was asked.
+        """
         for name in self.retrievers:
             self.recommend([WARM_UP_USER], k=1, retriever=name)
+        if self.probes:
+            self.read_users(list(self.probes))
 
     def _check(self, request: RecommendRequest) -> int:
         name = self.retriever_of(request)
@@ -270,7 +281,7 @@ class Recommender:
             )
         as_of = request.as_of
         if as_of is None:
-            return self._as_of_seconds
+            return self.as_of_seconds
         if as_of.tzinfo is None:
             raise RequestError("as_of", f"is {as_of}, which has no time zone; expected such as {as_of}+00:00")
         return int(as_of.timestamp())

@@ -350,21 +350,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", response_model=ReadyResponse)
     async def readyz() -> Response:
-        """Whether requests are answered, from which bundle, and why a newer one is not live."""
-        refusal = live.refusal
-        return _json(
-            {
-                "ready": True,
-                "bundle_version": live.current.bundle.version,
-                "refused": None if refusal is None else dataclasses.asdict(refusal),
-                "features": service.reads.state,
-            }
-        )
+        """Whether requests are answered, from which bundle and features, and why a newer one is not live."""
+        return _json(await service.ready())
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counts and times, for Prometheus."""
-        return Response(service.metrics_text(), media_type=CONTENT_TYPE)
+        return Response(await service.metrics_text(), media_type=CONTENT_TYPE)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -184,12 +184,37 @@ class Service:
         ]
         return {"bundle_version": bundle.version, "user_id": user_id, "items": items}
 
-    def metrics_text(self) -> bytes:
+    async def ready(self) -> dict[str, Any]:
+        """Which bundle answers with which features, and what is not as it should be."""
+        live, current = self.live, self.live.current
+        return {
+            "ready": True,
+            "bundle_version": current.bundle.version,
+            "refused": None if live.refusal is None else asdict(live.refusal),
+            "features": await self._look(),
+            "features_version": current.bundle.manifest.facts.features_version,
+            "features_age_seconds": self.clock() - current.as_of_seconds,
+            "deny_list": self._deny_list,
+        }
+
+    async def metrics_text(self) -> bytes:
         """All that is counted, in Prometheus's format."""
         live, metrics = self.live, self.metrics
         metrics.refused.set(live.refusal is not None)
         metrics.swaps.set(live.num_swaps)
+        metrics.features_missing.set(await self._look() != "ok")
+        metrics.features_moment.set(live.current.as_of_seconds)
+        metrics.deny_list_unreadable.set(self._deny_list != "ok")
         return metrics.text()
+
+    async def _look(self) -> str:
+        """`ok`, or why users are answered without features."""
+        return await self.reads.look((one.read_users, one.probes) for one in self.live.answering)
+
+    @property
+    def _deny_list(self) -> str:
+        problem = None if self.live.denied is None else self.live.denied.problem
+        return "ok" if problem is None else f"{problem}; what was denied before stays denied"
 
     async def embedding(self, user_id: str) -> dict[str, Any]:
         """A user's vector now.

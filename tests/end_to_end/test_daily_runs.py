@@ -22,9 +22,8 @@ import yaml
 from artefacts.config import pick
 from artefacts.paths import RunPaths
 from features.columns import midnight, seconds_of
-from features.config import FeaturesSections
 from features.encoding import moments_of
-from features.steps import open_store
+from features.store import Store
 from serving.bundles.bundle import Bundle
 from serving.config import ServeSections
 from serving.open import open_recommender
@@ -289,7 +288,7 @@ def test_training_time_batch_and_served_vectors_of_users_are_equal(two_days: Two
     np.testing.assert_allclose(np.linalg.norm(spy.embeddings, axis=1), 1, atol=1e-5)
 
     keys = pd.DataFrame({"user_id": ids, "event_timestamp": midnight(shop.next_day)})
-    joined = open_store(pick(FeaturesSections, config), paths).join("user", keys)
+    joined = Store.open(paths.features).join("user", keys)
     encoded = recommender.bundle.encoder.encode_users(joined, as_of_seconds=moments_of(joined))
     np.testing.assert_allclose(spy.embeddings, recommender.bundle.user_tower.embed(encoded), atol=1e-5)
     np.testing.assert_allclose(spy.embeddings, read_vectors(paths.vectors / "users"), atol=1e-5)

@@ -27,7 +27,7 @@ from features.columns import midnight
 from features.store import Store
 from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
-from serving.bundles.manifest import FILE_NAME, describe_files, read_manifest, version_of
+from serving.bundles.manifest import describe_files, read_manifest, version_of, write_manifest
 from serving.retrieval.index import HnswIndex
 from serving.retrieval.purchases import Purchases
 from twinspire.load_config import load
@@ -59,7 +59,7 @@ class Night:
         spoiled = manifest.facts.model_copy(update=facts)
         version = version_of(spoiled, files)
         changed = manifest.model_copy(update={"facts": spoiled, "files": files, "bundle_version": version})
-        (folder / FILE_NAME).write_text(changed.model_dump_json())
+        write_manifest(folder, changed)
         folder.rename(folder.with_name(version))
         self.candidate.paths.bundle_name.write_text(version)
 
@@ -155,7 +155,7 @@ def test_a_bundle_of_another_size_fails(night: Night) -> None:
 
 
 def test_an_unreadable_previous_night_does_not_fail_the_bundle(night: Night) -> None:
-    (night.candidate.paths.bundles / str(night.candidate.parent) / FILE_NAME).write_text("{}")
+    (night.candidate.paths.bundles / str(night.candidate.parent) / "manifest.json").write_text("{}")
     assert night.check("bundle_size").outcome == "not applicable"
 
 

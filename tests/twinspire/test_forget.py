@@ -21,7 +21,8 @@ from beam_jobs.snapshot_days import write_snapshots
 from features.config import FeaturesSections, IngestSections
 from features.forgotten import Forgotten
 from features.ids import IdMap
-from features.steps import make_features, make_tables, open_store
+from features.online_versions import open_filled
+from features.steps import make_features, make_tables
 from serving.config import ServeSections
 from serving.exposures.files import Exposure, read_exposures
 from serving.open import exposure_log
@@ -109,7 +110,7 @@ def test_the_next_run_equals_one_in_which_they_never_existed(tmp_path: Path) -> 
     assert not paths.snapshots.exists()
     assert not known(paths, gone)
     others = (
-        open_store(pick(FeaturesSections, load(config_file)), paths)
+        open_filled(paths.features, paths.features_version.read_text())
         .read_online(["u0", "u3", "u9"])
         .column("user_num_events")
         .to_pylist()

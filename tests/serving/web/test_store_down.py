@@ -125,7 +125,9 @@ def test_a_redis_that_came_back_empty_is_noticed_without_a_request_and_in_answer
 
     def reasons(server: Any) -> list[str]:
         asked = {"user_ids": ["u1", "u4"], "k": 5, "retriever": "two_tower"}
-        return [reason for result in server.post(asked)["results"] for reason in result["reasons"]]
+        with server.client() as client:
+            results = client.post("/v1/recommend", json=asked).json()["results"]
+        return [reason for result in results for reason in result["reasons"]]
 
     with HELD["running"](bundles, store.folder, num_workers) as server:
         assert reasons(server) == []

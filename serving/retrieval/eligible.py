@@ -126,6 +126,9 @@ class DenyList:
         self._next_look = now + LOOK_SECONDS
         try:
             signature = _signature(self.path)
+            if signature is None and self._signature is not None:
+                # A folder that is gone, as one that is no longer mounted, allows nothing.
+                self.path.parent.stat()
             if signature != self._signature:
                 text = "" if signature is None else self.path.read_text(encoding="utf-8")
                 self.item_ids, self._signature = tuple(sorted(set(ids_in(text)))), signature
@@ -167,15 +170,10 @@ class DeniedItems:
 
 
 def _signature(path: Path) -> _Signature | None:
-    """Changes whenever the file is replaced or written; None where there is none.
-
-    Raises:
-        OSError: It cannot be said, as its folder is gone.
-    """
+    """Changes whenever the file is replaced or written; None where there is none."""
     try:
         stat = path.stat()
     except FileNotFoundError:
-        path.parent.stat()
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 

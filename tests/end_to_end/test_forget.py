@@ -71,8 +71,9 @@ class Story:
 
 
 def online_users(root: Path) -> set[str]:
-    """Users whom the online store names."""
-    with sqlite3.connect(root / "features" / "feast" / "online.db") as database:
+    """Users whom the only version of the online features names."""
+    [file] = (root / "features" / "online").glob("*/online.db")
+    with sqlite3.connect(file) as database:
         [table] = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         keys = [key for (key,) in database.execute(f'SELECT DISTINCT entity_key FROM "{table}"')]
     return {key[-3:].decode() if WANDA.encode() not in key else WANDA for key in keys}

@@ -154,10 +154,15 @@ class RunPaths:
         return self.root / "steps"
 
     @property
+    def online(self) -> Path:
+        """Versions of the online features, which bundles name."""
+        return self.features / "online"
+
+    @property
     def features_version(self) -> Path:
         """The version of the online features of the day, as text; all fits of the day share it."""
         return self.root / "steps" / str(self.as_of) / "features.txt"
 
     def are_online(self, version: str) -> bool:
         """Whether a version of the online features was filled to its end."""
-        return (self.features / "online" / version / FILLED).exists()
+        return (self.online / version / FILLED).exists()

@@ -27,7 +27,7 @@ from serving.answers import (
     explanations,
 )
 from serving.bundles.bundle import Bundle
-from serving.context import complete, probes, with_context, with_recent
+from serving.context import complete, lost, probes, with_context, with_recent
 from serving.retrieval.eligible import (
     NO_ITEMS,
     DeniedItems,
@@ -224,10 +224,17 @@ class Recommender:
         )
 
     def embed_user(self, user_id: str, features: pa.Table | None = None) -> npt.NDArray[np.float32] | None:
-        """The vector that the user tower gives a user now: [D]; None where nothing is known of the user."""
+        """The vector that the user tower gives a user now: [D]; None where nothing is known of the user.
+
+        Raises:
+            LookupError: The online store has lost the user's features: without them, the vector would be another one.
+        """
         raw = self.read_users([user_id]) if features is None else features
-        if self.bundle.encoder.user_ids.rows([user_id])[0] == 0 and _num_events(raw)[0] == 0:
+        rows = self.bundle.encoder.user_ids.rows([user_id])
+        if rows[0] == 0 and _num_events(raw)[0] == 0:
             return None
+        if lost(raw, self.bundle.purchases.of(rows)).any():
+            raise LookupError("the online store has none of this user")
         moments = np.array([self.as_of_seconds], np.int64)
         inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
         vector: npt.NDArray[np.float32] = self.bundle.user_tower.embed(inputs)[0]

@@ -220,14 +220,17 @@ class Service:
         """A user's vector now.
 
         Raises:
-            BadRequestError: Nothing is known of the user (404), or the online store does not answer (503): a vector
-                without features would be another one.
+            BadRequestError: Nothing is known of the user (404), or the online store does not answer or has lost the
+                user's features (503): a vector without features would be another one.
         """
         recommender = self.live.current
         features = await self.reads.read(recommender.read_users, [user_id])
         if isinstance(features, Unavailable):
             raise bad(503, "user_id", f"features cannot be read now: {features.why}")
-        vector = await run_in_threadpool(recommender.embed_user, user_id, features)
+        try:
+            vector = await run_in_threadpool(recommender.embed_user, user_id, features)
+        except LookupError as error:
+            raise bad(503, "user_id", f"features cannot be read now: {error}") from None
         if vector is None:
             raise bad(404, "user_id", f"{user_id!r} is not known")
         return {

@@ -99,6 +99,8 @@ def test_a_user_whose_features_are_lost_is_answered_from_the_bundle_and_others_a
     assert [answer.reasons for answer in found] == [(), ("no_features",), ("no_history",)]
     assert (found[0], found[2]) == (known, new)
     assert (other.reasons, found[1].items) == ((), ask(read_users, Unavailable("down"))[1].items)
+    with pytest.raises(LookupError, match="the online store has none of this user"):
+        recommender.embed_user("u1", without_u1(["u1"]))
 
 
 def test_a_store_that_has_no_features_of_anybody_has_lost_them(

@@ -58,6 +58,8 @@ setup(
         "fastapi>=0.120,<1",
         "starlette>=1,<2",
         "uvicorn>=0.38,<1",
+        # The parser of heads, which uvicorn takes where it is there.
+        "httptools>=0.6.3,<1",
         "orjson>=3.11,<4",
         "prometheus-client>=0.22,<1",
         "matplotlib>=3.10,<4",

@@ -67,7 +67,11 @@ def compare_tests(num_users: int, num_comparisons: int, *, num_samples: int, bat
 
 def compare_lists(split: Split) -> None:
     """Prints recall at 100 and its difference to ours for some numbers of neighbours."""
-    ranked = timed("ours, 200", lambda: item_knn(split, K, neighbours=cosine_neighbours(split.history), new_only=True))
+    history = split.history
+    ranked = timed(
+        "ours, 200",
+        lambda: item_knn(history, K, neighbours=cosine_neighbours(history, num_neighbours=200), new_only=True),
+    )
     ours = recall(split, ranked)
     print(f"  recall@{K} {np.nanmean(ours):.4f}")
     for neighbours in (20, 100, 200, 500):

@@ -106,6 +106,24 @@ def make_split(
     )
 
 
+def validation_split(split: Split, events: pa.Table | pd.DataFrame, item_order: npt.ArrayLike) -> Split | None:
+    """The same question a window earlier: the days before the cut are the window, and what is before them the history.
+
+    For choices that the window after the cut must not decide.
+
+    Args:
+        split: Its cut and the length of its window are read.
+        events: As for `make_split`; those from the cut on are not read.
+        item_order: [N] item ids; the position of an id is its row in the catalogue.
+
+    Returns:
+        The split; None where nothing happened in these days, or nothing before them.
+    """
+    begin = split.cut - dt.timedelta(days=split.window_days)
+    found = make_split(_before(_event_table(events), split.cut), item_order, cut=begin, window_days=split.window_days)
+    return found if found.history.nnz and found.relevant.nnz else None
+
+
 def recent_item_counts(
     events: pa.Table | pd.DataFrame, item_order: npt.ArrayLike, *, cut: dt.datetime, days: int
 ) -> npt.NDArray[np.int64]:
@@ -125,12 +143,48 @@ def recent_item_counts(
     """
     if days < 1:
         raise ValueError(f"days is {days}; give at least 1")
+    rows, age_us = _rows_and_ages(events, item_order, cut)
+    recent = rows[age_us <= days * _SECONDS_PER_DAY * 1_000_000]
+    return np.bincount(recent, minlength=len(np.asarray(item_order, dtype=object))).astype(np.int64)
+
+
+def decayed_item_rates(
+    events: pa.Table | pd.DataFrame, item_order: npt.ArrayLike, *, cut: dt.datetime, half_life_days: float
+) -> npt.NDArray[np.float64]:
+    """Events of each item before the cut, older ones less, in the order of the feature `item_slow_rate`.
+
+        rate_i = sum over its events of 2^(-days / half-life),  whole days from its day to the last before the cut
+
+    Args:
+        events: As for `make_split`.
+        item_order: [N] item ids in the order of their rows.
+        cut: The moment that nothing counted may reach, a midnight in UTC.
+        half_life_days: Days after which an event counts half, above 0.
+
+    Returns:
+        [N] float64, 0 for items without events.
+
+    Raises:
+        ValueError: As `make_split`, or `half_life_days` is not above 0.
+    """
+    if not half_life_days > 0:
+        raise ValueError(f"half_life_days is {half_life_days}; give a number above 0")
+    rows, age_us = _rows_and_ages(events, item_order, cut)
+    days = (age_us - 1) // (_SECONDS_PER_DAY * 1_000_000)
+    num_items = len(np.asarray(item_order, dtype=object))
+    rates = np.bincount(rows, weights=2.0 ** (-days / half_life_days), minlength=num_items)
+    return rates.astype(np.float64)
+
+
+def _rows_and_ages(
+    events: pa.Table | pd.DataFrame, item_order: npt.ArrayLike, cut: dt.datetime
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Item row and age at the cut, microseconds, of every event before it with an item of the catalogue."""
     _check_utc(cut)
-    items = _item_array(item_order)
     table = _before(_event_table(events), cut)
-    table = table.filter(pc.greater_equal(table[TIMESTAMP], _timestamp(cut - dt.timedelta(days=days))))
-    rows = _rows_of(table[ITEM_ID], items)
-    return np.bincount(rows[rows >= 0], minlength=len(items)).astype(np.int64)
+    rows = _rows_of(table[ITEM_ID], _item_array(item_order))
+    age_us = _microseconds(cut) - pc.cast(table[TIMESTAMP], pa.int64()).to_numpy()
+    return rows[rows >= 0], age_us[rows >= 0]
 
 
 def _check_utc(cut: dt.datetime) -> None:

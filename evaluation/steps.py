@@ -5,7 +5,7 @@ U users of a split.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -67,10 +67,8 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     """A report for each task."""
     ks, category = sections.evaluation.ks, sections.dataset.item_category
     items = catalogue.catalogue_of(paths.tables, paths.catalogue(paths.as_of), item_category=category)
-    arms = [
-        *retrieved_by(bundle, sections, paths, folds.folds[0].split),
-        *_baseline_arms(folds, max(ks), sections.seed),
-    ]
+    baselines, notes = _baseline_arms(folds, max(ks), sections.seed)
+    arms = [*retrieved_by(bundle, sections, paths, folds.folds[0].split), *baselines]
     return [
         comparison.compare_arms(
             folds.folds,
@@ -83,21 +81,25 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
                 seed=sections.seed,
             ),
             catalogue=items,
-            about=settings.About(sections.name, "after-cut"),
+            about=settings.About(sections.name, "after-cut", notes=notes, event_name=sections.dataset.event_name),
             reference=REFERENCE,
         )
         for task in report.TASKS
     ]
 
 
-def _baseline_arms(folds: Folds, k: int, seed: int) -> Iterable[tuple[settings.Arm, Lists]]:
-    past = baseline.Past(folds.folds[0].split, folds.events, folds.item_ids, seed)
+def _baseline_arms(folds: Folds, k: int, seed: int) -> tuple[list[tuple[settings.Arm, Lists]], tuple[str, ...]]:
+    """The baselines with their lists, and what they chose and left out, a sentence each."""
+    past = baseline.Past(folds.folds[0].split, folds.events, folds.item_ids, seed, k)
+    arms, notes = [], []
     with console.progress("baselines", total=len(BASELINES)) as advance:
         for method in BASELINES.values():
-            rank = method.fit(past)
-            lists = {task: rank(k, task == report.NEW_TO_THE_USER) for task in report.TASKS}
-            yield settings.Arm(method.title, method.source, (), layer="baseline"), lists
+            fitted = method.fit(past)
+            lists = {task: fitted.rank(k, task == report.NEW_TO_THE_USER) for task in report.TASKS}
+            arms.append((settings.Arm(method.title, method.source, (), layer="baseline"), lists))
+            notes += [fitted.note] if fitted.note else []
             advance(1)
+    return arms, tuple(notes)
 
 
 def retrieved_by(

@@ -22,6 +22,8 @@ from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, STATISTICS
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+# Sums of numbers up to here are finite as 32-bit floats.
+LARGEST_NUMBER = 1e30
 # Rates below a thousandth of an event a day are all "never".
 SMALLEST_RATE = 1e-3
 

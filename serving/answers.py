@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NotRequired, TypedDict
 
@@ -14,10 +15,16 @@ from serving.bundles.bundle import Bundle
 from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import Fused, Retriever, UserQueries
 
-Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "no_tables"]
-"""Why a list has a fallback: no such user, or none with a history; the online store did not answer or has lost the
-user's features, and those of the bundle were used; nothing was found; the list was too short, and popularity filled it;
-no SparCode tables."""
+Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "short", "no_tables"]
+"""Why a list is not the regular one: no such user, or none with a history; the online store did not answer or has
+lost the user's features, and those of the bundle were used; nothing was found; the list was too short, and popularity
+filled it; it has fewer than k items; no SparCode tables."""
+ANONYMOUS = ""
+"""Stands for the user of a request that names none; no id is empty."""
+EXPLAIN_COST = 5
+"""What an explained item costs, in plain ones."""
+FIRST_ITEMS = 100
+"""A list of fewer items costs as much as one of these."""
 NUM_NEAR = 3
 """Items of the history that explain an item, at most."""
 
@@ -129,6 +136,8 @@ class Ranked:
             reasons.append("nothing_found")
         if self.filled[user]:
             reasons.append("filled")
+        if self.rows[user, -1] < 0 and "nothing_found" not in reasons:
+            reasons.append("short")
         return tuple(reasons)
 
 
@@ -141,12 +150,19 @@ class RequestError(ValueError):
         self.field, self.message = field, message
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a name that is none of some: the nearest of them, if one is near."""
+    spelled = {one.lower(): one for one in names}
+    near = difflib.get_close_matches(name.lower(), [*spelled], n=1)
+    return f"; did you mean {spelled[near[0]]!r}?" if near else ""
+
+
 @dataclass(frozen=True)
 class RecommendRequest:
     """One call: which users get lists, of what, found how."""
 
     user_ids: tuple[str, ...]
-    """At least one; the same may be asked for twice."""
+    """At least one; the same may be asked for twice. `ANONYMOUS`, alone, is nobody that is known."""
     k: int = 10
     """Length of the lists, at least 1."""
     retriever: str | None = None
@@ -171,6 +187,16 @@ class RecommendRequest:
     """Whether every item comes with the retrievers that found it, and the nearest items of the history."""
     arm: str | None = None
     """Name of the arm that answers; None takes the one that the user is assigned to."""
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether it names no user."""
+        return self.user_ids == (ANONYMOUS,)
+
+    @property
+    def cost(self) -> int:
+        """What it costs, about: in items of plain lists, of which a millisecond has some 300."""
+        return len(self.user_ids) * max(self.k, FIRST_ITEMS) * (EXPLAIN_COST if self.explain else 1)
 
 
 def explanations(
@@ -228,20 +254,16 @@ def _near(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[li
     cosines = _unit(bundle.item_vectors[found]) @ _unit(bundle.item_vectors[own]).T
     # An item that was bought before is its own nearest, which explains nothing.
     cosines[found[:, None] == own] = -np.inf
-    best = np.argsort(-cosines, axis=1, kind="stable")[:, :NUM_NEAR]
-    ids = bundle.encoder.item_ids
-    return [
-        [
-            NearItem(
-                item_id=ids.ids([own[place] + 1])[0],
-                item_name=bundle.item_names[own[place]],
-                cosine=float(cosines[position, place]),
-            )
-            for place in places
-            if np.isfinite(cosines[position, place])
-        ]
-        for position, places in enumerate(best)
-    ]
+    every, item_ids = np.arange(len(found)), bundle.encoder.item_ids.ids(own + 1)
+    names = [bundle.item_names[row] for row in own.tolist()]
+    answers: list[list[NearItem]] = [[] for _ in found]
+    for _ in range(min(NUM_NEAR, len(own))):
+        best = cosines.argmax(axis=1)
+        for near, place, cosine in zip(answers, best.tolist(), cosines[every, best].tolist(), strict=True):
+            if cosine > -np.inf:
+                near.append(NearItem(item_id=item_ids[place], item_name=names[place], cosine=cosine))
+        cosines[every, best] = -np.inf
+    return answers
 
 
 def _unit(vectors: Scores) -> Scores:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from artefacts.config import Section, read
 from serving.arms import Arm, Arms
@@ -81,6 +82,9 @@ class ServingConfig(RankingConfig):
     """Processes that answer; several share one copy of the bundle."""
     max_k: int = Field(1000, ge=1)
     """Largest k that a request may ask for."""
+    max_items: int = Field(51_200, ge=12_800)
+    """Most items that a request may ask for: users, rounded up to a power of two, times k; explained ones count five
+    times. At least 256 users can ask for explained lists of 10."""
     arms: tuple[ArmConfig, ...] = ()
     """Ways of answering that share out the users; none listed, all users get the published bundle."""
     arm_salt: str = "twinspire"
@@ -94,9 +98,19 @@ class ServingConfig(RankingConfig):
     feature_deadline_ms: float = Field(200.0, gt=0)
     """What a read of the online store may take, in milliseconds; after it users are answered without it."""
     requests_per_second: float | None = Field(None, gt=0)
-    """Most requests that one address may make; null sets no limit."""
+    """Most requests that one address may make; one counts for each user and each 100 items of its list, five times if
+    they are explained. Null sets no limit."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies whose `X-Forwarded-For` says which address asks; of others it is ignored."""
     body_seconds: float = Field(10.0, gt=0)
     """What the body of a request may take to arrive."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ip_network(network)  # ValueError: names it.
+        return value
 
     @model_validator(mode="after")
     def _arms_share_out_everybody(self) -> ServingConfig:
@@ -115,7 +129,7 @@ class BundleSections:
     item_category: str | None = read("dataset.item_category")
     weight: Literal["none", "value", "margin"] = read("index.weight")
     weight_power: float = read("index.weight_power")
-    ef_search: int = read("index.ef_search")
+    ef_search: int | None = read("index.ef_search")
     sparcode: Section | None = read("sparcode")
     """Without any of its fields: whether there are tables."""
     ranking: RankingConfig = read("serving")
@@ -135,5 +149,5 @@ class ServeSections:
     """What a server reads of the configuration."""
 
     serving: ServingConfig = read("serving")
-    ef_search: int = read("index.ef_search")
+    ef_search: int | None = read("index.ef_search")
     online_store: Literal["sqlite", "redis"] = read("features.online_store")

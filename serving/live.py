@@ -121,14 +121,14 @@ class Live:
         return self._current
 
     @property
+    def recommenders(self) -> list[Recommender]:
+        """All that answer, the current one first."""
+        return list({id(one): one for one in (self._current, *self._fixed.values())}.values())
+
+    @property
     def refusal(self) -> Refusal | None:
         """What is published and does not answer; None where everything is in order."""
         return self._refusal
-
-    @property
-    def answering(self) -> list[Recommender]:
-        """Of all bundles that answer, each once."""
-        return list({id(one): one for one in (self._current, *self._fixed.values())}.values())
 
     def of(self, arm: Arm) -> Recommender:
         """The recommender of an arm."""
@@ -193,7 +193,7 @@ class Live:
         Args:
             is_new: Whether the bundle that was taken last may be refused.
         """
-        for recommender in self.answering:
+        for recommender in self.recommenders:
             _warm_up(recommender, is_new=is_new and recommender is self._current)
 
     def watch(self, seconds: float = LOOK_SECONDS) -> threading.Thread:

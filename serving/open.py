@@ -15,7 +15,7 @@ from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
 from serving.retrieval.eligible import DeniedItems, DenyList
-from serving.web import app, feature_reads, server, service, workers
+from serving.web import app, feature_reads, guard, server, service, workers
 from serving.web.metrics import Metrics
 
 
@@ -114,21 +114,31 @@ def exposure_log(sections: ServeSections, paths: RunPaths, metrics: Metrics) -> 
     )
 
 
-def serve(sections: ServeSections, paths: RunPaths, *, api_key: str | None) -> None:
+def serve(sections: ServeSections, paths: RunPaths, *, api_key: str | None, without_key: bool = False) -> None:
     """Answers over HTTP until SIGTERM or SIGINT, with one process or several.
 
     Args:
         sections: How to serve.
         paths: Of the run folder.
         api_key: What requests have to show; None asks for nothing.
+        without_key: Whether everybody who reaches the address, by any host name, is answered without a key.
 
     Raises:
+        ConfigError: The key cannot be sent, or there is none and others than this machine reach the address.
         ValueError: A bundle cannot be opened.
         OSError: The address cannot be listened on, or something cannot be read.
         WorkerError: One of several processes cannot answer.
     """
     serving = sections.serving
-    protection = app.Protection(api_key, serving.requests_per_second, serving.body_seconds)
+    guard.check_key(api_key, host=serving.host, without_key=without_key)
+    protection = guard.Protection(
+        api_key,
+        serving.requests_per_second,
+        serving.body_seconds,
+        max_items=serving.max_items,
+        trusted_proxies=serving.trusted_proxies,
+        any_host=without_key,
+    )
 
     def routes(live: Live, metrics: Metrics, watch: Callable[[], object]) -> ASGIApp:
         answers = service_of(live, metrics, sections, paths)

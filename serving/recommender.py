@@ -27,7 +27,7 @@ from serving.answers import (
     explanations,
 )
 from serving.bundles.bundle import Bundle
-from serving.context import complete, lost, probes, with_context, with_recent
+from serving.context import check_context, complete, lost, probes, with_context, with_recent
 from serving.retrieval.eligible import (
     NO_ITEMS,
     DeniedItems,
@@ -44,6 +44,8 @@ FALLBACK = "popularity"
 NO_TABLES = "two_tower"
 """Retriever that answers where SparCode is asked for and the bundle has no tables."""
 WARM_UP_USER = "(warm-up)"
+SCANNED = 10_000
+"""Numbers of vectors that exact search reads in the time of one item of a plain list."""
 
 ReadUsers = Callable[[list[str]], pa.Table]
 """User ids -> one row per id in the order asked: user_id and the fields of the user view, nulls where unknown."""
@@ -114,7 +116,17 @@ class Recommender:
     def needs_features(self, request: RecommendRequest) -> bool:
         """Whether features of users are read for a request."""
         asked = self.retrievers.get(self.retriever_of(request))
-        return asked is not None and (asked.needs_embeddings or asked.needs_tokens)
+        return asked is not None and not request.is_anonymous and (asked.needs_embeddings or asked.needs_tokens)
+
+    def cost(self, request: RecommendRequest) -> int:
+        """What a request costs, about, in the unit of `RecommendRequest.cost`: exact search reads every vector."""
+        scanned = self.bundle.item_vectors.size // SCANNED if self.retriever_of(request) == "exact" else 0
+        return request.cost + len(request.user_ids) * scanned
+
+    def unknown_items(self, item_ids: Sequence[str]) -> list[str]:
+        """Those of some ids that are no items of the catalogue, in their order."""
+        rows = self.bundle.encoder.item_ids.rows(item_ids)
+        return [item_id for item_id, row in zip(item_ids, rows.tolist(), strict=True) if not row]
 
     def answer(self, request: RecommendRequest, features: pa.Table | Unavailable | None = None) -> Recommendations:
         """Answers a request, as `rank` does, with items that have names.
@@ -166,6 +178,12 @@ class Recommender:
         """
         return self._rank(request, features, _Stages())
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether a request may give the power of business weights."""
+        about = self.bundle.manifest.facts.business_weight
+        return about is not None and about.power != 0
+
     def retriever_of(self, request: RecommendRequest) -> str:
         """Name of the retriever that answers: where SparCode has no tables, the two towers do."""
         name = request.retriever or self.default_retriever
@@ -180,18 +198,22 @@ class Recommender:
         purchases = self.bundle.purchases.of(known_rows)
         moments = np.full(len(user_ids), as_of_seconds, np.int64)
         has_past = purchases.num_per_user > 0
+        can_be_found: npt.NDArray[np.bool_] = np.ones(len(user_ids), np.bool_)
         stages.end("users")
         asked, embeddings, tokens = self.retrievers[name], None, None
         is_lost = np.full(len(user_ids), isinstance(features, Unavailable))
         if asked.needs_embeddings or asked.needs_tokens:
-            raw = self.read_users(list(user_ids)) if features is None else features
+            read: pa.Table | Unavailable | None = None
+            if not request.is_anonymous:
+                read = self.read_users(list(user_ids)) if features is None else features
             raw, is_lost = complete(
-                None if isinstance(raw, Unavailable) else raw,
+                None if isinstance(read, Unavailable) else read,
                 user_ids,
                 purchases,
                 self.bundle.encoder,
                 as_of_seconds=self.as_of_seconds,
             )
+            is_lost &= not request.is_anonymous
             raw = self._at_request(raw, request, as_of_seconds)
             has_past |= _num_events(raw) > 0
             stages.end("features")
@@ -199,16 +221,21 @@ class Recommender:
             stages.end("encoding")
             if asked.needs_embeddings:
                 embeddings = self.bundle.user_tower.embed(inputs)
+                # Numbers may be too large for a tower. No search sorts what is no number.
+                can_be_found = np.logical_and.reduce(np.isfinite(embeddings), axis=1)
+                embeddings = np.where(can_be_found[:, None], embeddings, np.float32(0))
                 stages.end("user_tower")
             if asked.needs_tokens and self.bundle.sparcode is not None:
                 tokens = self.bundle.sparcode.tokenizer.embed(inputs)
                 stages.end("tokenizer")
             # Context and recent items are inputs of the tower alone.
-            has_past |= bool(request.context or request.recent_items)
+            has_past |= bool(request.context) or len(self.unknown_items(request.recent_items)) < len(
+                request.recent_items
+            )
         scale = self._scale(request)
         users = UserQueries(purchases, moments, embeddings, request.exclude_known, tokens, eligible, scale)
         missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
-        found = self._retrieve(users, name, k=request.k, has_past=has_past)
+        found = self._retrieve(users, name, k=request.k, can_be_found=has_past & can_be_found)
         stages.end("retrieval")
         return Ranked(
             name,
@@ -248,16 +275,17 @@ class Recommender:
         Raises:
             RequestError: A category in `allow` is not there.
         """
+        request = RecommendRequest((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
+        eligible = self._eligible(request)
         row = int(self.bundle.encoder.item_ids.rows([item_id])[0]) - 1
         if row < 0:
             return None
-        request = RecommendRequest((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
         vector = np.array(self.bundle.item_vectors[row][None])
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         towers = self.retrievers["two_tower"]
         no_history = self.bundle.purchases.of(np.zeros(1, np.int64))
         moments = np.array([self.as_of_seconds], np.int64)
-        rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=self._eligible(request)), k)
+        rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=eligible), k)
         return self._items(rows[0], scores[0], None)
 
     def warm_up(self) -> None:
@@ -281,8 +309,8 @@ class Recommender:
             raise RequestError("retriever", f"is {name!r}, expected one of: {', '.join(self.retrievers)}")
         if request.recent_items and len(request.user_ids) > 1:
             raise RequestError("recent_items", f"are given for {len(request.user_ids)} users, expected one user")
-        about = self.bundle.manifest.facts.business_weight
-        if request.weight_exponent is not None and (about is None or about.power == 0):
+        check_context(request.context, self.bundle.encoder.schema)
+        if request.weight_exponent is not None and not self.has_weights:
             raise RequestError(
                 "weight_exponent", "is given, and this bundle has no business weights; configure index.weight"
             )
@@ -310,7 +338,7 @@ class Recommender:
     def _at_request(self, raw: pa.Table, request: RecommendRequest, as_of_seconds: int) -> pa.Table:
         """Features with the context and recent items of the request."""
         if request.context:
-            raw = with_context(raw, request.context, self.bundle.encoder.schema)
+            raw = with_context(raw, request.context)
         if request.recent_items:
             raw = with_recent(raw, request.recent_items, as_of_seconds=as_of_seconds)
         return raw
@@ -325,13 +353,13 @@ class Recommender:
             return weights
         return np.asarray(weights ** (asked / about.power), np.float32)
 
-    def _retrieve(self, users: UserQueries, name: str, *, k: int, has_past: npt.NDArray[np.bool_]) -> _Found:
+    def _retrieve(self, users: UserQueries, name: str, *, k: int, can_be_found: npt.NDArray[np.bool_]) -> _Found:
         retriever = self.retrievers[name]
         rows, scores = retriever.retrieve(users, k)
         found = _Found(rows, scores, np.zeros(len(users), np.bool_), np.zeros(len(users), np.bool_))
         if name == FALLBACK:
             return found
-        found.fell_back[:] = ~has_past | (rows[:, 0] < 0)
+        found.fell_back[:] = ~can_be_found | (rows[:, 0] < 0)
         if retriever.fills_up:
             short = ~found.fell_back & (rows[:, -1] < 0)
             if short.any():

@@ -27,7 +27,7 @@ from serving.bundles.retention import Removal, prune, prune_features
 from serving.config import BundleSections, PublishSections
 from serving.exposures.files import tidy
 from serving.registry import retrievers_of
-from serving.retrieval import eligible, index, purchases
+from serving.retrieval import distinct, eligible, index, purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode.files import SERVED, read_report
 
@@ -153,7 +153,7 @@ def _parts(
         item_vectors=vectors,
         item_weights=weights,
         sparcode=None if sections.sparcode is None else paths.codes / SERVED,
-        index=index.backend_of(form).load(paths.index / index.INDEX_FILE, ranked, withdrawn),
+        index=distinct.load_index(form, paths.index / index.INDEX_FILE, ranked, withdrawn),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
         purchases=purchases.Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
         popularity=_recent_events(paths.catalogue(paths.as_of) / "items.parquet"),

@@ -276,8 +276,11 @@ class DailyConfig(Section):
     """Passes over the new days of a warm start."""
     replay_days: int = Field(1, ge=0)
     """Days before the new ones that are fitted once more, with the users who were held out of them."""
-    holdout_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the users whose new examples wait a day, so that the fit can be compared with the previous one."""
+    holdout_share: float | None = Field(None, ge=0, lt=1)
+    """Share of the users whose new examples wait a day, so that the fit can be compared with the previous one; null
+    holds out as many as `detectable_fall` needs, and at most half of them."""
+    detectable_fall: float = Field(0.2, gt=0, le=1)
+    """Fall of recall, as a part of the previous fit's, that the users held out show four times in five."""
     keep_exposure_days: int | None = Field(None, ge=1)
     """Days before the night's own of which the lists that servers logged are kept; null keeps them all."""
 
@@ -295,7 +298,8 @@ class TrainSections:
     ks: tuple[int, ...] = read("evaluation.ks")
     warm_epochs: int = read("daily.epochs")
     replay_days: int = read("daily.replay_days")
-    holdout_share: float = read("daily.holdout_share")
+    holdout_share: float | None = read("daily.holdout_share")
+    detectable_fall: float = read("daily.detectable_fall")
 
 
 @dataclass(frozen=True)

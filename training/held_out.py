@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from scipy import sparse
 
 from artefacts.paths import RunPaths
 from evaluation.metrics import find_hits, recall_at_k
+from evaluation.statistics import users_needed
 from features import columns, encoding, schema
 from features.ids import stable_number
 from serving.retrieval import exact
@@ -28,6 +30,11 @@ STATE, TRAINED = "state", "trained"
 HELD_OUT = "held_out.npz"
 # Of the hash of a user and a day, so that shares are exact to a hundredth of a percent.
 GRAIN = 10_000
+MOST_SHARE = 0.5
+# What the gate asks for by default: gates.min_held_out_users.
+FEWEST_USERS = 100
+# Where no earlier comparison says how many users are needed, and how many users have to say it.
+USUAL_USERS, FEWEST_FOR_SPREAD = 400, 30
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -105,16 +112,53 @@ class HeldOut:
     since: dt.date
     share: float
 
+    @classmethod
+    def with_power(cls, parent: Parent, paths: RunPaths, *, fall: float) -> HeldOut:
+        """Holds out as many as a comparison with the earlier fit needs, of those who have met something new since.
+
+            n = ( (z_.975 + z_.8) sd / (fall * recall) )^2
+
+        The standard deviation of the users' differences and the recall are those of the earlier fit's own comparison.
+        At most half of the users are held out: the examples of the others are what is fitted.
+
+        Args:
+            parent: The earlier fit.
+            paths: Of the new fit.
+            fall: Part of the earlier fit's recall whose loss the comparison has to show four times in five.
+        """
+        relevant, _ = _pairs(parent, paths)
+        active = _all_ids(parent.encoder)[np.diff(relevant.indptr) > 0]
+        needed = max(_users_for(parent.model / HELD_OUT, fall), FEWEST_USERS)
+        drawn = np.sort(_drawn(parent.as_of, active))
+        share = MOST_SHARE if needed > len(drawn) else min((int(drawn[needed - 1]) + 1) / GRAIN, MOST_SHARE)
+        return cls(parent.as_of, share)
+
     def of(self, user_ids: npt.NDArray[np.object_]) -> Bools:
         """Who is held out: [n] bool. A hash of day and id decides, the same in every process."""
-        drawn = stable_number(f"{self.since}:{user_id}" for user_id in user_ids) % GRAIN
-        return np.asarray(drawn < round(self.share * GRAIN))
+        return np.asarray(_drawn(self.since, user_ids) < round(self.share * GRAIN))
 
     def keep(self, encoder: encoding.Encoder) -> Callable[[dt.date, Ints], Bools]:
         """Which examples of a day are fitted, by the user rows of an encoder: day, [E] int64 -> [E] bool."""
         held = np.zeros(encoder.user_ids.num_table_rows, bool)
         held[1 : len(encoder.user_ids)] = self.of(_all_ids(encoder))
         return lambda day, rows: np.ones(len(rows), bool) if day < self.since else ~held[rows]
+
+
+def _drawn(since: dt.date, user_ids: npt.NDArray[np.object_]) -> npt.NDArray[Any]:
+    """[n] from 0 to below `GRAIN`."""
+    return np.asarray(stable_number(f"{since}:{user_id}" for user_id in user_ids) % GRAIN)
+
+
+def _users_for(comparison: Path, fall: float) -> int:
+    """Users that show a fall of recall four times in five, by the users of an earlier comparison."""
+    if not comparison.exists():
+        return USUAL_USERS
+    with np.load(comparison, allow_pickle=False) as file:
+        differences, recall = file["fit"] - file["parent"], float(file["parent"].sum()) / max(len(file["parent"]), 1)
+    # Of a few users, or of users who all have the same, the spread is not known.
+    if len(differences) < FEWEST_FOR_SPREAD or not recall > 0 or not differences.std() > 0:
+        return USUAL_USERS
+    return users_needed(differences, fall * recall)
 
 
 def compare(

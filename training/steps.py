@@ -46,12 +46,13 @@ from training.data.training_data import (
     split_validation_days,
 )
 from training.distribution import read_cluster, workers
+from training.export import export_tower
 from training.fit import Fitted, fit_phase
 from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
 from training.held_out import HeldOut, Parent, WarmStart, compare
 from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
 from training.negatives.known_positives import KnownPositives
-from training.trainer import EpochMetrics, EpochReport, embed, export_tower
+from training.trainer import EpochMetrics, EpochReport, embed
 from training.warm_start import Growth
 
 TOP = 10
@@ -106,8 +107,7 @@ def train(
         if start is None:
             reports, sections = _validate(sections, paths, encoder, days, folder)
         phase = Phase("final", days, paths.as_of, None)
-        share = sections.holdout_share
-        held = HeldOut(parent.as_of, share) if parent is not None and share else None
+        held = None if parent is None else _held_out(sections, paths, parent)
         fitted, sparcode, _ = _fit(sections, paths, encoder, phase, folder, warm=warm, held=held)
         reports["final"] = fitted.reports
         _export(fitted, sparcode, folder)
@@ -123,6 +123,14 @@ def train(
             then = with_factors_of(encoder, known, towers=sections.towers, seed=sections.seed)(fitted.learned)
             compared = compare(then, parent, encoder, paths, held, folder=folder, k=max(sections.ks))
     return _outcome(sections, days, reports, compared, start)
+
+
+def _held_out(sections: TrainSections, paths: RunPaths, parent: Parent) -> HeldOut | None:
+    """Who is kept out of a fit for the comparison with an earlier one; None where nobody shall be."""
+    share = sections.holdout_share
+    if share is None:
+        return HeldOut.with_power(parent, paths, fall=sections.detectable_fall)
+    return HeldOut(parent.as_of, share) if share else None
 
 
 def _of_new_days(sections: TrainSections, parent: Parent) -> TrainSections:

@@ -11,6 +11,7 @@ import numpy as np
 from rich.markup import escape
 
 from artefacts.console import console, progress
+from artefacts.files import replace_text
 from artefacts.paths import RunPaths
 from artefacts.steps import digest_of
 from evaluation.baselines import BASELINES
@@ -70,17 +71,25 @@ def ablate(ablation: Ablation, runs: Path, *, only: Sequence[str], num_seeds: in
         seed=ablation.base.seed,
         by_day=False,
     )
-    baselines = [_baseline_arm(baseline, ablation, base, folds, run, k=max(ks)) for baseline in BASELINES.values()]
+    fitted = [_baseline_arm(baseline, ablation, base, folds, run, k=max(ks)) for baseline in BASELINES.values()]
+    baselines, notes = [arm for arm, _ in fitted], [note for _, of_arm in fitted for note in of_arm]
     found = _retrieve_all(fits, folds, run, k=max(ks), costs=ablation.settings.costs)
     arms = [found.arm(name, ablation, seeds) for name in names if name not in found.failed]
     cuts = ", ".join(map(str, folds.cuts))
-    note = f"no leakage: features at {cuts} hold no event, moment or item from the cut on"
+    notes.append(f"no leakage: features at {cuts} hold no event, moment or item from the cut on")
     return compare_arms(
         folds.folds,
         _with_references(baselines + arms, ablation),
         settings=settings,
         catalogue=catalogue_of(base.tables, base.catalogue(folds.cuts[0]), item_category=_category(ablation)),
-        about=About(ablation.base.name, "after-cut", tuple(seeds), failed=found.failed, notes=(note,)),
+        about=About(
+            ablation.base.name,
+            "after-cut",
+            tuple(seeds),
+            failed=found.failed,
+            notes=tuple(notes),
+            event_name=ablation.base.dataset.event_name,
+        ),
     )
 
 
@@ -161,25 +170,25 @@ def _folds(ablation: Ablation, paths: RunPaths) -> Folds:
 
 def _baseline_arm(
     baseline: Baseline, ablation: Ablation, paths: RunPaths, folds: Folds, run: Invocation, *, k: int
-) -> Arm:
-    """A baseline with one list a cut, kept like those of fits."""
-    ranked = []
+) -> tuple[Arm, list[str]]:
+    """A baseline with one list a cut, kept like those of fits, and what it chose for each."""
+    ranked, notes = [], []
     for cut, fold in zip(folds.cuts, folds.folds, strict=True):
-        past = Past(fold.split, folds.events, folds.item_ids, ablation.base.seed)
+        past = Past(fold.split, folds.events, folds.item_ids, ablation.base.seed, k)
         ingest = run.steps(ablation.base.model_copy(update={"as_of": cut}), paths)["ingest"].digest
-        digest = digest_of({"ingest": ingest, "k": k, "window": fold.split.window_days, "seed": past.seed})
-        ranked.append(
-            [
-                kept_lists(
-                    "exact",
-                    replace(paths, as_of=cut, arm=folder_of(baseline.name)),
-                    digest=digest,
-                    shape=(len(fold.split.user_ids), k),
-                    make=lambda past=past: baseline.fit(past)(k, True),  # type: ignore[misc]
-                )
-            ]
-        )
-    return Arm(baseline.title, baseline.source, ranked, layer="baseline")
+        digest = digest_of({"ingest": ingest, "k": k, "window": fold.split.window_days, "seed": past.seed, "tuned": 1})
+        kept = replace(paths, as_of=cut, arm=folder_of(baseline.name))
+        note = kept.of_fit / "lists" / f"{cut}.txt"
+
+        def make(past: Past = past, note: Path = note) -> Rows:
+            fitted = baseline.fit(past)
+            replace_text(note, fitted.note)
+            return fitted.rank(k, True)
+
+        ranked.append([kept_lists("exact", kept, digest=digest, shape=(len(fold.split.user_ids), k), make=make)])
+        if chosen := note.read_text(encoding="utf-8"):
+            notes.append(f"{cut}, {chosen}")
+    return Arm(baseline.title, baseline.source, ranked, layer="baseline"), notes
 
 
 @dataclass

@@ -20,6 +20,7 @@ import typer
 
 from artefacts.config import pick
 from artefacts.locks import only_run
+from artefacts.secrets import find
 from serving.config import ServeSections
 from serving.registry import retriever_names
 from twinspire.bundles import bundles
@@ -38,6 +39,7 @@ from twinspire.job import (
     Now,
     Overrides,
     Runs,
+    check_secrets,
     do,
     errors,
     moment,
@@ -218,7 +220,7 @@ def recommend(
         ),
     ] = None,
     exclude_bought: Annotated[
-        bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
+        bool, typer.Option("--exclude-bought", help="Leave out what the user has met (bought, visited, ...).")
     ] = False,
     as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
@@ -229,6 +231,7 @@ def recommend(
     _use_one_thread()
     with errors():
         settings, paths = settle(config, set_, None, runs)
+        check_secrets(settings)
         from serving.open import open_recommender
         from twinspire.show import print_answers
 
@@ -239,11 +242,7 @@ def recommend(
 
             typer.echo(json.dumps(asdict(found), indent=2))
         else:
-            print_answers(recommender, found)
-
-
-API_KEY = "TWINSPIRE_API_KEY"
-"""Environment variable with the key that a server asks for; not set, it asks for none."""
+            print_answers(recommender, found, event_name=settings.dataset.event_name)
 
 
 @app.command()
@@ -251,21 +250,26 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (overrides the file).")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that answer.")] = None,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Answer without a key on any address and under any host name.")
+    ] = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Answer POST /v1/recommend from the published bundle."""
     _use_one_thread()
-    with errors():
+    with errors(stops=False):
         settings, paths = settle(config, set_, None, runs)
+        check_secrets(settings)
         from serving.open import serve
+        from serving.web.guard import API_KEY
 
         asked = {"host": host, "port": port, "workers": workers}
         given = {name: value for name, value in asked.items() if value is not None}
         sections = pick(ServeSections, settings)
         sections = replace(sections, serving=sections.serving.model_copy(update=given))
-        serve(sections, paths, api_key=os.environ.get(API_KEY))
+        serve(sections, paths, api_key=find(API_KEY), without_key=without_key)
 
 
 app.command()(daily)
@@ -310,7 +314,7 @@ def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
     is_evaluated = (paths.report / TABLE).exists()
     if is_evaluated:
         console().print(f"\n{(paths.report / TABLE).read_text()}", markup=False)
-    print_answers(recommender, recommender.recommend(users, k=5))
+    print_answers(recommender, recommender.recommend(users, k=5), event_name=config.dataset.event_name)
     ask = shlex.join([_program(), "recommend", *flags, "--user", users[0], "--exclude-bought"])
     report = paths.report / "report.html" if is_evaluated else "none yet, nothing has happened since the cut"
     console().print(f"\nReport: {report}", markup=False)

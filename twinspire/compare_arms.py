@@ -119,7 +119,14 @@ def compare(plan: Plan, config: Config, paths: RunPaths, run: Invocation) -> Rep
         arms,
         settings=plan.settings,
         catalogue=catalogue_of(paths.tables, paths.catalogue(plan.cuts[0]), item_category=category),
-        about=About(config.name, plan.protocol, plan.seeds, tuple(layers), notes=tuple(dict.fromkeys(notes))),
+        about=About(
+            config.name,
+            plan.protocol,
+            plan.seeds,
+            tuple(layers),
+            notes=tuple(dict.fromkeys(notes)),
+            event_name=config.dataset.event_name,
+        ),
     )
     if plan.exposures is None:
         return report
@@ -160,9 +167,11 @@ class _Retrieval:
         fold, k, new_only = folds.folds[place], max(self.plan.settings.ks), self.plan.new_only
         if self.spec.kind == "baseline":
             baseline = BASELINES[self.spec.what]
-            past = Past(fold.split, folds.events, folds.item_ids, self.plan.settings.seed)
-            self.ranked.append([baseline.fit(past)(k, new_only)])
+            fitted = baseline.fit(Past(fold.split, folds.events, folds.item_ids, self.plan.settings.seed, k))
+            self.ranked.append([fitted.rank(k, new_only)])
             self.sources.append(baseline.source)
+            if fitted.note:
+                self.notes.append(f"{folds.cuts[place]}, {fitted.note}" if len(folds.cuts) > 1 else fitted.note)
         elif self.spec.kind == "file":
             relevant = fold.relevant(self.plan.settings.task)
             lists, problems = read_lists(

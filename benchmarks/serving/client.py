@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 def request_for(user: int, k: int) -> bytes:
     """One HTTP request."""
     body = json.dumps({"user_id": str(user), "k": k}).encode()
-    head = "POST /v1/recommend HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 

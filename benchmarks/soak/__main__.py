@@ -27,7 +27,7 @@ from serving.exposures.files import read_exposures
 
 CONNECTIONS = 8
 # Of one address; the load stays well below it, and a burst does not.
-ALLOWED_PER_SECOND = 200.0
+ALLOWED_PER_SECOND = 300.0
 LOST = re.compile(r"(\d+) exposures could not be written before the end")
 
 

@@ -92,7 +92,7 @@ def _connected(address: str, source: str) -> socket.socket:
 
 
 def _head(length: int) -> bytes:
-    return f"POST /v1/recommend HTTP/1.1\r\nhost: soak\r\ncontent-length: {length}\r\n\r\n".encode()
+    return f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n".encode()
 
 
 def _drip(connection: socket.socket, byte: int | None) -> None:

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 NUM_USERS, K = 400, 20
 # One request in so many is for several users, who are answered in a thread.
-SEVERAL_EVERY, SEVERAL = 10, 6
+SEVERAL_EVERY, SEVERAL = 10, 12
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Client:
         several = self.rng.randrange(SEVERAL_EVERY) == 0
         users = [str(user) for user in self.rng.sample(range(1, NUM_USERS + 1), SEVERAL if several else 1)]
         body = json.dumps({"user_ids": users, "k": K}).encode()
-        head = f"POST /v1/recommend HTTP/1.1\r\nhost: soak\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
         return head.encode() + body
 
     def _judge(self, begun: float, status: int, content: bytes) -> None:

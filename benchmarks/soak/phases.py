@@ -135,7 +135,7 @@ def disk_is_full(stand: Stand, seconds: float) -> Others:
         found.lists += number
         found.statuses[status] += 1
     found.note = "a small file system" if stand.disk.is_own else "a limit of file sizes (no file system to be mounted)"
-    return _expected(found, {"200"})
+    return _expected(found, {"200", "429"})
 
 
 def room_again(stand: Stand, seconds: float) -> Others:

@@ -5,13 +5,18 @@ U users, N items of the catalogue, n items that anybody bought.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from evaluation.baselines.baseline import Baseline, Rank
+from evaluation.baselines.baseline import Baseline, Fitted, Past, RankSome
+from evaluation.baselines.tuning import Settings, Tunable, most_used
 from evaluation.split import Split
 from serving.retrieval.exact import search
+
+_ITERATIONS = 15
 
 
 def fit_als(
@@ -20,9 +25,9 @@ def fit_als(
     factors: int = 64,
     regularization: float = 10.0,
     alpha: float = 1.0,
-    iterations: int = 15,
+    iterations: int = _ITERATIONS,
     seed: int,
-) -> Rank:
+) -> RankSome:
     """Fits factors of users and items; ranks the items whose factors have the largest inner products with the user's.
 
         min over x, y of  sum_ui c_ui (p_ui - <x_u, y_i>)^2 + lambda (||x||^2 + ||y||^2)
@@ -37,14 +42,13 @@ def fit_als(
         seed: Of the factors at the start; same seed, same lists, on however many cores.
 
     Returns:
-        What ranks: (k, new_only) -> [U, k] int32, best first; -1 behind the last one, and throughout for a user without
-        a history. Items that no user bought are never listed.
+        What ranks the items for some users; -1 throughout for a user without a history. Items that no user bought are
+        never listed.
 
     Raises:
         ValueError: `factors` or `iterations` is below 1, or `regularization` or `alpha` is not above 0.
 
-    Source: Hu, Koren and Volinsky, ICDM 2008, solved as Takács, Pilászy and Tikk, RecSys 2011. Of .01 to 100 for lambda
-        and .1 to 40 for alpha, 10 and 1 found the most of what was new to the user in a week of the built-in data.
+    Source: Hu, Koren and Volinsky, ICDM 2008, solved as Takács, Pilászy and Tikk, RecSys 2011.
     """
     if min(factors, iterations) < 1 or not (regularization > 0 and alpha > 0):
         raise ValueError(
@@ -54,12 +58,13 @@ def fit_als(
     columns = np.flatnonzero(np.bincount(split.history.indices, minlength=split.history.shape[1]))
     bought = split.history[:, columns].tocsr()
     if not len(columns):
-        return lambda k, new_only: np.full((len(bought.indptr) - 1, k), -1, dtype=np.int32)
+        return lambda some, k, new_only: np.full((len(some), k), -1, dtype=np.int32)
     users, items = _fit(bought, factors, regularization, alpha, iterations, seed)
 
-    def rank(k: int, new_only: bool) -> npt.NDArray[np.int32]:
-        found, _ = search(users, items, k=k, exclude=bought if new_only else None)
-        found[np.diff(bought.indptr) == 0] = -1
+    def rank(some: npt.NDArray[np.int64], k: int, new_only: bool) -> npt.NDArray[np.int32]:
+        met = sp.csr_array(bought[some])
+        found, _ = search(users[some], items, k=k, exclude=met if new_only else None)
+        found[np.diff(met.indptr) == 0] = -1
         return np.append(columns, -1)[found].astype(np.int32)
 
     return rank
@@ -83,4 +88,31 @@ def _fit(
     return model.user_factors, model.item_factors
 
 
-ALS = Baseline("als", "ALS", "alternating least squares", lambda past: fit_als(past.split, seed=past.seed))
+def _prepare(seed: int, split: Split) -> tuple[Callable[[Settings], RankSome], str]:
+    """What fits ALS to a history with some settings."""
+
+    def fit(settings: Settings) -> RankSome:
+        factors, regularization, alpha = (settings[name] for name in ("factors", "regularization", "alpha"))
+        return fit_als(split, factors=int(factors), regularization=regularization, alpha=alpha, seed=seed)
+
+    return fit, most_used(split, split.history.shape[1])[1]
+
+
+def _seconds(split: Split, settings: Settings) -> float:
+    """Of rounds over all pairs and all rows, and of the scores."""
+    (num_users, num_items), factors = split.history.shape, settings["factors"]
+    a_round = 16 * split.history.nnz * factors + (num_users + num_items) * factors**2
+    return float(_ITERATIONS * a_round / 2.5e9 + num_users * num_items * (1 + factors / 64) / 4e8)
+
+
+def _tuned(past: Past) -> Fitted:
+    grid = {
+        "alpha": (1.0, 10.0, 40.0, 100.0),
+        "regularization": (1.0, 10.0, 100.0, 1000.0),
+        "factors": (32.0, 64.0, 128.0, 256.0),
+    }
+    start = {"alpha": 10.0, "regularization": 10.0, "factors": 64.0}
+    return Tunable("ALS", grid, start, lambda split, is_final: _prepare(past.seed, split), _seconds).fit(past)
+
+
+ALS = Baseline("als", "ALS", "alternating least squares", _tuned)

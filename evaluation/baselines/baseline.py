@@ -1,4 +1,7 @@
-"""What a baseline is: a name, and what it fits to the past of a split to rank items."""
+"""What a baseline is: a name, and what it fits to the past of a split to rank items.
+
+U users, N items of the catalogue, R users who are ranked.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import pyarrow as pa
 
 from evaluation.split import Split
 
+DEFAULT_K = 100
+
 
 @dataclass(frozen=True)
 class Past:
@@ -21,18 +26,37 @@ class Past:
         events: All events; those from the cut on are not read.
         item_ids: [N] object, in the order of the catalogue.
         seed: Of what is drawn.
+        k: Length of the lists by whose recall, on the days before the cut, a baseline chooses its settings.
     """
 
     split: Split
     events: pa.Table
     item_ids: npt.NDArray[np.object_]
     seed: int
+    k: int = DEFAULT_K
 
 
 Rank = Callable[[int, bool], npt.NDArray[np.int32]]
 """(k, new_only) -> [U, k] int32: catalogue rows, best first, -1 behind the last one.
 
 `new_only` leaves out what the user met before the cut."""
+
+RankSome = Callable[[npt.NDArray[np.int64], int, bool], npt.NDArray[np.int32]]
+"""(rows of users [R], k, new_only) -> [R, k] int32: as `Rank`, for some of the users."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A baseline that is fitted to a past.
+
+    Attributes:
+        rank: Ranks the items for each user.
+        note: What was chosen on the days before the cut, and which items were left out: a sentence of the report; empty
+            for a baseline that has nothing to choose.
+    """
+
+    rank: Rank
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,10 +67,10 @@ class Baseline:
         name: On the command line and in `BASELINES`.
         title: In tables.
         source: What it is, in words.
-        fit: Fits it to the past; gives what ranks the items for each user.
+        fit: Fits it to the past.
     """
 
     name: str
     title: str
     source: str
-    fit: Callable[[Past], Rank]
+    fit: Callable[[Past], Fitted]

@@ -1,23 +1,30 @@
 """Item-based nearest neighbours: what buyers of the user's items also buy.
 
-U users, N items of the catalogue, n items with enough buyers.
+U users, N items of the catalogue, n items that are used, R users who are ranked.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from evaluation.baselines.baseline import Baseline, Past, Rank
+from evaluation.baselines.baseline import Baseline, RankSome
+from evaluation.baselines.tuning import Settings, Tunable, most_used
 from evaluation.split import Split
 from serving.retrieval.exact import top_k
 
 _BLOCK_ENTRIES = 1 << 24
 """Entries of a dense block: 64 MiB of float32."""
+_MOST_ITEMS, _TUNING_ITEMS = 30_000, 10_000
+"""Most items that are used in the end, and while the number of neighbours is chosen."""
 
 
-def cosine_neighbours(history: sp.csr_array, *, num_neighbours: int = 200, min_buyers: int = 10) -> sp.csr_array:
+def cosine_neighbours(
+    history: sp.csr_array, *, num_neighbours: int, columns: npt.NDArray[np.int64] | None = None
+) -> sp.csr_array:
     """Each item's nearest items by who bought them.
 
         cos_ij = |buyers_i and buyers_j| / sqrt(|buyers_i| |buyers_j|)
@@ -25,7 +32,7 @@ def cosine_neighbours(history: sp.csr_array, *, num_neighbours: int = 200, min_b
     Args:
         history: [U, N] CSR; every stored entry is a purchase, its count does not matter.
         num_neighbours: Neighbours kept for each item, at least 1; ties go to the lower row.
-        min_buyers: Items with fewer buyers neither have neighbours nor are any: their cosines are chance.
+        columns: [n] int64, the items that have neighbours and are some; None takes all that somebody bought.
 
     Returns:
         [N, N] CSR float32: row j holds the cosines of j's neighbours, j itself left out.
@@ -34,7 +41,8 @@ def cosine_neighbours(history: sp.csr_array, *, num_neighbours: int = 200, min_b
     """
     num_items = history.shape[1]
     buyers = np.bincount(history.indices, minlength=num_items)
-    columns = np.flatnonzero(buyers >= max(min_buyers, 1))
+    if columns is None:
+        columns = np.flatnonzero(buyers)
     unit = _binary_columns(history, columns)
     unit.data = (1.0 / np.sqrt(buyers[columns]))[unit.indices].astype(np.float32)
     by_item = unit.T.tocsr()
@@ -48,27 +56,26 @@ def cosine_neighbours(history: sp.csr_array, *, num_neighbours: int = 200, min_b
     return sp.csr_array((cosines, (columns[rows], columns[neighbours])), shape=(num_items, num_items))
 
 
-def item_knn(split: Split, k: int, *, neighbours: sp.csr_array, new_only: bool) -> npt.NDArray[np.int32]:
+def item_knn(history: sp.csr_array, k: int, *, neighbours: sp.csr_array, new_only: bool) -> npt.NDArray[np.int32]:
     """The items whose neighbours the user bought.
 
         score_uj = sum of cos_ij over the items i that u bought and that are neighbours of j
 
     Args:
-        split: Users and their history.
+        history: [R, N] CSR of the users who are ranked.
         k: Length of a list.
-        neighbours: [N, N] CSR, from `cosine_neighbours` of this split's history.
+        neighbours: [N, N] CSR, from `cosine_neighbours` of all users' history.
         new_only: Leave out what the user bought before the cut.
 
     Returns:
-        [U, k] int32, best first; -1 where no further item has a neighbour among the user's.
+        [R, k] int32, best first; -1 where no further item has a neighbour among the user's.
 
     Raises:
         ValueError: `neighbours` is not [N, N].
 
     Source: Deshpande and Karypis, TOIS 2004. The neighbours are those of the candidate; taking those of the history
-        item found a tenth less in the week before the cut, where 200 neighbours found a little more than 100.
+        item found a tenth less in the week before the cut.
     """
-    history = split.history
     if neighbours.shape != (history.shape[1], history.shape[1]):
         raise ValueError(f"neighbours are {neighbours.shape}, expected [{history.shape[1]}, {history.shape[1]}]")
     columns = np.flatnonzero(np.diff(neighbours.indptr))
@@ -106,9 +113,28 @@ def _nearest(
     return rows + first_row, found[rows, places], values[rows, places]
 
 
-def _fit(past: Past) -> Rank:
-    neighbours = cosine_neighbours(past.split.history)
-    return lambda k, new_only: item_knn(past.split, k, neighbours=neighbours, new_only=new_only)
+def _prepare(split: Split, is_final: bool) -> tuple[Callable[[Settings], RankSome], str]:
+    """What ranks by a number of neighbours."""
+    columns, left_out = most_used(split, _MOST_ITEMS if is_final else _TUNING_ITEMS)
+
+    def fit(settings: Settings) -> RankSome:
+        neighbours = cosine_neighbours(split.history, num_neighbours=int(settings["neighbours"]), columns=columns)
+        return lambda users, k, new_only: item_knn(
+            sp.csr_array(split.history[users]), k, neighbours=neighbours, new_only=new_only
+        )
+
+    return fit, left_out
 
 
-ITEM_KNN = Baseline("item-knn", "item-kNN", "cosine of items", _fit)
+def _seconds(split: Split, settings: Settings) -> float:
+    """Of all cosines, and of the sums over neighbours."""
+    num_items = min(split.history.shape[1], _TUNING_ITEMS)
+    return float(num_items**2 / 3e7 + split.history.nnz * settings["neighbours"] / 5e7)
+
+
+ITEM_KNN = Baseline(
+    "item-knn",
+    "item-kNN",
+    "cosine of items",
+    Tunable("item-kNN", {"neighbours": (50.0, 200.0, 1000.0)}, {"neighbours": 200.0}, _prepare, _seconds).fit,
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.baselines.baseline import Baseline
+from evaluation.baselines.baseline import Baseline, Fitted
 from evaluation.split import Split
 
 
@@ -41,5 +41,5 @@ REPEAT_PURCHASE = Baseline(
     "repeat",
     "repeat purchase",
     "what the user bought most often",
-    lambda past: lambda k, new_only: repeat_purchase(past.split, k, new_only=new_only),
+    lambda past: Fitted(lambda k, new_only: repeat_purchase(past.split, k, new_only=new_only)),
 )

@@ -17,6 +17,8 @@ from features.tables import event_days
 from serving.bundles.manifest import BundleError, Manifest, read_manifest
 
 NO_PARENT = "there is no bundle of a previous night"
+NEXT_NIGHT = "nothing now: the next night is compared with this one"
+MORE_DAYS = "nothing now: it is made once there are enough days"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evaluation.gates.candidate import NO_PARENT, Candidate, Look
+from evaluation.gates.candidate import MORE_DAYS, NEXT_NIGHT, NO_PARENT, Candidate, Look
 from evaluation.gates.report import Check
 from features.columns import day_range
 from features.kinds import Kind
@@ -29,7 +29,9 @@ def volume(candidate: Candidate) -> Check:
     earlier = [day for day in candidate.event_days if day < new[0]]
     if len(earlier) < MIN_DAYS:
         return Check.not_applicable(
-            "volume", f"{len(earlier)} days with events before {new[0]}, expected at least {MIN_DAYS} to compare with"
+            "volume",
+            f"{len(earlier)} days with events before {new[0]}, expected at least {MIN_DAYS} to compare with",
+            MORE_DAYS,
         )
     counts = {day: _num_events(candidate, day) for day in (*earlier[-7 * WEEKS :], *new)}
     usual = {day: _usual(counts, day, new[0], earlier[0]) for day in new}
@@ -92,7 +94,9 @@ def nulls(candidate: Candidate) -> Check:
     known = {name: float(earlier[name] or 0) for name in now if name in earlier}
     if not known:
         why = NO_PARENT if candidate.parent is None else "the previous night has no report with these columns"
-        return Check.not_applicable("nulls", why if now else "no columns are declared", found=now)
+        if not now:
+            return Check.not_applicable("nulls", "no columns are declared")
+        return Check.not_applicable("nulls", why, NEXT_NIGHT, found=now)
     worst = max(known, key=lambda name: now[name] - known[name])
     limit = candidate.limits.max_null_rise or 0.0
     return Check.measured(
@@ -111,7 +115,7 @@ def new_categories(candidate: Candidate) -> Check:
     """Share of the values of each categorical column that the encoder of the previous night does not know."""
     encoder = candidate.parent_encoder
     if encoder is None:
-        return Check.not_applicable("new_categories", NO_PARENT)
+        return Check.not_applicable("new_categories", NO_PARENT, NEXT_NIGHT)
     shares = {}
     for tower in TOWERS:
         names = candidate.sections.dataset.columns_of_kind(tower, Kind.CATEGORICAL)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import stats
 
-from evaluation.gates.candidate import Candidate, Look
+from evaluation.gates.candidate import MORE_DAYS, Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
 from features.encoding import moments_of
@@ -121,13 +121,14 @@ class _Sample:
 def _check(candidate: Candidate, name: str, limit: float | None, *, categories: bool) -> Check:
     why = _why_not(candidate)
     if why is not None:
-        return Check.not_applicable(name, why)
+        return Check.not_applicable(name, why, MORE_DAYS)
     first = candidate.new_days[0]
     new = _read(candidate, candidate.new_days, categories=categories)
     if new.num_users < candidate.limits.drift_min_users:
         return Check.not_applicable(
             name,
             f"the new days have {new.num_users} users, expected at least {candidate.limits.drift_min_users} to compare",
+            "look at the numbers of the new days; to compare fewer users, lower gates.drift_min_users",
         )
     earlier = [first - dt.timedelta(days=days) for days in range(candidate.limits.drift_days, 0, -1)]
     before = _read(candidate, earlier, categories=categories)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from artefacts.paths import RunPaths
 from evaluation.diagnosis import Diagnosis, diagnose
-from evaluation.gates.candidate import NO_PARENT, Candidate, Look
+from evaluation.gates.candidate import NEXT_NIGHT, NO_PARENT, Candidate, Look
 from evaluation.gates.report import Check, Number
-from evaluation.statistics import decide, paired_difference
+from evaluation.statistics import decide, paired_difference, smallest_detectable_effect
 from features.encoding import Encoder
 from serving.retrieval import exact
 from serving.retrieval.vectors import read_vectors
@@ -33,19 +33,24 @@ def held_out_recall(candidate: Candidate) -> Check:
     """
     limits, path = candidate.limits, candidate.paths.model / HELD_OUT
     if candidate.parent is None or not path.exists():
-        why = NO_PARENT if candidate.parent is None else "no users were held out (daily.holdout_share)"
-        return Check.not_applicable("held_out_recall", why)
+        if candidate.parent is None:
+            return Check.not_applicable("held_out_recall", NO_PARENT, NEXT_NIGHT)
+        why = "no users were held out (daily.holdout_share)"
+        return Check.not_applicable("held_out_recall", why, "set daily.holdout_share to null, or to a share above 0")
     with np.load(path, allow_pickle=False) as file:
         fit, parent, k = file["fit"], file["parent"], int(file["k"])
     if len(fit) < limits.min_held_out_users:
         return Check.not_applicable(
             "held_out_recall",
-            f"{len(fit)} users held out met something new, expected at least {limits.min_held_out_users} to compare",
+            f"{len(fit)} users held out met something new, expected at least {limits.min_held_out_users} to compare; "
+            "nothing is known of the new fit's recall",
+            "look at the recall in the report of twinspire evaluate; for good, raise daily.holdout_share, or run over "
+            "several days at a time",
         )
     found = paired_difference(
         fit, parent, num_samples=candidate.sections.bootstrap_samples, seed=candidate.sections.seed
     )
-    before = float(np.nanmean(parent))
+    before, smallest = float(np.nanmean(parent)), smallest_detectable_effect(fit - parent)
     lowest = -(1.0 if limits.recall_margin is None else limits.recall_margin) * before
     verdict = decide(found, metric=f"recall@{k}", lowest=lowest)
     return Check.measured(
@@ -53,13 +58,14 @@ def held_out_recall(candidate: Candidate) -> Check:
         verdict.decision != "do not ship",
         f"recall@{k} of {found.num_users:,} users held out is {np.nanmean(fit):.4f}, of the fit before {before:.4f}: "
         f"{found.mean:+.4f}, with 95% between {found.low:+.4f} and {found.high:+.4f}; expected to reach {lowest:+.4f}: "
-        f"{verdict.decision}",
+        f"{verdict.decision}; this many users show a difference of {smallest:.4f} four times in five",
         "retrain fully with `twinspire daily --full`; if that is no better, look at the data of the new days",
         found={
             "difference": found.mean,
             "low": found.low,
             "high": found.high,
             "users": found.num_users,
+            "smallest_detectable": smallest,
             "verdict": verdict.decision,
         },
         expected={"lowest": lowest, "parent_recall": before},
@@ -136,7 +142,7 @@ def changed_lists(candidate: Candidate) -> Check:
     """Share of users with the same list as on the previous night; a warning where all are, as nothing was learned."""
     same = _sample(candidate).same_lists
     if same is None:
-        return Check.not_applicable("changed_lists", NO_PARENT)
+        return Check.not_applicable("changed_lists", NO_PARENT, NEXT_NIGHT)
     sentence = f"{same:.1%} of the lists are those of the previous night; expected less than all"
     if same < 1:
         return Check("changed_lists", "passed", sentence, found={"same_share": same}, expected={"below": 1})

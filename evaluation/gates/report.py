@@ -23,7 +23,8 @@ class Check:
         name: Of the check, one of `CHECK_NAMES`.
         outcome: A warning lets the bundle pass.
         sentence: What was found and what was expected, in words.
-        to_do: What to do about it; empty where nothing is to be done.
+        to_do: What to do about it; empty where nothing is to be done. A check that does not apply has it unless there
+            is nothing to check, such as a part that is not configured.
         found: What was measured -> number.
         expected: Limit -> number.
     """
@@ -56,9 +57,11 @@ class Check:
         return cls(name, outcome, sentence, "" if holds else to_do, found or {}, expected or {})
 
     @classmethod
-    def not_applicable(cls, name: str, why: str, *, found: Mapping[str, Number] | None = None) -> Check:
-        """A check that does not apply, such as on a first night."""
-        return cls(name, "not applicable", why, found=found or {})
+    def not_applicable(
+        cls, name: str, why: str, to_do: str = "", *, found: Mapping[str, Number] | None = None
+    ) -> Check:
+        """A check that does not apply: with something to do where it could, such as on a first night."""
+        return cls(name, "not applicable", why, to_do, found or {})
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ class GateReport:
         """The checks that forbid it."""
         return tuple(check for check in self.checks if check.outcome == "failed")
 
+    @property
+    def unchecked(self) -> tuple[Check, ...]:
+        """The checks that did not apply although there is something to check."""
+        return tuple(check for check in self.checks if check.outcome == "not applicable" and check.to_do)
+
     def found(self, name: str) -> Mapping[str, Number]:
         """What a check measured; nothing where it is not there."""
         return next((check.found for check in self.checks if check.name == name), {})
@@ -99,7 +107,9 @@ class GateReport:
         counted = [f"{count} {outcome}" for outcome, count in counts.items() if count]
         first, *rest = counted or ["0 passed"]
         number, _, word = first.partition(" ")
-        return ", ".join([f"{number} check{'' if number == '1' else 's'} {word}", *rest])
+        unchecked = ", ".join(check.name for check in self.unchecked)
+        line = ", ".join([f"{number} check{'' if number == '1' else 's'} {word}", *rest])
+        return f"{line}; NOT CHECKED: {unchecked}" if unchecked else line
 
     def to_json(self) -> str:
         """Text that `from_json` reads back."""

@@ -12,6 +12,7 @@ import pyarrow.types as pt
 
 from features.forgotten import are_of, name_any
 from features.ids import are_faulty, normal_ids
+from features.numbers import LARGEST_NUMBER
 from features.sources.raw import Chunk, SourceError, TimestampUnit
 
 PER_SECOND: dict[TimestampUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -251,7 +252,6 @@ def to_numbers(column: pa.Array | pa.ChunkedArray, where: str) -> tuple[pa.Array
 
 
 # Stored as float32, which ends at 3.4e38; up to here sums of 100 million are finite too.
-LARGEST_NUMBER = 1e30
 
 
 def too_large(numbers: pa.Array) -> pa.Array:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,13 +21,16 @@ from pydantic import (
 )
 
 from features.ids import MAX_LENGTH, normal_id
-from serving.answers import RecommendRequest
+from serving.answers import ANONYMOUS, EXPLAIN_COST, RecommendRequest, did_you_mean
 
 MAX_USERS = 256
+DEFAULT_K = 10
 MAX_BODY_BYTES = 1 << 17
 MAX_NAMES = 1000
 MAX_RECENT = 200
 MAX_EXPONENT = 4.0
+LARGEST_ID = (1 << 53) - 1
+"""Beyond it, ids that are numbers are sent as text: as a number, JSON may have lost their last digits (RFC 8259)."""
 
 
 def as_id(value: object) -> object:
@@ -33,6 +39,10 @@ def as_id(value: object) -> object:
     Raises:
         ValueError: It is a number that is no id.
     """
+    if isinstance(value, str) and len(value) > MAX_LENGTH:
+        return value
+    if isinstance(value, int) and abs(value) > LARGEST_ID:
+        raise ValueError(f"is a number beyond {LARGEST_ID}, which may have lost digits; send it as text")
     try:
         return normal_id(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
     except ValueError:
@@ -41,9 +51,28 @@ def as_id(value: object) -> object:
         raise
 
 
+def _as_whole(value: object) -> object:
+    """2.0 is 2, as JSON schema has it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_context(value: object) -> object:
+    is_finite = math.isfinite(value) if isinstance(value, float) else isinstance(value, int | str | None)
+    if is_finite and not isinstance(value, bool):
+        return value
+    raise ValueError("expected text, a finite number or null")
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LENGTH)]
-_TEXT_OR_NUMBER = {"anyOf": [{"type": "string", "minLength": 1, "maxLength": MAX_LENGTH}, {"type": "integer"}]}
-Id = Annotated[Name, BeforeValidator(as_id), WithJsonSchema(_TEXT_OR_NUMBER)]
+ID_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": MAX_LENGTH},
+        {"type": "integer", "minimum": -LARGEST_ID, "maximum": LARGEST_ID},
+    ]
+}
+Id = Annotated[Name, BeforeValidator(as_id), WithJsonSchema(ID_SCHEMA)]
+Whole = Annotated[int, BeforeValidator(_as_whole)]
+ContextValue = Annotated[Any, AfterValidator(_as_context)]
 Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)]
 Ids = Annotated[tuple[Id, ...], Field(max_length=MAX_NAMES)]
 
@@ -58,13 +87,16 @@ Body = TypeVar("Body", bound=Asked)
 
 
 class RecommendBody(Asked):
-    """Body of `POST /v1/recommend`; exactly one of `user_id` and `user_ids` is given."""
+    """Body of `POST /v1/recommend`.
+
+    Exactly one of `user_id` and `user_ids` is given, or none of them and `recent_items` or `context`.
+    """
 
     user_id: Id | None = None
     """One user."""
     user_ids: tuple[Id, ...] | None = None
     """Several users."""
-    k: int = 10
+    k: Whole = DEFAULT_K
     """Items for each user; fewer only where there are not more."""
     retriever: str | None = None
     """What finds the items; the arm's, or the server's default, if left out."""
@@ -80,10 +112,11 @@ class RecommendBody(Asked):
     """Ids of items that do not come."""
     weight_exponent: Annotated[FiniteFloat, Field(ge=0, le=MAX_EXPONENT)] | None = None
     """Power of the items' business values, where the bundle has them: 0 ranks without them."""
-    context: Annotated[dict[Name, str | FiniteFloat | None], Field(max_length=50)] = Field(default_factory=dict)
+    context: dict[Name, ContextValue] = Field(default_factory=dict)
     """User column -> value of this moment, in place of the stored one."""
     recent_items: Annotated[tuple[Id, ...], Field(max_length=MAX_RECENT)] = ()
-    """Ids of items that the one user has met since the features were computed, latest first."""
+    """Ids of items that the one user, or nobody that is known, has met since the features were computed, latest
+    first."""
     explain: bool = False
     """Whether each item comes with the retrievers that found it, and similar items of the history."""
     timings: bool = False
@@ -112,7 +145,7 @@ class SimilarItemsBody(Asked):
 
     item_id: Id
     """The item."""
-    k: int = 10
+    k: Whole = DEFAULT_K
     """How many others come."""
     allow_categories: Names | None = None
     """Categories of which alone items come."""
@@ -155,7 +188,7 @@ class ItemResponse(BaseModel):
 class UserResponse(BaseModel):
     """The candidates of one user, best first."""
 
-    user_id: str
+    user_id: str | None
     arm: str
     bundle_version: str
     retriever: str
@@ -169,6 +202,7 @@ class RecommendResponse(BaseModel):
     """One result for each user, in the order asked."""
 
     results: list[UserResponse]
+    unknown_recent_items: list[str] | None = None
     stage_microseconds: dict[str, float] | None = None
 
 
@@ -261,13 +295,15 @@ class BadRequestError(ValueError):
     Args:
         status: HTTP status, 4xx.
         errors: What is wrong.
+        headers: Of the answer.
     """
 
-    def __init__(self, status: int, *errors: FieldError) -> None:
+    def __init__(self, status: int, *errors: FieldError, headers: Mapping[str, str] | None = None) -> None:
         """Takes the status and what is wrong."""
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
         self.status = status
         self.errors = errors
+        self.headers = headers
 
 
 def bad(status: int, field: str, message: str) -> BadRequestError:
@@ -285,6 +321,19 @@ class Limits:
     """Names of the retrievers."""
     arms: Collection[str]
     """Names of the arms."""
+    max_items: int
+    """Most items of all lists of a request: users, rounded up to a power of two, times k. An explained one counts
+    `EXPLAIN_COST` times."""
+
+    @property
+    def default_k(self) -> int:
+        """K where a request gives none."""
+        return min(DEFAULT_K, self.max_k)
+
+    def largest_k(self, num_users: int, *, explain: bool) -> int:
+        """Largest k for so many users."""
+        rounded = 1 << (num_users - 1).bit_length()
+        return min(self.max_k, self.max_items // (EXPLAIN_COST if explain else 1) // rounded)
 
     def parse(self, body: bytes) -> tuple[RecommendBody, tuple[str, ...]]:
         """Reads the body of a request for recommendations.
@@ -298,43 +347,39 @@ class Limits:
         Raises:
             BadRequestError: Names the field that is wrong, with status 400 (no JSON) or 422.
         """
-        request = _read(RecommendBody, body)
-        self._check_k(request.k)
-        for field, name, known in (
+        request = self._with_k(_read(RecommendBody, body))
+        user_ids = _user_ids(request)
+        largest = self.largest_k(len(user_ids), explain=request.explain)
+        if not 1 <= request.k <= largest:
+            raise bad(422, "k", self._too_many(request, len(user_ids), largest))
+        for name_of, name, known in (
             ("retriever", request.retriever, self.retrievers),
             ("arm", request.arm, self.arms),
         ):
             if name is not None and name not in known:
-                raise bad(422, field, f"is {name!r}, expected one of: {', '.join(known)}")
-        return request, _user_ids(request)
+                meant = did_you_mean(name, known)
+                raise bad(422, name_of, f"is {name!r}, expected one of: {', '.join(known)}{meant}")
+        return request, user_ids
 
     def parse_similar(self, body: bytes) -> SimilarItemsBody:
         """Reads the body of a request for similar items; raises as `parse` does."""
-        request = _read(SimilarItemsBody, body)
-        self._check_k(request.k)
+        request = self._with_k(_read(SimilarItemsBody, body))
+        if not 1 <= request.k <= self.max_k:
+            raise bad(422, "k", f"is {request.k}, expected 1 to {self.max_k}")
         return request
 
-    def recommend_schema(self) -> dict[str, Any]:
-        """JSON schema of a request for recommendations, for the OpenAPI document."""
-        schema = RecommendBody.model_json_schema()
-        self._narrow(schema)
-        schema["properties"]["user_ids"]["anyOf"][0] |= {"minItems": 1, "maxItems": MAX_USERS}
-        schema["properties"]["retriever"]["anyOf"][0] |= {"enum": list(self.retrievers)}
-        schema["properties"]["arm"]["anyOf"][0] |= {"enum": list(self.arms)}
-        return schema
+    def _with_k(self, request: Body) -> Body:
+        return request if "k" in request.model_fields_set else request.model_copy(update={"k": self.default_k})
 
-    def similar_schema(self) -> dict[str, Any]:
-        """Likewise of a request for similar items."""
-        schema = SimilarItemsBody.model_json_schema()
-        self._narrow(schema)
-        return schema
-
-    def _narrow(self, schema: dict[str, Any]) -> None:
-        schema["properties"]["k"] |= {"minimum": 1, "maximum": self.max_k}
-
-    def _check_k(self, k: int) -> None:
-        if not 1 <= k <= self.max_k:
-            raise bad(422, "k", f"is {k}, expected 1 to {self.max_k}")
+    def _too_many(self, request: RecommendBody, num_users: int, largest: int) -> str:
+        found = f"is {request.k}, expected 1 to {largest}"
+        if largest == self.max_k:
+            return found
+        explained = f", of which an explained one counts {EXPLAIN_COST} times" if request.explain else ""
+        return (
+            f"{found} for {num_users} users: a request gets at most {self.max_items:,} items{explained}; ask for fewer "
+            "users at a time"
+        )
 
 
 def _read(body_class: type[Body], body: bytes) -> Body:
@@ -343,20 +388,36 @@ def _read(body_class: type[Body], body: bytes) -> Body:
     except ValidationError as error:
         issues = error.errors(include_url=False, include_context=False, include_input=False)
         status = 400 if issues[0]["type"] == "json_invalid" else 422
-        fields = [".".join(str(part) for part in issue["loc"]) or "body" for issue in issues]
-        raise BadRequestError(
-            status,
-            *(FieldError(field=field, message=issue["msg"]) for field, issue in zip(fields, issues, strict=True)),
-        ) from None
+        raise BadRequestError(status, *(_field_error(body_class, issue) for issue in issues)) from None
+
+
+def _field_error(body_class: type[Asked], issue: Any) -> FieldError:
+    place, message = issue["loc"], issue["msg"].removeprefix("Value error, ")
+    if issue["type"] == "extra_forbidden":
+        fields = body_class.model_fields
+        message = f"is not permitted; expected some of: {', '.join(fields)}{did_you_mean(str(place[-1]), fields)}"
+    return FieldError(field=".".join(str(part) for part in place) or "body", message=message)
 
 
 def _user_ids(request: RecommendBody) -> tuple[str, ...]:
     if request.user_ids is None:
         if request.user_id is None:
-            raise bad(422, "user_id", "missing; give either user_id or user_ids")
+            if request.recent_items or request.context:
+                return (ANONYMOUS,)
+            raise bad(
+                422, "user_id", "missing; give either user_id or user_ids, or recent_items of somebody who is not known"
+            )
         return (request.user_id,)
     if request.user_id is not None:
         raise bad(422, "user_ids", "given together with user_id; give one of the two")
     if not 1 <= len(request.user_ids) <= MAX_USERS:
         raise bad(422, "user_ids", f"has {len(request.user_ids)} entries, expected 1 to {MAX_USERS}")
     return request.user_ids
+
+
+_PATH = re.compile(r"(?<![\w.:/])/(?:[^/\n:'\"]+/)*([^\s/:'\"),;]+)")
+
+
+def without_paths(text: str) -> str:
+    """A message with the last part of each absolute path only: the log has the rest."""
+    return _PATH.sub(r"\1", text)

@@ -1,15 +1,11 @@
-"""The HTTP routes around a service, its page, the check of keys and rates, and the answers to malformed requests."""
+"""The HTTP routes around a service, its pages, and the answers to malformed requests."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hmac
-import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import wraps
 from importlib.resources import files
 from typing import Any
@@ -21,8 +17,10 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from serving.answers import FIRST_ITEMS
 from serving.bundles.manifest import Manifest
 from serving.web.api import (
     MAX_BODY_BYTES,
@@ -38,111 +36,10 @@ from serving.web.api import (
     SimilarItemsResponse,
     as_id,
 )
-from serving.web.metrics import CONTENT_TYPE, Metrics
+from serving.web.guard import CHARGE, Guard, Protection, Rate, too_often
+from serving.web.metrics import CONTENT_TYPE
+from serving.web.openapi import Document
 from serving.web.service import Service
-
-# Clients whose allowance is kept; the one that was quiet longest goes first.
-KEPT_CLIENTS = 10_000
-PROTECTED = "/v1/"
-
-
-class Rate:
-    """Requests a second that each client may make, and as many at once.
-
-    Args:
-        per_second: Allowance.
-        clock: Monotonic seconds; given only by tests.
-    """
-
-    def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Every client starts with the allowance of one second."""
-        self._per_second, self._clock = per_second, clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def takes(self, client: str) -> bool:
-        """Whether one more request of a client is within its allowance."""
-        now = self._clock()
-        most = max(self._per_second, 1.0)
-        left, since = self._left.pop(client, (most, now))
-        left = min(most, left + (now - since) * self._per_second)
-        allowed = left >= 1
-        self._left[client] = (left - allowed, now)
-        if len(self._left) > KEPT_CLIENTS:
-            self._left.popitem(last=False)
-        return allowed
-
-
-@dataclass(frozen=True)
-class Guard:
-    """Middleware: refuses what has no key or comes too often, counts and times the rest.
-
-    Attributes:
-        app: What is guarded.
-        metrics: Where it is counted.
-        api_key: What `Authorization: Bearer` or `X-API-Key` must hold on the paths below /v1/; None asks for none.
-        rate: How often a client may ask below /v1/; None sets no limit.
-        endpoints: Paths that are counted by name; others are counted together, so that clients cannot add names.
-    """
-
-    app: ASGIApp
-    metrics: Metrics
-    api_key: str | None
-    rate: Rate | None
-    endpoints: frozenset[str]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on, or answers 401 or 429."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        path = scope["path"]
-        endpoint = path if path in self.endpoints else _named(path)
-        begun = time.perf_counter()
-        status = 500
-
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            refused = self._refusal(scope) if path.startswith(PROTECTED) else None
-            if refused is None:
-                await self.app(scope, receive, counted)
-            else:
-                await _answer(counted, *refused)
-        finally:
-            self.metrics.requests.labels(endpoint, str(status)).inc()
-            self.metrics.seconds.labels(endpoint).observe(time.perf_counter() - begun)
-
-    def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
-        if self.api_key is not None:
-            headers = dict(scope["headers"])
-            bearer = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-            given = headers.get(b"x-api-key", bearer)
-            if not hmac.compare_digest(given, self.api_key.encode()):
-                return 401, "X-API-Key", "missing or wrong; send the server's key in this header, or as a bearer token"
-        client = scope["client"][0] if scope.get("client") else ""
-        if self.rate is not None and not self.rate.takes(client):
-            return 429, "body", "too many requests from this address; wait a second"
-        return None
-
-
-def _named(path: str) -> str:
-    last = path.rpartition("/")[2]
-    is_of_user = path.startswith("/v1/users/") and last in ("embedding", "history")
-    return f"/v1/users/{{user_id}}/{last}" if is_of_user else "other"
-
-
-async def _answer(send: Send, status: int, field: str, message: str) -> None:
-    body = orjson.dumps({"errors": [{"field": field, "message": message}]})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 429:
-        headers.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
 
 _FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -151,6 +48,8 @@ _FILES = {
     "/page/address.js": ("address.js", "text/javascript; charset=utf-8"),
     "/page/server.js": ("server.js", "text/javascript; charset=utf-8"),
     "/page/categories.js": ("categories.js", "text/javascript; charset=utf-8"),
+    "/docs": ("docs.html", "text/html; charset=utf-8"),
+    "/page/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/page/view.js": ("view.js", "text/javascript; charset=utf-8"),
     "/favicon.ico": ("icon.svg", "image/svg+xml"),
 }
@@ -166,7 +65,7 @@ _HEADERS = {
 
 
 def add_page(app: FastAPI) -> None:
-    """Adds the page and what it loads."""
+    """Adds the page, that of the documentation, and what they load."""
     folder = files("serving.web") / "page"
     for path, (name, media_type) in _FILES.items():
         _add(app, path, (folder / name).read_bytes(), media_type)
@@ -183,33 +82,29 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "the key is missing or wrong, where the server asks for one"},
     408: {"model": ErrorResponse, "description": "the body did not arrive in time"},
     413: {"model": ErrorResponse, "description": f"the body has more than {MAX_BODY_BYTES} bytes"},
+    421: {"model": ErrorResponse, "description": "not addressed to this machine, where the server asks for no key"},
     422: {"model": ErrorResponse, "description": "a field is wrong; the answer names it"},
     429: {"model": ErrorResponse, "description": "too many requests from this address, where the server has a limit"},
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "nothing of that id"}}
-KEY_AND_RATE: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 429)}
+KEY_AND_RATE: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 421, 429)}
 OF_USER = KEY_AND_RATE | NOT_FOUND
 NO_FEATURES: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorResponse, "description": "the online store does not answer, and nothing can replace it"}
 }
 ENDPOINTS = frozenset(
-    {"/", "/v1/recommend", "/v1/similar-items", "/v1/bundle", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+    {
+        "/",
+        "/docs",
+        "/v1/recommend",
+        "/v1/similar-items",
+        "/v1/bundle",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+    }
 )
-
-
-@dataclass(frozen=True)
-class Protection:
-    """What keeps a server from harm.
-
-    Attributes:
-        api_key: Needed below /v1/; None asks for none.
-        requests_per_second: Of one address; None sets no limit.
-        body_seconds: What a body may take to arrive.
-    """
-
-    api_key: str | None = None
-    requests_per_second: float | None = None
-    body_seconds: float = 10.0
 
 
 class _AnyText(Convertor[str]):
@@ -258,15 +153,26 @@ def create_app(
         if service.exposures is not None:
             await run_in_threadpool(service.exposures.close)
 
-    app = FastAPI(title="twinspire", lifespan=lifespan, exception_handlers={HTTPException: _no_route})
+    # FastAPI's own pages of the documentation load scripts from the network.
+    app = FastAPI(
+        title="twinspire",
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _no_route},
+        docs_url=None,
+        redoc_url=None,
+    )
     names = list(dict.fromkeys([*live.current.retrievers, "sparcode"]))
-    limits = Limits(max_k=max_k, retrievers=names, arms=list(live.arms.by_name))
+    limits = Limits(max_k=max_k, retrievers=names, arms=list(live.arms.by_name), max_items=guarded.max_items)
     _add_recommendations(app, service, limits, body_seconds=guarded.body_seconds)
     _add_users(app, service)
     _add_state(app, service)
     add_page(app)
+    document = Document(app, limits, needs_key=guarded.api_key is not None)
+    app.openapi = lambda: document.of(live.recommenders)  # type: ignore[method-assign]
     rate = None if guarded.requests_per_second is None else Rate(guarded.requests_per_second)
-    return Guard(app, service.metrics, guarded.api_key, rate, ENDPOINTS)
+    guard = Guard(app, service.metrics, guarded.api_key, rate, ENDPOINTS, guarded.any_host)
+    proxies = list(guarded.trusted_proxies)
+    return ProxyHeadersMiddleware(guard, proxies) if proxies else guard  # type: ignore[arg-type, return-value]
 
 
 def _add_recommendations(app: FastAPI, service: Service, limits: Limits, *, body_seconds: float) -> None:
@@ -277,15 +183,18 @@ def _add_recommendations(app: FastAPI, service: Service, limits: Limits, *, body
         "/v1/recommend",
         response_model=RecommendResponse,
         responses=ERRORS,
-        openapi_extra=_body(limits.recommend_schema()),
     )
     @_errors
     async def recommend(request: Request) -> Response:
         """Candidates for one user or several."""
-        asked, user_ids = limits.parse(await _within(body_seconds, _read_body(request)))
-        results, stages = await service.recommend(asked.to_request(user_ids))
+        body, user_ids = limits.parse(await _within(body_seconds, _read_body(request)))
+        asked = body.to_request(user_ids)
+        _charge(request, asked.cost)
+        results, stages = await service.recommend(asked, request.is_disconnected)
         content: dict[str, Any] = {"results": results}
-        if asked.timings:
+        if asked.recent_items:
+            content["unknown_recent_items"] = service.unknown_items(asked)
+        if body.timings:
             content["stage_microseconds"] = stages
         return _json(content)
 
@@ -293,13 +202,13 @@ def _add_recommendations(app: FastAPI, service: Service, limits: Limits, *, body
         "/v1/similar-items",
         response_model=SimilarItemsResponse,
         responses=ERRORS | NOT_FOUND,
-        openapi_extra=_body(limits.similar_schema()),
     )
     @_errors
     async def similar_items(request: Request) -> Response:
         """Items whose vectors are nearest to an item's."""
-        found = service.similar(limits.parse_similar(await _within(body_seconds, _read_body(request))))
-        return _json(found)
+        asked = limits.parse_similar(await _within(body_seconds, _read_body(request)))
+        _charge(request, asked.k)
+        return _json(await run_in_threadpool(service.similar, asked))
 
 
 def _add_users(app: FastAPI, service: Service) -> None:
@@ -374,7 +283,9 @@ def _errors(route: Route) -> Route:
         try:
             return await route(*args, **kwargs)
         except BadRequestError as error:
-            return _json({"errors": [dict(issue) for issue in error.errors]}, status=error.status)
+            answer = _json({"errors": [dict(issue) for issue in error.errors]}, status=error.status)
+            answer.headers.update(error.headers or {})
+            return answer
         except ClientDisconnect:
             # The client is gone.
             return Response(status_code=400)
@@ -393,8 +304,16 @@ async def _read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def _charge(request: Request, cost: int) -> None:
+    """Takes what a request costs from the allowance of its address; the first list of up to 100 items is paid for.
+
+    Raises:
+        BadRequestError: The address owes for others (429).
+    """
+    seconds = request.scope[CHARGE](cost / FIRST_ITEMS - 1)
+    if seconds is not None:
+        error = FieldError(field="body", message=too_often(seconds))
+        raise BadRequestError(429, error, headers={"retry-after": str(seconds)})
 
 
 def _json(content: Any, *, status: int = 200) -> Response:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from serving.answers import Recommendations, RecommendRequest, RequestError
-from serving.arms import Arm
 from serving.exposures.files import Exposure
 from serving.live import Live
 from serving.recommender import Recommender, Unavailable
-from serving.web.api import SimilarItemsBody, bad
+from serving.web.api import SimilarItemsBody, bad, without_paths
 from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from serving.arms import Arm
+
 HISTORY_LENGTH = 100
-# More users than these are answered in a thread, so that the others need not wait for them.
-INLINE_USERS = 4
+# Items of plain lists. A request that costs more is answered in a thread, so that the others need not wait for it, and
+# in parts of about that cost, between which it ends if its client has gone.
+INLINE_COST, PART_COST = 1_000, 5_000
+NUM_COSTLY = 2
+"""Parts of costly requests that are answered at the same time; the others wait in the order in which they came."""
+IsGone = Callable[[], Awaitable[bool]]
 
 
 class Exposures(Protocol):
@@ -46,6 +55,7 @@ class Service:
         metrics: What is counted.
         exposures: Where lists are logged; None logs none.
         clock: Unix seconds, for exposures.
+        costly: Held while a part of a costly request is answered.
     """
 
     live: Live
@@ -53,36 +63,51 @@ class Service:
     metrics: Metrics
     exposures: Exposures | None = None
     clock: Callable[[], float] = time.time
+    costly: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(NUM_COSTLY))
 
-    async def recommend(self, request: RecommendRequest) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    async def recommend(
+        self, request: RecommendRequest, is_gone: IsGone
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """Answers for all users of a request, in the order asked, and the time of each stage, microseconds.
+
+        Args:
+            request: What is asked.
+            is_gone: Whether the client no longer waits; asked between the parts of a costly request.
 
         Raises:
             BadRequestError: Names the field that is wrong.
+            ClientDisconnect: The client has gone.
         """
         arms = self._arms(request)
         parts = list(dict.fromkeys(arms))
         if len(parts) == 1:
-            return await self._of_arm(request, parts[0])
+            return await self._of_arm(request, parts[0], is_gone)
         results: list[dict[str, Any]] = [{}] * len(arms)
         stages: dict[str, float] = {}
         for arm in parts:
             places = [place for place, own in enumerate(arms) if own is arm]
             part = replace(request, user_ids=tuple(request.user_ids[place] for place in places))
-            found, taken = await self._of_arm(part, arm)
+            found, taken = await self._of_arm(part, arm, is_gone)
             for place, result in zip(places, found, strict=True):
                 results[place] = result
             for stage, value in taken.items():
                 stages[stage] = stages.get(stage, 0.0) + value
         return results, stages
 
+    def unknown_items(self, request: RecommendRequest) -> list[str]:
+        """Recent items of a request that are none of the bundle that answers."""
+        return self.live.of(self._arms(request)[0]).unknown_items(request.recent_items)
+
     def _arms(self, request: RecommendRequest) -> list[Arm]:
         arms = self.live.arms
         if request.arm is None:
-            return arms.of(request.user_ids)
+            # Nobody who could be assigned: as most users, by the first arm.
+            return [arms.arms[0]] if request.is_anonymous else arms.of(request.user_ids)
         return [arms.by_name[request.arm]] * len(request.user_ids)
 
-    async def _of_arm(self, request: RecommendRequest, arm: Arm) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    async def _of_arm(
+        self, request: RecommendRequest, arm: Arm, is_gone: IsGone
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         recommender = self.live.of(arm)
         exponent = request.weight_exponent
         # A request that names what arms differ in does not show what its user's arm does.
@@ -92,12 +117,10 @@ class Service:
             retriever=request.retriever or arm.retriever,
             weight_exponent=arm.weight_exponent if exponent is None else exponent,
         )
-        found, read_microseconds = await self._answer(recommender, of_arm)
-        stages = {**found.stage_microseconds}
-        if read_microseconds is not None:
-            stages["features"] += read_microseconds
+        found = await self._answer(recommender, of_arm, is_gone)
+        stages = found.stage_microseconds
         self._count(found, arm, stages)
-        if is_plain and self.exposures is not None:
+        if is_plain and self.exposures is not None and not request.is_anonymous:
             moment = self.clock()
             self.exposures.add(
                 [
@@ -117,7 +140,7 @@ class Service:
         head = {"arm": arm.name, "bundle_version": found.bundle_version, "retriever": found.retriever}
         return [
             {
-                "user_id": answer.user_id,
+                "user_id": answer.user_id or None,
                 **head,
                 "items": answer.items,
                 "unknown_user": answer.unknown_user,
@@ -127,20 +150,34 @@ class Service:
             for answer in found.answers
         ], stages
 
-    async def _answer(
-        self, recommender: Recommender, request: RecommendRequest
-    ) -> tuple[Recommendations, float | None]:
-        features, taken = None, None
-        if recommender.needs_features(request):
-            begun = time.perf_counter_ns()
-            features = await self.reads.read(recommender.read_users, list(request.user_ids))
-            taken = (time.perf_counter_ns() - begun) / 1000
+    async def _answer(self, recommender: Recommender, request: RecommendRequest, is_gone: IsGone) -> Recommendations:
         try:
-            if len(request.user_ids) <= INLINE_USERS:
-                return recommender.answer(request, features), taken
-            return await run_in_threadpool(recommender.answer, request, features), taken
+            cost = recommender.cost(request)
+            if cost <= INLINE_COST:
+                features, taken = await self._features(recommender, request)
+                return _with_read(recommender.answer(request, features), taken)
+            user_ids, parts = request.user_ids, []
+            size = max(1, PART_COST * len(user_ids) // cost)
+            for begin in range(0, len(user_ids), size):
+                part = replace(request, user_ids=user_ids[begin : begin + size])
+                async with self.costly:
+                    if await is_gone():
+                        raise ClientDisconnect
+                    features, taken = await self._features(recommender, part)
+                    parts.append(_with_read(await asyncio.to_thread(recommender.answer, part, features), taken))
         except RequestError as error:
             raise bad(422, error.field, error.message) from None
+        return _as_one(parts)
+
+    async def _features(
+        self, recommender: Recommender, request: RecommendRequest
+    ) -> tuple[pa.Table | Unavailable | None, float]:
+        """Features of users where a request needs them, and the microseconds that it took to read them."""
+        if not recommender.needs_features(request):
+            return None, 0.0
+        begun = time.perf_counter_ns()
+        features = await self.reads.read(recommender.read_users, list(request.user_ids))
+        return features, (time.perf_counter_ns() - begun) / 1000
 
     def similar(self, asked: SimilarItemsBody) -> dict[str, Any]:
         """Items like one.
@@ -186,12 +223,13 @@ class Service:
 
     async def ready(self) -> dict[str, Any]:
         """Which bundle answers with which features, and what is not as it should be."""
-        live, current = self.live, self.live.current
+        refusal, current = self.live.refusal, self.live.current
+        refused = None if refusal is None else {**asdict(refusal), "reason": without_paths(refusal.reason)}
         return {
             "ready": True,
             "bundle_version": current.bundle.version,
-            "refused": None if live.refusal is None else asdict(live.refusal),
-            "features": await self._look(),
+            "refused": refused,
+            "features": without_paths(await self._look()),
             "features_version": current.bundle.manifest.facts.features_version,
             "features_age_seconds": self.clock() - current.as_of_seconds,
             "deny_list": self._deny_list,
@@ -209,7 +247,7 @@ class Service:
 
     async def _look(self) -> str:
         """`ok`, or why users are answered without features."""
-        return await self.reads.look((one.read_users, one.probes) for one in self.live.answering)
+        return await self.reads.look((one.read_users, one.probes) for one in self.live.recommenders)
 
     @property
     def _deny_list(self) -> str:
@@ -226,9 +264,9 @@ class Service:
         recommender = self.live.current
         features = await self.reads.read(recommender.read_users, [user_id])
         if isinstance(features, Unavailable):
-            raise bad(503, "user_id", f"features cannot be read now: {features.why}")
+            raise bad(503, "user_id", f"features cannot be read now: {without_paths(features.why)}")
         try:
-            vector = await run_in_threadpool(recommender.embed_user, user_id, features)
+            vector = await asyncio.to_thread(recommender.embed_user, user_id, features)
         except LookupError as error:
             raise bad(503, "user_id", f"features cannot be read now: {error}") from None
         if vector is None:
@@ -247,3 +285,19 @@ class Service:
         for answer in found.answers:
             for reason in answer.reasons:
                 metrics.reasons.labels(reason).inc()
+
+
+def _with_read(found: Recommendations, microseconds: float) -> Recommendations:
+    if microseconds:
+        found.stage_microseconds["features"] += microseconds
+    return found
+
+
+def _as_one(parts: Sequence[Recommendations]) -> Recommendations:
+    """The parts of a request, all of one bundle."""
+    first, *others = parts
+    for part in others:
+        first.answers.extend(part.answers)
+        for stage, taken in part.stage_microseconds.items():
+            first.stage_microseconds[stage] += taken
+    return first

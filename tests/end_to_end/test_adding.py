@@ -26,7 +26,7 @@ import tensorflow as tf
 from artefacts.config import pick
 from artefacts.paths import RunPaths
 from evaluation.baselines import BASELINES
-from evaluation.baselines.baseline import Baseline, Past, Rank
+from evaluation.baselines.baseline import Baseline, Fitted, Past
 from evaluation.config import GatesSections
 from evaluation.gates import smoke
 from evaluation.gates.candidate import Candidate
@@ -146,12 +146,12 @@ def register(patch: pytest.MonkeyPatch, calls: Counter[str]) -> None:
 
         return begin
 
-    def by_id(past: Past) -> Rank:
+    def by_id(past: Past) -> Fitted:
         def rank(k: int, new_only: bool) -> np.ndarray:
             calls["baseline"] += 1
             return np.tile(np.arange(k, dtype=np.int32), (len(past.split.user_ids), 1))
 
-        return rank
+        return Fitted(rank)
 
     patch.setitem(KINDS, "yes_or_no", ColumnKind(Storage.STRING, numbers=yes_or_no))
     patch.setitem(COMPUTED, "user_toy_value", ComputedFeature("user", "value so far", lambda day: day.sum(day.value)))

@@ -119,7 +119,7 @@ def test_three_nights_are_published_one_on_the_other(nights: Nights) -> None:
     assert parent_of(nights.shop, FIRST) is None
     assert served(nights.shop) == nights.shop.version(THIRD)
     assert lineage(nights.shop, THIRD) == {
-        "parent": str(SECOND), "is_warm_start": True, "full_fit": str(FIRST), "held_out_share": 0.1,
+        "parent": str(SECOND), "is_warm_start": True, "full_fit": str(FIRST), "held_out_share": 0.5,
         "sparcode_epochs": None,
     }  # fmt: skip
 
@@ -172,7 +172,12 @@ def test_status_shows_the_served_bundle_and_the_outcomes_of_the_nights(nights: N
     assert all(step["done_now"] and step["peak_memory_bytes"] > 1_000_000 for step in second["steps"])
     held_out = nights.shop.root / "models" / str(SECOND) / "held_out.json"
     assert second["recall"] == json.loads(held_out.read_text())
+    # The shop is too small for the gate, and everybody who looks is told.
+    why = status["nights"][0]["not_checked"]["held_out_recall"]
+    assert "users held out met something new, expected at least 100" in why
     shown = nights.shop.do("status").stdout
+    assert f"NOT CHECKED on {THIRD}, and on 3 of 3 nights: held_out_recall: " in " ".join(shown.split())
+    assert "NOT CHECKED held_out_recall: " in nights.ran["third"].stdout
     assert f"served            {nights.shop.version(THIRD)}" in shown
     assert "at work           nothing" in shown
 
@@ -187,7 +192,7 @@ def test_each_night_leaves_a_log_with_an_object_a_line(nights: Nights) -> None:
 def test_the_same_night_again_does_nothing(nights: Nights) -> None:
     ran = nights.ran["again"]
     assert (ran.returncode, ran.stderr) == (0, "")
-    steps = [line.split()[:2] for line in ran.stdout.splitlines()[1:]]
+    steps = [line.split()[:2] for line in ran.stdout.splitlines()[1:] if not line.startswith("NOT CHECKED")]
     assert steps == [[name, "unchanged:"] for name in STEPS]
     folders = [path.name for path in (nights.shop.root / "bundles").glob("2024-*")]
     assert sorted(folders) == sorted(nights.shop.version(day) for day in (FIRST, SECOND, THIRD))

@@ -115,6 +115,6 @@ def make_lists() -> Callable[[str, Split, pa.Table], np.ndarray]:
     item_ids = np.array(["apple", "bread", "cheese", "drill", "nails"], dtype=object)
 
     def make(name: str, split: Split, events: pa.Table) -> np.ndarray:
-        return BASELINES[name].fit(Past(split, events, item_ids, seed=1))(3, False)
+        return BASELINES[name].fit(Past(split, events, item_ids, seed=1)).rank(3, False)
 
     return make

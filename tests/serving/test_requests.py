@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,46 @@ def test_a_vector_exists_for_users_with_known_features(recommender: Recommender)
     assert vector is not None
     assert vector.shape == (8,)
     assert recommender.embed_user("stranger") is None
+
+
+@pytest.mark.parametrize(
+    ("retriever", "k", "asked", "expected"),
+    [
+        ("repeat", 5, {}, ("short",)),  # u1 bought three items
+        ("repeat", 3, {}, ()),
+        ("repeat", 2, {"deny_categories": ("fish",)}, ("short",)),
+        ("repeat", 5, {"exclude_known": True}, ("nothing_found",)),
+        ("fused", 40, {}, ()),
+        ("fused", 41, {}, ("short",)),
+        ("popularity", 2, {"allow_categories": ()}, ("short",)),
+    ],
+)
+def test_a_list_shorter_than_k_has_a_reason(
+    recommender: Recommender, retriever: str, k: int, asked: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    found = answer(recommender, "u1", retriever=retriever, k=k, **asked)
+    assert (found.reasons, len(found.items) < k) == (expected, "short" in expected)
+
+
+def test_recent_items_that_are_all_unknown_are_no_history(recommender: Recommender) -> None:
+    asked = {"retriever": "two_tower", "recent_items": ("i998", "i999")}
+    assert answer(recommender, "stranger", **asked).reasons == ("unknown_user", "no_history")
+    assert answer(recommender, "stranger", **(asked | {"recent_items": ("i1", "i999")})).reasons == ("unknown_user",)
+
+
+def test_a_vector_that_is_no_number_is_answered_with_popular_items(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = recommender.bundle.user_tower.embed
+
+    class Overflowing:
+        def embed(self, inputs: Any) -> Any:
+            vectors = np.array(embed(inputs))
+            vectors[0] = np.nan
+            return vectors
+
+    changed = dataclasses.replace(recommender.bundle, user_tower=Overflowing())  # type: ignore[arg-type]
+    monkeypatch.setattr(recommender, "bundle", changed)
+    first, second = recommender.recommend(["u1", "u4"], k=3, retriever="two_tower").answers
+    assert (first.fallback, first.reasons, second.reasons) == ("popularity", ("nothing_found",), ())
+    assert all(np.isfinite(item["score"]) for item in first.items)

@@ -212,3 +212,38 @@ def test_a_store_that_cannot_be_reached_is_one_line_and_a_defect_is_not(tmp_path
     gone, defect = ends.values()
     assert gone.startswith("error: nobody at localhost:1\n")
     assert defect.endswith("KeyError: 'ours'\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "arguments", "message"),
+    [
+        ("", [], "TWINSPIRE_API_KEY is set and empty, which protects nothing"),
+        ("  ", ["--without-key"], "TWINSPIRE_API_KEY is set and empty, which protects nothing"),
+        ("key\n", [], "TWINSPIRE_API_KEY begins or ends with white space"),
+        (None, ["--host", "0.0.0.0"], "TWINSPIRE_API_KEY is not set, and others than this machine reach 0.0.0.0"),
+        (
+            None,
+            ["--set", "serving.host=8.8.8.8"],
+            "TWINSPIRE_API_KEY is not set, and others than this machine reach 8.8.8.8",
+        ),
+    ],
+)
+def test_a_server_that_nothing_protects_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, arguments: list[str], message: str
+) -> None:
+    monkeypatch.delenv("TWINSPIRE_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("TWINSPIRE_API_KEY", key)
+    refused(twinspire(tmp_path, "serve", "--config", JOURNEY, *arguments), 2, message)
+
+
+@pytest.mark.parametrize(
+    ("key", "arguments"), [(None, []), (None, ["--host", "0.0.0.0", "--without-key"]), ("key", ["--host", "::"])]
+)
+def test_a_server_that_is_protected_goes_on_to_its_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, arguments: list[str]
+) -> None:
+    monkeypatch.delenv("TWINSPIRE_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("TWINSPIRE_API_KEY", key)
+    refused(twinspire(tmp_path, "serve", "--config", JOURNEY, *arguments), 1, "points to no bundle")

@@ -165,7 +165,7 @@ def test_a_late_change_computes_the_days_from_it_on_again_and_equals_a_rebuild(
     _, paths, _ = run_day(config_file, tmp_path / "runs", DAY)
     before = partitions(paths)
     change_orders(tmp_path / "data", *changes)
-    config, paths, outcome = run_day(config_file, tmp_path / "runs", NEXT)
+    _, paths, outcome = run_day(config_file, tmp_path / "runs", NEXT)
     assert outcome.startswith(f"{expected} computed again; ")
     day = expected[:10]
     after = partitions(paths)

@@ -57,6 +57,7 @@ def first_changed(steps: list[Step], others: list[Step]) -> str | None:
     [
         ("ingest.chunk_rows=7", "ingest"),
         ("dataset.value_meaning=points", "ingest"),
+        ("dataset.event_name=play", "ingest"),
         ("as_of=2024-06-02", "features"),
         ("seed=2", "features"),
         ("features.history_length=7", "features"),
@@ -70,6 +71,7 @@ def first_changed(steps: list[Step], others: list[Step]) -> str | None:
         ("serving.port=9", None),
         ("beam.shards=9", None),
         ("daily.keep_exposure_days=9", None),
+        ("daily.detectable_fall=0.3", "train"),
     ],
 )
 def test_a_changed_key_runs_again_from_the_first_step_that_reads_it(override: str, first: str | None) -> None:
@@ -129,6 +131,7 @@ NAMES: dict[str, Any] = {
     "training.negatives.extra_sources": {"random": {"num": 3}},
     "serving.fusion_weights": {"repeat": 2.0},
     "serving.arms": [{"name": "a", "share": 1.0}],
+    "serving.trusted_proxies": ["10.0.0.1"],
     "gates.skip": ["volume"],
     "towers.counterpart.user_fields": ["town"],
     "towers.counterpart.item_fields": ["colour"],

@@ -6,6 +6,7 @@ const REASONS = {
   no_features: "The online store did not answer; features that the bundle knows were used.",
   nothing_found: "The retriever found nothing for this user.",
   filled: "The list was too short; popular items fill its end.",
+  short: "The list has fewer items than were asked for: there are no more.",
   no_tables: "The bundle has no SparCode tables; the two towers answered.",
 };
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,10 @@ def split_of(counts: npt.ArrayLike) -> Split:
         num_unknown_window_items=0,
         num_unknown_history_events=0,
     )
+
+
+def ranked_for_all(split: Split, k: int, new_only: bool, **settings: Any) -> npt.NDArray[np.int32]:
+    return fit_als(split, **settings)(np.arange(split.history.shape[0]), k, new_only)
 
 
 def random_counts(num_users: int, num_items: int, seed: int) -> npt.NDArray[np.int64]:
@@ -66,7 +71,7 @@ def two_tastes() -> npt.NDArray[np.int64]:
 
 
 def test_the_item_that_everybody_of_the_same_taste_bought_comes_first() -> None:
-    found = fit_als(split_of(two_tastes()), factors=2, regularization=0.1, seed=1)(1, True)
+    found = ranked_for_all(split_of(two_tastes()), 1, True, factors=2, regularization=0.1, seed=1)
     assert found[:, 0].tolist() == [5 * (user // 10) + user % 5 for user in range(20)]
 
 
@@ -82,14 +87,14 @@ def test_lists_follow_the_scores_of_the_factors() -> None:
         scores[3] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")[:, :8]
         expected = np.where(np.isneginf(np.take_along_axis(scores, order, axis=1)), -1, order)
-        found = fit_als(split_of(counts), factors=4, seed=6)(8, new_only)
+        found = ranked_for_all(split_of(counts), 8, new_only, factors=4, seed=6)
         np.testing.assert_array_equal(found, expected)
 
 
 def test_items_without_buyers_are_never_listed() -> None:
     counts = random_counts(6, 12, seed=3)
     counts[:, ::2] = 0
-    found = fit_als(split_of(counts), factors=2, seed=1)(12, False)
+    found = ranked_for_all(split_of(counts), 12, False, factors=2, seed=1)
     assert ((found < 0) | (found % 2 == 1)).all()
     assert ((found >= 0).sum(axis=1) == np.where(counts.any(axis=1), counts.any(axis=0).sum(), 0)).all()
 
@@ -97,7 +102,7 @@ def test_items_without_buyers_are_never_listed() -> None:
 def test_the_same_seed_gives_the_same_lists() -> None:
     # Large enough that rows are spread over all cores.
     split = split_of(random_counts(300, 400, seed=5))
-    once, again, other = (fit_als(split, factors=16, iterations=5, seed=seed)(20, True) for seed in (1, 1, 2))
+    once, again, other = (ranked_for_all(split, 20, True, factors=16, iterations=5, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(once, again)
     assert (once != other).any()
 
@@ -113,4 +118,4 @@ def test_the_same_seed_gives_the_same_lists() -> None:
 )
 def test_faulty_arguments_are_refused(argument: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fit_als(split_of(two_tastes()), seed=1, **argument)(1, False)  # type: ignore[arg-type]
+        ranked_for_all(split_of(two_tastes()), 1, False, seed=1, **argument)

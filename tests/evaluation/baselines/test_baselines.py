@@ -16,7 +16,7 @@ from evaluation.baselines import BASELINES as REGISTERED
 from evaluation.baselines import ease as ease_file
 from evaluation.baselines.als import fit_als
 from evaluation.baselines.baseline import Baseline, Past
-from evaluation.baselines.ease import ease, item_weights, scores_by_items
+from evaluation.baselines.ease import ease, gram_of, item_weights, most_items, scores_by_items, side_in_memory
 from evaluation.baselines.item_knn import cosine_neighbours, item_knn
 from evaluation.baselines.popularity import popularity
 from evaluation.baselines.repeat_purchase import repeat_purchase
@@ -89,14 +89,16 @@ def test_repeat_purchase_by_hand() -> None:
     assert repeat_purchase(split, 4, new_only=True).tolist() == [[-1] * 4] * 3
 
 
-def slow_cosines(bought: npt.NDArray[np.bool_], min_buyers: int, num_neighbours: int) -> npt.NDArray[np.float64]:
+def slow_cosines(
+    bought: npt.NDArray[np.bool_], columns: npt.NDArray[np.int64], num_neighbours: int
+) -> npt.NDArray[np.float64]:
     """Row j: the cosines of j's nearest items, by a loop over pairs."""
     num_items = bought.shape[1]
     cosines = np.zeros((num_items, num_items))
     buyers = bought.sum(axis=0)
     for j in range(num_items):
         for i in range(num_items):
-            if i != j and min(buyers[i], buyers[j]) >= min_buyers:
+            if i != j and i in columns and j in columns:
                 cosines[j, i] = (bought[:, i] & bought[:, j]).sum() / np.sqrt(buyers[i] * buyers[j])
         nearest = np.lexsort((np.arange(num_items), -cosines[j].astype(np.float32)))[:num_neighbours]
         cosines[j, np.setdiff1d(np.arange(num_items), nearest)] = 0
@@ -106,10 +108,10 @@ def slow_cosines(bought: npt.NDArray[np.bool_], min_buyers: int, num_neighbours:
 def test_cosines_by_hand() -> None:
     # Buyers: item 0 has users 0 1 2 3, item 1 has 0 1 2, item 2 has 2 only.
     history = sp.csr_array(np.array([[1, 9, 0], [1, 1, 0], [2, 1, 1], [1, 0, 0]], np.float32))
-    cosines = cosine_neighbours(history, num_neighbours=2, min_buyers=1).toarray()
+    cosines = cosine_neighbours(history, num_neighbours=2).toarray()
     expected = [[0, 3 / np.sqrt(12), 1 / 2], [3 / np.sqrt(12), 0, 1 / np.sqrt(3)], [1 / 2, 1 / np.sqrt(3), 0]]
     np.testing.assert_allclose(cosines, expected, rtol=1e-6)
-    only_two = cosine_neighbours(history, num_neighbours=1, min_buyers=2).toarray()
+    only_two = cosine_neighbours(history, num_neighbours=1, columns=np.array([0, 1])).toarray()
     np.testing.assert_allclose(only_two, [[0, 3 / np.sqrt(12), 0], [3 / np.sqrt(12), 0, 0], [0, 0, 0]], rtol=1e-6)
 
 
@@ -119,23 +121,24 @@ def test_item_knn_equals_the_slow_twin(block_entries: int, new_only: bool, monke
     monkeypatch.setattr("evaluation.baselines.item_knn._BLOCK_ENTRIES", block_entries)
     split = random_split(30, 14, seed=1)
     bought = split.history.toarray() > 0
-    cosines = slow_cosines(bought, 8, 4)
-    neighbours = cosine_neighbours(split.history, num_neighbours=4, min_buyers=8)
+    columns = np.flatnonzero(bought.sum(axis=0) >= 8)
+    cosines = slow_cosines(bought, columns, 4)
+    neighbours = cosine_neighbours(split.history, num_neighbours=4, columns=columns)
     np.testing.assert_allclose(neighbours.toarray(), cosines, rtol=1e-6)
     scores = bought @ cosines.T
     scores[(scores == 0) | (bought & new_only)] = -np.inf
-    found = item_knn(split, 10, neighbours=neighbours, new_only=new_only)
+    found = item_knn(split.history, 10, neighbours=neighbours, new_only=new_only)
     listed = np.where(found >= 0, np.take_along_axis(scores, np.maximum(found, 0), axis=1), -np.inf)
     np.testing.assert_allclose(listed, -np.sort(-scores, axis=1)[:, :10], rtol=1e-5)
     assert (found[-1] == -1).all()
 
 
 def test_item_knn_without_any_neighbour_lists_nothing() -> None:
-    split = split_of([[1, 1, 0]])
-    neighbours = cosine_neighbours(split.history, min_buyers=2)
-    assert item_knn(split, 2, neighbours=neighbours, new_only=False).tolist() == [[-1, -1]]
+    history = split_of([[1, 0, 0]]).history
+    neighbours = cosine_neighbours(history, num_neighbours=2)
+    assert item_knn(history, 2, neighbours=neighbours, new_only=False).tolist() == [[-1, -1]]
     with pytest.raises(ValueError, match=r"\(2, 3\), expected \[3, 3\]"):
-        item_knn(split, 2, neighbours=sp.csr_array((2, 3)), new_only=False)
+        item_knn(history, 2, neighbours=sp.csr_array((2, 3)), new_only=False)
 
 
 def textbook_weights(binary: npt.NDArray[np.float64], regularisation: float) -> npt.NDArray[np.float64]:
@@ -147,44 +150,76 @@ def textbook_weights(binary: npt.NDArray[np.float64], regularisation: float) -> 
     return weights
 
 
+def binary_of(bought: npt.NDArray[np.bool_]) -> sp.csr_array:
+    return sp.csr_array(bought.astype(np.float32))
+
+
 @pytest.mark.parametrize(("num_users", "num_items"), [(12, 30), (30, 12), (20, 20)])
-def test_both_sides_of_ease_equal_the_textbook(num_users: int, num_items: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("regularization", [0.5, 300.0])
+def test_both_sides_of_ease_equal_the_textbook(
+    num_users: int, num_items: int, regularization: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ease_file, "_BLOCK", 7)
-    dense = (random_split(num_users, num_items, seed=2).history.toarray() > 0).astype(np.float64)
-    weights = textbook_weights(dense, 5.0)
-    binary = sp.csr_array(dense.astype(np.float32))
-    np.testing.assert_allclose(item_weights(binary, 5.0), weights, atol=1e-6)
-    blocks = list(scores_by_items(binary, 5.0))
-    np.testing.assert_allclose(np.hstack([scores for _, scores, _ in blocks]), dense @ weights, atol=1e-5)
-    np.testing.assert_array_equal(np.hstack([bought for _, _, bought in blocks]), dense > 0)
+    bought = random_split(num_users, num_items, seed=2).history.toarray() > 0
+    weights, some = textbook_weights(bought.astype(np.float64), regularization), np.array([0, 5, 3])
+    gram = gram_of(binary_of(bought))
+    before, inverse = gram.copy(), ease_file._inverse(gram, regularization)
+    np.testing.assert_array_equal(gram, before)
+    if num_users < num_items:
+        blocks = list(scores_by_items(binary_of(bought), inverse, regularization, some))
+        scores = np.hstack([block for _, block, _ in blocks])
+        np.testing.assert_array_equal(np.hstack([of_block for _, _, of_block in blocks]), bought[some])
+        np.testing.assert_allclose(scores, bought[some] @ weights, rtol=1e-3, atol=1e-4)
+    else:
+        np.testing.assert_allclose(item_weights(inverse), weights, rtol=1e-3, atol=1e-5)
 
 
 def test_ease_solves_the_constrained_problem() -> None:
-    dense = (random_split(25, 8, seed=4).history.toarray() > 0).astype(np.float64)
-    weights = item_weights(sp.csr_array(dense.astype(np.float32)), 3.0).astype(np.float64)
-    gradient = -dense.T @ (dense - dense @ weights) + 3.0 * weights
+    bought = (random_split(25, 8, seed=4).history.toarray() > 0).astype(np.float64)
+    binary = sp.csr_array(bought.astype(np.float32))
+    weights = item_weights(ease_file._inverse(gram_of(binary), 3.0)).astype(np.float64)
+    gradient = -bought.T @ (bought - bought @ weights) + 3.0 * weights
     np.fill_diagonal(gradient, 0)  # held by the constraint
     np.testing.assert_allclose(gradient, 0, atol=1e-5)
 
 
 @pytest.mark.parametrize("new_only", [False, True])
 @pytest.mark.parametrize(("num_users", "num_items"), [(12, 40), (40, 12)])
-def test_ease_lists_the_highest_scores_of_frequent_items(num_users: int, num_items: int, new_only: bool) -> None:
-    split = random_split(num_users, num_items, seed=6)
-    bought = split.history.toarray() > 0
-    frequent = np.flatnonzero(bought.sum(axis=0) >= 4)
-    scores = np.full(bought.shape, -np.inf)
-    scores[:, frequent] = bought[:, frequent] @ textbook_weights(bought[:, frequent].astype(np.float64), 5.0)
-    scores[(bought & new_only) | ~bought[:, frequent].any(axis=1, keepdims=True)] = -np.inf
-    found = ease(split, 9, new_only=new_only, regularisation=5.0, min_buyers=4)
+def test_ease_lists_the_highest_scores_of_all_items(num_users: int, num_items: int, new_only: bool) -> None:
+    bought = random_split(num_users, num_items, seed=6).history.toarray() > 0
+    scores = bought @ textbook_weights(bought.astype(np.float64), 5.0)
+    scores[bought & new_only] = -np.inf
+    some = np.arange(0, num_users - 1, 2)
+    found = ease(binary_of(bought), gram_of(binary_of(bought)), 5.0)(some, 9, new_only)
     # By their scores: two items with the same buyers tie in theory, and in either order after rounding.
-    listed = np.where(found >= 0, np.take_along_axis(scores, np.maximum(found, 0), axis=1), -np.inf)
-    np.testing.assert_allclose(listed, -np.sort(-scores, axis=1)[:, :9], atol=1e-5)
+    listed = np.where(found >= 0, np.take_along_axis(scores[some], np.maximum(found, 0), axis=1), -np.inf)
+    np.testing.assert_allclose(listed, -np.sort(-scores[some], axis=1)[:, :9], atol=1e-4)
 
 
-def test_ease_refuses_no_regularisation() -> None:
-    with pytest.raises(ValueError, match=r"regularisation is 0\.0, expected a number above 0"):
-        ease(split_of([[1, 0]]), 1, new_only=False, regularisation=0.0)
+def test_ease_refuses_no_regularization() -> None:
+    binary = binary_of(np.array([[True, False]]))
+    with pytest.raises(ValueError, match=r"regularization is 0\.0, expected a number above 0"):
+        ease(binary, gram_of(binary), 0.0)
+
+
+def test_ease_uses_all_items_where_either_side_fits_into_memory() -> None:
+    assert side_in_memory(float("inf")) == 18_918  # 12 bytes an entry of 4 GiB
+    assert side_in_memory(2 * 12 * 100**2) == 100
+    assert side_in_memory(0.0) == 1
+    assert most_items(100, 100) >= 10**9
+    assert most_items(101, 100) == 100
+
+
+def test_without_memory_for_all_items_ease_takes_those_with_most_users_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ease_file, "_available_bytes", lambda: 2.0 * 12 * 3**2)
+    split = split_of([[1, 1, 0, 0, 1], [1, 1, 1, 0, 0], [1, 1, 1, 0, 1], [1, 1, 0, 0, 1]])
+    fitted = REGISTERED["ease"].fit(past_of(split))
+    assert "EASE: 3 of 4 items, those with the most users" in fitted.note
+    ranked = fitted.rank(5, False)
+    assert set(ranked[0, :3].tolist()) == {0, 1, 4}
+    assert ranked[0, 3:].tolist() == [2, -1]  # what is popular comes behind
 
 
 BASELINES: dict[str, Callable[[Split, int, bool], npt.NDArray[np.int32]]] = {
@@ -193,25 +228,25 @@ BASELINES: dict[str, Callable[[Split, int, bool], npt.NDArray[np.int32]]] = {
     ),
     "repeat_purchase": lambda split, k, new: repeat_purchase(split, k, new_only=new),
     "item_knn": lambda split, k, new: item_knn(
-        split, k, neighbours=cosine_neighbours(split.history, num_neighbours=5, min_buyers=2), new_only=new
+        split.history, k, neighbours=cosine_neighbours(split.history, num_neighbours=5), new_only=new
     ),
-    "ease": lambda split, k, new: ease(split, k, new_only=new, min_buyers=2),
-    "als": lambda split, k, new: fit_als(split, factors=4, seed=1)(k, new),
+    "als": lambda split, k, new: fit_als(split, factors=4, seed=1)(np.arange(split.history.shape[0]), k, new),
 }
+
+
+def past_of(split: Split) -> Past:
+    """A past in which everything happened on the day before the cut."""
+    item_ids = np.array([f"i{row:02}" for row in range(split.history.shape[1])], dtype=object)
+    users, items = split.history.nonzero()
+    moments = pa.array([split.cut - dt.timedelta(days=1)] * len(users), pa.timestamp("us", "UTC"))
+    columns = {"user_id": split.user_ids[users], "item_id": item_ids[items]}
+    events = pa.table({name: pa.array(ids, pa.string()) for name, ids in columns.items()} | {"timestamp": moments})
+    return Past(split, events, item_ids, seed=1)
 
 
 def as_registered(baseline: Baseline) -> Callable[[Split, int, bool], npt.NDArray[np.int32]]:
     """A baseline of every comparison, as it is there."""
-
-    def rank(split: Split, k: int, new_only: bool) -> npt.NDArray[np.int32]:
-        item_ids = np.array([f"i{row:02}" for row in range(split.history.shape[1])], dtype=object)
-        users, items = split.history.nonzero()
-        moments = pa.array([split.cut - dt.timedelta(days=1)] * len(users), pa.timestamp("us", "UTC"))
-        columns = {"user_id": split.user_ids[users], "item_id": item_ids[items]}
-        events = pa.table({name: pa.array(ids, pa.string()) for name, ids in columns.items()} | {"timestamp": moments})
-        return baseline.fit(Past(split, events, item_ids, seed=1))(k, new_only)
-
-    return rank
+    return lambda split, k, new_only: baseline.fit(past_of(split)).rank(k, new_only)
 
 
 BASELINES |= {f"{name}, as registered": as_registered(baseline) for name, baseline in REGISTERED.items()}

@@ -28,6 +28,8 @@ def test_a_fit_that_is_worse_beyond_doubt_fails(trained: Any, parent_recall: Any
     found = check(trained.candidate(), "held_out_recall")
     assert found.outcome == "failed"
     assert "recall@100 of 300 users held out is" in found.sentence
+    expected = 2.8 * (parent_recall * 0.2).std() / NUM_HELD_OUT**0.5
+    assert found.found["smallest_detectable"] == pytest.approx(expected, rel=0.01)
     assert found.found["high"] < found.expected["lowest"] == pytest.approx(-0.02 * parent_recall.mean())
     assert check(trained.candidate(recall_margin=0.3), "held_out_recall").outcome == "passed"
 
@@ -44,7 +46,9 @@ def test_few_held_out_users_are_not_checked(trained: Any) -> None:
     found = check(trained.candidate(), "held_out_recall")
     assert found.outcome == "not applicable"
     assert "99 users held out met something new, expected at least 100" in found.sentence
-    assert check(trained.candidate(parent=False), "held_out_recall").outcome == "not applicable"
+    assert "raise daily.holdout_share" in found.to_do
+    first = check(trained.candidate(parent=False), "held_out_recall")
+    assert (first.outcome, first.to_do) == ("not applicable", "nothing now: the next night is compared with this one")
 
 
 @pytest.mark.parametrize("name", ["vectors", "collapse", "changed_lists"])

@@ -53,6 +53,19 @@ def test_the_outcome_counts() -> None:
     assert GateReport("2024-03-11", "", None, REPORT.checks[:1]).outcome() == "1 check passed"
 
 
+def test_a_check_that_did_not_apply_is_named_wherever_the_report_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    unchecked = Check.not_applicable("held_out_recall", "60 users, expected 100", "hold out more")
+    quiet = Check.not_applicable("sparcode", "not configured")
+    report = GateReport("2024-03-11", "", None, (REPORT.checks[0], quiet, unchecked))
+    assert report.passed
+    assert report.unchecked == (unchecked,)
+    assert report.outcome() == "1 check passed, 2 not applicable; NOT CHECKED: held_out_recall"
+    print_gates(report)
+    shown = capsys.readouterr().out
+    assert shown.index("held_out_recall") < shown.index("volume") < shown.index("sparcode")
+    assert "To do: hold out more" in shown
+
+
 def test_the_terminal_shows_failures_first_with_their_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     print_gates(REPORT)
     shown = capsys.readouterr().out

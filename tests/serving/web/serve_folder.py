@@ -3,7 +3,7 @@
 USERS is a Parquet table, or the folder of a feature store. Reading the user `slow` waits until somebody has opened the
 named pipe GATE for writing and closed it. What is opened while BUNDLES holds a file `cold` cannot be asked; while it
 holds a named pipe `held`, it waits as for GATE. The server looks 20 times a second, gives a body half a second, a head
-a second, and lets a connection rest for half a minute.
+and a reader a second, and lets a connection rest for half a minute.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def main() -> None:
 
     bundles, users, num_workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     gate = Path(sys.argv[4]) if len(sys.argv) > 4 else None
-    workers.LOOK_SECONDS, server.HEAD_SECONDS, server.KEEP_ALIVE_SECONDS = LOOK_SECONDS, 1.0, 30
+    workers.LOOK_SECONDS, server.KEEP_ALIVE_SECONDS = LOOK_SECONDS, 30
+    server.HEAD_SECONDS = server.READ_SECONDS = 1.0
 
     def read_of(bundle: Bundle) -> Callable[..., Any]:
         if users.is_dir():

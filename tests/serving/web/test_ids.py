@@ -12,7 +12,15 @@ from serving.web.api import RecommendBody, SimilarItemsBody
 
 @pytest.mark.parametrize(
     ("given", "read"),
-    [(12, "12"), (12.0, "12"), ("12.0", "12"), (" i1\n", "i1"), (2**60, str(2**60)), ("a\nb", "a\nb")],
+    [
+        (12, "12"),
+        (12.0, "12"),
+        ("12.0", "12"),
+        (" i1\n", "i1"),
+        (2**53 - 1, str(2**53 - 1)),
+        (str(2**60), str(2**60)),
+        ("a\nb", "a\nb"),
+    ],
 )
 def test_numbers_and_text_are_one_id(given: Any, read: str) -> None:
     body = RecommendBody(user_ids=(given,), exclude_items=(given,), recent_items=(given,), deny_categories=("1.0",))
@@ -21,7 +29,7 @@ def test_numbers_and_text_are_one_id(given: Any, read: str) -> None:
     assert SimilarItemsBody(item_id=given).item_id == read
 
 
-@pytest.mark.parametrize("given", [1.5, True, 2.0**53, float("nan"), [], "", "x" * 257])
+@pytest.mark.parametrize("given", [1.5, True, 2.0**53, 2**53, -(2**53), float("nan"), [], "", "x" * 257])
 def test_what_is_no_id_is_refused(given: Any) -> None:
     with pytest.raises(ValidationError, match=r"item_id"):
         SimilarItemsBody(item_id=given)

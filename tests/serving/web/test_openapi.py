@@ -16,13 +16,22 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
+    negative_data_rejection,
+    positive_data_acceptance,
     response_schema_conformance,
     status_code_conformance,
 )
 
 HERE = Path(__file__).parent
 NUM_EXAMPLES = 150
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    positive_data_acceptance,
+    negative_data_rejection,
+]
 OPERATIONS = [
     ("POST", "/v1/recommend"),
     ("POST", "/v1/similar-items"),
@@ -60,9 +69,10 @@ def test_every_operation_is_asked(document: dict[str, Any]) -> None:
 def about_somebody(case: Any) -> Any:
     """The same for a user and an item that exist, whose ids are never drawn by chance."""
     if isinstance(case.body, dict):
-        known = {"item_id": "i0"} if "item_id" in case.body else {"user_id": "u1"}
-        rare = ("user_ids", "allow_categories", "weight_exponent")
-        case.body = {name: value for name, value in case.body.items() if name not in rare} | known
+        if "item_id" in case.body:
+            case.body["item_id"] = "i0"
+        elif case.body.get("user_id") is not None:
+            case.body["user_id"] = "u1"
     elif case.path_parameters:
         case.path_parameters["user_id"] = "u1"
     return case

@@ -261,6 +261,22 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_breaks_the_policy(page, ad
     assert page.run("getComputedStyle(columns).display") == "grid"
 
 
+def test_the_documentation_shows_every_operation_without_another_server(page, address: str, api: httpx.Client) -> None:
+    page.go(f"{address}/docs").until("all('h2').length > 8")
+    documented = api.get("/openapi.json").json()["paths"]
+    operations = [f"{method.upper()} {path}" for path, methods in documented.items() for method in methods]
+    assert page.run("all('h2')") == operations
+    text = page.run("document.body.textContent")
+    assert "user_ids: list of string, , 1 to 256 entries" not in text
+    for part in ("k: integer, 1 to 100. Items for each user", "retriever: string, one of two_tower, exact,", "429: "):
+        assert part in text
+    urls = {event["request"]["url"] for event in page.events("Network.requestWillBeSent")}
+    assert {f"{address}/page/docs.js", f"{address}/openapi.json"} <= urls
+    assert all(url.startswith(f"{address}/") for url in urls)
+    assert page.events("Log.entryAdded") == []
+    assert [api.get(path).status_code for path in ("/redoc", "/docs/oauth2-redirect")] == [404, 404]
+
+
 def test_no_file_of_the_page_names_another_server() -> None:
     found = {path.name: path.read_text(encoding="utf-8") for path in FILES.iterdir()}
     assert {"page.html", "page.js", "page.css", "icon.svg"} <= found.keys()

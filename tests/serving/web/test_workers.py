@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -389,7 +390,7 @@ def connected(server: Server) -> socket.socket:
 
 
 def head(length: int) -> bytes:
-    return f"POST /v1/recommend HTTP/1.1\r\nhost: here\r\ncontent-length: {length}\r\n\r\n".encode()
+    return f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n".encode()
 
 
 def test_a_body_that_never_ends_is_given_up(steady: Server) -> None:
@@ -417,13 +418,104 @@ def test_many_half_open_connections_block_no_request_and_are_closed(steady: Serv
 
 def test_a_client_that_drips_a_second_request_is_cut_off(steady: Server) -> None:
     with connected(steady) as slow:
-        slow.sendall(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         answer = b""
         while b'{"alive":true}' not in answer:
             answer += slow.recv(1 << 16)
         assert answer.startswith(b"HTTP/1.1 200 ")
         slow.sendall(b"G")
         assert rest_of(slow) == b""
+
+
+TOO_LARGE = [
+    b"GET /" + b"a" * 40_000,
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 40_000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"x: a\r\n" * 101,
+    head(10)[:-2] + b"transfer-encoding: chunked\r\n\r\n",
+    b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: "
+    + b"a" * 40_000
+    + b"\r\n\r\n",
+]
+ENDLESS = [b"GET / HTTP/1.1\r\nhost: localhost\r\nx: ", b"\r\n", head(10) + b"{}", TOO_LARGE[4][:-40_004]]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [*zip(TOO_LARGE, (431, 431, 431, 400, 431), strict=True)], ids=range(len(TOO_LARGE))
+)
+def test_a_head_that_is_too_large_or_no_http_is_refused(steady: Server, sent: bytes, status: int) -> None:
+    with connected(steady) as client:
+        client.sendall(sent)
+        answer = rest_of(client)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["errors"][0]["field"] == "head"
+
+
+@pytest.mark.parametrize("begun", ENDLESS, ids=["header", "line ends", "body", "trailer"])
+def test_what_never_ends_is_cut_off_before_it_is_large(steady: Server, begun: bytes) -> None:
+    more = b"\r\n" * 5_000 if begun == b"\r\n" else b"a" * 10_000
+    with connected(steady) as client, pytest.raises(OSError, match=r"reset|pipe"):
+        client.sendall(begun + more * 10_000)
+
+
+def test_a_head_that_is_just_small_enough_is_read(steady: Server) -> None:
+    with connected(steady) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n" + b"x: a\r\n" * 97)
+        client.sendall(b"y: " + b"a" * 31_000 + b"\r\n\r\n")
+        assert rest_of(client).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_does_not_read_its_answers_is_cut_off(steady: Server) -> None:
+    body = b'{"user_ids": [' + b", ".join([b'"u1"'] * 256) + b'], "k": 40, "retriever": "popularity"}'
+    with connected(steady) as client:
+        # More than the system's own buffers hold.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall((head(len(body)) + body) * 20)
+        own = f":{client.getsockname()[1]} "
+        steady.until(lambda: own not in established(steady.pid))
+    assert steady.get("/healthz").status_code == 200
+
+
+def established(pid: int) -> str:
+    """Remote ends of the connections that a process holds; in hexadecimal as the kernel has them, made readable."""
+    sockets = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            sockets.add(os.readlink(file))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return "".join(f":{int(line[2].split(':')[1], 16)} " for line in lines if f"socket:[{line[9]}]" in sockets)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/docs", "/metrics", "/openapi.json"])
+def test_head_is_answered_as_get_without_the_body(steady: Server, path: str) -> None:
+    with steady.client() as client:
+        found, expected = client.head(path), client.get(path)
+    assert (found.status_code, found.content) == (200, b"")
+    assert found.headers["content-type"] == expected.headers["content-type"]
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"context": ' + b"[" * 100_000, b'{"a":' * 20_000])
+def test_nested_json_is_an_error_like_others(steady: Server, content: bytes) -> None:
+    with steady.client() as client:
+        answer = client.post("/v1/recommend", content=content)
+        assert answer.status_code in (400, 422)
+        assert answer.json()["errors"]
+        assert client.post("/v1/recommend", json=BODY).status_code == 200
+
+
+def test_a_costly_request_leaves_off_when_its_client_has_gone(bundles: Path, online_file: Path, tmp_path: Path) -> None:
+    """It would never end: a user of its second part is not read before the gate opens."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    body = json.dumps({"user_ids": ["slow", *["u1"] * 60, "slow"], "k": 5}).encode()
+    with running(bundles, online_file, 1, gate) as server:
+        with connected(server) as client:
+            client.sendall(head(len(body)) + body)
+            with gate.open("wb"):  # Opens when the first part is read.
+                client.close()
+                server.until(lambda: server.get("/healthz").status_code == 200)
+        counted = 'endpoint="/v1/recommend",status="400"} 1.0'
+        server.until(lambda: counted in server.get("/metrics").text)
+        assert "twinspire_lists_total{" not in server.get("/metrics").text
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
-"""Files of the run folder: small ones are replaced atomically, numbered ones are checked to be complete.
+"""Files of the run folder: small ones are replaced atomically, JSON has no NaN, numbered ones are complete.
 
 A small file is written to a temporary name, then renamed, so that no reader sees half of one.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -23,6 +27,43 @@ def replace_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def json_text(
+    value: object,
+    *,
+    indent: int | None = None,
+    sort_keys: bool = False,
+    ensure_ascii: bool = True,
+    default: Callable[[Any], object] | None = None,
+) -> str:
+    """A value as JSON: every JSON that is written comes from here, since Python's own may hold NaN, which JSON has not.
+
+    Args:
+        value: Of dicts, lists, tuples and plain values; a number that is not finite becomes null.
+        indent: Spaces of each level; None writes one line.
+        sort_keys: Whether keys are sorted.
+        ensure_ascii: Whether other letters are escaped.
+        default: Makes other values plain.
+    """
+    plain = without_nan(value)
+    return json.dumps(  # noqa: TID251
+        plain, indent=indent, sort_keys=sort_keys, ensure_ascii=ensure_ascii, default=default, allow_nan=False
+    )
+
+
+def json_value(text: str) -> Any:
+    """What `json_text` wrote."""
+    return json.loads(text)
+
+
+def without_nan(value: object) -> Any:
+    """The value with None in place of every number that is not finite, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sync_folder(path: Path) -> None:

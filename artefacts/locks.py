@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from artefacts.files import json_text
+
 LOCK_FILE = ".lock"
 
 
@@ -48,7 +50,7 @@ def only_run(root: Path, *, command: str, now: dt.datetime) -> Iterator[None]:
                     f"{root}: {other['command']} is at work here (process {other['process']} on {other['host']}, since "
                     f"{other['since']}); wait until it has ended, or stop it"
                 ) from None
-            path.write_text(json.dumps(holder), encoding="utf-8")
+            path.write_text(json_text(holder), encoding="utf-8")
         yield
 
 

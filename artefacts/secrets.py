@@ -7,7 +7,6 @@ an error message of a library quotes.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from artefacts.config import ConfigError
+from artefacts.files import json_text
 
 HIDDEN = "(hidden)"
 OTHERS = 0o077
@@ -66,7 +66,7 @@ def resolved_connection(text: str) -> str:
     for part in text.split(","):
         name, separator, value = part.partition("=")
         if separator and REFERENCE.search(value):
-            parts.append(f"{name}={json.dumps(resolved(value))}".replace(",", "\\u002c"))
+            parts.append(f"{name}={json_text(resolved(value))}".replace(",", "\\u002c"))
         else:
             parts.append(resolved(part))
     return ",".join(parts)
@@ -101,7 +101,7 @@ def check_none_in_clear(value: Any, *, key: str) -> None:
 def redacted(text: str) -> str:
     """A message without the values of secrets: of those read here, and of whatever is named like one."""
     for value in sorted(_read, key=len, reverse=True):
-        for shown in (value, json.dumps(value)[1:-1], repr(value)[1:-1]):
+        for shown in (value, json_text(value)[1:-1], repr(value)[1:-1]):
             text = text.replace(shown, HIDDEN) if shown else text
     text = _ASSIGNED.sub(lambda match: match[0] if REFERENCE.match(match[2]) else match[1] + HIDDEN, text)
     return _IN_ADDRESS.sub(lambda match: match[0] if REFERENCE.match(match[2]) else match[1] + HIDDEN, text)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from artefacts.files import replace_text
+from artefacts.files import json_text, replace_text
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Step:
 
 def digest_of(values: Mapping[str, Any]) -> str:
     """Hash over JSON values: 16 hex digits."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def finished(step: Step) -> StepRecord | None:
@@ -81,7 +81,7 @@ def run_step(step: Step) -> StepRecord:
     outcome = step.action()
     seconds = time.perf_counter() - started
     record = StepRecord(step.name, step.digest, outcome, seconds, _peak_memory_bytes())
-    replace_text(path, json.dumps(asdict(record), indent=2))
+    replace_text(path, json_text(asdict(record), indent=2))
     return record
 
 

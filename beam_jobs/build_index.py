@@ -13,7 +13,6 @@ Shape letters: N items, U users, D vector width.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from artefacts.files import json_text
 from serving.retrieval.index import EXACT, INDEX_FILE, REPORT_FILE, VECTORS_FILE, ItemIndex
 from serving.retrieval.vectors import read_vectors
 
@@ -231,7 +231,7 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
             num_vectors=catalogue.num_items - len(equals),
             num_below_half=num_below_half(best.shares),
         )
-        (out / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=2))
+        (out / REPORT_FILE).write_text(json_text(dataclasses.asdict(report), indent=2))
         yield str(out / REPORT_FILE)
 
     def _asked(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from artefacts import console, steps
+from artefacts.files import json_text
 from artefacts.paths import RunPaths
 from beam_jobs import config, embed, score_codes, sweep_codes
 from features import encoding, schema
@@ -114,7 +114,7 @@ def make_codes(sections: config.CodesSections, beam: config.BeamConfig, paths: R
             fitted, folder / "user_tokens", items, withdrawn, bias, num_queries=settings.num_queries, k=k, rng=rng
         )
         report = _choose(settings, fitted, folder, exact, num_tokens=int(counts.sum()), seconds=seconds)
-        (folder / files.REPORT).write_text(json.dumps(asdict(report), indent=2))
+        (folder / files.REPORT).write_text(json_text(asdict(report), indent=2))
     return (
         f"{report.num_codes:,} codes of {report.num_tokens:,} tokens, {report.num_postings:,} postings, "
         f"{report.size_bytes / 1e6:.1f} MB at bias {report.bias:.2f}; recall@{report.k} {report.recall:.3f} of all "

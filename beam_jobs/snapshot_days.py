@@ -104,7 +104,7 @@ class Written:
             "days": {str(day): asdict(facts) for day, facts in self.days.items()},
             "cuts": [str(cut) for cut in self.cuts],
         }
-        files.replace_text(path, json.dumps(plain, indent=2))
+        files.replace_text(path, files.json_text(plain, indent=2))
 
     @classmethod
     def load(cls, path: Path) -> Written | None:

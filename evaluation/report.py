@@ -6,12 +6,12 @@ Arms have letters in their order. Each is compared with its reference arm: A, un
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 from typing import Protocol as TypingProtocol
 
+from artefacts.files import json_text
 from evaluation.statistics import Interval, Verdict
 from features.schema import in_words_of, plural
 
@@ -353,13 +353,4 @@ class DataClass(TypingProtocol):
 
 def to_json(report: DataClass) -> str:
     """A report as JSON text; a figure that does not exist (no user to average over) is null."""
-    return json.dumps(without_nan(dataclasses.asdict(report)), indent=1, allow_nan=False)
-
-
-def without_nan(value: object) -> Any:
-    """The value with None in place of every figure that does not exist, at any depth, as JSON has it."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return json_text(dataclasses.asdict(report), indent=1)

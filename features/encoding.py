@@ -5,7 +5,6 @@ Shape letters: B rows, T history length, L trigrams, F numeric inputs of a tower
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from artefacts.files import json_text, json_value
 from features import columns
 from features.computed import DAY_SECONDS
 from features.ids import IdMap
@@ -160,12 +160,12 @@ class Encoder:
             "text_length": self.text_length,
             "text_buckets": self.text_buckets,
         }
-        (folder / "encoder.json").write_text(json.dumps(plain, indent=2))
+        (folder / "encoder.json").write_text(json_text(plain, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> Encoder:
         """Reads what `save` wrote."""
-        plain = json.loads((folder / "encoder.json").read_text())
+        plain = json_value((folder / "encoder.json").read_text())
         schema = Schema.model_validate(plain.pop("schema"))
         names = _columns_with_values(schema)
         scaling = {name: (mean, deviation) for name, (mean, deviation) in plain.pop("scaling").items()}

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from artefacts.files import json_text
 from features.ids import BLANKS, normal_id
 
 FORMAT = 1
@@ -68,7 +69,7 @@ class Forgotten:
         temporary.unlink(missing_ok=True)
         plain = {"format": FORMAT, "salt": self.salt, "hashes": sorted(self.hashes)}
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(json.dumps(plain, indent=2))
+            file.write(json_text(plain, indent=2))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -176,4 +177,4 @@ def line_of(name: str) -> str:
         ValueError: It is no id: empty, too long, or with line breaks or control characters.
     """
     name = normal_id(name)
-    return name if ids_in(name) == [name] else json.dumps(name, ensure_ascii=False)
+    return name if ids_in(name) == [name] else json_text(name, ensure_ascii=False)

@@ -238,6 +238,8 @@ class _Job:
             unused_columns={name: table.unused for name, table in tables.items() if table is not None},
             content_digest=_digest(self.folder, read.days),
             num_forgotten_users=num_forgotten,
+            lines_read=read.num_rows + read.num_other_lines,
+            other_lines=read.num_other_lines,
             notes=warnings + tuple(note for table in tables.values() if table is not None for note in table.notes),
         )
         (self.folder / "manifest.json").write_text(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -42,7 +41,7 @@ def version_of(as_of: dt.date, users: Path, schema: Schema) -> str:
         users: Their Parquet file, as the point-in-time join wrote it.
         schema: The dataset.
     """
-    digest = hashlib.sha256(json.dumps(schema.model_dump(mode="json"), sort_keys=True).encode())
+    digest = hashlib.sha256(files.json_text(schema.model_dump(mode="json"), sort_keys=True).encode())
     with pq.ParquetFile(users) as file:
         # Not the bytes of the file, which name the version of the writer.
         for batch in file.iter_batches():

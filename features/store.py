@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
+from artefacts.files import json_text, json_value
 from features import columns, online_store
 from features.schema import ENTITY_KEY, VIEW_NAMES, Schema, Tower, view_schema
 
@@ -54,12 +54,12 @@ class StoreSettings:
 
     def to_json(self) -> str:
         """Text that `from_json` reads back."""
-        return json.dumps({**vars(self), "schema": self.schema.model_dump(mode="json")}, indent=2, sort_keys=True)
+        return json_text({**vars(self), "schema": self.schema.model_dump(mode="json")}, indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> StoreSettings:
         """Reads what `to_json` wrote."""
-        raw = json.loads(text)
+        raw = json_value(text)
         return cls(**{**raw, "schema": Schema.model_validate(raw["schema"])})
 
 

@@ -14,7 +14,6 @@ Erasure writes every file that names forgotten users again without their rows. A
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import shutil
 from collections.abc import Collection, Container
@@ -24,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import json_text, json_value
 from features import columns
 from features.forgotten import are_of, name_any
 from features.sources.events import EVENTS_SCHEMA
@@ -52,7 +52,7 @@ def day_facts(tables: Path) -> dict[dt.date, DayFacts]:
         ValueError: They were written before manifests had this.
     """
     _check(tables)
-    days = json.loads((tables / "manifest.json").read_text(encoding="utf-8")).get("days")
+    days = json_value((tables / "manifest.json").read_text(encoding="utf-8")).get("days")
     if days is None:
         raise ValueError(f"{tables / 'manifest.json'}: has no digests of days; run `twinspire ingest --force` once")
     return {dt.date.fromisoformat(day): DayFacts(**facts) for day, facts in days.items()}
@@ -164,7 +164,7 @@ def rewrite_without(path: Path, gone: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 def _is_told(tables: Path, files: Collection[Path]) -> bool:
     """Whether the manifest speaks of the day files that are there: a call may have been killed before it did."""
-    days = json.loads((tables / "manifest.json").read_text(encoding="utf-8")).get("days") or {}
+    days = json_value((tables / "manifest.json").read_text(encoding="utf-8")).get("days") or {}
     return {day: facts["num_events"] for day, facts in days.items()} == {
         path.stem: pq.read_metadata(path).num_rows for path in files
     }
@@ -173,7 +173,7 @@ def _is_told(tables: Path, files: Collection[Path]) -> bool:
 def _tell_manifest(tables: Path) -> None:
     """Brings the days of the manifest to what the day files hold now; a day that is empty goes."""
     path = tables / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = json_value(path.read_text(encoding="utf-8"))
     days = manifest.get("days") or {}
     for file in sorted((tables / "events").glob("*.parquet")):
         num_events = pq.read_metadata(file).num_rows
@@ -184,5 +184,5 @@ def _tell_manifest(tables: Path) -> None:
             file.unlink()
     manifest |= {"rows_kept": sum(facts["num_events"] for facts in days.values()), "num_days": len(days)}
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)

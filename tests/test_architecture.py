@@ -78,6 +78,17 @@ def test_nine_files_in_ten_have_at_most_15_import_lines() -> None:
     assert len(over) <= 0.1 * len(statements), over
 
 
+def test_json_is_written_by_one_function_alone() -> None:
+    writers = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.dumps", "json.dump", "json.JSONEncoder"))
+        or (isinstance(node, ast.ImportFrom) and node.module == "json")
+    ]
+    assert [writer.partition(":")[0] for writer in writers] == ["artefacts/files.py"], writers
+
+
 def test_no_option_of_the_command_line_is_declared_twice() -> None:
     options = Counter(
         ast.unparse(node)

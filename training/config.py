@@ -101,13 +101,13 @@ class StreamingConfig(Section):
     """Streaming estimate of how often an item comes."""
 
     num_hashes: int = Field(3, ge=1)
-    """Independent hashes; the largest of their gaps is taken."""
+    """Independent hashes; the smallest of their shares is taken."""
     num_buckets: int = Field(65_536, ge=2)
     """Cells of each hash."""
     rate: float = Field(0.05, gt=0, le=1)
-    """How fast a new gap replaces the old mean (alpha)."""
+    """How fast a new gap replaces the old mean (alpha); until 1/alpha gaps are seen, the mean is over all of them."""
     initial_gap: float = Field(100.0, gt=0)
-    """Steps between two sights of an item that has been seen once (delta 0)."""
+    """Steps until an item that has come once is expected again (delta 0)."""
 
 
 class NegativesConfig(Section):

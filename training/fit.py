@@ -16,6 +16,7 @@ from towers.two_tower import VECTOR, TwoTower, build_two_tower
 from training.co_purchase import with_factors_of
 from training.config import TowerConfig, TrainingConfig
 from training.data.batches import Batch, BatchPlan, epoch_batches
+from training.data.not_finite import cause_of
 from training.data.training_data import TrainingData
 from training.distribution import PROCESSES
 from training.held_out import TRAINED, Bools, WarmStart, state_file
@@ -153,7 +154,7 @@ class _Single:
                     weight.step()
             refresh_fallbacks(towers)
 
-        steps = training.epochs * max(1, round(int(plan.item_counts.sum()) / training.batch_size))
+        steps = training.epochs * max(1, round(int(self.data.item_counts.sum()) / training.batch_size))
         title = " ".join(part for part in (self.data.name, name) if part)
         with progress(f"training ({title})", total=steps) as advance:
             reports = fit(
@@ -169,6 +170,7 @@ class _Single:
                 checkpoint_every_epochs=training.checkpoint_every_epochs,
                 saved=kept,
                 graph_of=processes.graph_of,
+                cause_of=lambda batch: cause_of(batch, self.encoder),
             )
         seen = {} if plan.frequency is None else plan.frequency.state()
         save_state(state_of_fit(carried, optimizer) | seen, state_file(folder.parent, name))
@@ -232,7 +234,7 @@ class _Single:
             queue_size=negatives.queue_size,
             sources=self._sources(mined),
             known=self.data.known,
-            item_counts=self.data.item_counts,
+            num_item_rows=len(self.encoder.item_ids),
             catalogue_size=len(self.encoder.item_ids) - 1,
             correct=training.log_q != "none",
             frequency=None

@@ -11,7 +11,6 @@ Source: Su et al. (SparCode), SIGIR 2023, section 3.5.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import tensorflow_recommenders as tfrs
 import tf_keras
 
 from artefacts.console import console, progress
+from artefacts.files import json_text
 from features.encoding import Encoder, Inputs
 from serving.sparcode import interactions as serving_interactions
 from serving.sparcode.codebook import Codebook
@@ -36,6 +36,7 @@ from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig
 from training.data.batches import ITEM_PREFIX, LOG_Q, MASK, USER_PREFIX, WEIGHT, Batch, BatchPlan, epoch_batches
+from training.data.not_finite import cause_of
 from training.data.training_data import TrainingData
 from training.export import export_tower
 from training.fit import Fitted, Report
@@ -249,7 +250,7 @@ def fit_sparcode(
 
     found = [evaluated(sparcode)]
     title = f"{data.name} sparcode"
-    steps = settings.epochs * max(1, round(int(plan.item_counts.sum()) / settings.batch_size))
+    steps = settings.epochs * max(1, round(int(data.item_counts.sum()) / settings.batch_size))
     with progress(f"training ({title})", total=steps) as advance:
         fit(
             model,
@@ -261,6 +262,7 @@ def fit_sparcode(
             on_step=lambda loss: advance(1),
             on_epoch=lambda epoch_report: report(title, epoch_report),
             saved={"quantizer": sparcode.quantizer},
+            cause_of=lambda batch: cause_of(batch, encoder),
         )
     save_state(state_of(carried, optimizer), state_file(folder, STATE))
     return join(_refitted(sparcode, users)), found
@@ -295,7 +297,7 @@ def export_sparcode(sparcode: SparCode, folder: Path) -> None:
     Codebook(sparcode.quantizer.codebooks.numpy()).save(folder / CODEBOOK)
     save_interaction(folder / INTERACTION, _kind(sparcode.interaction), sparcode.interaction.arrays())
     shape = Shape(sparcode.width, sparcode.num_user_tokens, sparcode.num_item_tokens, float(sparcode.bias))
-    (folder / SHAPE).write_text(json.dumps(asdict(shape), indent=2))
+    (folder / SHAPE).write_text(json_text(asdict(shape), indent=2))
 
 
 def interaction_of(sparcode: SparCode) -> serving_interactions.Interaction:
@@ -369,7 +371,7 @@ def _plan(settings: SparCodeFitConfig, encoder: Encoder, data: TrainingData) -> 
         queue_size=0,
         sources=[uniform(num=settings.num_uniform)],
         known=data.known,
-        item_counts=data.item_counts,
+        num_item_rows=len(encoder.item_ids),
         catalogue_size=len(encoder.item_ids) - 1,
         correct=settings.log_q != "none",
         frequency=None,

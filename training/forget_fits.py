@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from artefacts.files import replace_text
+from artefacts.files import json_text, replace_text
 from artefacts.paths import CUTTING, RunPaths
 from features import columns, ids, schema
 from serving.retrieval.vectors import ROW, VECTOR
@@ -76,7 +76,7 @@ def forget_in_fit(paths: RunPaths, people: Sequence[str]) -> int:
     gone = np.unique(rows[rows > 0]).tolist()
     if gone:
         cut = Cut(gone, len(users), users.num_buckets)
-        replace_text(marker, json.dumps(asdict(cut)))
+        replace_text(marker, json_text(asdict(cut)))
         _cut(paths, cut)
     return len(gone)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from scipy import sparse
 
+from artefacts.files import json_text
 from artefacts.paths import RunPaths
 from evaluation.metrics import find_hits, recall_at_k
 from evaluation.statistics import users_needed
@@ -211,7 +211,7 @@ def compare(
         "parent": float(before[is_held].mean()) if len(fit) else None,
         "num_held_out": len(fit),
     }
-    (folder / lineage.HELD_OUT_SUMMARY).write_text(json.dumps(summary, indent=2))
+    (folder / lineage.HELD_OUT_SUMMARY).write_text(json_text(summary, indent=2))
     if not len(before):
         return f"no user met anything new since {parent.as_of}"
     line = f"recall@{k} of the previous fit on {len(before):,} users since {parent.as_of} {before.mean():.4f}"

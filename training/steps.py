@@ -7,7 +7,6 @@ Which processes they are is given by the environment variable TF_CONFIG.
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from scipy import sparse
 
 from artefacts import console, steps
 from artefacts.config import as_read
+from artefacts.files import json_text
 from artefacts.paths import RunPaths
 from evaluation.diagnosis import diagnose
 from evaluation.metrics import find_hits, recall_at_k
@@ -102,7 +102,7 @@ def train(
     with steps.fresh_folder(paths.model) as folder:
         encoder, warm = _encoder(sections, paths, days, start)
         encoder.save(folder / "encoder")
-        (folder / SECTIONS_FILE).write_text(json.dumps(as_read(asked), indent=2))
+        (folder / SECTIONS_FILE).write_text(json_text(as_read(asked), indent=2))
         reports: dict[str, list[EpochReport]] = {}
         if start is None:
             reports, sections = _validate(sections, paths, encoder, days, folder)
@@ -112,11 +112,11 @@ def train(
         reports["final"] = fitted.reports
         _export(fitted, sparcode, folder)
         plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
-        (folder / "epochs.json").write_text(json.dumps(plain, indent=2))
+        (folder / "epochs.json").write_text(json_text(plain, indent=2))
         if (facts := SchemaFacts.load(paths.tables)) is not None:
-            (folder / COLUMNS_FILE).write_text(json.dumps(facts.to_plain(), indent=2))
+            (folder / COLUMNS_FILE).write_text(json_text(facts.to_plain(), indent=2))
         lineage = _lineage(sections, paths, parent, held, is_warm_start=is_warm_start)
-        (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=2))
+        (folder / LINEAGE_FILE).write_text(json_text(lineage, indent=2))
         compared = ""
         if parent is not None and held is not None:
             known = known_positives(encoder, paths, before=parent.as_of)
@@ -188,7 +188,7 @@ def _export(fitted: Fitted, sparcode: SparCode | None, folder: Path) -> None:
     export_tower(fitted.towers.item, folder / "item_tower.tflite")
     if sparcode is not None:
         export_sparcode(sparcode, folder / FOLDER)
-    (folder / PARTS_FILE).write_text(json.dumps(fitted.parts))
+    (folder / PARTS_FILE).write_text(json_text(fitted.parts))
 
 
 def _lineage(

@@ -172,6 +172,7 @@ def fit(
     checkpoint_every_epochs: int = 1,
     saved: Mapping[str, tf.Module] | None = None,
     graph_of: Callable[[TrainStep], TrainStep] = graph_of,
+    cause_of: Callable[[Batch], str | None] = lambda batch: None,
 ) -> list[EpochReport]:
     """Fits a model.
 
@@ -189,6 +190,7 @@ def fit(
         checkpoint_every_epochs: How often the weights, the optimiser's state and the queue are saved.
         saved: Further state that is saved with them, by name.
         graph_of: Makes a graph of the model's step; that of `training.distribution` is taken by several processes.
+        cause_of: What is wrong with the numbers of a batch, asked where a loss is not finite; None where nothing is.
 
     Returns:
         A report for each epoch.
@@ -206,14 +208,18 @@ def fit(
     for epoch in range(epochs):
         losses = []
         model.begin_epoch()
+        previous: Batch | None = None
         for batch in batches_of(epoch):
             losses.append(float(step(batch)["loss"]))
             if not np.isfinite(losses[-1]):
+                # A step of the batch before may have made the weights what they are.
+                cause = cause_of(batch) or (previous and cause_of(previous))
                 raise FloatingPointError(
                     f"epoch {epoch + 1}, step {len(losses)}: the loss is {losses[-1]}; "
-                    "lower the learning rate, or raise the temperature"
+                    + (cause or "lower the learning rate, or raise the temperature")
                 )
             on_step(losses[-1])
+            previous = batch
         if not losses:
             raise ValueError(
                 f"epoch {epoch + 1} has no examples; take more days (training.example_days) or training.examples: all"

@@ -19,6 +19,7 @@ import numpy as np
 
 from artefacts.config import pick
 from artefacts.console import VERBOSE, held_back, quiet_libraries, without_chatter
+from artefacts.files import json_text
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, digest_of, finished, run_step
 from beam_jobs.config import MineSections
@@ -214,7 +215,7 @@ def kept_cost(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: i
     path = paths.of_fit / "lists" / str(paths.as_of) / f"{how}_cost.json"
 
     def write() -> str:
-        path.write_text(json.dumps(asdict(_cost(config, paths, split, how, k))))
+        path.write_text(json_text(asdict(_cost(config, paths, split, how, k))))
         return "measured"
 
     step = Step(f"cost_{how}", digest, (path,), write, paths.steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from artefacts.console import console
+from artefacts.files import json_text
 from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, ConfigPath, DryRun, Now, Overrides, Runs, errors, moment
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def list_(
             before = None
         rows = [summary(entry, published=served, rollback=before) for entry in entries]
         if as_json:
-            typer.echo(json.dumps(rows, indent=2))
+            typer.echo(json_text(rows, indent=2))
         else:
             print_bundles(rows)
 
@@ -77,7 +77,7 @@ def show(
         is_published, size_bytes = published(folder) == chosen.name, size_of(chosen)
         if as_json:
             more = {"published": is_published, "verified": True, "size_bytes": size_bytes}
-            typer.echo(json.dumps(manifest.model_dump(mode="json") | more, indent=2))
+            typer.echo(json_text(manifest.model_dump(mode="json") | more, indent=2))
         else:
             print_manifest(manifest, is_published=is_published, size_bytes=size_bytes)
 
@@ -99,7 +99,7 @@ def diff(
 
         found = compare(*(folder / find_version(folder, asked) for asked in (old, new)))
         if as_json:
-            typer.echo(json.dumps(asdict(found), indent=2))
+            typer.echo(json_text(asdict(found), indent=2))
         else:
             print_diff(found)
 
@@ -352,7 +352,7 @@ def _value(value: object) -> str:
         return f"{value:.4f}" if abs(value) >= 0.001 or not value else f"{value:.3g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json_text(value)
 
 
 def _by_length_of_list(name: str) -> tuple[str, int]:

@@ -6,7 +6,6 @@ Libraries are kept quiet; `twinspire --verbose run`, or the environment variable
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from artefacts.config import pick
+from artefacts.files import json_text
 from artefacts.locks import only_run
 from artefacts.secrets import find
 from serving.config import ServeSections
@@ -240,7 +240,7 @@ def recommend(
         if as_json:
             from dataclasses import asdict
 
-            typer.echo(json.dumps(asdict(found), indent=2))
+            typer.echo(json_text(asdict(found), indent=2))
         else:
             print_answers(recommender, found, event_name=settings.dataset.event_name)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from artefacts.files import json_text
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
@@ -284,4 +284,4 @@ def lightgcn(
         found = benchmark(data, embedding_dim=dim, seed=seed, model=model)
         if json_ is not None:
             json_.parent.mkdir(parents=True, exist_ok=True)
-            json_.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            json_.write_text(json_text(found, indent=2) + "\n", encoding="utf-8")

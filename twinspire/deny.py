@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from artefacts.files import json_text
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
@@ -47,7 +47,7 @@ def deny(
         denied, in_bundle = _read(paths.denied_items), _items_of_bundle(paths)
         rows = [{"item_id": name, "in_bundle": in_bundle is None or name in in_bundle} for name in denied]
         if as_json:
-            typer.echo(json.dumps(rows, indent=2))
+            typer.echo(json_text(rows, indent=2))
         elif list_:
             _print(rows)
         else:

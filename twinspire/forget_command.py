@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from artefacts.files import json_text
 from artefacts.locks import only_run
 from twinspire.job import (
     DEFAULT_CONFIG,
@@ -84,7 +84,7 @@ def forget(
         pinned = [arm.bundle for arm in settings.serving.arms if arm.bundle is not None]
         told = _told(paths, people, unknown, removed, pinned=pinned, remove_bundles=bundles)
         if as_json:
-            typer.echo(json.dumps(asdict(told), indent=2))
+            typer.echo(json_text(asdict(told), indent=2))
         else:
             _print(told, people, asked=bundles)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from artefacts.console import held_back
+from artefacts.files import json_text
 from artefacts.paths import CUTTING, RunPaths
 from features.forgotten import Forgotten, are_of
 from features.tables import forget_in_tables
@@ -120,7 +121,7 @@ def _begin(paths: RunPaths, people: Sequence[str]) -> list[str]:
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.unlink(missing_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            json.dump(everybody, file)
+            file.write(json_text(everybody))
         temporary.replace(path)
     return everybody
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from artefacts.files import replace_text
+from artefacts.files import json_text, replace_text
 from features.forgotten import name_any
 from features.tables import RAW, rewrite_without
 
@@ -187,7 +187,7 @@ def _of_json(search: Search, path: Path, of_steps: bool) -> Erasure | None:
         return None
     if changed is _GONE:
         return Erasure(1, path.unlink)
-    return Erasure(len(count), lambda: replace_text(path, json.dumps(changed, indent=2, ensure_ascii=False) + "\n"))
+    return Erasure(len(count), lambda: replace_text(path, json_text(changed, indent=2, ensure_ascii=False) + "\n"))
 
 
 def _without(search: Search, value: Any, key: str, of_steps: bool, count: list[None]) -> Any:
@@ -264,7 +264,7 @@ def _line_without(search: Search, line: str, of_steps: bool) -> str:
     changed = _without(search, document, "", of_steps, count)
     if not count:
         return line
-    return "" if changed is _GONE else json.dumps(changed, ensure_ascii=False) + "\n"
+    return "" if changed is _GONE else json_text(changed, ensure_ascii=False) + "\n"
 
 
 def _of_csv(search: Search, path: Path, _of_steps: bool) -> Erasure | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import structlog
 import typer
 
-from artefacts.files import replace_text
+from artefacts.files import json_text, replace_text
 from artefacts.locks import holder_of, only_run
 from twinspire.job import (
     DEFAULT_CONFIG,
@@ -126,7 +126,7 @@ def status(
 
         found = status_of(settings, paths, nights)
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            typer.echo(json_text(found, indent=2))
         else:
             print_status(found)
 
@@ -211,7 +211,7 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
             seconds = time.perf_counter() - begun
             if earlier.get("outcome") == outcome and not any(entry["done_now"] for entry in records):
                 # Nothing has changed: what the night took is what it took when it was done.
-                replace_text(paths.night, json.dumps(earlier, indent=2))
+                replace_text(paths.night, json_text(earlier, indent=2))
             else:
                 write_summary(config, paths, night, records, outcome=outcome, seconds=seconds, now=now)
             log.info("night ends", outcome=outcome, seconds=round(seconds, 1))
@@ -273,7 +273,7 @@ def write_summary(
         "not_checked": _unchecked(paths),
         "steps": list(steps),
     }
-    replace_text(paths.night, json.dumps(summary, indent=2))
+    replace_text(paths.night, json_text(summary, indent=2))
 
 
 def _summary(paths: RunPaths) -> dict[str, Any]:

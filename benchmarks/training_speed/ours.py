@@ -22,7 +22,7 @@ from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
 from towers.history import HISTORY_ENCODERS
 from towers.two_tower import build_two_tower
-from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches, count_items
+from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches
 from training.losses.fused_softmax import fused_softmax
 from training.losses.softmax import softmax_term
 from training.negatives.even_draws import uniform
@@ -55,7 +55,7 @@ def our_plan(config: Config, world: World, *, batch_size: int, num_uniform: int)
         queue_size=0,
         sources=[uniform(num=num_uniform)],
         known=world.known,
-        item_counts=count_items([world.span], len(world.encoder.item_ids)),
+        num_item_rows=len(world.encoder.item_ids),
         catalogue_size=len(world.encoder.item_ids) - 1,
         correct=config.training.log_q != "none",
         frequency=None,

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import threadpoolctl
 
+from artefacts.files import json_text
 from evaluation import report
 from evaluation.arms.bundle_arm import Asked
 from evaluation.foreign_tables import rows_of
@@ -128,14 +129,12 @@ def _latency(taken: list[float], where: Literal["this process", "HTTP"]) -> Late
 
 def _post(url: str, body: dict[str, Any]) -> list[str]:
     """Item ids of the answer, best first."""
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-    )
+    request = urllib.request.Request(url, json_text(body).encode(), {"Content-Type": "application/json"}, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             found = json.load(answer)
     except urllib.error.HTTPError as error:
-        raise ValueError(f"{url}: refused {json.dumps(body)}: {error.read().decode()[:300]}") from None
+        raise ValueError(f"{url}: refused {json_text(body)}: {error.read().decode()[:300]}") from None
     except OSError as error:
         raise ValueError(f"{url}: does not answer: {error}") from None
     return [item["item_id"] for item in found["results"][0]["items"]]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from artefacts.files import json_text
 from evaluation.config import CHECKS, Group
 
 Outcome = Literal["passed", "warned", "failed", "skipped", "not applicable"]
@@ -115,7 +116,7 @@ class GateReport:
         """Text that `from_json` reads back."""
         checks = [{"name": check.name, "group": check.group, **asdict(check)} for check in self.checks]
         plain = {"as_of": self.as_of, "bundle": self.bundle, "parent": self.parent, "passed": self.passed}
-        return json.dumps(_json({**plain, "checks": checks}), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(_json({**plain, "checks": checks}), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> GateReport:

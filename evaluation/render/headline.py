@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from artefacts.files import without_nan
 from evaluation.render.formats import difference_text, figure, p_text
-from evaluation.report import Comparison, Difference, Report, without_nan
+from evaluation.report import Comparison, Difference, Report
 from evaluation.statistics import Decision, Interval
 
 Outcome = Literal["won", "lost", "open"]

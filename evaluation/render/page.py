@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from artefacts.files import json_text
 from evaluation.render import formats, plots
 from evaluation.render.headline import (
     SliceRow,
@@ -20,7 +21,7 @@ from evaluation.render.headline import (
     verdict_document,
 )
 from evaluation.render.table import print_daily, problems
-from evaluation.report import Difference, Layer, Protocol, Report, to_json, without_nan
+from evaluation.report import Difference, Layer, Protocol, Report, to_json
 from evaluation.statistics import Decision, Interval
 from features.schema import in_words_of
 
@@ -81,7 +82,7 @@ def write_comparison(report: Report, folder: Path) -> tuple[Path, Path]:
     json_path, html_path = folder / JSON, folder / PAGE
     json_path.write_text(to_json(report), encoding="utf-8")
     html_path.write_text(comparison_page(report), encoding="utf-8")
-    verdict = json.dumps(verdict_document(report), indent=1, allow_nan=False)
+    verdict = json_text(verdict_document(report), indent=1)
     (folder / VERDICT).write_text(verdict, encoding="utf-8")
     return json_path, html_path
 
@@ -111,7 +112,7 @@ def daily_json(reports: Sequence[Report]) -> str:
     """The daily report as JSON text: the dataset, the cut and, under `tasks`, a report for each task."""
     tasks = [json.loads(to_json(report)) for report in reports]
     document = {"dataset": reports[0].dataset, "cut": reports[0].cuts[0], "tasks": tasks}
-    return json.dumps(without_nan(document), indent=1, allow_nan=False)
+    return json_text(document, indent=1)
 
 
 def comparison_page(report: Report) -> str:

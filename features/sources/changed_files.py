@@ -7,7 +7,6 @@ read for it, for the first of equal events may lie in any of them.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +16,14 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import json_text, json_value
 from features import columns
 from features.forgotten import NOBODY, Forgotten
 from features.sources import events, summary, write_events
 from features.sources.quarantine import SCHEMA, Quarantine, Reason
 from features.sources.raw import Chunk, RawTable, SourcePart
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class PartFacts:
         days: Day numbers of its usable events, ascending.
         latest: Its latest usable event, microseconds since 1970; None where there is none.
         num_forgotten: Rows left out because they are of somebody who is forgotten.
+        num_other_lines: Lines that are no row.
     """
 
     size: int
@@ -51,6 +52,7 @@ class PartFacts:
     days: Sequence[int]
     latest: int | None
     num_forgotten: int = 0
+    num_other_lines: int = 0
 
     @property
     def num_faults(self) -> int:
@@ -91,7 +93,7 @@ class Ledger:
             "reading": self.reading,
             "files": {name: asdict(facts) for name, facts in self.files.items()},
         }
-        (temporary / "ledger.json").write_text(json.dumps(plain), encoding="utf-8")
+        (temporary / "ledger.json").write_text(json_text(plain), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
 
@@ -99,7 +101,7 @@ class Ledger:
     def load(cls, folder: Path, *, tables: str, reading: str) -> Ledger | None:
         """Reads it; None where there is none, or one of other tables or another way of reading."""
         path = folder / "ledger.json"
-        plain = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        plain = json_value(path.read_text(encoding="utf-8")) if path.exists() else {}
         if (plain.get("format"), plain.get("tables"), plain.get("reading")) != (FORMAT, tables, reading):
             return None
         ids = (pq.read_table(folder / "user_ids.parquet"), pq.read_table(folder / "item_ids.parquet"))
@@ -182,6 +184,7 @@ class EventsRead:
         num_rows: Event rows of the source, with those that were not read again.
         num_filtered: Of those, filtered by their reward.
         num_forgotten: Of those, left out because they are of somebody who is forgotten.
+        num_other_lines: Lines of the source that are no row.
         days: What is in the day files.
         ids: Users and items of the events, as `IdDays.table` gives them.
         files: What is in each file of the source; empty where it is one file.
@@ -190,6 +193,7 @@ class EventsRead:
     num_rows: int
     num_filtered: int
     num_forgotten: int
+    num_other_lines: int
     days: dict[dt.date, summary.DayFacts]
     ids: tuple[pa.Table, pa.Table]
     files: Mapping[str, PartFacts]
@@ -233,7 +237,7 @@ class EventReader:
         ids = (write_events.IdDays(), write_events.IdDays())
         same = _none_stays(before)
         days = write_events.write_days(spill, self.folder / "events", quarantine=self.quarantine, before=same, ids=ids)
-        numbers = (counts.num_rows, counts.num_filtered, counts.num_forgotten)
+        numbers = (counts.num_rows, counts.num_filtered, counts.num_forgotten, counts.num_other_lines)
         return EventsRead(*numbers, days, (ids[0].table(), ids[1].table()), {})
 
     def _read_parts(self, spill: write_events.DaySpill, before: Before | None) -> EventsRead:
@@ -273,6 +277,7 @@ class EventReader:
             sum(facts.num_rows for facts in files.values()),
             sum(facts.num_filtered for facts in files.values()),
             sum(facts.num_forgotten for facts in files.values()),
+            sum(facts.num_other_lines for facts in files.values()),
             write_events.write_days(spill, self.folder / "events", quarantine=self.quarantine, before=stay, ids=ids),
             (ids[0].table(), ids[1].table()),
             files,
@@ -293,6 +298,7 @@ class EventReader:
             sorted(counts.days),
             counts.latest,
             counts.num_forgotten,
+            counts.num_other_lines,
         )
 
     def _spill(self, read: Callable[[int], Iterator[Chunk]], spill: write_events.DaySpill) -> write_events.Counts:

@@ -89,7 +89,7 @@ def read_delimited(
         name: Of the file in chunks; its own if empty.
 
     Yields:
-        Chunks of text columns; an empty field is null.
+        Chunks of text columns; an empty field is null. Every file has one at least, which may have no rows.
 
     Raises:
         SourceError: The file cannot be parsed or is not in the dialect's encoding.
@@ -101,8 +101,9 @@ def read_delimited(
             yield _split_lines(chunk, dialect, wanted)
         return
     dialect = dialect.of(path)
-    next_number = 1
-    with _explained(path), _open(path) as stream:
+    next_number, last = 1, None
+    with _explained(path), _open(path) as opened:
+        stream = records.CountedLines(opened)
         names, held = (list(dialect.names), b"") if dialect.names else _header(path, stream, dialect)
         framed = records.frame(
             stream,
@@ -122,7 +123,13 @@ def read_delimited(
             at += range(next_number, next_number + len(swallowed))
             next_number += len(swallowed)
             texts = [text for _, text in broken] + swallowed
-            yield from _merge(name, numbers, rows, at, texts, len(swallowed)).slices(chunk_rows)
+            for chunk in _merge(name, numbers, rows, at, texts, len(swallowed)).slices(chunk_rows):
+                if last is not None:
+                    yield last
+                last = chunk
+    if last is None:
+        last = _merge(name, np.zeros(0, np.int64), _parse(b"", dialect, names, wanted, []), [], [], 0)
+    yield replace(last, num_other_lines=stream.num_lines - (next_number - 1))
 
 
 def _open(path: Path) -> Any:

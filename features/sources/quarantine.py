@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import json_text
 from features.sources.raw import Chunk
 
 # No declared column begins with `_`, so that these are free beside any.
@@ -163,7 +163,7 @@ def as_json(rows: pa.Table, broken: pa.Array) -> pa.Array:
     whole = (dict(zip(names, row, strict=True)) for row in zip(*values, strict=True))
     return pa.array(
         [
-            json.dumps(row if line is None else {"line": line}, ensure_ascii=False)
+            json_text(row if line is None else {"line": line}, ensure_ascii=False)
             for row, line in zip(whole, broken.to_pylist(), strict=True)
         ],
         pa.string(),

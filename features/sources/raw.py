@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ class Chunk:
         rows: n rows of raw columns.
         broken: [n] string, text of a line that is no row (its raw columns are null); else null.
         swallowed: [n] bool, those of them that an open quote swallowed; the others have the wrong number of fields.
+        num_other_lines: Of the last chunk of a text file, the file's lines that are no row: the header, blank lines,
+            and further lines of rows whose fields have line breaks.
     """
 
     file: str
@@ -36,6 +38,7 @@ class Chunk:
     rows: pa.Table
     broken: pa.Array
     swallowed: pa.Array
+    num_other_lines: int = 0
 
     def slices(self, num_rows: int) -> Iterator[Chunk]:
         """Parts of at most `num_rows` rows; nothing is copied."""
@@ -51,8 +54,8 @@ class Chunk:
         return self._each(lambda values: values.filter(kept))
 
     def _each(self, change: Callable[[Any], Any]) -> Chunk:
-        parts = (self.numbers, self.rows, self.broken, self.swallowed)
-        return Chunk(self.file, *(change(values) for values in parts))
+        names = ("numbers", "rows", "broken", "swallowed")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 BLOCK_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
@@ -32,7 +32,42 @@ class Records:
     swallowed: tuple[bytes, ...] = ()
 
 
-def split_header(stream: BinaryIO, *, delimiter: bytes, quoted: bool) -> tuple[bytes, bytes]:
+class Readable(Protocol):
+    """What bytes are read from."""
+
+    def read(self, num_bytes: int, /) -> bytes:
+        """At most so many bytes; none at the end."""
+
+
+class CountedLines:
+    """Bytes of a file, whose lines are counted as they are read.
+
+    Args:
+        stream: Decompressed bytes.
+    """
+
+    def __init__(self, stream: Readable) -> None:
+        """Has read nothing."""
+        self._stream = stream
+        self._num_ends, self._last = 0, b"\n"
+
+    def read(self, num_bytes: int, /) -> bytes:
+        """The next bytes."""
+        data = self._stream.read(num_bytes)
+        if data:
+            self._num_ends += data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+            # A line end of two bytes, read in two parts.
+            self._num_ends -= self._last == b"\r" and data.startswith(b"\n")
+            self._last = data[-1:]
+        return data
+
+    @property
+    def num_lines(self) -> int:
+        """Lines so far, one without an end among them."""
+        return self._num_ends + (self._last not in (b"\n", b"\r"))
+
+
+def split_header(stream: Readable, *, delimiter: bytes, quoted: bool) -> tuple[bytes, bytes]:
     """The first record that is not blank, and what was read behind it; the header is empty where there is none."""
     held = b""
     while True:
@@ -60,7 +95,7 @@ def _end_of_record(data: bytes, begin: int, delimiter: bytes, *, quoted: bool, i
 
 
 def frame(
-    stream: BinaryIO, *, delimiter: bytes, quoted: bool, num_columns: int, held: bytes = b""
+    stream: Readable, *, delimiter: bytes, quoted: bool, num_columns: int, held: bytes = b""
 ) -> Iterator[Records]:
     """Splits a file into whole records and lines that a quote has swallowed.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from artefacts.files import json_text
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class DayFacts:
 class IngestSummary:
     """Counts of an ingestion: `rows_read = rows_kept + filtered + quarantined["events"]`, summed over the reasons.
 
+    Of text files `lines_read = rows_read + other_lines`, so that `wc -l` finds the same.
+
     Attributes:
         rows_read: Event rows of the source.
         rows_kept: Events written.
@@ -41,6 +44,9 @@ class IngestSummary:
         unused_columns: Table -> raw columns that nothing uses.
         content_digest: SHA-256 over the tables' bytes, without the quarantine: other data of the same size shows.
         notes: What people should know of files and ids.
+        lines_read: Lines of the events' files, where they are text; of Parquet files, their rows.
+        other_lines: Those of them that are no row: headers, blank lines, further lines of rows whose fields have line
+            breaks.
         num_forgotten_users: Rows of the users table left out because they are of somebody who is forgotten.
     """
 
@@ -60,6 +66,8 @@ class IngestSummary:
     content_digest: str
     num_forgotten_users: int = 0
     notes: tuple[str, ...] = ()
+    lines_read: int = 0
+    other_lines: int = 0
 
     def outcome(self) -> str:
         """One line for people."""
@@ -75,6 +83,11 @@ class IngestSummary:
         for name, count in (("users", self.num_added_users), ("items", self.num_added_items)):
             if count:
                 parts.append(f"{count:,} {name} known from events only")
+        if self.other_lines:
+            parts.append(
+                f"{self.lines_read:,} lines: {self.rows_read:,} rows and {self.other_lines:,} of headers, blank lines "
+                "and line breaks in fields"
+            )
         unused = [f"{table}.{name}" for table, names in self.unused_columns.items() for name in names]
         parts.append(f"unused columns: {', '.join(unused) or 'none'}")
         return "; ".join([*parts, *self.notes])
@@ -82,5 +95,5 @@ class IngestSummary:
     def to_json(self, schema: Mapping[str, Any]) -> str:
         """The text of `manifest.json`, with the columns that were read."""
         return (
-            json.dumps({"format": 1, **asdict(self), "schema": schema}, indent=2, default=dt.datetime.isoformat) + "\n"
+            json_text({"format": 1, **asdict(self), "schema": schema}, indent=2, default=dt.datetime.isoformat) + "\n"
         )

@@ -123,14 +123,16 @@ class Counts:
 
     Attributes:
         num_rows: Rows read.
-        num_filtered: Of those, filtered by their reward.
-        num_forgotten: Of those, left out because they are of somebody who is forgotten.
+        num_other_lines: Lines read that are no row, as `Chunk` has them.
+        num_filtered: Of the rows, filtered by their reward.
+        num_forgotten: Of the rows, left out because they are of somebody who is forgotten.
         faults: Reason -> rows set aside.
         days: Day numbers of usable events.
         latest: Moment of the latest of them, microseconds since 1970; None where there is none.
     """
 
     num_rows: int = 0
+    num_other_lines: int = 0
     num_filtered: int = 0
     num_forgotten: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -169,6 +171,7 @@ def spill_events(
         quarantine.add_faults(chunk, found.faults)
         spill.add(found.events)
         counts.num_rows += read.rows.num_rows
+        counts.num_other_lines += read.num_other_lines
         counts.num_forgotten += read.rows.num_rows - chunk.rows.num_rows
         counts.num_filtered += found.num_filtered
         positions, numbers = np.unique(found.faults[found.faults >= 0], return_counts=True)

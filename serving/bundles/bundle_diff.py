@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from artefacts.files import json_text
 from features import columns
 from features.encoding import Encoder
 from serving.bundles.bundle import CONFIG, ENCODER, ITEMS, check_files
@@ -143,7 +144,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BundleError(f"{folder / CONFIG}: holds {type(found).__name__}, expected a mapping; make the bundle again")
     # YAML has days of its own; as text they are what JSON can hold.
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    plain: dict[str, Any] = json.loads(json_text(found, default=str))
     return plain
 
 

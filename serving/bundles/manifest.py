@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from artefacts.files import json_text
 from features.schema import Schema
 from serving.config import VERSION_PATTERN
 from serving.retrieval.index import IndexReport
@@ -167,7 +168,7 @@ def read_manifest(folder: Path) -> Manifest:
             "written; copy the bundle again, or make it again"
         )
     try:
-        return Manifest.model_validate_json(json.dumps(raw))
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         issue = error.errors()[0]
         where = ".".join(str(part) for part in issue["loc"])
@@ -229,7 +230,7 @@ def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
         include={"dataset", "as_of", "feature_services", "features_version", "seed", "configuration_digest"},
     )
     sums = {name: entry.sha256 for name, entry in files.items() if name not in REPORTS}
-    text = json.dumps([FORMAT_VERSION, meaning, sums], sort_keys=True)
+    text = json_text([FORMAT_VERSION, meaning, sums], sort_keys=True)
     return f"{facts.as_of.isoformat()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -211,7 +210,7 @@ def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+    path.write_text(files.json_text(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _sync(folder: Path) -> None:

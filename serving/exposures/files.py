@@ -26,7 +26,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from artefacts.files import sync_folder
+from artefacts.files import json_text, sync_folder
 from features.forgotten import NOBODY, Forgotten, are_of
 
 DAY = "day="
@@ -323,7 +323,7 @@ def _groups(parts: Sequence[Path], max_bytes: int) -> Iterator[list[Path]]:
 
 
 def _merge(parts: Sequence[Path], path: Path, forgotten: Forgotten) -> None:
-    schema = SCHEMA.with_metadata({REPLACES: json.dumps([part.name for part in parts])})
+    schema = SCHEMA.with_metadata({REPLACES: json_text([part.name for part in parts])})
     with whole_file(path) as file, pq.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
         for table in _tables(parts, forgotten):
             writer.write_table(table)

@@ -27,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from artefacts.files import json_text
 from serving.sparcode.codebook import Codebook, Keys
 
 Items = npt.NDArray[np.int32]
@@ -213,7 +214,7 @@ class PostingsWriter:
             "num_codes": self._files["keys"].length,
             "num_postings": self._files["items"].length,
         }
-        (self._folder / HEADER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (self._folder / HEADER).write_text(json_text(about, indent=2) + "\n", encoding="utf-8")
 
     def __enter__(self) -> Self:
         """Nothing to do."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import resource
 import signal
 import socket
@@ -19,6 +18,8 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from artefacts.files import json_text
 
 DRAIN_SECONDS = 10
 KEEP_ALIVE_SECONDS = 5
@@ -213,7 +214,7 @@ class _Connection(HttpToolsProtocol):
             raise _TooLargeError
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        body = json.dumps({"errors": [{"field": "head", "message": message}]})
+        body = json_text({"errors": [{"field": "head", "message": message}]})
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

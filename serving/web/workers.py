@@ -35,6 +35,7 @@ from typing import NoReturn
 
 from starlette.types import ASGIApp
 
+from artefacts.files import json_text
 from serving.live import LOOK_SECONDS, Live, Refusal, may_pass
 from serving.recommender import Recommender
 from serving.web import server
@@ -349,7 +350,7 @@ def _listen(channel: socket.socket, live: Live) -> None:
 def _to_line(live: Live) -> bytes:
     refusal = live.refusal
     plain = None if refusal is None else [refusal.bundle_version, refusal.reason, refusal.moment.isoformat()]
-    return json.dumps([plain, live.num_swaps]).encode() + b"\n"
+    return json_text([plain, live.num_swaps]).encode() + b"\n"
 
 
 def _from_line(line: bytes) -> tuple[Refusal | None, int]:

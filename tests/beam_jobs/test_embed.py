@@ -24,7 +24,7 @@ from features.ids import IdMap
 from features.numbers import numeric_names
 from features.schema import ENTITY_KEY, TOWERS, Schema, Tower, view_schema
 from serving.retrieval.vectors import read_vectors, vector_schema
-from training.trainer import export_tower
+from training.export import export_tower
 
 NOW = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
 NUM_ROWS, DIMENSION, DAY = 23, 6, 86_400

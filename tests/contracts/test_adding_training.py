@@ -29,6 +29,7 @@ from towers.inputs import History, HistoryEncoder
 from training.config import TowerConfig, TrainingConfig
 from training.data.batches import Span, count_items, load_span
 from training.data.training_data import TrainingData
+from training.export import export_tower
 from training.fit import Fitted, fit_phase
 from training.losses import LOSSES
 from training.losses.objective import Outputs, Term, weighted_mean
@@ -36,7 +37,6 @@ from training.method_checks import check_methods
 from training.negatives import NEGATIVE_SOURCES
 from training.negatives.known_positives import KnownPositives
 from training.negatives.source import Descriptions, Draws, Source
-from training.trainer import export_tower
 
 days = runpy.run_path(str(Path(__file__).parents[1] / "training" / "conftest.py"))
 NUM_USERS = NUM_ITEMS = 24

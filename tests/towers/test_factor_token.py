@@ -19,7 +19,7 @@ from towers.quantizer import ProductQuantizer
 from towers.sparcode import Interaction, MlpInteraction, ProductInteraction, SparCode
 from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower, build_two_tower
-from training.trainer import export_tower
+from training.export import export_tower
 
 Rows = Callable[..., Inputs]
 D, WIDTH, FACTORS, WEIGHT, SCALE, PARTS, CODES = 6, 8, 4, 2.0, 5.0, 2, 4

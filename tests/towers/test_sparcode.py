@@ -17,7 +17,7 @@ from towers.quantizer import ProductQuantizer
 from towers.sparcode import MlpInteraction, SparCode, commitment, passed_on
 from towers.tokenizer import InterestAttention, tokenizers
 from towers.two_tower import TwoTower, build_two_tower
-from training.trainer import export_tower
+from training.export import export_tower
 
 Rows = Callable[..., Inputs]
 WIDTH, D = 8, 6

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from features.encoding import Encoder
 from towers.history import weighted_mean
 from towers.two_tower import TwoTower, build_two_tower
-from training.data.batches import Batch, BatchPlan, Span, count_items, epoch_batches, load_span, spans
+from training.data.batches import Batch, BatchPlan, Span, epoch_batches, load_span, spans
 from training.distribution import Alone, Processes
 from training.losses.softmax import softmax_term
 from training.negatives.even_draws import per_row, uniform
@@ -115,7 +115,7 @@ def batches_for(
     plan = BatchPlan(
         batch_size=32,
         known=KnownPositives.of(users, items, num_user_rows=len(encoder.user_ids)),
-        item_counts=count_items(all_spans(), len(encoder.item_ids)),
+        num_item_rows=len(encoder.item_ids),
         catalogue_size=len(encoder.item_ids) - 1,
         correct=True,
         frequency=None,

@@ -228,13 +228,13 @@ def test_days_held_out_are_evaluated_before_all_days_are_fitted(trained: Callabl
 
 
 def streaming_estimate(model: Path) -> tuple[dict[str, float], int, int]:
-    """Expected draws of each item of a fit by its id, the steps that the estimate has seen, and those of the fit."""
+    """Share of each item of a fit by its id, the steps that the estimate has seen, and those of the fit."""
     state, items = load_state(state_file(model, "")), Encoder.load(model / "encoder").item_ids
     settings = StreamingConfig().model_dump()
     estimate = StreamingFrequency(items.stable_numbers(), **settings)
     estimate.restore(state)
     rows = np.arange(1, len(items))
-    draws = dict(zip(items.ids(rows), estimate.expected_draws(rows).tolist(), strict=True))
+    draws = dict(zip(items.ids(rows), estimate.shares(rows).tolist(), strict=True))
     return draws, int(state["@frequency/step"]), int(state["@iterations"])
 
 
@@ -271,8 +271,11 @@ def test_a_warm_start_keeps_the_streaming_estimate_although_rows_move(
     assert rows[0] != rows[1]
     # The cells are kept, and steps with them: the one new batch has two items only.
     assert seen_now - seen == taken_now - taken > 0
-    untouched = before.keys() - {"i39"}
-    assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
+    # What has not come for long counts a little less with each step that it does not come in.
+    untouched = sorted(before.keys() - {"i39"})
+    kept, was = ([found[name] for name in untouched] for found in (after, before))
+    np.testing.assert_allclose(kept, was, rtol=0.1)
+    assert (np.array(kept) <= was).all()
     assert after["a0"] > 0
     assert after["a1"] == 0
     assert after["i39"] > before["i39"]

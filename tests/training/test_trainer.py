@@ -301,6 +301,19 @@ def test_a_loss_that_is_not_finite_stops_the_fit_with_advice(tmp_path: Path) -> 
     assert not list(tmp_path.glob("checkpoints/*.index"))
 
 
+def test_a_loss_that_is_not_finite_is_explained_by_its_batch_or_the_one_before(tmp_path: Path) -> None:
+    good = vector_batch(np.eye(2), np.eye(2))
+    bad = vector_batch(np.eye(2) * np.nan, np.eye(2))
+    causes = {id(bad): "the column income is nan", id(good): None}
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step 2: the loss is nan; the column income is nan$"):
+        run_fit(tmp_path / "itself", [good, bad], cause_of=lambda batch: causes[id(batch)])
+    causes = {id(good): "the column age is 1e+30", id(bad): None}
+    with pytest.raises(FloatingPointError, match=r"step 2: the loss is nan; the column age is 1e\+30$"):
+        run_fit(tmp_path / "before", [good, bad], cause_of=lambda batch: causes[id(batch)])
+    with pytest.raises(FloatingPointError, match=r"step 2: the loss is nan; lower the learning rate, or"):
+        run_fit(tmp_path / "neither", [good, bad], cause_of=lambda batch: None)
+
+
 def test_an_epoch_without_examples_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"epoch 1 has no examples; take more days \(training\.example_days\)"):
         run_fit(tmp_path, [])

@@ -75,10 +75,15 @@ def load_span(
         reward: What an example counts, one of `training.data.example_weights.REWARDS`.
         reward_power: Exponent that tempers it.
         keep: Which examples of a day are taken, by the rows of their users; None takes all.
+
+    Raises:
+        ValueError: A reward or a value is not finite; the message has the day and the first user and item.
     """
-    parts = [
-        _encode_day(examples.Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward) for day in days
-    ]
+    parts = []
+    for day in days:
+        parts.append(_encode_day(examples.Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward))
+        if reward != "none":
+            _check_rewards(parts[-1], folder / str(day), encoder, nan_is_missing=reward == "value")
     if keep is not None:
         parts = [_kept(part, keep(day, _example_users(part))) for day, part in zip(days, parts, strict=True)]
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
@@ -106,10 +111,10 @@ class BatchPlan:
         queue_size: Q.
         sources: What else is drawn, see `training.negatives`.
         known: What each user is known to have met, masked as negatives.
-        item_counts: [rows of the item table] int64, examples of each item among those trained on.
+        num_item_rows: Rows of the item table.
         catalogue_size: Items that even draws are made from.
         correct: Whether log q is worked out; otherwise it is 0.
-        frequency: Estimates the items' shares while the batches pass, instead of `item_counts`; None counts exactly.
+        frequency: Estimates the items' shares while the batches pass; None counts the examples of each span.
     """
 
     batch_size: int
@@ -117,7 +122,7 @@ class BatchPlan:
     queue_size: int
     sources: Sequence[source.Source]
     known: KnownPositives
-    item_counts: Ints
+    num_item_rows: int
     catalogue_size: int
     correct: bool
     frequency: sampling_bias.StreamingFrequency | None
@@ -159,10 +164,11 @@ def batches(
     descriptions = source.Descriptions(
         np.concatenate([described, _ids(span.uniform, columns.ITEM_ID)]),
         num_of_examples=len(described),
-        num_item_rows=len(plan.item_counts),
+        num_item_rows=plan.num_item_rows,
         catalogue_size=plan.catalogue_size,
     )
     draws = [begin(descriptions, rng) for begin in plan.sources]
+    counts = count_items([span], plan.num_item_rows)
     # Equal parts: a handful of left-over rows would make a step as large as that of a full batch.
     num_batches = max(1, round(len(order) / plan.batch_size))
     for rows in np.array_split(order, num_batches):
@@ -172,7 +178,7 @@ def batches(
         yield {
             **{USER_PREFIX + name: values for name, values in users.items()},
             **{ITEM_PREFIX + name: values for name, values in _candidates(span, own, drawn).items()},
-            **_comparison(plan, user_rows, _ids(own, columns.ITEM_ID), drawn, recent),
+            **_comparison(plan, user_rows, _ids(own, columns.ITEM_ID), drawn, recent, counts),
             WEIGHT: span.weight[rows],
         }
 
@@ -229,38 +235,64 @@ def _described(span: Span, rows: Ints) -> Inputs:
     return picked
 
 
-def _comparison(plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: queue.RecentItems) -> Batch:
+def _comparison(
+    plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: queue.RecentItems, counts: Ints
+) -> Batch:
     """The mask and the log q of a batch; the queue takes its items in."""
-    num_rows, private = len(users), drawn.private
+    private = drawn.private
     candidates = np.concatenate([own, drawn.shared_items, recent.read()])
     mask = false_negatives(users, candidates, plan.known, in_batch=plan.in_batch)
     if plan.frequency is not None:
         plan.frequency.update(own)
 
-    def log_q(item_rows: Ints, num_queued: int = recent.num_filled) -> npt.NDArray[np.float32]:
+    def log_q(item_rows: Ints, *, with_queue: bool = True) -> npt.NDArray[np.float32]:
         if not plan.correct:
             return np.zeros(len(item_rows), np.float32)
-        if plan.frequency is not None:
-            shares = plan.frequency.expected_draws(item_rows) / num_rows
-        else:
-            shares = plan.item_counts[item_rows] / max(int(plan.item_counts.sum()), 1)
-        num_examples = (num_rows - 1 if plan.in_batch else 0) + num_queued
-        return sampling_bias.log_of(
-            sampling_bias.presence(shares, num_examples=num_examples, absences=drawn.absences(item_rows))
-        )
+        in_batch = len(users) - 1 if plan.in_batch else 0
+        absences = _absences(plan.frequency, item_rows, counts, in_batch, recent.drawn if with_queue else [])
+        return sampling_bias.log_of(sampling_bias.presence([*absences, *drawn.absences(item_rows)]))
 
     made: Batch = {MASK: mask, LOG_Q: log_q(candidates)}
     if plan.queue_size and plan.correct:
         # An item takes no gradient while only the queue holds it: what its vector misses then, it gets in the batch.
-        made[ITEM_GRADIENT] = np.exp(log_q(candidates) - log_q(candidates, 0))
+        made[ITEM_GRADIENT] = np.exp(log_q(candidates) - log_q(candidates, with_queue=False))
     if private is not None:
         made[MASK] = mask_private(mask, private, users, candidates, plan.known, in_batch=plan.in_batch)
         # The certain ones need no correction.
         made[PRIVATE_LOG_Q] = np.zeros(private.items.shape, np.float32)
         by_chance = private.items[:, private.num_certain :]
         made[PRIVATE_LOG_Q][:, private.num_certain :] = log_q(by_chance.ravel()).reshape(by_chance.shape)
-    recent.push(own)
+    recent.push(own, counts)
     return made
+
+
+def _absences(
+    frequency: sampling_bias.StreamingFrequency | None,
+    item_rows: Ints,
+    counts: Ints,
+    in_batch: int,
+    queued: Sequence[tuple[Ints, int]],
+) -> Iterator[npt.NDArray[np.float64]]:
+    """Probabilities that the examples a row meets have not some items: [n] for each span that they are drawn from.
+
+    Args:
+        frequency: The streaming estimate; None counts.
+        item_rows: [n] the items.
+        counts: [rows of items] examples of each item in the span of the batch.
+        in_batch: Other rows of the batch that a row meets.
+        queued: Likewise counts of the spans of the queue's items, and how many it has of each.
+    """
+    if frequency is not None:
+        num_examples = in_batch + sum(num for _, num in queued)
+        yield np.power(1 - np.minimum(frequency.shares(item_rows), 1.0), num_examples)
+        return
+    earlier = list(queued)
+    same_span = earlier.pop()[1] if earlier and earlier[-1][0] is counts else 0
+    # A row meets its own example at no other place.
+    others = int(counts.sum()) - 1
+    yield sampling_bias.absence_from_examples(counts[item_rows], population=others, num_drawn=in_batch + same_span)
+    for span, num in earlier:
+        yield sampling_bias.absence_from_examples(span[item_rows], population=int(span.sum()), num_drawn=num)
 
 
 def spans(
@@ -305,6 +337,24 @@ def _encode_day(day: examples.Day, encoder: Encoder, *, only_first: bool, reward
         weight=events.column(columns.VALUE if reward == "value" else columns.REWARD).to_numpy().astype(np.float32),
     )
     return _kept(span, events.column(examples.FIRST_MEETING).to_numpy()) if only_first else span
+
+
+def _check_rewards(span: Span, path: Path, encoder: Encoder, *, nan_is_missing: bool) -> None:
+    bad = np.isinf(span.weight) if nan_is_missing else ~np.isfinite(span.weight)
+    if bad.any():
+        first = int(bad.argmax())
+        named = [
+            ids.ids([row]) if 0 < row < len(ids) else ["unknown"]
+            for ids, row in (
+                (encoder.user_ids, _example_users(span)[first]),
+                (encoder.item_ids, _ids(span.items, columns.ITEM_ID)[span.item_row[first]]),
+            )
+        ]
+        raise ValueError(
+            f"{path}: {bad.sum():,} of {len(bad):,} rewards or values are not finite, first that of user {named[0][0]} "
+            f"and item {named[1][0]}, {span.weight[first]:g}; correct the event in the source, or set "
+            "training.reward: none"
+        )
 
 
 def _kept(span: Span, chosen: npt.NDArray[np.bool_]) -> Span:

@@ -95,4 +95,5 @@ def balanced(weight: Floats, users: npt.NDArray[np.int64], power: float) -> Floa
         return weight
     changed = weight * np.bincount(users)[users].astype(np.float64) ** -power
     total = changed.sum()
-    return np.asarray(changed * (weight.sum() / total if total else 1.0), dtype=np.float32)
+    # Sums of float32 overflow where rewards are large.
+    return np.asarray(changed * (weight.sum(dtype=np.float64) / total if total else 1.0), dtype=np.float32)

@@ -5,6 +5,8 @@ Shape letters: B rows of a batch, Q columns of the queue, D vector width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -24,21 +26,35 @@ class RecentItems:
     def __init__(self, size: int) -> None:
         """Starts empty."""
         self._items: Ints = np.full(size, NO_ITEM, np.int64)
-        self._num_pushed = 0
+        self._drawn: list[tuple[Ints, int]] = []
 
     def read(self) -> Ints:
         """[Q] int64 item rows, `NO_ITEM` where nothing is yet."""
         return self._items.copy()
 
     @property
-    def num_filled(self) -> int:
-        """Places that hold a row's item, known to the tables or not."""
-        return min(self._num_pushed, len(self._items))
+    def drawn(self) -> Sequence[tuple[Ints, int]]:
+        """Of each span, oldest first: examples of each item in it, and how many of its examples are here."""
+        return self._drawn
 
-    def push(self, item_rows: Ints) -> None:
-        """Takes [B] items in, dropping the oldest."""
+    def push(self, item_rows: Ints, counts: Ints) -> None:
+        """Takes [B] items in, dropping the oldest.
+
+        Args:
+            item_rows: The items.
+            counts: [N] examples of each item in their span, the same array for all its batches.
+        """
         self._items = np.concatenate([self._items, item_rows])[len(item_rows) :]
-        self._num_pushed += len(item_rows)
+        if not len(self._items):
+            return
+        if not self._drawn or self._drawn[-1][0] is not counts:
+            self._drawn.append((counts, 0))
+        self._drawn[-1] = (counts, self._drawn[-1][1] + len(item_rows))
+        excess = sum(num for _, num in self._drawn) - len(self._items)
+        while excess > 0:
+            oldest, num = self._drawn[0]
+            self._drawn[:1] = [(oldest, num - excess)] if num > excess else []
+            excess -= min(num, excess)
 
 
 class VectorQueue(tf.Module):  # type: ignore[misc]

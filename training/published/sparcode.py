@@ -322,7 +322,7 @@ def pair_batches(
         queue_size=0,
         sources=[uniform(num=num_uniform)],
         known=KnownPositives.of(pairs.users + 1, pairs.items + 1, num_user_rows=num_users + 1),
-        item_counts=np.bincount(pairs.items + 1, minlength=num_items + 1),
+        num_item_rows=num_items + 1,
         catalogue_size=num_items,
         correct=True,
         frequency=None,

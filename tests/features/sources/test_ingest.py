@@ -89,7 +89,8 @@ def test_the_outcome_is_one_line_with_the_counts_and_the_unused_columns(shop):
     text = "user_id,item_id,timestamp,shelf\nu,i,5,a\nu,i,5,b\n,i,5,c\n"
     assert shop.ingest(text).outcome() == (
         "1 of 3 events from 1970-01-01 to 1970-01-01, 1 users, 1 items; set aside from events: 1 null_id, "
-        "1 duplicate; 1 users known from events only; 1 items known from events only; unused columns: events.shelf"
+        "1 duplicate; 1 users known from events only; 1 items known from events only; 4 lines: 3 rows and 1 of "
+        "headers, blank lines and line breaks in fields; unused columns: events.shelf"
     )
 
 

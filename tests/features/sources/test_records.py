@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.ingest import QuarantineError, SourceError
+from features.config import TableFile
+from features.ingest import QuarantineError, SourceError, ingest
+from features.schema import Schema
 from features.sources import records
 from features.sources.records import frame
+from features.sources.tables import open_tables
 from features.tables import read_items
 
+NOW = dt.datetime(1970, 1, 5, tzinfo=dt.UTC)
 HEADER = "user_id,item_id,timestamp,note\n"
 PIECES = st.sampled_from(["a", ",", '"', "\n", "\r\n", "\r", "x,y,z\n", '"q,\nr"', '""'])
 
@@ -70,6 +77,54 @@ def test_behind_the_longest_record_rows_are_read_again(shop: Any) -> None:
     text = HEADER + "\n".join(['"u0,i0,0,plain', *rows(1, 2000)])
     summary = shop.ingest(text)
     assert (summary.rows_read, summary.rows_kept, summary.quarantined["events"]) == (2000, 1000, {"open_quote": 1000})
+
+
+LINES = [
+    "u1,i1,1,plain",
+    'u2,i2,2,"two\nlines, of it"',
+    "",
+    "u3,i3",
+    '"u4,i4,4,open',
+    'u5,i5,5,"a\r\nb\n\nc"',
+    "x,i1,,",
+]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(LINES), max_size=12),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.booleans(),
+    st.sampled_from([1, 5, 64, 1 << 20]),
+)
+def test_lines_are_those_of_rows_kept_and_set_aside_and_the_rest(
+    tmp_path: Path, pieces: list[str], end: str, is_ended: bool, size: int
+) -> None:
+    text = end.join([HEADER.rstrip("\n"), "u0,i0,0,plain", *pieces]) + (end if is_ended else "")
+    path = tmp_path / "events.csv"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(records, "BLOCK_BYTES", size)
+        source = open_tables(schema=Schema(), events=TableFile(path=path))
+        found = ingest(source, schema=Schema(), out=tmp_path / "out", chunk_rows=3, max_quarantine_share=1, now=NOW)
+    # Counted by another rule than the reader's: what splitlines finds.
+    assert found.lines_read == len(text.encode().splitlines())
+    assert found.lines_read == found.rows_read + found.other_lines
+    assert found.rows_read == found.rows_kept + sum(found.quarantined["events"].values())
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["lines_read"], manifest["other_lines"]) == (found.lines_read, found.other_lines)
+
+
+def test_a_plain_file_has_one_line_more_than_rows_and_a_header_alone_has_one(tmp_path: Path) -> None:
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    (folder / "a.csv").write_text(HEADER + "\n".join([*rows(0, 20), "u1,i1"]) + "\n")
+    (folder / "b.csv").write_text(HEADER)
+    for _ in range(2):  # The second time, nothing is read again.
+        source = open_tables(schema=Schema(), events=TableFile(path=folder))
+        found = ingest(source, schema=Schema(), out=tmp_path / "out", chunk_rows=3, max_quarantine_share=1, now=NOW)
+        assert (found.lines_read, found.rows_read, found.other_lines) == (23, 21, 2)
+        assert (found.rows_kept, found.quarantined["events"]) == (20, {"wrong_fields": 1})
 
 
 def test_quotes_of_inches_and_texts_of_several_lines_are_kept(described_shop: Any) -> None:

@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def plan(span: Span, **changes: Any) -> BatchPlan:
         queue_size=0,
         sources=sources_of(**{"num_uniform": 7, **drawn}),
         known=KnownPositives.of(np.array([1, 2]), np.array([1, 5]), num_user_rows=25),
-        item_counts=count_items([span], NUM_ITEM_ROWS),
+        num_item_rows=NUM_ITEM_ROWS,
         catalogue_size=NUM_ITEM_ROWS - 1,
         correct=True,
         frequency=None,
@@ -133,11 +134,17 @@ def test_without_uniform_negatives_only_own_items_are_candidates(groups_span: Sp
     assert batch["mask"].shape == (16, 16)
 
 
+def missing(counts: npt.NDArray[Any], population: int, num_drawn: int) -> npt.NDArray[np.float64]:
+    """Chance that a draw without replacement has none of an item's examples, counted out."""
+    total = comb(population, num_drawn)
+    return np.array([comb(population - int(count), num_drawn) / total for count in counts])
+
+
 def test_log_q_is_the_log_of_the_presence_or_zero(groups_span: Span) -> None:
     counts = count_items([groups_span], NUM_ITEM_ROWS)
     batch = next(batches(groups_span, plan(groups_span), seed=[1]))
-    # The 15 other rows, and 7 of the 24 items drawn evenly.
-    expected = np.log(1 - (1 - counts[batch["item/item_id"]] / 192) ** 15 * (1 - 7 / 24))
+    # 15 of the 191 other examples, and 7 of the 24 items drawn evenly.
+    expected = np.log(1 - missing(counts[batch["item/item_id"]], 191, 15) * (1 - 7 / 24))
     np.testing.assert_allclose(batch["log_q"], expected, rtol=1e-6)
     uncorrected = next(batches(groups_span, plan(groups_span, correct=False), seed=[1]))
     assert not uncorrected["log_q"].any()
@@ -281,8 +288,7 @@ def test_private_negatives_have_the_features_of_rows_of_their_item(groups_span: 
 
 
 def test_an_item_that_the_span_does_not_describe_is_masked(groups_span: Span) -> None:
-    wider = np.append(count_items([groups_span], NUM_ITEM_ROWS), 0)
-    made = plan(groups_span, mined=lists([25]), num_mined=2, item_counts=wider, catalogue_size=25)
+    made = plan(groups_span, mined=lists([25]), num_mined=2, num_item_rows=NUM_ITEM_ROWS + 1, catalogue_size=25)
     assert next(batches(groups_span, made, seed=[1]))["mask"][:, 16 + 7 :].all()
 
 
@@ -313,9 +319,12 @@ def test_the_queue_holds_the_last_own_items_through_the_spans_of_an_epoch(groups
         for column, item in enumerate(expected):
             assert queue_mask[:, column].all() == (item == 0 or item in earlier)
             earlier.add(int(item))
-        share = counts[expected] / 192
-        num_examples = 15 + min(len(own), 40)
-        presence = np.log(1 - (1 - share) ** num_examples * (1 - len(set(batch["item/item_id"][16:])) / 24))
+        # Of the second pass of 192 examples, what of the queue is from the first is from other examples.
+        num_queued = min(len(own), 40)
+        earlier_pass = max(num_queued - (len(own) - 192), 0) if len(own) >= 192 else 0
+        examples = missing(counts[expected], 191, 15 + num_queued - earlier_pass)
+        examples *= missing(counts[expected], 192, earlier_pass)
+        presence = np.log(1 - examples * (1 - len(set(batch["item/item_id"][16:])) / 24))
         np.testing.assert_allclose(batch["log_q"][16 + 7 :], presence, rtol=1e-5)
         own += batch["item/item_id"][:16].tolist()
 
@@ -331,11 +340,11 @@ def test_streaming_shares_take_the_place_of_the_counts(groups_span: Span) -> Non
         StreamingFrequency(np.arange(NUM_ITEM_ROWS), num_hashes=3, num_buckets=4096, rate=0.1, initial_gap=10.0)
         for _ in range(2)
     )
-    made = plan(groups_span, frequency=frequency, item_counts=np.zeros(NUM_ITEM_ROWS, np.int64))
+    made = plan(groups_span, frequency=frequency)
     for batch in batches(groups_span, made, seed=[1]):
         items = batch["item/item_id"].astype(np.int64)
         twin.update(items[:16])
-        shares = twin.expected_draws(items) / 16
+        shares = twin.shares(items)
         uniform = len(set(items[16:].tolist())) / 24
         np.testing.assert_allclose(batch["log_q"], np.log(1 - (1 - shares) ** 15 * (1 - uniform)), rtol=1e-5)
 

@@ -17,15 +17,18 @@ from training.negatives.queue import RecentItems, VectorQueue
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 12))
 def test_vectors_and_items_stay_aligned_over_batches_of_unequal_size(sizes: list[int], size: int) -> None:
     vectors, items = VectorQueue(size, 2), RecentItems(size)
-    begin, pushed = 1, 0
-    for batch_size in sizes:
+    begin, spans = 1, [np.array([span]) for span in range(3)]
+    for number, batch_size in enumerate(sizes):
         rows = np.arange(begin, begin + batch_size)
         vectors.push(tf.constant(np.stack([rows, -rows], axis=1), tf.float32))
-        items.push(rows)
-        begin, pushed = begin + batch_size, pushed + batch_size
+        items.push(rows, spans[number // 2])
+        begin += batch_size
         expected = ([0] * size + list(range(1, begin)))[-size:]
         assert items.read().tolist() == expected
-        assert items.num_filled == min(pushed, size)
+        # Which span each place is from, in turn.
+        filled = np.repeat(np.arange(len(sizes)) // 2, sizes)[: begin - 1][-size:]
+        expected_spans = [(span, int((filled == span).sum())) for span in np.unique(filled)]
+        assert [(int(counts[0]), num) for counts, num in items.drawn] == expected_spans
         assert vectors.read().numpy().tolist() == [[row, -row] for row in expected]
 
 
@@ -33,7 +36,7 @@ def test_a_read_is_not_changed_by_later_pushes() -> None:
     vectors, items = VectorQueue(2, 1), RecentItems(2)
     before = vectors.read(), items.read()
     vectors.push(tf.ones([2, 1]))
-    items.push(np.array([1, 2]))
+    items.push(np.array([1, 2]), np.array([0, 1, 1]))
     assert before[0].numpy().tolist() == [[0], [0]]
     assert before[1].tolist() == [0, 0]
 

@@ -15,7 +15,7 @@ from training.data.batches import BatchPlan, Span, epoch_batches
 from training.negatives.even_draws import per_row, uniform
 from training.negatives.known_positives import KnownPositives, false_negatives
 from training.negatives.private import PrivateNegatives, UserNegatives, mask_private
-from training.negatives.sampling_bias import log_of, presence
+from training.negatives.sampling_bias import absence_from_examples, log_of, presence
 from training.negatives.source import Descriptions
 
 Ints = npt.NDArray[np.int64]
@@ -37,14 +37,46 @@ def absences(num_uniform: int, num_random: int, *, catalogue_size: int) -> list[
 
 
 def test_the_presence_is_what_no_sampler_misses() -> None:
-    found = presence(np.array([1 / 2, 1 / 6, 0]), num_examples=3, absences=absences(2, 2, catalogue_size=4))
-    # Missed by three examples, by two of the four items, and twice by one of four.
-    missed = [share**3 * Fraction(2, 4) * Fraction(3, 4) ** 2 for share in (Fraction(1, 2), Fraction(5, 6), 1)]
+    examples = absence_from_examples(np.array([3, 1, 0]), population=6, num_drawn=3)
+    found = presence([examples, *absences(2, 2, catalogue_size=4)])
+    # Missed by three of six examples, by two of the four items, and twice by one of four.
+    missed = [share * Fraction(2, 4) * Fraction(3, 4) ** 2 for share in (Fraction(1, 20), Fraction(1, 2), 1)]
     np.testing.assert_allclose(found, [float(1 - part) for part in missed], rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("counts", "population", "num_drawn", "expected"),
+    [
+        # All of a span are there, and its items with them; those of other spans are not.
+        ([2, 1, 0], 3, 3, [0, 0, 1]),
+        ([4, 0], 3, 0, [1, 1]),
+        # The item of every example, the row's own among them.
+        ([4], 3, 2, [0]),
+        ([0], 0, 0, [1]),
+        # C(7, 2) / C(10, 2) = 21/45, and one of ten that is not among two.
+        ([3, 1], 10, 2, [21 / 45, 8 / 10]),
+    ],
+)
+def test_examples_are_drawn_from_a_span_without_replacement(
+    counts: list[int], population: int, num_drawn: int, expected: list[float]
+) -> None:
+    found = absence_from_examples(np.array(counts), population=population, num_drawn=num_drawn)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_an_item_without_an_example_is_absent_for_sure() -> None:
+    for population in (3, 1_234, 7_654_321):
+        assert absence_from_examples(np.array([0]), population=population, num_drawn=3).tolist() == [1]
+
+
+def test_of_a_long_span_the_draws_are_as_good_as_independent() -> None:
+    found = absence_from_examples(np.array([1, 50, 200_000]), population=10_000_000, num_drawn=1023)
+    np.testing.assert_allclose(1 - found, 1 - (1 - np.array([1e-7, 5e-6, 0.02])) ** 1023, rtol=1e-3)
+
+
 def test_where_items_are_rare_the_presence_is_the_expected_number_of_draws() -> None:
-    found = presence(np.array([1e-6, 3e-6]), num_examples=50, absences=absences(7, 4, catalogue_size=10**6))
+    examples = absence_from_examples(np.array([1, 3]), population=10**6, num_drawn=50)
+    found = presence([examples, *absences(7, 4, catalogue_size=10**6)])
     np.testing.assert_allclose(found, [50e-6 + 11e-6, 150e-6 + 11e-6], rtol=1e-3)
 
 
@@ -52,15 +84,15 @@ def test_where_items_are_rare_the_presence_is_the_expected_number_of_draws() -> 
     ("samplers", "expected"),
     [
         ({"num_examples": 0, "num_uniform": 0, "catalogue_size": 5}, [0, 0, 0]),
-        ({"num_examples": 2, "num_uniform": 0, "catalogue_size": 5}, [1, 3 / 4, 0]),
+        ({"num_examples": 2, "num_uniform": 0, "catalogue_size": 5}, [1, 5 / 6, 0]),
         ({"num_examples": 0, "num_uniform": 9, "catalogue_size": 5}, [1, 1, 1]),
         ({"num_examples": 0, "num_uniform": 1, "catalogue_size": 0}, [1, 1, 1]),
     ],
 )
 def test_samplers_that_bring_nothing_or_everything(samplers: dict[str, int], expected: list[float]) -> None:
     missed = absences(samplers["num_uniform"], 0, catalogue_size=samplers["catalogue_size"])
-    found = presence(np.array([1.0, 0.5, 0.0]), num_examples=samplers["num_examples"], absences=missed)
-    assert found.tolist() == expected
+    examples = absence_from_examples(np.array([4, 2, 0]), population=4, num_drawn=samplers["num_examples"])
+    np.testing.assert_allclose(presence([examples, *missed]), expected, rtol=1e-12)
 
 
 def test_an_item_that_no_sampler_brings_is_not_corrected() -> None:
@@ -77,6 +109,8 @@ MIXES: dict[str, dict[str, Any]] = {
     "queue": {"queue_size": 50},
     "private": {"in_batch": False, "num_random": 12},
     "mined": {"num_uniform": 5, "num_mined": 2},
+    "queue over spans": {"queue_size": 50, "num_spans": 2},
+    "everything over spans": {"num_uniform": 4, "num_random": 3, "queue_size": 20, "num_mined": 1, "num_spans": 4},
     "everything": {"num_uniform": 4, "num_random": 3, "queue_size": 20, "num_mined": 1, "num_impressions": 1},
 }
 
@@ -87,34 +121,37 @@ def test_corrected_terms_of_real_batches_are_on_average_those_of_the_catalogue(m
     rng = np.random.default_rng(1)
     own = rng.choice(NUM_ITEMS, num_examples, p=SHARES) + 1
     every_item = np.tile(np.arange(1, NUM_ITEMS + 1, dtype=np.int32), 5)
-    span = Span(
-        users={"user_id": np.arange(num_examples, dtype=np.int32)},
-        items={"item_id": own.astype(np.int32)},
-        uniform={"item_id": every_item},
-        user_row=np.arange(num_examples),
-        item_row=np.arange(num_examples),
-        weight=np.ones(num_examples, np.float32),
-    )
+    made = [
+        Span(
+            users={"user_id": users.astype(np.int32)},
+            items={"item_id": own[users].astype(np.int32)},
+            uniform={"item_id": every_item},
+            user_row=np.arange(len(users)),
+            item_row=np.arange(len(users)),
+            weight=np.ones(len(users), np.float32),
+        )
+        for users in np.array_split(np.arange(num_examples), mix.get("num_spans", 1))
+    ]
     owners = np.repeat(np.arange(num_examples), 3)
     mined, impressions = (
         UserNegatives.of(owners, np.resize(np.array(items), len(owners)), num_user_rows=num_examples)
         for items in ([1, 2, 20], [5, 2, 19])
     )
     rest = {name: value for name, value in mix.items() if name in ("in_batch", "queue_size")}
-    drawn = {name: value for name, value in mix.items() if name not in rest}
+    drawn = {name: value for name, value in mix.items() if name not in {*rest, "num_spans"}}
     plan = BatchPlan(
         **{
             "batch_size": batch_size, "in_batch": True, "queue_size": 0,
             "sources": sources_of(**{"num_uniform": 0, "mined": mined, "impressions": impressions, **drawn}),
             "known": KnownPositives.of(np.zeros(0, np.int64), np.zeros(0, np.int64), num_user_rows=num_examples),
-            "item_counts": np.bincount(own, minlength=NUM_ITEMS + 1), "catalogue_size": NUM_ITEMS,
+            "num_item_rows": NUM_ITEMS + 1, "catalogue_size": NUM_ITEMS,
             "correct": True, "frequency": None, **rest,
         }
     )  # fmt: skip
     terms, pulls, rows = np.zeros(NUM_ITEMS + 1), np.zeros(NUM_ITEMS + 1), np.zeros(NUM_ITEMS + 1)
     for epoch in range(epochs):
         queue = np.zeros(0, np.int64)
-        for batch in epoch_batches([span], plan, seed=[epoch]):
+        for batch in epoch_batches(made, plan, seed=[epoch]):
             num_rows, num_shared = batch_size, batch_size + mix.get("num_uniform", 0)
             item_ids = batch["item/item_id"].astype(np.int64)
             padded = np.concatenate([np.zeros(plan.queue_size, np.int64), queue])[-plan.queue_size or len(queue) :]
@@ -143,6 +180,48 @@ def test_corrected_terms_of_real_batches_are_on_average_those_of_the_catalogue(m
         assert (pulls / rows)[1:].mean() == pytest.approx(1, abs=0.03)
 
 
+def share_of_daily_item(num_days: int) -> Floats:
+    """What the item that is sold daily counts in rows of the item that is sold on their day alone: [days].
+
+    Each day has 48 examples of item 1 and 16 of an item of that day alone. Scores are equal, so in a softmax over the
+    two items of a day it is a half.
+    """
+    items = np.repeat(np.stack([np.ones(num_days), np.arange(2, num_days + 2)], axis=1), [48, 16], axis=1)
+    users = np.arange(items.size)
+    plan = BatchPlan(
+        batch_size=16, in_batch=True, queue_size=0, sources=[],
+        known=KnownPositives.of(np.zeros(0, np.int64), np.zeros(0, np.int64), num_user_rows=items.size),
+        num_item_rows=num_days + 2, catalogue_size=num_days + 1, correct=True, frequency=None,
+    )  # fmt: skip
+    total, num_rows = np.zeros(num_days), np.zeros(num_days)
+    for epoch in range(20):
+        made = [
+            Span(
+                users={"user_id": users[begin : begin + 64]},
+                items={"item_id": items.ravel()[begin : begin + 64].astype(np.int64)},
+                uniform={"item_id": np.zeros(0, np.int64)},
+                user_row=np.arange(64), item_row=np.arange(64), weight=np.ones(64, np.float32),
+            )
+            for begin in range(0, items.size, 64)
+        ]  # fmt: skip
+        for batch in epoch_batches(made, plan, seed=[epoch]):
+            own = batch["item/item_id"].astype(np.int64)
+            terms = np.where(batch["mask"], 0, np.exp(-batch["log_q"]))
+            negatives = terms * ((own == 1) & (own != own[:, None]))
+            chosen = own > 1
+            found = (negatives.sum(axis=1) / terms.sum(axis=1))[chosen]
+            total += np.bincount(own[chosen] - 2, found, minlength=num_days)
+            num_rows += np.bincount(own[chosen] - 2, minlength=num_days)
+    return total / num_rows
+
+
+def test_day_by_day_the_gradient_is_that_of_the_softmax_over_the_items_of_the_day() -> None:
+    # With q of all ten days it is .24: an item of one day was taken for one that is in a third of the batches.
+    shares = share_of_daily_item(10)
+    np.testing.assert_allclose(shares, 1 / 2, atol=0.03)
+    assert shares.mean() == pytest.approx(1 / 2, abs=0.005)
+
+
 class Simulation:
     """Batches of a catalogue whose scores are known: how far is the loss's gradient from that of the full softmax?"""
 
@@ -165,10 +244,12 @@ class Simulation:
         present = np.append(
             1.0,
             presence(
-                SHARES, num_examples=(self.rows - 1) * self.in_batch + self.queued,
-                absences=absences(self.uniform, self.random, catalogue_size=NUM_ITEMS),
+                [
+                    (1 - SHARES) ** ((self.rows - 1) * self.in_batch + self.queued),
+                    *absences(self.uniform, self.random, catalogue_size=NUM_ITEMS),
+                ]
             ),
-        )  # fmt: skip
+        )
         items = np.concatenate([np.tile(shared, (self.rows, 1)), private], axis=1)
         # As it was: repeats count, but for those of the row's own item, and q is the expected number of draws.
         repeats_count = items == own[:, None]

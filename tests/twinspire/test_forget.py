@@ -97,6 +97,24 @@ def contents(paths: RunPaths) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
+def test_every_version_of_the_online_features_loses_them(tmp_path: Path) -> None:
+    """A bundle of yesterday, served again after a rollback, must not read them."""
+    config_file = write_stall(tmp_path / "with", range(10))
+    versions = []
+    # Where nothing is published, a new version replaces the others.
+    (tmp_path / "runs" / "stall" / "bundles").mkdir(parents=True)
+    for day in (DAY, NEXT):
+        paths = run_day(config_file, tmp_path / "runs", day)
+        versions.append(paths.features_version.read_text())
+    assert len(set(versions)) == 2
+    remember(paths, ["u3"])
+    assert {one.where: one.num_rows for one in forget(paths, ["u3"])}["online store"] == 2
+    for version in versions:
+        found = open_filled(paths.features, version).read_online(["u0", "u3"]).column("user_num_events")
+        assert [value is None for value in found.to_pylist()] == [False, True]
+        assert b"u3" not in (paths.online / version / "online.db").read_bytes()
+
+
 def test_the_next_run_equals_one_in_which_they_never_existed(tmp_path: Path) -> None:
     runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
     config_file = write_stall(tmp_path / "with", range(10))

@@ -13,7 +13,7 @@ SEED = 20170101
 TEST, EARLIER, EARLIEST = "2017-12-01", "2017-11-24", "2017-11-10"
 RUNS = [(TEST, SEED, True), (TEST, 1, True), (TEST, 2, True)]
 RUNS += [(day, SEED, factors) for day in (EARLIER, EARLIEST) for factors in (True, False)]
-ARMS = ("two-tower", "served (fused)", "popularity, 28 days", "repeat purchase", "item-kNN", "EASE", "ALS")
+ARMS = ("two-tower", "served", "popularity, 28 days", "repeat purchase", "item-kNN", "EASE", "ALS")
 
 
 def main() -> None:
@@ -38,7 +38,12 @@ def recall(folder: Path, *, cut: str, seed: int, factors: bool) -> dict[str, dic
         command = [sys.executable, "-m", "twinspire", "run", "--config", CONFIG, "--runs", str(runs), *settings]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     tasks = json.loads(report.read_text())["tasks"]
-    return {task["task"]: {arm["name"]: arm["metrics"]["recall@100"]["mean"] for arm in task["arms"]} for task in tasks}
+    # What is served is named too: `served (fused)`.
+    names = {arm["name"]: "served" if arm["name"].startswith("served") else arm["name"] for arm in tasks[0]["arms"]}
+    return {
+        task["task"]: {names[arm["name"]]: arm["metrics"]["recall@100"]["mean"] for arm in task["arms"]}
+        for task in tasks
+    }
 
 
 if __name__ == "__main__":

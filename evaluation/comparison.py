@@ -110,6 +110,7 @@ def compare_arms(
         layers=about.layers,
         failed=dict(about.failed),
         notes=about.notes,
+        tried=about.tried,
         event_name=about.event_name,
     )
 

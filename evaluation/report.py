@@ -279,6 +279,7 @@ class Report:
         off_policy_problems: What could not be used of that log.
         failed: Arm -> why it has no figures.
         notes: What a reader has to know besides, a sentence each.
+        tried: What was compared to choose what is served, on days before the cut: a row of text each.
         event_name: What one event is, for people.
     """
 
@@ -307,6 +308,7 @@ class Report:
     off_policy_problems: tuple[Problem, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tried: tuple[tuple[str, ...], ...] = ()
     event_name: str = "purchase"
 
     @property

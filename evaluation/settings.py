@@ -115,6 +115,7 @@ class About:
         layers: What was checked of the layers; some findings keep an arm from being shipped.
         failed: Arm -> why it has no figures.
         notes: A sentence each.
+        tried: What was compared to choose what is served, on days before the cut: a row of text each.
         event_name: What one event is, for people.
     """
 
@@ -124,4 +125,5 @@ class About:
     layers: tuple[LayerCheck, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tried: tuple[tuple[str, ...], ...] = ()
     event_name: str = "purchase"

@@ -5,7 +5,7 @@ U users of a split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +18,13 @@ from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.render.page import DAILY_PAGE, write_daily
 from evaluation.split import Split
 from features.columns import seconds_of
+from serving import registry
 from serving.bundles.bundle import CURRENT, Bundle
-from serving.registry import retrievers_of
 from serving.retrieval import eligible, ranking, retrievers, vector_search, vectors
 
 USER_BLOCK = 256
 
+Find = Callable[[retrievers.UserQueries], ranking.Rows]
 Lists = dict[report.Task, ranking.Rows]
 REFERENCE = "EASE"
 
@@ -68,6 +69,7 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     ks, category = sections.evaluation.ks, sections.dataset.item_category
     items = catalogue.catalogue_of(paths.tables, paths.catalogue(paths.as_of), item_category=category)
     baselines, notes = _baseline_arms(folds, max(ks), sections.seed)
+    served, tried = _about_served(bundle, sections)
     arms = [*retrieved_by(bundle, sections, paths, folds.folds[0].split), *baselines]
     return [
         comparison.compare_arms(
@@ -81,11 +83,25 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
                 seed=sections.seed,
             ),
             catalogue=items,
-            about=settings.About(sections.name, "after-cut", notes=notes, event_name=sections.dataset.event_name),
+            about=settings.About(
+                sections.name,
+                "after-cut",
+                notes=(served, *notes),
+                event_name=sections.dataset.event_name,
+                tried=tried,
+            ),
             reference=REFERENCE,
         )
         for task in report.TASKS
     ]
+
+
+def _about_served(bundle: Bundle, sections: config.EvaluateSections) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """What is served and why, and a row for each that was tried on the days before the cut."""
+    choice, made = registry.choice_of(bundle, sections.ranking), bundle.manifest.facts.served
+    if made is None or choice != made.choice:
+        return f"served: {choice}; as configured", ()
+    return f"served: {choice}; {made.why}", tuple(made.table)
 
 
 def _baseline_arms(folds: Folds, k: int, seed: int) -> tuple[list[tuple[settings.Arm, Lists]], tuple[str, ...]]:
@@ -113,31 +129,37 @@ def retrieved_by(
         paths: Where the vectors and tokens of the users lie.
         split: Users and their history.
     """
-    served = retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
+    own = registry.retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
+    choice, k = registry.choice_of(bundle, sections.ranking), max(sections.evaluation.ks)
     exact = vector_search.TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0)
-    arms: list[tuple[str, report.Layer, retrievers.Retriever, str | None]] = [
-        ("two-tower", "exact", exact, None),
-        ("two-tower, HNSW", "index", served["two_tower"], "two-tower"),
-        ("served (fused)", "index", served["fused"], None),
+
+    def alone(retriever: retrievers.Retriever) -> Find:
+        return lambda users: retriever.retrieve(users, k)[0]
+
+    def served(users: retrievers.UserQueries) -> ranking.Rows:
+        has_past = users.purchases.num_per_user > 0
+        return retrievers.lists_of(own, users, choice.retriever, k=k, can_be_found=has_past).rows
+
+    arms: list[tuple[str, report.Layer, Find, str | None]] = [
+        ("two-tower", "exact", alone(exact), None),
+        ("two-tower, HNSW", "index", alone(own["two_tower"]), "two-tower"),
     ]
-    if sections.ranking.retriever == "cascade":
+    if choice.retriever == "cascade":
         widths = bundle.manifest.facts.index_report.parts
         cascade = vector_search.Cascade(exact, first_width=widths[0], depth=sections.ranking.fusion_depth)
-        arms += [("cascade", "exact", cascade, None), ("served (cascade)", "index", served["cascade"], "cascade")]
+        arms.append(("cascade", "exact", alone(cascade), None))
+    name = f"served ({choice.retriever})"
+    arms.append((name, "index", served, "cascade" if choice.retriever == "cascade" else None))
     if bundle.sparcode is not None:
-        arms.append(("SparCode", "index", served["sparcode"], None))
-    own = sections.ranking.retriever
-    if not any(retriever is served[own] for _, _, retriever, _ in arms) and own != "exact":
-        arms.append((f"served ({own})", "index", served[own], None))
-    k = max(sections.evaluation.ks)
-
-    def lists(retriever: retrievers.Retriever, task: report.Task) -> ranking.Rows:
-        blocks = _queries(bundle, paths, split, exclude_known=task == report.NEW_TO_THE_USER)
-        return np.concatenate([retriever.retrieve(block, k)[0] for block in blocks])
-
+        arms.append(("SparCode", "index", alone(own["sparcode"]), None))
     with console.progress("model arms", total=len(arms)) as advance:
-        for name, layer, retriever, twin in arms:
-            found = {task: lists(retriever, task) for task in report.TASKS}
+        for name, layer, find, twin in arms:
+            found = {}
+            for task in report.TASKS:
+                # What is served keeps known items out by itself, or lets them come back.
+                excludes = task == report.NEW_TO_THE_USER or (find is served and choice.exclude_known)
+                blocks = _queries(bundle, paths, split, exclude_known=excludes)
+                found[task] = np.concatenate([find(block) for block in blocks])
             yield settings.Arm(name, bundle.version, (), layer=layer, exact=twin), found
             advance(1)
 

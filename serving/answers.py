@@ -167,8 +167,8 @@ class RecommendRequest:
     """Length of the lists, at least 1."""
     retriever: str | None = None
     """What finds the items; None takes the default."""
-    exclude_known: bool = False
-    """Whether items that the user bought before, and those in `recent_items`, are kept out."""
+    exclude_known: bool | None = None
+    """Whether items that the user bought before, and those in `recent_items`, are kept out; None takes the default."""
     allow_categories: tuple[str, ...] | None = None
     """Categories of which alone items come; None lets all come."""
     deny_categories: tuple[str, ...] = ()

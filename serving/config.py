@@ -31,10 +31,6 @@ class BundlesConfig(Section):
     """Days after which a bundle goes; null keeps them at any age. What either limit excludes goes."""
 
 
-def _default_fusion_weights() -> dict[str, float]:
-    return {"repeat": 1.0, "two_tower": 0.3}
-
-
 class ArmConfig(Section):
     """One way of answering."""
 
@@ -57,16 +53,19 @@ class ArmConfig(Section):
 class RankingConfig(Section):
     """How the items of a list are found and merged; the part of `serving` that decides what is served."""
 
-    retriever: str = "fused"
-    """What answers when the request names none: a name in `serving.registry`."""
+    retriever: str = "auto"
+    """What answers when the request names none: a name in `serving.registry`, or `auto`: what finds most on the days
+    before the cut that are held out of a fit."""
     max_fetch: int = Field(2000, ge=1)
     """Most items that the index is asked for; beyond it exact search is cheaper."""
-    fusion_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=_default_fusion_weights, min_length=1
-    )
-    """Weight of each retriever in the fused list."""
-    fusion_rank_constant: float = Field(60.0, gt=0)
-    """The larger, the less the first places of a list weigh."""
+    fusion_weights: Literal["auto"] | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = "auto"
+    """Weight of each retriever in the fused list; `auto` as above."""
+    fusion_rank_constant: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """The larger, the less the first places of a list weigh; `auto` as above."""
+    exclude_known: Literal["auto"] | bool = "auto"
+    """Whether items that the user has met are kept out when the request does not say; `auto` as above."""
+    choice_metric: Literal["ndcg", "recall", "mrr"] = "ndcg"
+    """What `auto` compares, over all events of the days held out, at the longest of evaluation.ks."""
     fusion_depth: int = Field(200, ge=1)
     """Length of the lists that are fused; at least the longest list that is evaluated."""
 
@@ -126,6 +125,7 @@ class BundleSections:
 
     name: str = read("name")
     seed: int = read("seed")
+    ks: tuple[int, ...] = read("evaluation.ks")
     item_category: str | None = read("dataset.item_category")
     weight: Literal["none", "value", "margin"] = read("index.weight")
     weight_power: float = read("index.weight_power")

@@ -37,11 +37,13 @@ def open_recommender(
     opened = bundle.Bundle.open(paths.bundles / (version or bundle.CURRENT))
     store = user_features.features_of(opened, paths.features)
     store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
+    choice = registry.choice_of(opened, sections.serving)
     return recommender.Recommender(
         opened,
         user_features.BundleFeatures(opened, store.read_online),
         retrievers=registry.retrievers_of(opened, sections.serving, ef_search=sections.ef_search),
-        default_retriever=sections.serving.retriever,
+        default_retriever=choice.retriever,
+        exclude_known=choice.exclude_known,
         denied=DeniedItems(denied or DenyList(paths.denied_items), opened.encoder.item_ids),
     )
 

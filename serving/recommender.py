@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,12 @@ from serving.retrieval.eligible import (
     EligibleItems,
     Items,
     UnknownCategoryError,
-    less,
 )
 from serving.retrieval.ranking import Rows, Scores
-from serving.retrieval.retrievers import Retriever, UserQueries
+from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries, lists_of
 
-FALLBACK = "popularity"
+ONLY_KNOWN = "repeat"
+"""Retriever that finds nothing but known items."""
 NO_TABLES = "two_tower"
 """Retriever that answers where SparCode is asked for and the bundle has no tables."""
 WARM_UP_USER = "(warm-up)"
@@ -67,6 +67,7 @@ class Recommender:
         read_users: Reads the features of users, such as the online store's `read`.
         retrievers: Name -> retriever over this bundle; `popularity` must be among them.
         default_retriever: Name of the one that answers when none is asked for.
+        exclude_known: Whether items that a user has met are kept out when the request does not say.
         denied: Items that no user gets, by any retriever; None where there are none. Read again for every request.
 
     Raises:
@@ -80,6 +81,7 @@ class Recommender:
         *,
         retrievers: Mapping[str, Retriever],
         default_retriever: str,
+        exclude_known: bool = False,
         denied: DeniedItems | None = None,
     ) -> None:
         """Checks the names."""
@@ -88,7 +90,7 @@ class Recommender:
                 raise ValueError(f"retriever {name!r} is not there; expected one of: {', '.join(retrievers)}")
         self.bundle = bundle
         self.retrievers = dict(retrievers)
-        self.default_retriever = default_retriever
+        self.default_retriever, self.exclude_known = default_retriever, exclude_known
         self.read_users = read_users
         self.probes = probes(bundle.purchases, bundle.encoder.user_ids)
         """A few users whose features must be there."""
@@ -191,6 +193,7 @@ class Recommender:
 
     def _rank(self, request: RecommendRequest, features: pa.Table | Unavailable | None, stages: _Stages) -> Ranked:
         name, as_of_seconds = self.retriever_of(request), self._check(request)
+        request = replace(request, exclude_known=self._excludes_known(request, name))
         eligible = self._eligible(request)
         stages.end("filters")
         user_ids = request.user_ids
@@ -233,9 +236,9 @@ class Recommender:
                 request.recent_items
             )
         scale = self._scale(request)
-        users = UserQueries(purchases, moments, embeddings, request.exclude_known, tokens, eligible, scale)
+        users = UserQueries(purchases, moments, embeddings, bool(request.exclude_known), tokens, eligible, scale)
         missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
-        found = self._retrieve(users, name, k=request.k, can_be_found=has_past & can_be_found)
+        found = lists_of(self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found)
         stages.end("retrieval")
         return Ranked(
             name,
@@ -321,6 +324,12 @@ class Recommender:
             raise RequestError("as_of", f"is {as_of}, which has no time zone; expected such as {as_of}+00:00")
         return int(as_of.timestamp())
 
+    def _excludes_known(self, request: RecommendRequest, name: str) -> bool:
+        """Whether known items are kept out; of repeat purchases, asked for by name, nothing would be left."""
+        if request.exclude_known is not None:
+            return request.exclude_known
+        return self.exclude_known and name != ONLY_KNOWN
+
     def _eligible(self, request: RecommendRequest) -> EligibleItems | None:
         """What may come."""
         names = list(request.exclude_items)
@@ -353,36 +362,6 @@ class Recommender:
             return weights
         return np.asarray(weights ** (asked / about.power), np.float32)
 
-    def _retrieve(self, users: UserQueries, name: str, *, k: int, can_be_found: npt.NDArray[np.bool_]) -> _Found:
-        retriever = self.retrievers[name]
-        rows, scores = retriever.retrieve(users, k)
-        found = _Found(rows, scores, np.zeros(len(users), np.bool_), np.zeros(len(users), np.bool_))
-        if name == FALLBACK:
-            return found
-        found.fell_back[:] = ~can_be_found | (rows[:, 0] < 0)
-        if retriever.fills_up:
-            short = ~found.fell_back & (rows[:, -1] < 0)
-            if short.any():
-                found.filled[:] = short & ((rows >= 0).sum(axis=1) < users.num_candidates)
-        if not (found.fell_back.any() or found.filled.any()):
-            return found
-        found = _Found(rows.copy(), scores.copy(), found.fell_back, found.filled)
-        for user in np.flatnonzero(found.fell_back | found.filled):
-            self._fill(users, found, int(user), k)
-        return found
-
-    def _fill(self, users: UserQueries, found: _Found, user: int, k: int) -> None:
-        """Puts what is popular behind what was found of one user's list, or in its place."""
-        own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
-        eligible = less(users.eligible, own, num_items=users.purchases.num_items) if len(own) else users.eligible
-        alone = np.array([user])
-        others = UserQueries(
-            users.purchases.of(alone), users.as_of_seconds[alone], exclude_known=users.exclude_known, eligible=eligible
-        )
-        rows, scores = self.retrievers[FALLBACK].retrieve(others, k)
-        rest = k - len(own)
-        found.rows[user, len(own) :], found.scores[user, len(own) :] = rows[0, :rest], scores[0, :rest]
-
     def _items(self, rows: Rows, scores: Scores, explained: Sequence[Explanation] | None) -> list[RecommendedItem]:
         found = rows[rows >= 0]
         item_ids = self.bundle.encoder.item_ids.ids(found + 1)
@@ -394,16 +373,6 @@ class Recommender:
         for item, explanation in zip(items, explained or (), strict=False):
             item["explanation"] = explanation
         return items
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Lists, and which of them popularity has made or filled."""
-
-    rows: Rows
-    scores: Scores
-    fell_back: npt.NDArray[np.bool_]
-    filled: npt.NDArray[np.bool_]
 
 
 @dataclass

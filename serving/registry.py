@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from serving.config import RankingConfig, ServingConfig
+from serving.served import AUTO, FUSED, Choice, settled
 
 if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.retrieval.retrievers import Retriever
     from serving.retrieval.vector_search import TwoTowerRetriever
 
-FUSED = "fused"
 ALIASES: Mapping[str, str] = {"hnsw": "two_tower"}
 """Further names of retrievers; two_tower is also called after its index."""
 
@@ -113,14 +113,35 @@ def check_retriever_names(serving: ServingConfig) -> None:
     Raises:
         ValueError: There is no such retriever; the message has the key and the valid names.
     """
-    named = {"retriever": serving.retriever}
+    named = {} if serving.retriever == AUTO else {"retriever": serving.retriever}
     named |= {f"arms.{place}.retriever": arm.retriever for place, arm in enumerate(serving.arms) if arm.retriever}
     for key, name in named.items():
         if name not in retriever_names():
             raise ValueError(f"serving.{key} is {name!r}, expected one of: {_valid(name, retriever_names())}")
-    for name in serving.fusion_weights:
+    for name in () if serving.fusion_weights == AUTO else serving.fusion_weights:
         if name not in RETRIEVERS:
             raise ValueError(f"serving.fusion_weights names {name!r}, expected some of: {_valid(name, RETRIEVERS)}")
+
+
+def choice_of(bundle: Bundle, ranking: RankingConfig) -> Choice:
+    """What a bundle serves by default: what is configured, and where that is auto, what was chosen for the bundle.
+
+    A bundle of before the choice was part of it serves as the configuration says that it carries.
+    """
+    served = bundle.manifest.facts.served
+    return settled(ranking, _configured(bundle) if served is None else served.choice)
+
+
+def _configured(bundle: Bundle) -> Choice:
+    """What the configuration says that a bundle carries."""
+    import yaml
+
+    from serving.bundles.bundle import CONFIG
+
+    found = yaml.safe_load((bundle.folder / CONFIG).read_text(encoding="utf-8"))
+    section = found.get("serving", {}) if isinstance(found, dict) else {}
+    names = Choice.__dataclass_fields__.keys() & section.keys()
+    return settled(RankingConfig.model_validate({name: section[name] for name in names}))
 
 
 def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> dict[str, Retriever]:
@@ -138,17 +159,18 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | No
             built[name] = build(bundle, ranking, ef_search=ef_search)
         except MissingPartError as error:
             missing[name] = str(error)
-    for name in ranking.fusion_weights:
+    choice = choice_of(bundle, ranking)
+    for name in choice.fusion_weights:
         if name in missing:
             raise ValueError(f"{bundle.folder}: serving.fusion_weights names {name!r}, which needs {missing[name]}")
         if name not in built:
             raise ValueError(f"serving.fusion_weights names {name!r}, expected some of: {_valid(name, RETRIEVERS)}")
-    if ranking.retriever in missing:
+    if choice.retriever in missing:
         raise ValueError(
-            f"{bundle.folder}: serving.retriever is {ranking.retriever!r}, which needs {missing[ranking.retriever]}"
+            f"{bundle.folder}: serving.retriever is {choice.retriever!r}, which needs {missing[choice.retriever]}"
         )
-    parts = tuple((built[name], weight) for name, weight in ranking.fusion_weights.items())
-    fused = Fused(parts, rank_constant=ranking.fusion_rank_constant, depth=ranking.fusion_depth)
+    parts = tuple((built[name], weight) for name, weight in choice.fusion_weights.items())
+    fused = Fused(parts, rank_constant=choice.fusion_rank_constant, depth=ranking.fusion_depth)
     return {**built, **{alias: built[name] for alias, name in ALIASES.items()}, FUSED: fused}
 
 

@@ -29,6 +29,7 @@ from serving.exposures.files import tidy
 from serving.registry import retrievers_of
 from serving.retrieval import distinct, eligible, index, purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
+from serving.served import Served
 from serving.sparcode.files import SERVED, read_report
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
@@ -40,6 +41,7 @@ def make_bundle(
     *,
     now: dt.datetime,
     made_with: Mapping[str, Any],
+    served: Served,
     parent: str | None = None,
 ) -> str:
     """Writes the bundle of a day and verifies it.
@@ -49,6 +51,7 @@ def make_bundle(
         paths: Of the run folder.
         now: The moment that the bundle carries.
         made_with: What all steps up to this one read of the configuration, as its file holds it.
+        served: What it serves by default.
         parent: Version of the bundle that the fit is a warm start from or was compared with; None where there was none.
 
     Returns:
@@ -56,7 +59,7 @@ def make_bundle(
     """
     encoder = encoding.Encoder.load(paths.model / "encoder")
     with console.progress("bundle"):
-        facts = _facts(sections, paths, encoder, now=now, made_with=made_with, parent=parent)
+        facts = _facts(sections, paths, encoder, now=now, made_with=made_with, served=served, parent=parent)
         parts = _parts(sections, paths, encoder, made_with, facts.index_report.form)
         try:
             name = publish.write(paths.bundles, parts, facts)
@@ -67,7 +70,7 @@ def make_bundle(
     files.replace_text(paths.bundle_name, name)
     folder = paths.bundles / name
     size = size_of(folder)
-    return f"{name}, {size / 1e6:.0f} MB, verified; model card: {folder / layout.MODEL_CARD}"
+    return f"{name}, {size / 1e6:.0f} MB, verified; serves {served}; model card: {folder / layout.MODEL_CARD}"
 
 
 def publish_bundle(sections: PublishSections, paths: RunPaths, *, now: dt.datetime) -> str:
@@ -156,13 +159,13 @@ def _parts(
         index=distinct.load_index(form, paths.index / index.INDEX_FILE, ranked, withdrawn),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
         purchases=purchases.Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
-        popularity=_recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
+        popularity=recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
         metrics=_metrics(paths.model / "epochs.json"),
         withdrawn=withdrawn,
     )
 
 
-def _recent_events(items: Path) -> npt.NDArray[np.float32]:
+def recent_events(items: Path) -> npt.NDArray[np.float32]:
     """Events a day of each item of late, by catalogue row: [N]."""
     rate = pq.read_table(items, columns=["item_slow_rate"]).column(0).fill_null(0.0)
     return rate.to_numpy().astype(np.float32)  # type: ignore[no-any-return]
@@ -181,6 +184,7 @@ def _facts(
     *,
     now: dt.datetime,
     made_with: Mapping[str, Any],
+    served: Served,
     parent: str | None,
 ) -> manifest.Facts:
     days = [day for day in tables.event_days(paths.tables) if day < paths.as_of]
@@ -197,6 +201,7 @@ def _facts(
         index_report=index.IndexReport(**json.loads((paths.index / index.REPORT_FILE).read_text())),
         business_weight=_business_weight(sections),
         sparcode_report=None if sections.sparcode is None else read_report(paths.codes),
+        served=served,
         configuration_digest=steps.digest_of(made_with)[:12],
         code_version=version("twinspire"),
         commit=manifest.code_commit(),

@@ -3,7 +3,7 @@
     models/<day>/encoder/user_ids.parquet    names them
     models/<day>/state/*.npz                 rows of users, which a later warm start reads
     vectors/<day>/users/                     a row for each user
-    models/<day>/user_tower.tflite, sparcode/, checkpoints, held_out.npz, codes/<day>/
+    models/<day>/user_tower.tflite, sparcode/, checkpoints, held_out.npz, validation_vectors.npz, codes/<day>/
                                              rows of users that cannot be cut out: removed, as no later night reads them
     models/<day>/cutting.json                the rows that are being cut, by number, as long as they are
 
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from artefacts.files import json_text, replace_text
 from artefacts.paths import CUTTING, RunPaths
 from features import columns, ids, schema
-from serving.retrieval.vectors import ROW, VECTOR
+from serving.retrieval.vectors import ROW, VALIDATION_FILE, VECTOR
 from serving.sparcode.files import FOLDER
 from training import held_out, warm_start
 
@@ -82,7 +82,7 @@ def forget_in_fit(paths: RunPaths, people: Sequence[str]) -> int:
 
 
 def _cut(paths: RunPaths, cut: Cut) -> None:
-    for path in (paths.model / "user_tower.tflite", paths.model / held_out.HELD_OUT):
+    for path in (paths.model / name for name in ("user_tower.tflite", held_out.HELD_OUT, VALIDATION_FILE)):
         path.unlink(missing_ok=True)
     for folder in (paths.model / FOLDER, paths.codes, *paths.model.glob("*/checkpoints")):
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,7 @@ from evaluation.metrics import find_hits, recall_at_k
 from features.encoding import Encoder, Inputs
 from features.schema_changes import SchemaFacts
 from serving.retrieval import exact
-from serving.retrieval.vectors import PARTS_FILE
+from serving.retrieval.vectors import PARTS_FILE, ValidationVectors
 from serving.sparcode import all_to_all
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import FOLDER
@@ -248,6 +248,10 @@ def _fit(
         encoder, data, towers=towers, training=training, seed=seed, folder=folder, evaluate=evaluation.of_towers,
         report=_print_epoch, warm=warm,
     )  # fmt: skip
+    if phase.relevant is not None:
+        # By these is chosen what is served: the vectors of the final fit know the days already.
+        users, items = embed(fitted.towers.user, evaluation.users), embed(fitted.towers.item, evaluation.items)
+        ValidationVectors(phase.moment, users, items).save(folder)
     if sections.sparcode is None:
         return fitted, None, []
     sparcode, evaluations = fit_sparcode(

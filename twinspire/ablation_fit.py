@@ -29,6 +29,7 @@ from serving.bundles.folder import size_of
 from serving.retrieval.index import INDEX_FILE, REPORT_FILE
 from serving.retrieval.ranking import Rows
 from serving.retrieval.retrievers import UserQueries
+from serving.served import settled
 from serving.sparcode.files import POSTINGS, SERVED, read_report
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
@@ -148,7 +149,7 @@ def retrieve(fit: Fit, run: Invocation, split: Split, *, k: int, costs: bool) ->
     depends_on = {"vectors": steps[last].digest, "k": k, "window": split.window_days}
     serving = fit.config.serving
     if fit.lists == "two_tower_and_sparcode":
-        depends_on["fusion"] = [serving.fusion_depth, serving.fusion_rank_constant]
+        depends_on["fusion"] = [serving.fusion_depth, settled(serving).fusion_rank_constant]
     if fit.lists == "cascade":
         depends_on["depth"] = serving.fusion_depth
     digest = digest_of(depends_on)

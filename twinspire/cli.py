@@ -216,12 +216,16 @@ def recommend(
         str | None,
         typer.Option(
             callback=_registered,
-            help=f"What finds the items: {', '.join(retriever_names())}; the file's choice if left out.",
+            help=f"What finds the items: {', '.join(retriever_names())}; what the bundle serves if left out.",
         ),
     ] = None,
     exclude_bought: Annotated[
-        bool, typer.Option("--exclude-bought", help="Leave out what the user has met (bought, visited, ...).")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--exclude-bought/--allow-bought",
+            help="Leave out what the user has met (bought, visited, ...), or not; the bundle's choice by default.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,

@@ -15,6 +15,7 @@ from features.config import FeatureConfig, IngestConfig
 from features.schema import Schema
 from serving.config import BundlesConfig, ServingConfig
 from serving.registry import check_retriever_names
+from serving.served import AUTO
 from training.config import DailyConfig, SparCodeFitConfig, TowerConfig, TrainingConfig
 from training.method_checks import check_methods
 
@@ -93,7 +94,8 @@ class Config(Section):
         check_retriever_names(self.serving)
         if self.index.form is not None:
             _check_form(self.index.form)
-        named = {*self.serving.fusion_weights, self.serving.retriever}
+        weights = self.serving.fusion_weights
+        named = {self.serving.retriever, *(() if weights == AUTO else weights)}
         if self.sparcode is None and "sparcode" in named:
             raise ValueError("serving names the retriever sparcode, and sparcode is null; set sparcode: {} to fit it")
         if self.sparcode is not None and self.towers.factor_dim:

@@ -16,6 +16,7 @@ from evaluation.split import Split
 from features import columns, encoding
 from serving.retrieval import distinct, eligible, purchases, ranking, retrievers, vector_search, vectors
 from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport
+from serving.served import settled
 from serving.sparcode import all_to_all, files, interactions, postings, retriever
 from serving.sparcode.codebook import Codebook
 from twinspire.ablation_config import Lists
@@ -139,7 +140,7 @@ def _both(config: Config, paths: RunPaths) -> retrievers.Fused:
         (_sparcode(config, paths), FUSED_WEIGHT),
     )
     serving = config.serving
-    return retrievers.Fused(parts, rank_constant=serving.fusion_rank_constant, depth=serving.fusion_depth)
+    return retrievers.Fused(parts, rank_constant=settled(serving).fusion_rank_constant, depth=serving.fusion_depth)
 
 
 def _all_scores(config: Config, paths: RunPaths, *, quantise: bool = True) -> AllScores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from pydantic import BaseModel, ValidationError
 from artefacts.config import ConfigError
 from artefacts.secrets import SECRET_NAME
 from features.config import CompleteJourneySource, MovieLensSource, TablesSource
+from serving.served import AUTO
 from twinspire.config import Config
 
+_KIND = re.compile(r"dict\[.*\]|constrained-float|bool")
 SOURCES: dict[str, type[BaseModel]] = {
     "complete_journey": CompleteJourneySource,
     "movielens": MovieLensSource,
@@ -72,7 +75,9 @@ def read_mapping(path: Path, *, expected: str) -> dict[str, Any]:
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """What is wrong, key by key, with the nearest valid one; `root` is the model that was validated."""
-    return "; ".join(_explain(issue, root) for issue in error.errors())
+    # What takes `auto` or a value is tried as both; what is wrong with it as a value says more.
+    issues = [issue for issue in error.errors() if issue["loc"][-1:] != (f"literal['{AUTO}']",)]
+    return "; ".join(_explain(issue, root) for issue in issues)
 
 
 def dump(config: Config) -> str:
@@ -116,8 +121,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 def _explain(issue: Mapping[str, Any], root: type[BaseModel]) -> str:
     location = [str(part) for part in issue["loc"]]
-    # Pydantic names the kind of source that it tried as if it were a key.
-    where = ".".join(part for part in location if part not in SOURCES)
+    # Pydantic names the kind of source, or of value, that it tried as if it were a key.
+    where = ".".join(part for part in location if part not in SOURCES and not _KIND.fullmatch(part))
     if issue["type"] != "extra_forbidden":
         return _explain_value(where, issue, root)
     valid = sorted(_keys_at(location[:-1], root))

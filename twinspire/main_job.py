@@ -121,10 +121,19 @@ def _codes(sections: CodesSections, run: Run) -> str:
 
 
 def _bundle(sections: BundleSections, run: Run) -> str:
+    from evaluation.choice import choose, served_by
     from serving.steps import make_bundle
 
-    parent = None if run.night is None else run.night.parent_bundle
-    return make_bundle(sections, run.paths, now=run.now, made_with=run.read_before, parent=parent)
+    night, paths = run.night, run.paths
+    parent = None if night is None else night.parent_bundle
+    before = None if parent is None else served_by(paths.bundles / parent)
+    earlier = None
+    if night is not None and night.parent is not None and night.is_warm_start:
+        earlier = RunPaths(paths.root, night.parent)
+    k = max(sections.ks)
+    served = choose(sections.ranking, paths, k=k, seed=sections.seed, earlier=earlier, before=before)
+    line = make_bundle(sections, paths, now=run.now, made_with=run.read_before, served=served, parent=parent)
+    return line if before is None or str(before) == str(served) else f"{line}; before it was {before}"
 
 
 def _evaluate(sections: EvaluateSections, run: Run) -> str:

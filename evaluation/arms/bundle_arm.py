@@ -19,7 +19,7 @@ from features import columns, schema
 from serving import answers, config
 from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
-from serving.registry import retrievers_of
+from serving.registry import choice_of, retrievers_of
 from serving.retrieval.ranking import NO_ROW, Rows
 
 USER_BLOCK = 256
@@ -31,7 +31,7 @@ class Asked:
 
     Attributes:
         k: Length of a list.
-        exclude_known: Whether what users have met is left out.
+        exclude_known: Whether what users have met is left out; False leaves it to what the bundle serves.
         retriever: None takes the configured one.
         weight_exponent: None takes the index's.
     """
@@ -47,7 +47,7 @@ class Asked:
             tuple(user_ids),
             k=self.k,
             retriever=self.retriever,
-            exclude_known=self.exclude_known,
+            exclude_known=self.exclude_known or None,
             weight_exponent=self.weight_exponent,
         )
 
@@ -88,7 +88,14 @@ class BundleAtCut:
         # Exact search is what every retriever falls back to where it is asked for more than the index is.
         ranking = self._ranking.model_copy(update={"max_fetch": 0}) if exact else self._ranking
         retrievers = retrievers_of(self.bundle, ranking, ef_search=self._ef_search)
-        return Recommender(self.bundle, self._features, retrievers=retrievers, default_retriever=ranking.retriever)
+        choice = choice_of(self.bundle, ranking)
+        return Recommender(
+            self.bundle,
+            self._features,
+            retrievers=retrievers,
+            default_retriever=choice.retriever,
+            exclude_known=choice.exclude_known,
+        )
 
 
 class FeaturesAtCut:

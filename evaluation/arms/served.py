@@ -89,7 +89,7 @@ def ask_server(
     Raises:
         ValueError: A question was refused, or the server does not answer.
     """
-    body: dict[str, Any] = {"k": asked.k, "exclude_bought": asked.exclude_known}
+    body: dict[str, Any] = {"k": asked.k, "exclude_bought": asked.exclude_known or None}
     if asked.retriever is not None:
         body["retriever"] = asked.retriever
     if asked.weight_exponent is not None:

@@ -21,7 +21,7 @@ from serving.bundles.manifest import BundleError, Manifest, read_manifest
 # Ids that are named, at most, of those that came or went.
 NUM_NAMED = 5
 # Shown elsewhere, or a list of points that does not fit a line.
-_NOT_COMPARED: dict[str, Any] = {"configuration_digest": True, "sparcode_report": {"curve"}}
+_NOT_COMPARED: dict[str, Any] = {"configuration_digest": True, "sparcode_report": {"curve"}, "served": {"tried"}}
 
 Changes = dict[str, dict[str, Any]]
 """Dotted key -> `old`, `new` and, of numbers, their `difference`; a side that lacks the key is left out."""

@@ -17,6 +17,7 @@ from artefacts.files import json_text
 from features.schema import Schema
 from serving.config import VERSION_PATTERN
 from serving.retrieval.index import IndexReport
+from serving.served import Served
 from serving.sparcode.files import SparCodeReport
 
 
@@ -98,6 +99,8 @@ class Facts(Declaration):
     """By what the index ranks besides the cosine; None if by nothing, and then the bundle holds no weights."""
     sparcode_report: SparCodeReport | None
     """Quality and cost of SparCode's tables; None where the bundle has none."""
+    served: Served | None = None
+    """What answers where neither request nor configuration says it; None in bundles of before it was chosen."""
     configuration_digest: str
     """Hash of the resolved configuration."""
     code_version: str
@@ -218,8 +221,8 @@ def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
     """Name of a bundle: the same for the same contents, whenever and wherever they were made.
 
     Args:
-        facts: Only what gives the contents their meaning: dataset, day, feature services, online features, seed and
-            configuration.
+        facts: Only what gives the contents their meaning: dataset, day, feature services, online features, seed,
+            configuration and what is served.
         files: All files; the reports are left out.
 
     Returns:
@@ -229,6 +232,9 @@ def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
         mode="json",
         include={"dataset", "as_of", "feature_services", "features_version", "seed", "configuration_digest"},
     )
+    if facts.served is not None:
+        # What the server answers with; bundles of before it was chosen keep their names.
+        meaning |= facts.model_dump(mode="json", include={"served"})
     sums = {name: entry.sha256 for name, entry in files.items() if name not in REPORTS}
     text = json_text([FORMAT_VERSION, meaning, sums], sort_keys=True)
     return f"{facts.as_of.isoformat()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

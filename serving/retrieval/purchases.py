@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import sparse
 
@@ -126,7 +127,11 @@ class Purchases:
             user_ids: Users of the rows; row 0 is the unknown user.
             item_ids: Items of the catalogue, whose rows begin with 1.
         """
-        table = pq.read_table(pairs)
+        return cls.from_table(pq.read_table(pairs), user_ids=user_ids, item_ids=item_ids)
+
+    @classmethod
+    def from_table(cls, table: pa.Table, *, user_ids: IdMap, item_ids: IdMap) -> Purchases:
+        """The same of a table that is read already."""
         users = user_ids.rows(table.column(columns.USER_ID).to_numpy(zero_copy_only=False)).astype(np.int64)
         items = item_ids.rows(table.column(columns.ITEM_ID).to_numpy(zero_copy_only=False)) - 1
         order = np.lexsort((items, users))

@@ -1,11 +1,11 @@
-"""The interface of a retriever, and the retrievers without a model: repeat purchases, popularity, and fused lists.
+"""The interface of a retriever; repeat purchases, popularity and fused lists; lists filled up with popular items.
 
 B users, N items of the catalogue, D vector width. Items are catalogue rows, 0 to N - 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Protocol
@@ -13,11 +13,13 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serving.retrieval.eligible import EligibleItems
+from serving.retrieval.eligible import NO_ITEMS, EligibleItems, less
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.ranking import Rows, Scores, best_of_each, padding, without
 
 SECONDS_PER_DAY = 86_400
+FALLBACK = "popularity"
+"""Retriever that answers where another one has nothing, and fills up its lists."""
 
 
 @dataclass(frozen=True)
@@ -250,3 +252,63 @@ def reciprocal_rank_fusion(
     keys, key_of_entry = np.unique(owners * stride + items[owners, columns], return_inverse=True)
     scores = np.bincount(key_of_entry, weights=shares[columns], minlength=len(keys)).astype(np.float64)
     return best_of_each(keys // stride, keys % stride, scores=scores, num_users=num_users, k=k)
+
+
+@dataclass(frozen=True)
+class FoundLists:
+    """Lists, and which of them popularity has made or filled.
+
+    Attributes:
+        rows: [B, k] catalogue rows, best first, -1 behind the last one.
+        scores: [B, k], -inf there.
+        fell_back: [B] whether popularity answered in the retriever's place.
+        filled: [B] whether popular items fill up what it found.
+    """
+
+    rows: Rows
+    scores: Scores
+    fell_back: npt.NDArray[np.bool_]
+    filled: npt.NDArray[np.bool_]
+
+
+def lists_of(
+    retrievers: Mapping[str, Retriever], users: UserQueries, name: str, *, k: int, can_be_found: npt.NDArray[np.bool_]
+) -> FoundLists:
+    """The lists of a retriever, with popular items where it has none for a user, or too few.
+
+    Args:
+        retrievers: By name, `popularity` among them.
+        users: B users.
+        name: Of the retriever that is asked.
+        k: Length of the lists.
+        can_be_found: [B] whether anything is known to look for; popular items come where nothing is.
+    """
+    retriever = retrievers[name]
+    rows, scores = retriever.retrieve(users, k)
+    found = FoundLists(rows, scores, np.zeros(len(users), np.bool_), np.zeros(len(users), np.bool_))
+    if name == FALLBACK:
+        return found
+    found.fell_back[:] = ~can_be_found | (rows[:, 0] < 0)
+    if retriever.fills_up:
+        short = ~found.fell_back & (rows[:, -1] < 0)
+        if short.any():
+            found.filled[:] = short & ((rows >= 0).sum(axis=1) < users.num_candidates)
+    if not (found.fell_back.any() or found.filled.any()):
+        return found
+    found = FoundLists(rows.copy(), scores.copy(), found.fell_back, found.filled)
+    for user in np.flatnonzero(found.fell_back | found.filled):
+        _fill(retrievers[FALLBACK], users, found, int(user), k)
+    return found
+
+
+def _fill(popularity: Retriever, users: UserQueries, found: FoundLists, user: int, k: int) -> None:
+    """Puts what is popular behind what was found of one user's list, or in its place."""
+    own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
+    eligible = less(users.eligible, own, num_items=users.purchases.num_items) if len(own) else users.eligible
+    alone = np.array([user])
+    others = UserQueries(
+        users.purchases.of(alone), users.as_of_seconds[alone], exclude_known=users.exclude_known, eligible=eligible
+    )
+    rows, scores = popularity.retrieve(others, k)
+    rest = k - len(own)
+    found.rows[user, len(own) :], found.scores[user, len(own) :] = rows[0, :rest], scores[0, :rest]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artefacts.files import all_files
-
-if TYPE_CHECKING:
-    pass
 
 # Next to the exported towers of an ensemble: the width of each member's part of the vectors.
 PARTS_FILE = "parts.json"
@@ -46,3 +44,34 @@ def read_vectors(folder: Path) -> npt.NDArray[np.float32]:
         raise ValueError(f"{folder}: rows are not 0 to {len(rows) - 1}, each once; run the embedding job again")
     flat = table.column(VECTOR).combine_chunks().flatten().to_numpy()
     return np.ascontiguousarray(flat.reshape(len(rows), -1)[order])
+
+
+# In the folder of a model: the vectors of the fit that knew nothing of the days held out for validation.
+VALIDATION_FILE = "validation_vectors.npz"
+
+
+@dataclass(frozen=True)
+class ValidationVectors:
+    """All vectors at the moment when the days held out for validation begin, by a fit that ends there."""
+
+    moment: dt.date
+    """First of these days."""
+    users: npt.NDArray[np.float32]
+    """[users, D] by row of the canonical tables."""
+    items: npt.NDArray[np.float32]
+    """[N, D] likewise."""
+
+    def save(self, model: Path) -> None:
+        """Writes them into the folder of a model."""
+        moment = np.asarray(self.moment.isoformat())
+        with (model / VALIDATION_FILE).open("wb") as file:
+            np.savez(file, allow_pickle=False, moment=moment, users=self.users, items=self.items)
+
+    @classmethod
+    def load(cls, model: Path) -> ValidationVectors | None:
+        """Those of a model; None where its fit held no days out."""
+        path = model / VALIDATION_FILE
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as kept:
+            return cls(dt.date.fromisoformat(str(kept["moment"])), kept["users"], kept["items"])

@@ -102,8 +102,8 @@ class RecommendBody(Asked):
     """What finds the items; the arm's, or the server's default, if left out."""
     arm: str | None = None
     """Which arm answers; the one that the user is assigned to if left out. A named arm is no exposure of it."""
-    exclude_bought: bool = False
-    """Whether items that the user bought before, and `recent_items`, are kept out."""
+    exclude_bought: bool | None = None
+    """Whether items that the user bought before, and `recent_items`, are kept out; the bundle's choice if left out."""
     allow_categories: Names | None = None
     """Categories of which alone items come."""
     deny_categories: Names = ()

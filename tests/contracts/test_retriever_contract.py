@@ -24,6 +24,7 @@ from serving.retrieval.purchases import Purchases
 from serving.retrieval.retrievers import Fused, Popularity, Retriever, UserQueries
 from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.weights import weighted
+from serving.served import DEFAULT, Served
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings, PostingsWriter
 from serving.sparcode.retriever import SparCode
@@ -75,7 +76,9 @@ def registered() -> dict[str, Retriever]:
     report = SimpleNamespace(parts=(5, 3))
     bundle: Any = SimpleNamespace(
         folder=Path("bundle"),
-        manifest=SimpleNamespace(facts=SimpleNamespace(index_report=report)),
+        manifest=SimpleNamespace(
+            facts=SimpleNamespace(index_report=report, served=Served(**vars(DEFAULT), why="", metric="", num_users=0))
+        ),
         ranked=VECTORS,
         index=INDEX,
         item_weights=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 import signal
@@ -122,13 +123,21 @@ def test_a_run_leaves_everything_that_the_documentation_promises(first_day: Any)
         assert (model / phase / "checkpoints" / "checkpoint").is_file()
         assert list((model / phase / "checkpoints").glob("*.index"))
     report = json.loads((root / "reports" / day / "report.json").read_text())
-    arms = ["two-tower", "two-tower, HNSW", "served (fused)"]
+    served = json.loads((root / "bundles" / "current" / "manifest.json").read_text())["facts"]["served"]
+    arms = ["two-tower", "two-tower, HNSW", f"served ({served['retriever']})"]
     arms += ["popularity, 28 days", "repeat purchase", "item-kNN", "EASE", "ALS"]
     for task in report["tasks"]:
         assert [arm["name"] for arm in task["arms"]] == arms
         assert {task["arms"][6]["letter"]} == {found["reference"] for found in task["comparisons"]}
         assert all(0 < found["metrics"]["recall@20"]["adjusted_p"] <= 1 for found in task["comparisons"])
+        assert served["why"] in task["notes"][0]
+        assert len(task["tried"]) == len(served["tried"]) > 0
+    # Of the week held out before the cut, which the towers of the validation fit do not know.
+    assert f", on {first_day.day - dt.timedelta(days=7)} up to {day}" in served["why"]
+    assert served["num_users"] >= 20
     table, page = ((root / "reports" / day / name).read_text() for name in ("table.txt", "report.html"))
+    assert served["why"].split(";")[0] in " ".join(table.split())
+    assert "What was tried to choose what is served" in page
     for arm in arms:
         assert arm in table
         assert arm in page

@@ -158,6 +158,20 @@ def test_the_served_fit_is_evaluated_on_the_day_after_it(nights: Nights) -> None
         assert found["num_users"] > found["num_held_out"]
 
 
+def test_a_night_chooses_what_is_served_by_the_day_after_the_fit_before_it(nights: Nights) -> None:
+    made = {}
+    for day in (FIRST, SECOND, THIRD):
+        served_by_default = read_manifest(nights.shop.root / "bundles" / nights.shop.version(day)).facts.served
+        assert served_by_default is not None
+        assert f"serves {served_by_default}; " in outcome(nights.shop, day, "bundle")
+        made[day] = served_by_default
+    for before, day in ((FIRST, SECOND), (SECOND, THIRD)):
+        assert f"{before} up to {day}" in made[day].why
+        # What another night than the one before would serve is told.
+        is_told = f"; before it was {made[before]}" in outcome(nights.shop, day, "bundle")
+        assert is_told == (str(made[before]) != str(made[day]))
+
+
 def test_status_shows_the_served_bundle_and_the_outcomes_of_the_nights(nights: Nights) -> None:
     ran = nights.shop.do("status", "--json")
     assert (ran.returncode, ran.stderr) == (0, "")

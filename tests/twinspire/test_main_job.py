@@ -130,6 +130,7 @@ NAMES: dict[str, Any] = {
     "training.extra_losses": {"hard_in_batch": {"arguments": {"num_hard": 1, "margin": 0.1}}},
     "training.negatives.extra_sources": {"random": {"num": 3}},
     "serving.fusion_weights": {"repeat": 2.0},
+    "serving.exclude_known": True,
     "serving.arms": [{"name": "a", "share": 1.0}],
     "serving.trusted_proxies": ["10.0.0.1"],
     "gates.skip": ["volume"],

@@ -138,7 +138,7 @@ function question(view, list) {
     k: /^-?\d{1,9}$/.test(view.k) ? Number(view.k) : view.k,
     arm,
     ...(retriever && { retriever }),
-    exclude_bought: view.exclude,
+    ...(view.exclude && { exclude_bought: true }),
     ...(view.allow.length && { allow_categories: view.allow }),
     deny_categories: view.deny,
     explain: view.explain,

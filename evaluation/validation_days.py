@@ -1,0 +1,171 @@
+"""Users on the days before the cut that a fit does not know, and what was known of them when these days begin.
+
+    full fit      the days held out for validation, by the vectors of the fit that ended before them
+    warm start    the days since the previous night, by the vectors of that night's fit
+
+B users, N items of the catalogue, D vector width.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import scipy.sparse as sp
+
+from artefacts.paths import RunPaths
+from features import columns, encoding, tables
+from features.sources.events import EVENTS_SCHEMA
+from serving.retrieval import eligible, retrievers, vectors, weights
+from serving.retrieval.purchases import Purchases
+from serving.steps import recent_events
+
+# Drawn evenly: with more, differences that do not matter would count.
+MOST_USERS = 2048
+# Days of events that are read at a time.
+BLOCK_DAYS = 90
+
+
+@dataclass(frozen=True)
+class Window:
+    """Users of some days, and what was known of them when these begin.
+
+    Attributes:
+        first_day: The first of the days.
+        end_day: The day behind the last one.
+        users: B users with a history, with their vectors.
+        relevant: [B, N] bool, what they met in the days.
+        popularity: [N] float32, recent events of each item.
+        ranked: [N, D] float32 item vectors, times business weights where there are any.
+    """
+
+    first_day: dt.date
+    end_day: dt.date
+    users: retrievers.UserQueries
+    relevant: sp.csr_array
+    popularity: npt.NDArray[np.float32]
+    ranked: npt.NDArray[np.float32]
+
+
+def repeated_share(paths: RunPaths) -> float:
+    """Share of all events before the cut with which a user meets an item again; 0 where there are none."""
+    num_events = pq.read_table(paths.pairs, columns=["num_events"]).column(0)
+    return 1 - len(num_events) / max(pc.sum(num_events).as_py() or 0, 1) if len(num_events) else 0.0
+
+
+def held_out_window(paths: RunPaths, *, seed: int) -> Window | None:
+    """The days that a full fit held out for validation; None where it held out none."""
+    found = vectors.ValidationVectors.load(paths.model)
+    if found is None:
+        return None
+    return _window(paths, paths, found.moment, found.users, found.items, seed=seed)
+
+
+def window_since(earlier: RunPaths, paths: RunPaths, *, seed: int) -> Window:
+    """The days since an earlier fit, by its vectors."""
+    users, items = (vectors.read_vectors(earlier.vectors / f"{tower}s") for tower in ("user", "item"))
+    return _window(earlier, paths, earlier.as_of, users, items, seed=seed)
+
+
+def _window(
+    fit: RunPaths,
+    paths: RunPaths,
+    moment: dt.date,
+    user_vectors: npt.NDArray[np.float32],
+    item_vectors: npt.NDArray[np.float32],
+    *,
+    seed: int,
+) -> Window:
+    """The days from a moment up to the cut, by the vectors and the encoder of a fit."""
+    folder = fit.model / "encoder"
+    encoder = encoding.Encoder.load(folder)
+    events = tables.read_events(paths.tables, first_day=moment, end_day=paths.as_of)
+    rows = encoder.user_ids.rows(_names(events, columns.USER_ID)).astype(np.int64)
+    items = encoder.item_ids.rows(_names(events, columns.ITEM_ID)).astype(np.int64) - 1
+    known = (rows > 0) & (items >= 0)
+    active = np.unique(rows[known])
+    active = np.sort(np.random.default_rng(seed).permutation(active)[:MOST_USERS])
+    past = _past(paths, moment, encoder, active)
+    has_past = past.num_per_user > 0
+    active, past = active[has_past], past.of(np.flatnonzero(has_past))
+    place = np.full(len(encoder.user_ids), -1)
+    place[active] = np.arange(len(active))
+    chosen = known & (place[rows] >= 0)
+    keys = np.unique(place[rows[chosen]] * len(item_vectors) + items[chosen])
+    relevant = sp.csr_array(
+        (np.ones(len(keys), bool), (keys // len(item_vectors), keys % len(item_vectors))),
+        shape=(len(active), len(item_vectors)),
+    )
+    own = fit.index / weights.WEIGHTS_FILE
+    return Window(
+        first_day=moment,
+        end_day=paths.as_of,
+        users=retrievers.UserQueries(
+            past,
+            np.full(len(active), columns.seconds_of(moment)),
+            user_vectors[active - 1],
+            eligible=eligible.everything_but(
+                eligible.withdrawn_rows(paths.tables, folder), num_items=len(item_vectors)
+            ),
+        ),
+        relevant=relevant,
+        popularity=_popularity(paths, moment, encoder),
+        ranked=weights.weighted(item_vectors, weights.load_weights(own, num_items=len(item_vectors)))
+        if own.exists()
+        else item_vectors,
+    )
+
+
+def _names(table: pa.Table, name: str) -> npt.NDArray[np.object_]:
+    return table.column(name).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _past(paths: RunPaths, moment: dt.date, encoder: encoding.Encoder, user_rows: npt.NDArray[np.int64]) -> Purchases:
+    """What some users had met before a moment: a row for each."""
+    users = pa.array(encoder.user_ids.ids(user_rows), pa.string())
+
+    def of_users(table: pa.Table) -> pa.Table:
+        table = table.filter(pc.is_in(table.column(columns.USER_ID), value_set=users))
+        return table.filter(pa.array(encoder.item_ids.rows(_names(table, columns.ITEM_ID)) > 0))
+
+    if paths.pairs_at(moment).exists():
+        pairs = of_users(pq.read_table(paths.pairs_at(moment)))
+    else:
+        days = [day for day in tables.event_days(paths.tables) if day < moment]
+        blocks = [days[begin : begin + BLOCK_DAYS] for begin in range(0, len(days), BLOCK_DAYS)]
+        one_day = dt.timedelta(days=1)
+        parts = [
+            of_users(tables.read_events(paths.tables, first_day=block[0], end_day=block[-1] + one_day))
+            for block in blocks
+        ]
+        parts.append(EVENTS_SCHEMA.empty_table())
+        pairs = _pairs_of(pa.concat_tables(parts))
+    return Purchases.from_table(pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids).of(user_rows)
+
+
+def _pairs_of(events: pa.Table) -> pa.Table:
+    """Number and last moment of the events of each pair, as pairs are stored."""
+    seconds = pc.floor(pc.divide(events.column(columns.TIMESTAMP).cast(pa.timestamp("us")).cast(pa.int64()), 1e6))
+    found = (
+        events.select([columns.USER_ID, columns.ITEM_ID])
+        .append_column("seconds", seconds.cast(pa.int64()))
+        .group_by([columns.USER_ID, columns.ITEM_ID], use_threads=False)
+        .aggregate([("seconds", "count"), ("seconds", "max")])
+    )
+    return found.rename_columns(
+        [{"seconds_count": "num_events", "seconds_max": "last_seconds"}.get(name, name) for name in found.column_names]
+    )
+
+
+def _popularity(paths: RunPaths, moment: dt.date, encoder: encoding.Encoder) -> npt.NDArray[np.float32]:
+    """Recent events of each item of an encoder at a moment: [N]."""
+    items = paths.catalogue(moment) / "items.parquet"
+    rows = encoder.item_ids.rows(_names(pq.read_table(items, columns=[columns.ITEM_ID]), columns.ITEM_ID))
+    found = np.zeros(len(encoder.item_ids), np.float32)
+    found[rows] = recent_events(items)
+    return found[1:]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features import columns
 from features.encoding import Encoder
@@ -121,7 +120,7 @@ def lost(found: pa.Table, purchases: Purchases) -> npt.NDArray[np.bool_]:
         found: [B] rows of the user view.
         purchases: B rows, as the bundle knows them.
     """
-    missing: npt.NDArray[np.bool_] = pc.is_null(found.column(columns.USER_AS_OF)).to_numpy()
+    missing: npt.NDArray[np.bool_] = found.column(columns.USER_AS_OF).is_null().to_numpy()
     return missing & (purchases.num_per_user > 0)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,32 @@ def holder_of(root: Path) -> dict[str, Any] | None:
         except Timeout:
             holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return holder
+
+
+class Hold:
+    """A shared lock of a folder, from now until this object is gone; it keeps `locked` out, and no other hold.
+
+    Processes that are forked meanwhile hold it too, until the last of them lets go. Where the file system knows no such
+    locks, nothing is held.
+
+    Args:
+        folder: Which.
+
+    Raises:
+        OSError: There is no such folder, or it cannot be opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Waits for who has the folder for itself."""
+        self._descriptor: int | None = None
+        self._descriptor = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def __del__(self) -> None:
+        """Lets go, by closing alone: unlocking would do so for processes that were forked, too."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
 @contextmanager

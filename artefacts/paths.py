@@ -8,6 +8,8 @@ from pathlib import Path
 
 # In the folder of a model, while somebody is being cut out of it.
 CUTTING = "cutting.json"
+# In the folder of a version of the online features, once it is whole.
+FILLED = "filled.txt"
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,15 @@ class RunPaths:
         return self.root / "steps"
 
     @property
-    def online_day(self) -> Path:
-        """The day whose features the online store holds, as text; missing while it is being filled."""
-        return self.features / "online_day.txt"
+    def online(self) -> Path:
+        """Versions of the online features, which bundles name."""
+        return self.features / "online"
+
+    @property
+    def features_version(self) -> Path:
+        """The version of the online features of the day, as text; all fits of the day share it."""
+        return self.root / "steps" / str(self.as_of) / "features.txt"
+
+    def are_online(self, version: str) -> bool:
+        """Whether a version of the online features was filled to its end."""
+        return (self.online / version / FILLED).exists()

@@ -218,7 +218,10 @@ def _what_holds(
 def _start_over(paths: RunPaths) -> None:
     # First: a record of folders that are half removed must not be trusted.
     paths.snapshots_record.unlink(missing_ok=True)
-    shutil.rmtree(paths.features, ignore_errors=True)
+    for path in paths.features.glob("*"):
+        # Versions of the online features belong to the bundles that name them.
+        if path.is_dir() and path != paths.online:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _settings(sections: config.FeaturesSections) -> dict[str, Any]:
@@ -326,7 +329,6 @@ def _saved_midnights(paths: RunPaths) -> list[dt.date]:
 
 def _remove_made_of(paths: RunPaths, day: dt.date) -> None:
     """Removes the examples of a day and later ones, and the catalogues of the midnights after it."""
-    paths.online_day.unlink(missing_ok=True)
     stale = [folder for folder in paths.examples.glob("????-??-??") if folder.name >= str(day)]
     stale += [folder for folder in paths.catalogue(day).parent.glob("????-??-??") if folder.name > str(day)]
     for folder in stale:

@@ -96,10 +96,8 @@ def fit_anew(root: Path, runs: Path, day: dt.date, now: str, *, name: str) -> No
         (target / "steps").mkdir()
         shutil.copy(root / "steps" / "ingest.json", target / "steps")
         (target / "steps" / str(day)).mkdir()
-        shutil.copy(root / "steps" / str(day) / "features.json", target / "steps" / str(day))
-        # The online store holds the last night's users; a full fit does not read it.
-        (target / "features" / "online_day.txt").unlink()
-        (target / "features" / "online_day.txt").write_text(str(day))
+        for name in ("features.json", "features.txt"):
+            shutil.copy(root / "steps" / str(day) / name, target / "steps" / str(day))
     for step in ("train", "embed"):
         command = [sys.executable, "-m", "twinspire", step, "--as-of", str(day), "--config", str(CONFIG)]
         subprocess.run([*command, "--runs", str(runs), "--now", now], cwd=ROOT, check=True)

@@ -71,6 +71,7 @@ def make_bundle(folder: Path, num_items: int, num_users: int) -> Path:
         created=MOMENT,
         data_window=DataWindow(first=dt.date(2017, 1, 1), end=MOMENT.date(), num_events=len(rows)),
         feature_services={"user": "user_tower", "item": "item_tower"},
+        features_version=f"{MOMENT.date()}-00000000",
         vocabulary_sizes={"user_id": num_users + 1},
         index_report=report,
         business_weight=None,

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from artefacts import console, files, steps
 from artefacts.paths import RunPaths
-from features import columns, config, examples, forgotten, ingest, schema, schema_changes
-from features.store import Store, StoreSettings, empty_online_store
+from features import columns, config, examples, forgotten, ingest, online_versions, schema, schema_changes
+from features.store import Store, StoreSettings
 from features.tables import event_days, read_events
 
 # Rows of a block of the catalogue: what one element of the embedding job reads.
@@ -24,29 +24,31 @@ CATALOGUE_BLOCK_ROWS = 8192
 
 
 def make_features(sections: config.FeaturesSections, paths: RunPaths) -> str:
-    """Brings examples and the online store up to `as_of`, from the snapshots; what is there already is kept.
+    """Brings examples up to `as_of` and fills a version of the online features, from the snapshots.
+
+    What is there already is kept.
 
     Returns:
         One line of outcome.
     """
     as_of = sections.as_of
-    store = open_store(sections, paths)
+    store = Store(paths.features, store_settings(sections))
     with console.without_chatter():
         store.apply()
     joined, days = _join_examples(sections, paths, store)
     validation = as_of - dt.timedelta(days=sections.validation_days)
     for moment in (validation, as_of):
         _write_catalogue(store, paths, moment)
-    _fill_online_store(sections, paths, store)
+    version = _fill_online_store(sections, paths)
     return (
         f"{joined:,} examples joined for {days} new days, none lost, none with a younger feature; "
-        f"{sections.features.online_store} holds the users at {as_of}"
+        f"{sections.features.online_store} holds the users at {as_of} as {version}"
     )
 
 
-def open_store(sections: config.FeaturesSections, paths: RunPaths) -> Store:
-    """The feature store of a run."""
-    settings = StoreSettings(
+def store_settings(sections: config.FeaturesSections) -> StoreSettings:
+    """What the feature store of a run is made of."""
+    return StoreSettings(
         project=sections.name,
         schema=sections.dataset,
         refresh_days={"user": sections.features.user_refresh_days, "item": sections.features.item_refresh_days},
@@ -54,7 +56,6 @@ def open_store(sections: config.FeaturesSections, paths: RunPaths) -> Store:
         redis_connection=sections.features.redis_connection,
         offline_store=sections.features.offline_store,
     )
-    return Store(paths.features, settings)
 
 
 def keep_catalogue(paths: RunPaths, moment: dt.date) -> None:
@@ -103,29 +104,20 @@ def _first_meetings(pairs: Path, days: Sequence[dt.date]) -> pd.Series:
     return frame.set_index(wanted[:2])["first_seconds"]
 
 
-def _fill_online_store(sections: config.FeaturesSections, paths: RunPaths, store: Store) -> None:
-    """Brings the online store to `as_of`; from an earlier day on by what changed since."""
-    as_of = sections.as_of
-    held = dt.date.fromisoformat(paths.online_day.read_text()) if paths.online_day.exists() else None
-    since = as_of - dt.timedelta(days=sections.features.user_refresh_days + 1)
-    paths.online_day.unlink(missing_ok=True)
+def _fill_online_store(sections: config.FeaturesSections, paths: RunPaths) -> str:
+    """Fills the version of `as_of`, which no bundle reads that was made of other features; returns its name."""
+    users = paths.catalogue(sections.as_of) / "users.parquet"
+    version = online_versions.version_of(sections.as_of, users, sections.dataset)
+    paths.features_version.unlink(missing_ok=True)
     with console.without_chatter():
-        if held is None or held > as_of:
-            empty_online_store(store)
-        elif held < as_of and not _has_newcomers(paths, since=held):
-            since = max(since, held)
-        store.materialize(columns.midnight(since), columns.midnight(as_of))
-    files.replace_text(paths.online_day, str(as_of))
-
-
-def _has_newcomers(paths: RunPaths, *, since: dt.date) -> bool:
-    """Whether files written after a midnight have rows of that one or of an earlier one: those of who was new."""
-    for path in (paths.snapshots / "user").glob("????-??-??.parquet"):
-        if path.stem > str(since):
-            moments = pq.read_table(path, columns=[columns.EVENT_TIMESTAMP]).column(0)
-            if pc.any(pc.less_equal(moments, pa.scalar(columns.midnight(since), schema.MOMENT))).as_py():
-                return True
-    return False
+        online_versions.fill(paths.features, store_settings(sections), version)
+        if not paths.bundles.exists():
+            # Of a comparison: no retention follows.
+            for name in online_versions.expired(paths.features, {version}):
+                online_versions.remove(paths.features, name)
+    files.replace_text(paths.features_version, version)
+    online_versions.remove_unversioned(paths.features)
+    return version
 
 
 def _of_days(events: pa.Table, days: Sequence[dt.date]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The Feast feature store: set up, point-in-time joins of examples, filling and reading the online store."""
+"""The Feast feature store: set up, point-in-time joins of examples, filling and reading online features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 OnlineStore = Literal["sqlite", "redis"]
-ONLINE_FILE = "online.db"
+ONLINE_FILE, SETTINGS_FILE = "online.db", "settings.json"
 # What a first read of SQLite and those after it wait for a writer; a server sets its own deadline before.
 ONLINE_WAIT_SECONDS = 5.0
 
@@ -64,24 +64,26 @@ class StoreSettings:
 
 
 class Store:
-    """The feature store of a run: `<folder>/snapshots`, `<folder>/feast`.
+    """The feature store of a run: `<folder>/snapshots`, and `<folder>/feast` or `<folder>/online/<version>`.
 
     Args:
         folder: The run's `features/` folder.
         settings: What it is made of.
+        version: Of the online features, a Feast project of its own; None is the project of the point-in-time joins,
+            which has no online store.
     """
 
-    def __init__(self, folder: Path, settings: StoreSettings) -> None:
+    def __init__(self, folder: Path, settings: StoreSettings, version: str | None = None) -> None:
         """Opens the store; nothing but its settings is written yet."""
         self.folder = folder.absolute()
-        self.settings = settings
+        self.settings, self.version = settings, version
         self.online_wait_seconds = ONLINE_WAIT_SECONDS
-        self._repository = self.folder / "feast"
+        self._repository = repository(self.folder, version)
         self._repository.mkdir(parents=True, exist_ok=True)
         _write_if_changed(
             self._repository / "feature_store.yaml", yaml.safe_dump(self._feast_config(), sort_keys=False)
         )
-        _write_if_changed(self._repository / "settings.json", settings.to_json())
+        _write_if_changed(self._repository / SETTINGS_FILE, settings.to_json())
 
     @cached_property
     def feast(self) -> FeatureStore:
@@ -93,7 +95,7 @@ class Store:
         # Feast's own substitution puts secrets into YAML text, which not every character survives.
         config = self._feast_config()
         config["offline_store"] = secrets.resolved(config["offline_store"])
-        if self.settings.online_store == "redis":
+        if config["online_store"] is not None and self.settings.online_store == "redis":
             config["online_store"]["connection_string"] = secrets.resolved_connection(self.settings.redis_connection)
         try:
             of_repository = RepoConfig(**config, repo_path=self._repository)
@@ -102,26 +104,39 @@ class Store:
         return FeatureStore(repo_path=str(self._repository), config=of_repository)
 
     @classmethod
-    def open(cls, folder: Path) -> Store:
+    def open(cls, folder: Path, version: str | None = None) -> Store:
         """Opens a store that exists.
 
         Raises:
             FileNotFoundError: There is none in the folder.
         """
-        path = folder / "feast" / "settings.json"
+        path = repository(folder, version) / SETTINGS_FILE
         if not path.exists():
             raise FileNotFoundError(f"{path}: no feature store here; run `twinspire features` first")
-        return cls(folder, StoreSettings.from_json(path.read_text()))
+        return cls(folder, StoreSettings.from_json(path.read_text()), version)
+
+    @property
+    def project(self) -> str:
+        """Name of the Feast project, which is part of each online key and table."""
+        name = self.settings.project
+        return name if self.version is None else f"{name}_{self.version.replace('-', '_')}"
+
+    @property
+    def online_file(self) -> Path:
+        """Where SQLite has the values."""
+        return self._repository / ONLINE_FILE
 
     def apply(self) -> None:
         """Registers entities, views and services; does nothing where they are registered already."""
         from features.feast_repo.definitions import definitions
 
+        is_online = self.version is not None
         objects: list[Any] = []
         for tower, days in self.settings.refresh_days.items():
-            made = definitions(
-                self.settings.schema, tower, snapshots=self.folder / "snapshots" / tower, refresh_days=days
-            )
+            if is_online and tower != "user":
+                continue
+            snapshots = self.folder / "snapshots" / tower
+            made = definitions(self.settings.schema, tower, snapshots=snapshots, refresh_days=days, is_online=is_online)
             objects += [made.entity, made.view, made.service]
         self.feast.apply(objects)
         self.__dict__.pop("_online_users", None)
@@ -176,17 +191,19 @@ class Store:
     @cached_property
     def _online_users(self) -> Callable[[list[str]], pa.Table]:
         fields = view_schema(self.settings.schema, "user")
-        path, table = self._repository / ONLINE_FILE, f"{self.settings.project}_{VIEW_NAMES['user']}"
+        path, table = self.online_file, f"{self.project}_{VIEW_NAMES['user']}"
         if self.settings.online_store == "sqlite" and online_store.fits(path, table):
             return online_store.SqliteUsers(path, table, fields, wait_seconds=self.online_wait_seconds)
         return online_store.OnlineUsers(self.feast, fields, wait_seconds=self.online_wait_seconds)
 
     def _feast_config(self) -> dict[str, Any]:
-        online: dict[str, Any] = {"type": "sqlite", "path": str(self._repository / ONLINE_FILE)}
-        if self.settings.online_store == "redis":
+        online: dict[str, Any] | None = None
+        if self.version is not None and self.settings.online_store == "redis":
             online = {"type": "redis", "connection_string": self.settings.redis_connection}
+        elif self.version is not None:
+            online = {"type": "sqlite", "path": str(self.online_file)}
         return {
-            "project": self.settings.project,
+            "project": self.project,
             "provider": "local",
             "registry": {
                 "path": str(self._repository / "registry.db"),
@@ -244,6 +261,11 @@ def _without_ibis_deprecations() -> Iterator[None]:
         yield
 
 
+def repository(folder: Path, version: str | None) -> Path:
+    """Feast's folder for the joins, or for a version of the online features, below the run's `features/` folder."""
+    return folder / "feast" if version is None else folder / "online" / version
+
+
 def _write_if_changed(path: Path, text: str) -> None:
     """Replaces a file at once, and only if needed: a server may be reading it."""
     if path.exists() and path.read_text() == text:
@@ -265,15 +287,6 @@ def _key_index(ids: pd.Series, moments: pd.Series) -> pd.MultiIndex:
 def _some(index: pd.MultiIndex) -> str:
     shown = [f"{name} at {pd.Timestamp(moment, unit='us', tz='UTC')}" for name, moment in index[:3]]
     return ", ".join(shown)
-
-
-def empty_online_store(store: Store) -> None:
-    """Removes all users' values; reads find no user until the store is filled."""
-    view = store.feast.get_feature_view(VIEW_NAMES["user"])
-    provider = store.feast._get_provider()
-    provider.teardown_infra(store.settings.project, [view], [])
-    # The store's tables again, without a row.
-    provider.update_infra(store.settings.project, [], [view], [], [], partial=True)
 
 
 def forget_online(store: Store, user_ids: Sequence[str]) -> int:
@@ -304,4 +317,4 @@ def forget_online(store: Store, user_ids: Sequence[str]) -> int:
     if store.settings.online_store == "redis":
         client = store.feast._get_provider().online_store._get_client(config.online_store)
         return sum(int(client.delete(key + config.project.encode()) > 0) for key in keys)
-    return online_store.forget_in_sqlite(Path(config.online_store.path), keys)
+    return online_store.forget_in_sqlite(store.online_file, keys)

@@ -16,9 +16,9 @@ from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import Fused, Retriever, UserQueries
 
 Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "short", "no_tables"]
-"""Why a list is not the regular one: no such user, or none with a history; the online store did not answer, and
-features of the bundle were used; nothing was found; the list was too short, and popularity filled it; it has fewer than
-k items; no SparCode tables."""
+"""Why a list is not the regular one: no such user, or none with a history; the online store did not answer or has
+lost the user's features, and those of the bundle were used; nothing was found; the list was too short, and popularity
+filled it; it has fewer than k items; no SparCode tables."""
 ANONYMOUS = ""
 """Stands for the user of a request that names none; no id is empty."""
 EXPLAIN_COST = 5
@@ -109,6 +109,7 @@ class Ranked:
         filled: [B] whether popular items fill up what it found.
         is_known: [B] whether the bundle knows the user.
         has_past: [B] whether anything is known of the user's past.
+        has_features: [B] whether the online store had what it must have of the user.
         missing: Why all of them have a fallback.
     """
 
@@ -120,11 +121,13 @@ class Ranked:
     filled: npt.NDArray[np.bool_]
     is_known: npt.NDArray[np.bool_]
     has_past: npt.NDArray[np.bool_]
+    has_features: npt.NDArray[np.bool_]
     missing: tuple[Reason, ...] = ()
 
     def reasons(self, user: int) -> tuple[Reason, ...]:
         """Why a user's list has a fallback."""
-        reasons = list(self.missing)
+        reasons: list[Reason] = [] if self.has_features[user] else ["no_features"]
+        reasons += self.missing
         if not self.is_known[user]:
             reasons.append("unknown_user")
         if not self.has_past[user]:

@@ -140,6 +140,8 @@ class PublishSections:
     """What the step `publish` reads of the configuration."""
 
     bundles: BundlesConfig = read("bundles")
+    arms: tuple[ArmConfig, ...] = read("serving.arms")
+    """Their bundles stay."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features import columns
+from features.encoding import Encoder
 from features.ids import IdMap
 from features.kinds import Kind, Storage, stored_as
 from features.numbers import LARGEST_NUMBER
@@ -21,8 +22,9 @@ from features.schema import Schema, view_schema
 from serving.answers import RequestError, did_you_mean
 from serving.retrieval.purchases import Purchases
 
+NUM_PROBES = 8
 LATEST = 50
-"""Items of the history that are used where the online store does not answer."""
+"""Items of the history that are used where the online store has no features."""
 
 
 NUMBER_AS_TEXT = r"^-?[0-9]{1,30}(\.[0-9]{1,30})?$"
@@ -107,6 +109,52 @@ def with_recent(raw: pa.Table, recent: Sequence[str], *, as_of_seconds: int) -> 
         place = raw.schema.get_field_index(name)
         raw = raw.set_column(place, name, pa.array([value], raw.schema.field(place).type))
     return raw
+
+
+def lost(found: pa.Table, purchases: Purchases) -> npt.NDArray[np.bool_]:
+    """Users whose features the online store has lost: they have a past, so that it was filled with some: [B].
+
+    Somebody who was forgotten has a past as long as the bundle is served, and no features.
+
+    Args:
+        found: [B] rows of the user view.
+        purchases: B rows, as the bundle knows them.
+    """
+    missing: npt.NDArray[np.bool_] = found.column(columns.USER_AS_OF).is_null().to_numpy()
+    return missing & (purchases.num_per_user > 0)
+
+
+def complete(
+    found: pa.Table | None,
+    user_ids: Sequence[str],
+    purchases: Purchases,
+    encoder: Encoder,
+    *,
+    as_of_seconds: int,
+) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    """Features of users, with those of the bundle where the online store has none: [B] rows, and where: [B].
+
+    Args:
+        found: [B] rows of the user view; None where the store could not be read.
+        user_ids: [B].
+        purchases: B rows.
+        encoder: Of the bundle.
+        as_of_seconds: The moment of the bundle.
+    """
+    is_lost = np.full(len(user_ids), True) if found is None else lost(found, purchases)
+    if not is_lost.any():
+        return found, is_lost
+    own = features_without_store(user_ids, purchases, encoder.item_ids, encoder.schema, as_of_seconds=as_of_seconds)
+    if found is None:
+        return own, is_lost
+    both = pa.concat_tables([found, own.select(found.column_names).cast(found.schema)])
+    return both.take(np.arange(len(user_ids)) + np.where(is_lost, len(user_ids), 0)), is_lost
+
+
+def probes(purchases: Purchases, user_ids: IdMap) -> list[str]:
+    """Ids of a few users with a past: if the online store has features of none of them, it has lost all."""
+    have = np.flatnonzero(np.diff(purchases.indptr))
+    return user_ids.ids(have[np.unique(np.linspace(0, len(have) - 1, NUM_PROBES).astype(int))]) if len(have) else []
 
 
 def features_without_store(

@@ -8,45 +8,43 @@ from collections.abc import Callable
 from starlette.types import ASGIApp
 
 from artefacts.paths import RunPaths
-from features.store import Store
-from serving import recommender, registry
+from serving import recommender, registry, user_features
 from serving.arms import Arms, one_arm
 from serving.bundles import bundle, folder, manifest
 from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
-from serving.retrieval.eligible import DeniedItems
+from serving.retrieval.eligible import DeniedItems, DenyList
 from serving.web import app, feature_reads, guard, server, service, workers
 from serving.web.metrics import Metrics
 
 
-def open_recommender(sections: ServeSections, paths: RunPaths, version: str | None = None) -> recommender.Recommender:
-    """Opens a bundle and the feature store that it was made with; denied items are kept out of answers.
+def open_recommender(
+    sections: ServeSections, paths: RunPaths, version: str | None = None, *, denied: DenyList | None = None
+) -> recommender.Recommender:
+    """Opens a bundle and the online features that it names; denied items are kept out of answers.
 
     Args:
         sections: How to serve.
         paths: Of the run folder.
         version: Of the bundle; None opens the published one.
+        denied: The list that is kept to; None reads that of the run folder.
 
     Raises:
-        ValueError: The bundle cannot be opened, or the feature store is of another schema than it was made with.
+        ValueError: The bundle cannot be opened, its features are of another schema, or the deny list cannot be read.
+        OSError: Its features are not there.
     """
     opened = bundle.Bundle.open(paths.bundles / (version or bundle.CURRENT))
-    store = Store.open(paths.features)
+    store = user_features.features_of(opened, paths.features)
     store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
-    if store.settings.schema != opened.manifest.dataset_schema:
-        raise ValueError(
-            f"{paths.features}: the feature store is of another dataset schema than {opened.version}; make features "
-            "and bundle from one configuration, or go back to a bundle that was"
-        )
     choice = registry.choice_of(opened, sections.serving)
     return recommender.Recommender(
         opened,
-        store.read_online,
+        user_features.BundleFeatures(opened, store.read_online),
         retrievers=registry.retrievers_of(opened, sections.serving, ef_search=sections.ef_search),
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,
-        denied=DeniedItems(paths.denied_items, opened.encoder.item_ids),
+        denied=DeniedItems(denied or DenyList(paths.denied_items), opened.encoder.item_ids),
     )
 
 
@@ -60,6 +58,7 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
     """
     serving = sections.serving
     arms = Arms([arm.arm() for arm in serving.arms], salt=serving.arm_salt) if serving.arms else one_arm()
+    denied = DenyList(paths.denied_items)
 
     def version() -> str:
         found = folder.published(paths.bundles)
@@ -71,9 +70,11 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
 
     return Live(
         arms,
-        lambda name: open_recommender(sections, paths, name),
+        lambda name: open_recommender(sections, paths, name, denied=denied),
         version,
         clock=lambda: dt.datetime.now(dt.UTC),
+        files_of=lambda name: folder.signature(paths.bundles / name),
+        denied=denied,
         warm_up=warm_up,
     )
 

@@ -27,7 +27,7 @@ from serving.answers import (
     explanations,
 )
 from serving.bundles.bundle import Bundle
-from serving.context import check_context, features_without_store, with_context, with_recent
+from serving.context import check_context, complete, lost, probes, with_context, with_recent
 from serving.retrieval.eligible import (
     NO_ITEMS,
     DeniedItems,
@@ -92,9 +92,12 @@ class Recommender:
         self.retrievers = dict(retrievers)
         self.default_retriever, self.exclude_known = default_retriever, exclude_known
         self.read_users = read_users
+        self.probes = probes(bundle.purchases, bundle.encoder.user_ids)
+        """A few users whose features must be there."""
         self.eligibility = Eligibility(bundle.categories, _KeptOut(bundle.withdrawn, denied))
         midnight = dt.datetime.combine(bundle.manifest.facts.as_of, dt.time(), dt.UTC)
-        self._as_of_seconds = int(midnight.timestamp())
+        self.as_of_seconds = int(midnight.timestamp())
+        """The moment of the bundle and its features, Unix seconds."""
 
     def recommend(self, user_ids: Sequence[str], *, k: int, **asked: Any) -> Recommendations:
         """The best k candidates of each user.
@@ -201,14 +204,19 @@ class Recommender:
         can_be_found: npt.NDArray[np.bool_] = np.ones(len(user_ids), np.bool_)
         stages.end("users")
         asked, embeddings, tokens = self.retrievers[name], None, None
+        is_lost = np.full(len(user_ids), isinstance(features, Unavailable))
         if asked.needs_embeddings or asked.needs_tokens:
-            if isinstance(features, Unavailable) or request.is_anonymous:
-                encoder = self.bundle.encoder
-                raw = features_without_store(
-                    user_ids, purchases, encoder.item_ids, encoder.schema, as_of_seconds=self._as_of_seconds
-                )
-            else:
-                raw = self.read_users(list(user_ids)) if features is None else features
+            read: pa.Table | Unavailable | None = None
+            if not request.is_anonymous:
+                read = self.read_users(list(user_ids)) if features is None else features
+            raw, is_lost = complete(
+                None if isinstance(read, Unavailable) else read,
+                user_ids,
+                purchases,
+                self.bundle.encoder,
+                as_of_seconds=self.as_of_seconds,
+            )
+            is_lost &= not request.is_anonymous
             raw = self._at_request(raw, request, as_of_seconds)
             has_past |= _num_events(raw) > 0
             stages.end("features")
@@ -229,9 +237,7 @@ class Recommender:
             )
         scale = self._scale(request)
         users = UserQueries(purchases, moments, embeddings, bool(request.exclude_known), tokens, eligible, scale)
-        missing: tuple[Reason, ...] = ("no_features",) if isinstance(features, Unavailable) else ()
-        if request.retriever == "sparcode" != name:
-            missing = (*missing, "no_tables")
+        missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
         found = lists_of(self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found)
         stages.end("retrieval")
         return Ranked(
@@ -243,15 +249,23 @@ class Recommender:
             filled=found.filled,
             is_known=known_rows > 0,
             has_past=has_past,
+            has_features=~is_lost,
             missing=missing,
         )
 
     def embed_user(self, user_id: str, features: pa.Table | None = None) -> npt.NDArray[np.float32] | None:
-        """The vector that the user tower gives a user now: [D]; None where nothing is known of the user."""
+        """The vector that the user tower gives a user now: [D]; None where nothing is known of the user.
+
+        Raises:
+            LookupError: The online store has lost the user's features: without them, the vector would be another one.
+        """
         raw = self.read_users([user_id]) if features is None else features
-        if self.bundle.encoder.user_ids.rows([user_id])[0] == 0 and _num_events(raw)[0] == 0:
+        rows = self.bundle.encoder.user_ids.rows([user_id])
+        if rows[0] == 0 and _num_events(raw)[0] == 0:
             return None
-        moments = np.array([self._as_of_seconds], np.int64)
+        if lost(raw, self.bundle.purchases.of(rows)).any():
+            raise LookupError("the online store has none of this user")
+        moments = np.array([self.as_of_seconds], np.int64)
         inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
         vector: npt.NDArray[np.float32] = self.bundle.user_tower.embed(inputs)[0]
         return vector
@@ -273,14 +287,20 @@ class Recommender:
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         towers = self.retrievers["two_tower"]
         no_history = self.bundle.purchases.of(np.zeros(1, np.int64))
-        moments = np.array([self._as_of_seconds], np.int64)
+        moments = np.array([self.as_of_seconds], np.int64)
         rows, scores = towers.retrieve(UserQueries(no_history, moments, vector, eligible=eligible), k)
         return self._items(rows[0], scores[0], None)
 
     def warm_up(self) -> None:
-        """Asks every retriever once, so that the first real request does not pay for first calls."""
+        """Asks every retriever once, so that the first real request does not pay for first calls.
+
+        Raises:
+            FeaturesLostError: The online store has lost the users' features; all else was asked.
+        """
         for name in self.retrievers:
             self.recommend([WARM_UP_USER], k=1, retriever=name)
+        if self.probes:
+            self.read_users(list(self.probes))
 
     def _check(self, request: RecommendRequest) -> int:
         name = self.retriever_of(request)
@@ -299,7 +319,7 @@ class Recommender:
             )
         as_of = request.as_of
         if as_of is None:
-            return self._as_of_seconds
+            return self.as_of_seconds
         if as_of.tzinfo is None:
             raise RequestError("as_of", f"is {as_of}, which has no time zone; expected such as {as_of}+00:00")
         return int(as_of.timestamp())

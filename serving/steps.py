@@ -22,8 +22,9 @@ from features.forgotten import Forgotten
 from features.schema import SERVICE_NAMES
 from serving.bundles import bundle as layout
 from serving.bundles import manifest, publish
-from serving.bundles.folder import prune, size_of
-from serving.config import BundlesConfig, BundleSections, PublishSections
+from serving.bundles.folder import size_of
+from serving.bundles.retention import Removal, prune, prune_features
+from serving.config import BundleSections, PublishSections
 from serving.exposures.files import tidy
 from serving.registry import retrievers_of
 from serving.retrieval import distinct, eligible, index, purchases
@@ -76,16 +77,34 @@ def publish_bundle(sections: PublishSections, paths: RunPaths, *, now: dt.dateti
     """Publishes the bundle of a day and removes those that expired; returns one line of outcome."""
     version = paths.bundle_name.read_text()
     publish.publish(paths.bundles, version, moment=now, reason="bundle")
-    return f"{version} published; {prune_bundles(sections.bundles, paths, now=now)}"
-
-
-def prune_bundles(bundles: BundlesConfig, paths: RunPaths, *, now: dt.datetime) -> str:
-    """Removes what `keep` and `max_age_days` exclude; returns one line of outcome."""
-    removals = prune(paths.bundles, keep=bundles.keep, max_age_days=bundles.max_age_days, now=now)
-    if not removals:
-        return "no bundle removed"
+    removals, problems = prune_bundles(sections, paths, now=now)
     size = sum(removal.size_bytes for removal in removals)
-    return f"{len(removals)} removed, {size / 1e6:.1f} MB: {', '.join(removal.name for removal in removals)}"
+    removed = f"{len(removals)} removed, {size / 1e6:.1f} MB: {', '.join(removal.name for removal in removals)}"
+    return "; ".join([f"{version} published", removed if removals else "no bundle removed", *problems])
+
+
+def prune_bundles(
+    sections: PublishSections, paths: RunPaths, *, now: dt.datetime, dry_run: bool = False
+) -> tuple[list[Removal], list[str]]:
+    """Removes the bundles that `keep` and `max_age_days` exclude, and online features that no bundle names any more.
+
+    Args:
+        sections: What is read of the configuration.
+        paths: Of the run folder.
+        now: The moment that ages are counted to.
+        dry_run: Whether to remove nothing.
+
+    Returns:
+        What went, or would; and why something could not be removed now.
+    """
+    pinned = [arm.bundle for arm in sections.arms if arm.bundle is not None]
+    limits = sections.bundles
+    removals = prune(
+        paths.bundles, keep=limits.keep, max_age_days=limits.max_age_days, now=now, pinned=pinned, dry_run=dry_run
+    )
+    gone = [removal.name for removal in removals]
+    features, problems = prune_features(paths.features, paths.bundles, gone=gone, dry_run=dry_run)
+    return [*removals, *features], problems
 
 
 def tidy_exposures(keep_days: int | None, paths: RunPaths, *, now: dt.datetime) -> list[str]:
@@ -177,6 +196,7 @@ def _facts(
         created=now,
         data_window=manifest.DataWindow(first=days[0], end=paths.as_of, num_events=num_events),
         feature_services=dict(SERVICE_NAMES),
+        features_version=paths.features_version.read_text(),
         vocabulary_sizes={spec.name: spec.num_rows for spec in specs if spec.num_rows},
         index_report=index.IndexReport(**json.loads((paths.index / index.REPORT_FILE).read_text())),
         business_weight=_business_weight(sections),

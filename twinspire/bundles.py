@@ -20,8 +20,9 @@ from twinspire.job import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, ConfigPath, DryR
 
 if TYPE_CHECKING:
     from serving.bundles.bundle_diff import BundleDiff, Changes, Exchange
-    from serving.bundles.folder import Entry, Reason, Removal
+    from serving.bundles.folder import Entry, Reason
     from serving.bundles.manifest import Facts, Manifest
+    from serving.bundles.retention import Removal
     from twinspire.config import Config
 
 VERSION_HELP = "A version, or the beginning of just one, such as its day."
@@ -146,19 +147,29 @@ def prune(
     runs: Runs = DEFAULT_RUNS,
     now: Now = None,
 ) -> None:
-    """Remove bundles beyond a number or an age, never the published one nor the one to roll back to."""
+    """Remove bundles beyond a number or an age, and online features that none names.
+
+    What is published, what a rollback would publish, what an arm is pinned to and what a server has open stays.
+    """
     with errors():
         settings, folder = _open(config, set_, runs)
-        from serving.bundles.folder import prune as remove
+        from artefacts.console import without_chatter
+        from artefacts.paths import RunPaths
+        from serving.config import BundlesConfig, PublishSections
+        from serving.steps import prune_bundles
 
-        removals = remove(
-            folder,
+        limits = BundlesConfig(
             keep=settings.bundles.keep if keep is None else keep,
             max_age_days=settings.bundles.max_age_days if older_than is None else older_than,
-            now=moment(now),
-            dry_run=dry_run,
         )
+        paths = RunPaths(folder.parent, settings.as_of)
+        with without_chatter():
+            removals, problems = prune_bundles(
+                PublishSections(limits, settings.serving.arms), paths, now=moment(now), dry_run=dry_run
+            )
         print_removals(removals, dry_run=dry_run)
+        for problem in problems:
+            _print(Text(problem))
 
 
 def _open(config: Path, overrides: list[str] | None, runs: Path) -> tuple[Config, Path]:
@@ -175,9 +186,12 @@ def _verify_and_publish(settings: Config, folder: Path, version: str, now: dt.da
     from serving.bundles.folder import published
     from serving.bundles.publish import publish
     from serving.registry import retrievers_of
+    from serving.user_features import features_of
 
     # A server that is started next must be able to answer from it as configured.
-    retrievers_of(Bundle.open(folder / version), settings.serving, ef_search=settings.index.ef_search)
+    bundle = Bundle.open(folder / version)
+    retrievers_of(bundle, settings.serving, ef_search=settings.index.ef_search)
+    features_of(bundle, folder.parent / "features")
     before = published(folder)
     publish(folder, version, moment=now, reason=reason)
     outcome = "was published already" if before == version else f"verified and published; before: {before or 'none'}"
@@ -299,6 +313,7 @@ def _lineage(manifest: Manifest) -> list[tuple[str, str]]:
         ("data window", f"{window.num_events:,} events from {window.first} up to, not including, {window.end}"),
         ("holds", f"{manifest.num_items:,} items, {manifest.num_users - 1:,} users, vectors of {manifest.dimension}"),
         ("feature services", ", ".join(f"{tower}: {name}" for tower, name in sorted(facts.feature_services.items()))),
+        ("online features", facts.features_version),
         ("code", f"{facts.code_version}, commit {facts.commit or 'unknown'}"),
         ("configuration", f"digest {facts.configuration_digest}, seed {facts.seed}"),
         ("parent", facts.parent or "none, fitted from scratch"),

@@ -76,16 +76,17 @@ def forget(
         if not named or not all(map(str.strip, named)):
             raise ValueError("no user to forget, or an empty id; name them with --user ID, or one a line with --file")
         people = ids_as_stored(named)
-        _, paths = settle(config, set_, None, runs)
+        settings, paths = settle(config, set_, None, runs)
         unknown, removed = _forget_everywhere(paths, people, moment(now))
     if rebuild:
         _rebuild(paths, config, set_, runs, now)
     with errors():
-        told = _told(paths, people, unknown, removed, remove_bundles=bundles)
+        pinned = [arm.bundle for arm in settings.serving.arms if arm.bundle is not None]
+        told = _told(paths, people, unknown, removed, pinned=pinned, remove_bundles=bundles)
         if as_json:
             typer.echo(json_text(asdict(told), indent=2))
         else:
-            _print(told, people)
+            _print(told, people, asked=bundles)
 
 
 def _read_ids(file: Path) -> list[str]:
@@ -151,9 +152,11 @@ def _told(
     unknown: list[str],
     removed: dict[str, list[Removed]],
     *,
+    pinned: Sequence[str],
     remove_bundles: bool,
 ) -> Told:
-    from serving.bundles.folder import published, remove
+    from serving.bundles.folder import published
+    from serving.bundles.retention import prune_features, remove
     from twinspire.forget_everywhere import bundles_naming
 
     served, left, gone = published(paths.bundles), [], []
@@ -161,7 +164,8 @@ def _told(
         naming = bundles_naming(own, people)
         if remove_bundles and naming:
             reason = "names somebody who is forgotten"
-            removals = [removal.name for removal in remove(own.bundles, naming, reason=reason)]
+            removals = [removal.name for removal in remove(own.bundles, naming, pinned=pinned, reason=reason)]
+            prune_features(own.features, own.bundles)
             naming = [version for version in naming if version not in removals]
             gone += removals
         # Those of other folders with the folder's name.
@@ -169,7 +173,7 @@ def _told(
     return Told(unknown, removed, left, served if served in left else None, gone)
 
 
-def _print(told: Told, people: Sequence[str]) -> None:
+def _print(told: Told, people: Sequence[str], *, asked: bool) -> None:
     from rich.table import Table
 
     from artefacts.console import console
@@ -191,10 +195,13 @@ def _print(told: Told, people: Sequence[str]) -> None:
     for version in told.bundles_removed:
         console().print(f"bundle {version} removed", markup=False)
     for version in told.bundles:
-        console().print(f"bundle {version} still names them: {_advice(told, version)}", markup=False)
+        advice = _advice(told, version, asked=asked)
+        console().print(f"bundle {version} still names them: {advice}", markup=False)
 
 
-def _advice(told: Told, version: str) -> str:
+def _advice(told: Told, version: str, *, asked: bool) -> str:
     if version == told.published:
         return "it is served; the next `twinspire daily`, or --rebuild, publishes another, then --bundles removes it"
+    if asked:
+        return "an arm is pinned to it (serving.arms), or a server has it open; change that, then give --bundles again"
     return "--bundles removes it"

@@ -31,7 +31,7 @@ from artefacts.files import json_text
 from artefacts.paths import CUTTING, RunPaths
 from features.forgotten import Forgotten, are_of
 from features.tables import forget_in_tables
-from serving.bundles.folder import prune
+from serving.bundles.retention import prune
 from serving.exposures.files import day_folders, remove_replaced
 from training.lineage import PUBLISH
 from twinspire.forget_search import Search
@@ -191,14 +191,20 @@ def _remove_empty(folder: Path, root: Path) -> None:
 
 
 def _online(paths: RunPaths, people: Sequence[str]) -> Removed:
-    num_users = 0
-    if (paths.features / "feast" / "settings.json").exists():
-        from artefacts.console import without_chatter
-        from features.store import Store, forget_online
+    from artefacts.console import without_chatter
+    from features import online_versions
+    from features.store import SETTINGS_FILE, Store, forget_online, repository
 
-        with without_chatter():
-            num_users = forget_online(Store.open(paths.features), people)
-    return Removed("online store", num_users, "their values removed; a server finds nobody under their ids")
+    num_users = 0
+    online_versions.remove_unversioned(paths.features)
+    with without_chatter():
+        for version in online_versions.versions(paths.features):
+            online_versions.remove_left_over(paths.features, version)
+            if (repository(paths.features, version) / SETTINGS_FILE).exists():
+                num_users += forget_online(Store.open(paths.features, version), people)
+    return Removed(
+        "online store", num_users, "their values removed from every version; a server finds nobody under their ids"
+    )
 
 
 def _remove_left_over(paths: RunPaths) -> None:

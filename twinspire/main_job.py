@@ -173,8 +173,8 @@ def _always(paths: RunPaths) -> bool:
     return True
 
 
-def _online_store_holds(paths: RunPaths) -> bool:
-    return paths.online_day.exists() and paths.online_day.read_text() == str(paths.as_of)
+def _are_online(paths: RunPaths) -> bool:
+    return paths.features_version.exists() and paths.are_online(paths.features_version.read_text())
 
 
 def _is_written(paths: RunPaths) -> bool:
@@ -217,7 +217,7 @@ STEPS: Mapping[str, Declared] = {
         FeaturesSections,
         _features,
         lambda paths: (paths.pairs, paths.catalogue(paths.as_of)),
-        is_current=_online_store_holds,
+        is_current=_are_online,
     ),
     "mine": Declared(MineSections, _mine, lambda paths: (paths.mined,)),
     "train": Declared(

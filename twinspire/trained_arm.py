@@ -14,7 +14,6 @@ from artefacts.console import console
 from artefacts.paths import RunPaths
 from artefacts.steps import Step, digest_of, finished, run_step
 from evaluation.arms.spec import ArmSpec
-from serving.bundles.folder import published
 from twinspire.config import Config
 from twinspire.load_config import load
 from twinspire.main_job import plan
@@ -36,13 +35,8 @@ class Invocation:
     code_version: str
 
     def steps(self, config: Config, paths: RunPaths) -> dict[str, Step]:
-        """The steps of the main job, by name; features are current whichever day the online store holds."""
-        steps = plan(config, paths, now=self.now, code_version=self.code_version)
-        return {
-            # A fit reads no online store.
-            step.name: replace(step, is_current=lambda: True) if step.name == "features" else step
-            for step in steps
-        }
+        """The steps of the main job, by name."""
+        return {step.name: step for step in plan(config, paths, now=self.now, code_version=self.code_version)}
 
 
 def do_steps(steps: Sequence[Step]) -> None:
@@ -114,21 +108,10 @@ def train_bundle(config: Config, base: Config, runs: Path, run: Invocation, *, s
 
     Returns:
         Its bundle, which is not published; `twinspire bundles promote` serves it.
-
-    Raises:
-        ValueError: There are no features of the cut yet where a bundle is published: making them would put those of
-            another day into the online store that its server reads.
     """
     root = root_of(runs, base, config)
     shared = RunPaths(root, config.as_of)
-    before = [run.steps(config, shared)[name] for name in SHARED]
-    missing = [step.name for step in before if finished(step) is None]
-    if missing and published(shared.bundles) is not None:
-        raise ValueError(
-            f"{root}: {' and '.join(missing)} of {config.as_of} would be made for an arm, and the online store that "
-            f"serves would then hold that day; train in a folder of its own: --runs {runs / 'ab'}"
-        )
-    do_steps(before)
+    do_steps([run.steps(config, shared)[name] for name in SHARED])
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     own = replace(shared, arm=f"ab_{digest_of(config.model_dump(mode='json', exclude={'as_of'}))[:8]}")

@@ -98,9 +98,10 @@ def layers_of(
 
 def _no_server(bundle: bundle_arm.BundleAtCut, paths: RunPaths) -> str | None:
     """Why a server would not answer as at the cut; None if it would."""
-    holds = paths.online_day.read_text() if paths.online_day.exists() else "nothing"
-    if holds != str(paths.as_of):
-        return f"the online store of {paths.features} holds {holds}, not {paths.as_of}"
+    reads = bundle.bundle.manifest.facts.features_version
+    holds = paths.features_version.read_text() if paths.features_version.exists() else "none"
+    if reads != holds or not paths.are_online(reads):
+        return f"it reads the online features {reads}, and those of {paths.as_of} in {paths.features} are {holds}"
     if bundle.bundle.folder.parent != paths.bundles.resolve():
         return f"{bundle.bundle.folder} is not among the bundles of {paths.bundles}"
     return None

@@ -10,12 +10,12 @@ from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
 from features.schema import plural
-from features.store import Store
 from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError
 from serving.recommender import Recommender
 from serving.registry import choice_of, retrievers_of
+from serving.user_features import features_of
 
 UNKNOWN = "(unknown: a user whom the bundle does not know)"
 TO_DO = (
@@ -128,7 +128,7 @@ def _recommender(candidate: Candidate) -> Recommender:
     choice = choice_of(bundle, ranking)
     return Recommender(
         bundle,
-        Store.open(candidate.paths.features).read_online,
+        features_of(bundle, candidate.paths.features).read_online,
         retrievers=retrievers_of(bundle, ranking, ef_search=candidate.sections.ef_search),
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,

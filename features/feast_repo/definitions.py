@@ -39,7 +39,9 @@ class TowerDefinitions:
     service: FeatureService
 
 
-def definitions(schema: Schema, tower: Tower, *, snapshots: Path, refresh_days: int) -> TowerDefinitions:
+def definitions(
+    schema: Schema, tower: Tower, *, snapshots: Path, refresh_days: int, is_online: bool = False
+) -> TowerDefinitions:
     """Feast objects of one tower.
 
     Args:
@@ -48,10 +50,11 @@ def definitions(schema: Schema, tower: Tower, *, snapshots: Path, refresh_days: 
         snapshots: Folder with the snapshot files, absolute.
         refresh_days: Every entity has a row at least this often; the view's time to live is a day more, which bounds
             how far a point-in-time join looks back.
+        is_online: Whether the view has an online store: only views of users do, as item vectors are computed in bulk,
+            and reading candidates' features for each request would cost milliseconds.
 
     Returns:
-        Entity, view and service. Only the user view goes online: item vectors are computed in bulk, and reading
-        candidates' features for each request would cost milliseconds.
+        Entity, view and service.
     """
     key = ENTITY_KEY[tower]
     entity = Entity(name=tower, join_keys=[key], value_type=ValueType.STRING, description=f"one {tower}")
@@ -69,6 +72,6 @@ def definitions(schema: Schema, tower: Tower, *, snapshots: Path, refresh_days: 
         schema=[Field(name=key, dtype=String)]
         + [Field(name=name, dtype=FEAST_TYPES[storage]) for name, storage in schema.view_fields(tower)],
         source=source,
-        online=tower == "user",
+        online=is_online,
     )
     return TowerDefinitions(entity, view, FeatureService(name=SERVICE_NAMES[tower], features=[view]))

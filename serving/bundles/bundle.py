@@ -38,8 +38,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.locks import Hold
 from features import columns, encoding, schema
-from serving.bundles.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
+from serving.bundles.manifest import BundleError, Manifest, describe_files, files_of, read_manifest, version_of
 from serving.retrieval import distinct, eligible, exported_tower, ranking
 from serving.retrieval.index import ItemIndex
 from serving.retrieval.purchases import Purchases
@@ -73,7 +74,7 @@ class Bundle:
     user_tower: exported_tower.ExportedTower
     """Inputs -> [B, D]."""
     item_vectors: npt.NDArray[np.float32]
-    """[N, D], read-only and mapped from the file, so that processes share it."""
+    """[N, D], read-only."""
     ranked: ranking.Scores
     """[N, D], read-only: the item vectors times the items' business weights, or the item vectors where there are none.
     What the index is over and exact search scores."""
@@ -93,6 +94,8 @@ class Bundle:
     """The second retriever; None where the bundle has none."""
     withdrawn: eligible.Items = field(default_factory=eligible.NO_ITEMS.copy)
     """Catalogue rows, ascending, of what left the catalogue: part of histories, and never answered with."""
+    hold: Hold | None = None
+    """Keeps retention from removing the folder as long as the bundle is in use."""
 
     @property
     def version(self) -> str:
@@ -113,6 +116,9 @@ class Bundle:
             BundleError: A file is missing, left over or changed, or two parts do not fit each other.
         """
         folder = folder.resolve()
+        if not folder.is_dir():
+            raise BundleError(f"{folder}: no such folder; expected a bundle made by `twinspire bundle`")
+        hold = Hold(folder)
         manifest = read_manifest(folder)
         check_files(folder, manifest)
         _check_schema(folder, manifest)
@@ -166,6 +172,7 @@ class Bundle:
             item_weights=weights,
             sparcode=sparcode,
             withdrawn=withdrawn,
+            hold=hold,
         )
 
 
@@ -183,32 +190,30 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         BundleError: A file is missing, left over or changed, or the folder has another name than its version.
     """
-    found = describe_files(folder)
-    if missing := sorted(manifest.files.keys() - found.keys()):
+    # What is still being copied is found out before anything is read.
+    there = files_of(folder)
+    if missing := sorted(manifest.files.keys() - there.keys()):
         raise BundleError(f"{folder / missing[0]}: missing, expected by the manifest; copy the bundle again")
-    if extra := sorted(found.keys() - manifest.files.keys()):
+    if extra := sorted(there.keys() - manifest.files.keys()):
         raise BundleError(
             f"{folder / extra[0]}: not in the manifest; a bundle is never changed after it was written, remove the file"
         )
     for name, expected in manifest.files.items():
-        _check_file(folder / name, found[name], expected)
+        if (size := there[name].stat().st_size) != expected.size_bytes:
+            raise BundleError(f"{there[name]}: has {size} bytes, expected {expected.size_bytes}; copy the bundle again")
+    found = describe_files(folder)
+    for name, expected in manifest.files.items():
+        if (digest := found[name].sha256) != expected.sha256:
+            raise BundleError(
+                f"{folder / name}: SHA-256 is {digest[:12]}..., expected {expected.sha256[:12]}...; copy the bundle "
+                "again"
+            )
     _expect(folder, "contents of version", version_of(manifest.facts, found), manifest.bundle_version)
     _expect(folder, "folder name", folder.name, manifest.bundle_version)
 
 
-def _check_file(path: Path, found: FileEntry, expected: FileEntry) -> None:
-    if found.size_bytes != expected.size_bytes:
-        raise BundleError(
-            f"{path}: has {found.size_bytes} bytes, expected {expected.size_bytes}; copy the bundle again"
-        )
-    if found.sha256 != expected.sha256:
-        raise BundleError(
-            f"{path}: SHA-256 is {found.sha256[:12]}..., expected {expected.sha256[:12]}...; copy the bundle again"
-        )
-
-
 def _check_schema(folder: Path, manifest: Manifest) -> None:
-    found = _load(folder / SCHEMA, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    found = _load(folder / SCHEMA, lambda path: dict(json.loads(path.read_text(encoding="utf-8"))))
     # A key that a later version has added has its default in a bundle of an earlier one.
     declared = _load(folder / SCHEMA, lambda path: schema.Schema.model_validate(found.get("dataset_schema")))
     for key, expected in schema_document(manifest).items():
@@ -231,7 +236,9 @@ def _shared_texts(column: pa.ChunkedArray) -> list[str | None]:
 
 
 def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = _load(path, lambda file: np.load(file, mmap_mode="r", allow_pickle=False))
+    # Not mapped: a file that is cut short, or written over, in place would kill whoever touches its pages.
+    array: npt.NDArray[np.float32] = _load(path, lambda file: np.load(file, allow_pickle=False))
+    array.flags.writeable = False
     _expect(path, "shape", list(array.shape), list(shape))
     _expect(path, "dtype", str(array.dtype), "float32")
     return array
@@ -254,5 +261,8 @@ def _load(path: Path, reader: Callable[[Path], Loaded]) -> Loaded:
         return reader(path)
     except BundleError:
         raise
-    except (ValueError, OSError, KeyError) as error:
-        raise BundleError(f"{path}: cannot be read: {error}; make the bundle again") from error
+    # Whatever a reader makes of a file that is not what it expects.
+    except Exception as error:
+        raise BundleError(
+            f"{path}: cannot be read: {str(error) or type(error).__name__}; make the bundle again"
+        ) from error

@@ -1,8 +1,4 @@
-"""The folder of all bundles: list, find, publication history, rollback target, and retention.
-
-A bundle that expires is first renamed to `.removing-<version>`, which no reader looks at, then deleted. So a killed
-removal leaves a whole bundle or a hidden folder, which the next removal deletes together with what killed writers left.
-"""
+"""The folder of all bundles: list, find, publication history and rollback target."""
 
 from __future__ import annotations
 
@@ -10,15 +6,15 @@ import datetime as dt
 import difflib
 import os
 import re
-import shutil
-from collections.abc import Collection, Mapping, Sequence
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from artefacts import files, locks
 from serving.bundles.bundle import CURRENT
 from serving.bundles.manifest import BundleError, Declaration, Manifest, day_of, read_manifest
 from serving.config import VERSION_PATTERN
@@ -27,7 +23,6 @@ from serving.config import VERSION_PATTERN
 _NUM_NAMED = 5
 FILE_NAME = "published.jsonl"
 Reason = Literal["bundle", "promote", "rollback"]
-_LEFT_OVER = (".writing-", ".publishing-", ".removing-")
 
 
 @dataclass(frozen=True)
@@ -124,8 +119,23 @@ def no_folder(bundles: Path) -> BundleError:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    """Bytes of all files below a folder; one that is removed meanwhile, or cannot be looked at, counts none."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            found = path.lstat()
+            size += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return size
+
+
+def signature(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """Names, sizes and times of all files below a folder; empty where there is none."""
+    found = set()
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            status = path.lstat()
+            found.add((str(path), status.st_size, status.st_mtime_ns))
+    return frozenset(found)
 
 
 def _versions(bundles: Path) -> list[str]:
@@ -133,7 +143,15 @@ def _versions(bundles: Path) -> list[str]:
     if not bundles.is_dir():
         raise no_folder(bundles)
     folders = (path for path in bundles.iterdir() if path.is_dir() and not path.is_symlink())
-    return sorted((path.name for path in folders if re.match(VERSION_PATTERN, path.name)), reverse=True)
+    return sorted((path.name for path in folders if is_version(path.name)), reverse=True)
+
+
+def is_version(name: str) -> bool:
+    """Whether a name is one that a bundle can have."""
+    try:
+        return re.match(VERSION_PATTERN, name) is not None and day_of(name) is not None
+    except ValueError:
+        return False
 
 
 def _entry(folder: Path) -> Entry:
@@ -143,7 +161,9 @@ def _entry(folder: Path) -> Entry:
         created = manifest.facts.created
     except BundleError as error:
         problem = str(error)
-        created = dt.datetime.fromtimestamp(folder.stat().st_mtime, dt.UTC)
+        created = dt.datetime.combine(day_of(folder.name), dt.time(), dt.UTC)
+        with suppress(FileNotFoundError):
+            created = dt.datetime.fromtimestamp(folder.stat().st_mtime, dt.UTC)
     created = created.replace(tzinfo=dt.UTC) if created.tzinfo is None else created.astimezone(dt.UTC)
     return Entry(folder.name, created, size_of(folder), manifest, problem)
 
@@ -225,150 +245,3 @@ def version_before(publications: Sequence[Publication], current: str | None) -> 
     if way[-1:] != [current]:
         way.append(current)
     return way[-2] if len(way) > 1 else None
-
-
-@dataclass(frozen=True)
-class Removal:
-    """One folder that goes."""
-
-    name: str
-    """A version, or the folder of a killed process."""
-    size_bytes: int
-    """Of all its files."""
-    reason: str
-    """Why it goes."""
-
-
-def prune(
-    bundles: Path, *, keep: int | None, max_age_days: int | None, now: dt.datetime, dry_run: bool = False
-) -> list[Removal]:
-    """Removes bundles beyond a number or an age, and what killed processes left.
-
-    The published bundle stays, and so does the one that a rollback would serve.
-
-    Args:
-        bundles: Folder of all bundles.
-        keep: How many stay, the latest written; None for any number.
-        max_age_days: How old they may be; None for any age. What either limit excludes goes.
-        now: The moment that ages are counted to.
-        dry_run: Whether to remove nothing.
-
-    Returns:
-        What went, or would.
-
-    Raises:
-        BundleError: There is no such folder.
-        ValueError: A limit is out of range.
-    """
-    if not bundles.is_dir():
-        raise no_folder(bundles)
-    # No bundle may be published between the decision to remove it and its removal.
-    with locks.locked(bundles):
-        entries = list_bundles(bundles)
-        created = {entry.version: entry.created for entry in entries}
-        going = expired(created, keep=keep, max_age_days=max_age_days, now=now, never=_needed(bundles, entries))
-        removals = _left_over(bundles)
-        removals += [
-            Removal(entry.version, entry.size_bytes, going[entry.version])
-            for entry in entries
-            if entry.version in going
-        ]
-        if not dry_run:
-            for removal in removals:
-                _remove(bundles / removal.name)
-    return removals
-
-
-def remove(bundles: Path, versions: Collection[str], *, reason: str) -> list[Removal]:
-    """Removes some bundles regardless of retention; the published one stays.
-
-    Args:
-        bundles: Folder of all bundles.
-        versions: Which; those that are not there are left out.
-        reason: Why they go.
-
-    Returns:
-        What went.
-
-    Raises:
-        BundleError: There is no such folder.
-    """
-    if not bundles.is_dir():
-        raise no_folder(bundles)
-    with locks.locked(bundles):
-        served = published(bundles)
-        going = [entry for entry in list_bundles(bundles) if entry.version in versions and entry.version != served]
-        for entry in going:
-            _remove(bundles / entry.version)
-    return [Removal(entry.version, entry.size_bytes, reason) for entry in going]
-
-
-def expired(
-    created: Mapping[str, dt.datetime],
-    *,
-    keep: int | None,
-    max_age_days: int | None,
-    now: dt.datetime,
-    never: Collection[str],
-) -> dict[str, str]:
-    """Versions that go, each with the reason.
-
-    Args:
-        created: Version -> when it was written.
-        keep: How many stay, the latest written; those of `never` count where they are among them.
-        max_age_days: How old they may be.
-        now: The moment that ages are counted to.
-        never: What stays anyway.
-
-    Raises:
-        ValueError: A limit is out of range.
-    """
-    if keep is not None and keep < 1:
-        raise ValueError(f"keep is {keep}, expected at least 1 bundle")
-    if max_age_days is not None and max_age_days < 0:
-        raise ValueError(f"max_age_days is {max_age_days}, expected 0 or more days")
-    latest_first = sorted(created, key=lambda version: (created[version], version), reverse=True)
-    going = {}
-    for place, version in enumerate(latest_first):
-        if version in never:
-            continue
-        if keep is not None and place >= keep:
-            going[version] = f"beyond the {keep} latest"
-        elif max_age_days is not None and now - created[version] > dt.timedelta(days=max_age_days):
-            going[version] = f"older than {max_age_days} days"
-    return going
-
-
-def _needed(bundles: Path, entries: list[Entry]) -> set[str]:
-    served = published(bundles)
-    if served is None:
-        # Without a pointer the latest is the one to promote.
-        return {entry.version for entry in entries[:1]}
-    before = version_before(read(bundles), served)
-    return {served} if before is None else {served, before}
-
-
-def _left_over(bundles: Path) -> list[Removal]:
-    """Folders of killed processes. Publishing and removing hold the lock of all bundles, which is held here."""
-    found = []
-    for folder in sorted(bundles.iterdir()):
-        if folder.name.startswith(_LEFT_OVER) and folder.is_dir() and not _is_being_filled(folder):
-            found.append(Removal(folder.name, size_of(folder), "left by a killed run"))
-    return found
-
-
-def _is_being_filled(folder: Path) -> bool:
-    try:
-        with locks.locked(folder, wait=False):
-            return False
-    except (BlockingIOError, FileNotFoundError):
-        # Not there any more: its writer has just given it its name, or given up.
-        return True
-
-
-def _remove(folder: Path) -> None:
-    if not folder.name.startswith(_LEFT_OVER):
-        folder = folder.rename(folder.with_name(f".removing-{folder.name}"))
-        # Else a power failure could keep the deletions and lose the name.
-        files.sync_folder(folder.parent)
-    shutil.rmtree(folder)

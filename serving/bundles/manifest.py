@@ -26,8 +26,10 @@ def day_of(version: str) -> dt.date:
     return dt.date.fromisoformat(version[:10])
 
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 FILE_NAME = "manifest.json"
+UNSIGNED = "0" * 64
+"""What stands in place of a manifest's own checksum while that is computed."""
 # Written about the bundle, not part of what it answers: they may name times and machines.
 REPORTS = frozenset({"MODEL_CARD.md", "metrics.json"})
 
@@ -87,6 +89,8 @@ class Facts(Declaration):
     """Events it was made from."""
     feature_services: dict[str, str]
     """Tower -> name of the Feast feature service whose values it takes."""
+    features_version: str = Field(pattern=VERSION_PATTERN)
+    """Version of the online features that its users are read with: those of the moment that it was made for."""
     vocabulary_sizes: dict[str, int]
     """Input -> rows of its table, the unknown row included."""
     index_report: IndexReport
@@ -116,6 +120,8 @@ class Manifest(Declaration):
 
     format_version: int
     """Version of the layout that this document describes."""
+    manifest_sha256: str = Field(UNSIGNED, pattern="^[0-9a-f]{64}$")
+    """Checksum of the bytes of this document, with zeros in this place."""
     bundle_version: str = Field(pattern=VERSION_PATTERN)
     """`as_of` and the first 8 hex digits of a hash over the contents."""
     facts: Facts
@@ -138,23 +144,34 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads the manifest of a bundle.
 
     Raises:
-        BundleError: It is missing, not valid, or of another format version.
+        BundleError: It is missing, cannot be read, has another checksum than it holds, or is of another format version.
     """
     path = folder / FILE_NAME
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        raw = json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path}: missing; expected a bundle made by `twinspire bundle`") from None
-    except ValueError as error:
-        raise BundleError(f"{path}: not valid JSON ({error}); make the bundle again") from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error}); look at the disk and who may read it") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not valid JSON ({error}); copy the bundle again, or make it again") from None
     found = raw.get("format_version") if isinstance(raw, dict) else None
-    if found != FORMAT_VERSION:
+    if found != FORMAT_VERSION or isinstance(found, bool):
+        shown = repr(found)[:40] if isinstance(found, int | str | None) else f"of {type(found).__name__}"
         raise BundleError(
-            f"{path}: format version {found!r}, expected {FORMAT_VERSION}; serve it with the code that made it, or "
+            f"{path}: format version {shown}, expected {FORMAT_VERSION}; serve it with the code that made it, or "
             "make the bundle again"
         )
+    held = raw.get("manifest_sha256")
+    digest = checksum_of(content, held) if isinstance(held, str) else None
+    if digest is None or digest != held:
+        raise BundleError(
+            f"{path}: manifest_sha256 is {held!r:.16}, expected {digest or 'a checksum'!r:.16}: it is not as it was "
+            "written; copy the bundle again, or make it again"
+        )
     try:
-        return Manifest.model_validate_json(json_text(raw))
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         issue = error.errors()[0]
         where = ".".join(str(part) for part in issue["loc"])
@@ -163,8 +180,29 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest of a bundle, with its checksum."""
+    plain = manifest.model_copy(update={"manifest_sha256": UNSIGNED}).model_dump_json(indent=2).encode()
+    digest = hashlib.sha256(plain).hexdigest()
+    (folder / FILE_NAME).write_bytes(plain.replace(UNSIGNED.encode(), digest.encode(), 1))
+
+
+def checksum_of(content: bytes, held: str) -> str:
+    """Checksum of a manifest's bytes, with zeros in the place of the one that it holds."""
+    return hashlib.sha256(content.replace(held.encode(), UNSIGNED.encode(), 1)).hexdigest()
+
+
 def describe_files(folder: Path) -> dict[str, FileEntry]:
     """Checksum and size of every file under a folder but the manifest, by path inside it.
+
+    Raises:
+        BundleError: Something in it is neither a plain file nor a folder.
+    """
+    return {name: _describe(path) for name, path in files_of(folder).items()}
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Every file under a folder but the manifest, by path inside it.
 
     Raises:
         BundleError: Something in it is neither a plain file nor a folder.
@@ -175,7 +213,7 @@ def describe_files(folder: Path) -> dict[str, FileEntry]:
             raise BundleError(f"{path}: not a plain file; a bundle holds plain files only, remove it")
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != FILE_NAME:
-            entries[name] = _describe(path)
+            entries[name] = path
     return entries
 
 
@@ -183,15 +221,16 @@ def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
     """Name of a bundle: the same for the same contents, whenever and wherever they were made.
 
     Args:
-        facts: Only what gives the contents their meaning: dataset, day, feature services, seed, configuration and what
-            is served.
+        facts: Only what gives the contents their meaning: dataset, day, feature services, online features, seed,
+            configuration and what is served.
         files: All files; the reports are left out.
 
     Returns:
         Such as `2017-12-01-0f3c9a71`.
     """
     meaning = facts.model_dump(
-        mode="json", include={"dataset", "as_of", "feature_services", "seed", "configuration_digest"}
+        mode="json",
+        include={"dataset", "as_of", "feature_services", "features_version", "seed", "configuration_digest"},
     )
     if facts.served is not None:
         # What the server answers with; bundles of before it was chosen keep their names.

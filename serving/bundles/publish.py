@@ -23,7 +23,6 @@ from serving.bundles import bundle as layout
 from serving.bundles import folder as history
 from serving.bundles.folder import no_folder, published
 from serving.bundles.manifest import (
-    FILE_NAME,
     FORMAT_VERSION,
     BundleError,
     Facts,
@@ -31,6 +30,7 @@ from serving.bundles.manifest import (
     describe_files,
     read_manifest,
     version_of,
+    write_manifest,
 )
 from serving.retrieval.eligible import NO_ITEMS, Items
 from serving.retrieval.index import ItemIndex
@@ -205,7 +205,7 @@ def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
     manifest = manifest.model_copy(update={"bundle_version": version})
     (folder / layout.MODEL_CARD).write_text(model_card(manifest), encoding="utf-8")
     manifest = manifest.model_copy(update={"files": describe_files(folder)})
-    (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    write_manifest(folder, manifest)
     return manifest
 
 

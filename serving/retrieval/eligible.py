@@ -88,49 +88,85 @@ _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)
 
 
+class DenyList:
+    """Ids of the denied items; one list serves all bundles of a process, so that a new bundle denies what the last did.
+
+    Args:
+        path: The file; where there is none, nothing is denied.
+        clock: Monotonic seconds; given only by tests.
+
+    Raises:
+        ValueError: The file cannot be read: what it denies would be answered with.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Reads the file."""
+        self.path, self._clock = path, clock
+        self._next_look = -np.inf
+        self._signature: _Signature | None = None
+        self.item_ids: tuple[str, ...] = ()
+        """Distinct, ascending; another object whenever the file has changed."""
+        self.problem: str | None = None
+        """Why the file cannot be read now, which leaves the items denied that were; None where it can."""
+        self.look()
+        if self.problem is not None:
+            raise ValueError(
+                f"{path}: {self.problem}; nothing is answered while it is not known what is denied: expected UTF-8 "
+                "text with an item id a line. Make it readable, or remove it where nothing is denied"
+            )
+
+    def look(self) -> None:
+        """Reads the file again if it has changed, at most once a second.
+
+        One that cannot be read changes nothing: what was denied before stays denied, and a line is logged.
+        """
+        now = self._clock()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
+        try:
+            signature = _signature(self.path)
+            if signature is None and self._signature is not None:
+                # A folder that is gone, as one that is no longer mounted, allows nothing.
+                self.path.parent.stat()
+            if signature != self._signature:
+                text = "" if signature is None else self.path.read_text(encoding="utf-8")
+                self.item_ids, self._signature = tuple(sorted(set(ids_in(text)))), signature
+            problem = None
+        except (OSError, ValueError) as error:
+            problem = f"cannot be read ({error.strerror if isinstance(error, OSError) else error})"
+        if problem is not None and problem != self.problem:
+            _log.error("%s: %s; what was denied before stays denied", self.path, problem)
+        self.problem = problem
+
+
 class DeniedItems:
     """The denied items of a catalogue. Several threads may ask at the same time.
 
     Args:
-        path: The file; where there is none, nothing is denied.
+        denied: The list.
         item_ids: Of the catalogue.
-        clock: Monotonic seconds; given only by tests.
     """
 
-    def __init__(self, path: Path, item_ids: IdMap, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Reads nothing yet."""
-        self._path, self._item_ids, self._clock = path, item_ids, clock
-        self._next_look = -np.inf
-        self._signature: _Signature | None = None
-        self._rows = NO_ITEMS
+    def __init__(self, denied: DenyList, item_ids: IdMap) -> None:
+        """Looks nothing up yet."""
+        self._denied, self._item_ids = denied, item_ids
+        self._of: tuple[tuple[str, ...], Items] = ((), NO_ITEMS)
 
     def rows(self) -> Items:
-        """Catalogue rows of the denied items, ascending and distinct.
-
-        A file that cannot be read changes nothing: what was denied before stays denied, and a line is logged.
-        """
-        now = self._clock()
-        if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
-            try:
-                self._look()
-            except (OSError, ValueError) as error:
-                _log.error("%s: cannot be read (%s); what was denied before stays denied", self._path, error)
-        return self._rows
-
-    def _look(self) -> None:
-        signature = _signature(self._path)
-        if signature == self._signature:
-            return
-        names = [] if signature is None else sorted(set(ids_in(self._path.read_text(encoding="utf-8"))))
-        found = self._item_ids.rows(names)
-        known = found[found > 0]
-        rows = np.sort(known - 1).astype(np.int32)
-        rows.flags.writeable = False
-        self._rows, self._signature = rows, signature
-        num_unknown = len(names) - len(known)
-        level = logging.WARNING if num_unknown else logging.INFO
-        _log.log(level, "%s: %d items denied, %d more not in this bundle", self._path, len(known), num_unknown)
+        """Catalogue rows of the denied items, ascending and distinct; the same array as long as nothing has changed."""
+        self._denied.look()
+        names, (of, rows) = self._denied.item_ids, self._of
+        if names is not of:
+            found = self._item_ids.rows(names)
+            rows = np.sort(found[found > 0] - 1).astype(np.int32)
+            rows.flags.writeable = False
+            self._of = names, rows
+            num_unknown = len(names) - len(rows)
+            level = logging.WARNING if num_unknown else logging.INFO
+            message = "%s: %d items denied, %d more not in this bundle"
+            _log.log(level, message, self._denied.path, len(rows), num_unknown)
+        return rows
 
 
 def _signature(path: Path) -> _Signature | None:

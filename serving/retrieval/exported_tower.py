@@ -36,7 +36,10 @@ class ExportedTower:
         try:
             # The default delegate is no faster for one user and announces itself on standard error.
             plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-            self._interpreter = Interpreter(str(path), num_threads=1, experimental_op_resolver_type=plain)
+            # Given as bytes: the file would be mapped, and kill the process where it is cut short in place.
+            self._interpreter = Interpreter(
+                model_content=path.read_bytes(), num_threads=1, experimental_op_resolver_type=plain
+            )
             # Not kept: while a runner lives, the interpreter refuses to resize its inputs.
             runner = self._interpreter.get_signature_runner(SIGNATURE)
         except (ValueError, RuntimeError) as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -116,8 +117,8 @@ class GrowingArray:
         np.lib.format.write_array_header_1_0(self._file, head)
 
 
-def map_array(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
-    """Maps a file of numbers, read-only.
+def read_array(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
+    """Reads a file of numbers, and does not map it: one that is cut short in place would kill whoever touches it.
 
     Args:
         path: File to read.
@@ -125,13 +126,15 @@ def map_array(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]
         length: How many there must be.
 
     Returns:
-        [length]; not of the map's own class, which makes every slice many times slower.
+        [length], read-only.
 
     Raises:
         ValueError: The file is missing or damaged, or its numbers are others.
     """
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file:
+            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            expected, size = file.tell(), os.fstat(file.fileno()).st_size
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read: {error}; copy the postings again") from error
     if array.shape != (length,) or array.dtype != dtype:
@@ -139,9 +142,10 @@ def map_array(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]
             f"{path}: holds {array.dtype} of shape {list(array.shape)}, expected {dtype} of shape [{length}] after "
             f"{HEADER}; copy the postings again"
         )
-    if (size := path.stat().st_size) != array.offset + array.nbytes:
-        raise ValueError(f"{path}: has {size} bytes, expected {array.offset + array.nbytes}; copy the postings again")
-    return np.asarray(array)
+    if size != expected:
+        raise ValueError(f"{path}: has {size} bytes, expected {expected}; copy the postings again")
+    array.flags.writeable = False
+    return array
 
 
 class PostingsWriter:
@@ -378,7 +382,7 @@ def read_postings(folder: Path) -> Postings:
         "scores": about.num_postings,
     }
     arrays = {
-        name: map_array(folder / f"{name}.npy", np.dtype(FILES[name]), length) for name, length in lengths.items()
+        name: read_array(folder / f"{name}.npy", np.dtype(FILES[name]), length) for name, length in lengths.items()
     }
     if np.any(np.diff(arrays["keys"], prepend=-1) <= 0):
         raise ValueError(f"{folder / 'keys.npy'}: keys do not ascend from 0 on; copy or score again")

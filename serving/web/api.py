@@ -271,6 +271,9 @@ class ReadyResponse(BaseModel):
     bundle_version: str
     refused: RefusalResponse | None
     features: str
+    features_version: str
+    features_age_seconds: float
+    deny_list: str
 
 
 class FieldError(BaseModel):

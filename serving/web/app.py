@@ -35,7 +35,6 @@ from serving.web.api import (
     RecommendResponse,
     SimilarItemsResponse,
     as_id,
-    without_paths,
 )
 from serving.web.guard import CHARGE, Guard, Protection, Rate, too_often
 from serving.web.metrics import CONTENT_TYPE
@@ -260,23 +259,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", response_model=ReadyResponse)
     async def readyz() -> Response:
-        """Whether requests are answered, from which bundle, and why a newer one is not live."""
-        refusal = live.refusal
-        return _json(
-            {
-                "ready": True,
-                "bundle_version": live.current.bundle.version,
-                "refused": None
-                if refusal is None
-                else {**dataclasses.asdict(refusal), "reason": without_paths(refusal.reason)},
-                "features": without_paths(service.reads.state),
-            }
-        )
+        """Whether requests are answered, from which bundle and features, and why a newer one is not live."""
+        return _json(await service.ready())
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counts and times, for Prometheus."""
-        return Response(service.metrics_text(), media_type=CONTENT_TYPE)
+        return Response(await service.metrics_text(), media_type=CONTENT_TYPE)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

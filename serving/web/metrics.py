@@ -97,6 +97,24 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemostrecent",
         )
+        self.features_missing = Gauge(
+            "twinspire_features_missing",
+            "1 while the online store does not answer, or has lost the features of a bundle that answers.",
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.features_moment = Gauge(
+            "twinspire_features_moment_seconds",
+            "Midnight whose features the published bundle reads, Unix seconds.",
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.deny_list_unreadable = Gauge(
+            "twinspire_deny_list_unreadable",
+            "1 while the list of denied items cannot be read and what was denied before stays denied.",
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.workers_replaced = Counter(
             "twinspire_workers_replaced", "Processes that died and got a successor.", registry=self.registry
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -221,25 +221,54 @@ class Service:
         ]
         return {"bundle_version": bundle.version, "user_id": user_id, "items": items}
 
-    def metrics_text(self) -> bytes:
+    async def ready(self) -> dict[str, Any]:
+        """Which bundle answers with which features, and what is not as it should be."""
+        refusal, current = self.live.refusal, self.live.current
+        refused = None if refusal is None else {**asdict(refusal), "reason": without_paths(refusal.reason)}
+        return {
+            "ready": True,
+            "bundle_version": current.bundle.version,
+            "refused": refused,
+            "features": without_paths(await self._look()),
+            "features_version": current.bundle.manifest.facts.features_version,
+            "features_age_seconds": self.clock() - current.as_of_seconds,
+            "deny_list": self._deny_list,
+        }
+
+    async def metrics_text(self) -> bytes:
         """All that is counted, in Prometheus's format."""
         live, metrics = self.live, self.metrics
         metrics.refused.set(live.refusal is not None)
         metrics.swaps.set(live.num_swaps)
+        metrics.features_missing.set(await self._look() != "ok")
+        metrics.features_moment.set(live.current.as_of_seconds)
+        metrics.deny_list_unreadable.set(self._deny_list != "ok")
         return metrics.text()
+
+    async def _look(self) -> str:
+        """`ok`, or why users are answered without features."""
+        return await self.reads.look((one.read_users, one.probes) for one in self.live.recommenders)
+
+    @property
+    def _deny_list(self) -> str:
+        problem = None if self.live.denied is None else self.live.denied.problem
+        return "ok" if problem is None else f"{problem}; what was denied before stays denied"
 
     async def embedding(self, user_id: str) -> dict[str, Any]:
         """A user's vector now.
 
         Raises:
-            BadRequestError: Nothing is known of the user (404), or the online store does not answer (503): a vector
-                without features would be another one.
+            BadRequestError: Nothing is known of the user (404), or the online store does not answer or has lost the
+                user's features (503): a vector without features would be another one.
         """
         recommender = self.live.current
         features = await self.reads.read(recommender.read_users, [user_id])
         if isinstance(features, Unavailable):
             raise bad(503, "user_id", f"features cannot be read now: {without_paths(features.why)}")
-        vector = await asyncio.to_thread(recommender.embed_user, user_id, features)
+        try:
+            vector = await asyncio.to_thread(recommender.embed_user, user_id, features)
+        except LookupError as error:
+            raise bad(503, "user_id", f"features cannot be read now: {error}") from None
         if vector is None:
             raise bad(404, "user_id", f"{user_id!r} is not known")
         return {

@@ -36,12 +36,14 @@ from typing import NoReturn
 from starlette.types import ASGIApp
 
 from artefacts.files import json_text
-from serving.live import LOOK_SECONDS, Live, Refusal
+from serving.live import LOOK_SECONDS, Live, Refusal, may_pass
 from serving.recommender import Recommender
 from serving.web import server
 from serving.web.metrics import Metrics, counts_folder, ended, memory, share
 
 READY = b"ready"
+PASSING = b"passing: "
+"""How a worker's reason begins where it may pass by itself."""
 START_SECONDS = 120.0
 """What a worker may take until it is ready."""
 STOP_SECONDS = server.KEEP_ALIVE_SECONDS + server.DRAIN_SECONDS + 5.0
@@ -60,7 +62,17 @@ MakeApp = Callable[[Live, Metrics, Callable[[], object]], ASGIApp]
 
 
 class WorkerError(ValueError):
-    """A worker never became ready; the message has the reason."""
+    """A worker never became ready; the message has the reason.
+
+    Args:
+        message: The reason.
+        may_pass: Whether it may pass by itself.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool) -> None:
+        """Takes both."""
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class _StopError(BaseException):
@@ -206,7 +218,9 @@ class Workers:
             reply = _reply(worker, _LOOK_AT_SIGNALS_SECONDS)
         if reply != READY:
             late = f"it was not ready within {START_SECONDS:.0f} seconds"
-            raise WorkerError(f"a worker cannot answer: {late if reply is None else reply.decode() or 'it died'}")
+            is_passing = reply is None or reply.startswith(PASSING)
+            why = late if reply is None else reply.removeprefix(PASSING).decode() or "it died"
+            raise WorkerError(f"a worker cannot answer: {why}", may_pass=is_passing)
 
     def _fork(self, new: Recommender | None, siblings: list[Worker]) -> Worker:
         taken = {worker.place for worker in (*self._answering, *self._leaving, *siblings)}
@@ -241,7 +255,7 @@ class Workers:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             if new is not None:
                 self._live.take(new)
-            self._live.warm_up()
+            self._live.warm_up(is_new=new is not None)
             app = self._make_app(self._live, self._metrics, lambda: _listen(channel, self._live))
             server.serve(app, self._listener, ready=ready)
             code = 0
@@ -249,7 +263,8 @@ class Workers:
             if is_ready:
                 traceback.print_exc()
             else:
-                channel.sendall(f"{type(error).__name__}: {error}\n".encode())
+                reason = f"{type(error).__name__}: {error}\n".encode()
+                channel.sendall(PASSING + reason if may_pass(error) else reason)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -148,8 +148,8 @@ def test_the_smoke_gate_asks_a_registered_retriever(
     pq.write_table(pa.table({"user_id": ["u1", "u1", "u4"], "item_id": ["i0", "i1", "i39"]}), paths.pairs)
     paths.bundles.mkdir()
     (paths.bundles / written.name).symlink_to(written)
-    store = SimpleNamespace(open=lambda folder: SimpleNamespace(read_online=read_users))
-    monkeypatch.setattr(smoke, "Store", store)
+    store = SimpleNamespace(read_online=read_users)
+    monkeypatch.setattr(smoke, "features_of", lambda bundle, folder: store)
     candidate = Candidate(pick(GatesSections, configured("gates.smoke_k=5")), paths, written.name, None)
     assert "newest" in smoke.opens(candidate).sentence
     assert smoke.answers(candidate).outcome == "passed"

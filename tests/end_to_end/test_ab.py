@@ -105,10 +105,15 @@ def test_an_arm_is_fitted_with_every_seed_on_the_same_features(compared: Compare
     assert compared.report["comparisons"][2]["metrics"]["recall@20"]["p_value"] > 0
 
 
-def test_an_arm_does_not_put_another_day_into_the_online_store_that_serves(shop: Any) -> None:
-    ran = shop.do("ab", "--a", "popularity", "--b", "train", "--cut", "2024-02-01", "--now", "2024-03-01")
-    assert ran.returncode == 1
-    assert "features of 2024-02-01 would be made for an arm, and the online store that serves would then" in ran.stderr
+def test_features_of_another_day_leave_those_of_the_published_bundle_alone(first_day: Any, tmp_path: Path) -> None:
+    shop = first_day.copy(tmp_path / "runs")
+    manifest = json.loads((shop.root / "bundles" / "current" / "manifest.json").read_text())
+    served = shop.root / "features" / "online" / manifest["facts"]["features_version"]
+    before = (served / "online.db").read_bytes()
+    ran = shop.do("features", "--as-of", "2024-02-01", "--now", "2024-03-01")
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(path.name[:10] for path in served.parent.iterdir()) == ["2024-02-01", str(shop.day)]
+    assert (served / "online.db").read_bytes() == before
 
 
 def test_a_bundle_is_not_scored_on_its_training_days(shop: Any) -> None:

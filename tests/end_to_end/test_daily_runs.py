@@ -23,9 +23,8 @@ import yaml
 from artefacts.config import pick
 from artefacts.paths import RunPaths
 from features.columns import midnight, seconds_of
-from features.config import FeaturesSections
 from features.encoding import moments_of
-from features.steps import open_store
+from features.store import Store
 from serving.bundles.bundle import Bundle
 from serving.config import ServeSections
 from serving.open import open_recommender
@@ -298,7 +297,7 @@ def test_training_time_batch_and_served_vectors_of_users_are_equal(two_days: Two
     np.testing.assert_allclose(np.linalg.norm(spy.embeddings, axis=1), 1, atol=1e-5)
 
     keys = pd.DataFrame({"user_id": ids, "event_timestamp": midnight(shop.next_day)})
-    joined = open_store(pick(FeaturesSections, config), paths).join("user", keys)
+    joined = Store.open(paths.features).join("user", keys)
     encoded = recommender.bundle.encoder.encode_users(joined, as_of_seconds=moments_of(joined))
     np.testing.assert_allclose(spy.embeddings, recommender.bundle.user_tower.embed(encoded), atol=1e-5)
     np.testing.assert_allclose(spy.embeddings, read_vectors(paths.vectors / "users"), atol=1e-5)
@@ -308,7 +307,7 @@ def test_training_time_batch_and_served_vectors_of_users_are_equal(two_days: Two
 @pytest.fixture
 def copied(two_days: TwoDays, tmp_path: Path) -> Any:
     """A copy of the shop's second day, to be broken."""
-    for part in ("bundles", "features/feast"):
+    for part in ("bundles", "features/online"):
         shutil.copytree(two_days.second.root / part, tmp_path / "corner_shop" / part, symlinks=True)
     return replace(two_days.second, runs=tmp_path)
 
@@ -324,23 +323,42 @@ def test_a_corrupted_bundle_is_refused_in_one_line(copied: Any) -> None:
     assert "copy the bundle again" in ran.stderr
 
 
-def test_going_back_a_day_publishes_it_again_and_fills_the_online_store(first_day: Any, tmp_path: Path) -> None:
+def test_going_back_a_day_publishes_it_again_with_the_features_that_it_had(first_day: Any, tmp_path: Path) -> None:
     shop = first_day.copy(tmp_path / "runs")
-    online_day, pointer = shop.root / "features" / "online_day.txt", shop.root / "bundles" / "current"
+    pointer = shop.root / "bundles" / "current"
     published = pointer.readlink().name
     # As a run of the next day leaves it.
-    online_day.write_text(str(shop.next_day))
     pointer.unlink()
     pointer.symlink_to(f"{shop.next_day}-00000000")
     plan = lines_of(shop.do("run", "--dry-run").stdout)
-    again = {name for name in STEPS if plan[name].startswith("would run")}
-    assert again == {"features", "publish"}
-    back = shop.do("features")
-    assert "0 examples joined for 0 new days" in back.stdout
-    assert online_day.read_text() == str(shop.day)
+    assert {name for name in STEPS if plan[name].startswith("would run")} == {"publish"}
     ran = shop.do("bundle")
     assert ran.returncode == 0, ran.stderr
     assert pointer.readlink().name == published
+
+
+def answered(shop: Any) -> list[dict[str, Any]]:
+    """Lists of some users, by two towers, which read all features."""
+    found = []
+    for user in ("c00", "c07", "c31"):
+        ran = shop.do("recommend", "--user", user, "--retriever", "two_tower", "--json", "--k", "30")
+        assert ran.returncode == 0, ran.stderr
+        found.append(json.loads(ran.stdout)["answers"])
+    return found
+
+
+def test_features_of_a_night_that_publishes_nothing_are_not_served(first_day: Any, tmp_path: Path) -> None:
+    """Neither those of another day, nor those without a column, whose night has stopped after its features."""
+    shop = first_day.copy(tmp_path / "runs")
+    before = answered(shop)
+    assert "no_features" not in str(before)
+    narrow = ["--set", "dataset.user_columns={country: categorical, about: text}"]
+    for flags in (["--as-of", str(shop.next_day)], narrow):
+        for step in ("ingest", "features"):
+            ran = shop.do(step, *flags, "--now", "2024-03-01")
+            assert ran.returncode == 0, ran.stderr
+        assert answered(shop) == before
+    assert len(list((shop.root / "features" / "online").iterdir())) == 3
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(two_days: TwoDays) -> None:

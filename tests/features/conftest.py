@@ -17,6 +17,8 @@ from features.store import OnlineStore, Store, StoreSettings
 
 Row = dict[str, Any]
 REFRESH_DAYS: dict[Tower, int] = {"user": 5, "item": 3}
+VERSION = "2017-01-05-5f3c9a71"
+"""Of the online features."""
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +56,19 @@ def snapshot_row(schema: Schema) -> Callable[..., Row]:
 
 @pytest.fixture(scope="session")
 def make_store(schema: Schema) -> Callable[..., Store]:
-    """Writes snapshot rows, one file for each given list of them, and registers a store over them."""
+    """Writes snapshot rows, one file for each given list of them, and registers a store over them.
 
-    def make(folder: Path, *, user: Sequence[Row] = (), item: Sequence[Row] = (), redis: str | None = None) -> Store:
+    It is that of the joins, or of a version of the online features.
+    """
+
+    def make(
+        folder: Path,
+        *,
+        user: Sequence[Row] = (),
+        item: Sequence[Row] = (),
+        redis: str | None = None,
+        version: str | None = None,
+    ) -> Store:
         for tower, rows in zip(TOWERS, (user, item), strict=True):
             (folder / "snapshots" / tower).mkdir(parents=True)
             table = pa.Table.from_pylist(list(rows), schema=snapshot_schema(schema, tower))
@@ -71,7 +83,7 @@ def make_store(schema: Schema) -> Callable[..., Store]:
             online_store=online,
             redis_connection=redis or "localhost:6379",
         )
-        store = Store(folder, settings)
+        store = Store(folder, settings, version)
         store.apply()
         return store
 

@@ -50,11 +50,16 @@ def test_a_column_added_to_the_schema_is_a_field_of_the_view() -> None:
     assert {field.name: field.dtype for field in made.view.features[-2:]} == {"colour": String, "weight": Float32}
 
 
-def test_only_users_go_online_because_items_are_embedded_in_bulk(schema: Schema) -> None:
-    online = {
-        tower: definitions(schema, tower, snapshots=Path("/snapshots"), refresh_days=4).view.online for tower in TOWERS
+def test_only_users_go_online_because_items_are_embedded_in_bulk(
+    make_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    views = {
+        name: {
+            view.name: view.online for view in make_store(tmp_path / name, version=version).feast.list_feature_views()
+        }
+        for name, version in (("joins", None), ("online", "2017-01-05-5f3c9a71"))
     }
-    assert online == {"user": True, "item": False}
+    assert views == {"joins": {"user_daily": False, "item_daily": False}, "online": {"user_daily": True}}
 
 
 def test_a_join_looks_back_a_day_longer_than_the_refresh_takes_and_knows_when_rows_were_made(schema: Schema) -> None:

@@ -22,11 +22,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.online_store import OnlineUsers, SqliteUsers, fits, plain, user_key, value_message
+from features.online_versions import fill as fill_version
 from features.schema import view_schema
-from features.store import Store, empty_online_store
+from features.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
-TABLE = "small_user_daily"
+VERSION = "2017-01-02-5f3c9a71"
+TABLE = "small_2017_01_02_5f3c9a71_user_daily"
 USERS = ["anna", "nobody", "zoë", "", "boris", "anna"]
 Row = dict[str, Any]
 
@@ -45,7 +47,7 @@ def store(make_store: Callable[..., Store], snapshot_row: Callable[..., Row], tm
     boris: Row = {"user_history": [], "user_history_seconds": [], "age": None, "income": None, "user_value": -0.0}
     rows = [snapshot_row("user", name, day(1), 7) for name in ("anna", "zoë", "")]
     rows += [snapshot_row("user", "boris", day(1), 8) | boris, snapshot_row("user", "anna", day(2), 9)]
-    store = make_store(tmp_path / "features", user=rows)
+    store = make_store(tmp_path / "features", user=rows, version=VERSION)
     fill(store, 1)
     return store
 
@@ -55,7 +57,7 @@ def direct(store: Store) -> SqliteUsers:
 
 
 def path_of(store: Store) -> Path:
-    return store.folder / "feast" / "online.db"
+    return store.folder / "online" / VERSION / "online.db"
 
 
 def test_every_kind_of_field_is_read_as_feast_reads_it(store: Store) -> None:
@@ -86,7 +88,7 @@ def test_values_are_messages_of_feasts_own_kind_and_null_is_none() -> None:
 def test_a_store_in_sqlite_is_read_without_loading_feast(store: Store) -> None:
     code = (
         "import sys; from pathlib import Path; from features.store import Store;"
-        f"store = Store.open(Path({str(store.folder)!r})); print(store.read_online(['anna']).num_rows);"
+        f"store = Store.open(Path({str(store.folder)!r}), {VERSION!r}); print(store.read_online(['anna']).num_rows);"
         "print(sorted({'feast', 'duckdb', 'ibis', 'dask', 'sqlalchemy'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
@@ -96,17 +98,20 @@ def test_a_store_in_sqlite_is_read_without_loading_feast(store: Store) -> None:
 def test_writes_of_another_process_are_seen_at_the_next_read(store: Store) -> None:
     read = direct(store)
     assert read(["anna"]).column("user_as_of_seconds").to_pylist() == [int(day(1).timestamp())]
-    fill(Store.open(store.folder), 2)
+    fill(Store.open(store.folder, VERSION), 2)
     assert read(["anna"]).column("user_as_of_seconds").to_pylist() == [int(day(2).timestamp())]
 
 
 def test_a_file_in_the_place_of_another_one_is_noticed(store: Store) -> None:
     read = direct(store)
-    assert read(["zoë"]).column("user_history").to_pylist() != [None]
-    empty_online_store(Store.open(store.folder))
-    assert read(["zoë"]).column("user_history").to_pylist() == [None]
-    fill(Store.open(store.folder), 2)
-    assert read(["zoë"]).column("user_history").to_pylist() != [None]
+    assert read(["anna"]).column("user_as_of_seconds").to_pylist() == [int(day(1).timestamp())]
+    before = path_of(store).stat().st_ino
+    fill_version(store.folder, store.settings, VERSION)
+    assert path_of(store).stat().st_ino != before
+    assert read(["anna"]).column("user_as_of_seconds").to_pylist() == [int(day(1).timestamp())]
+    store.feast.teardown()
+    with pytest.raises(FileNotFoundError, match=r"online\.db"):
+        read(["anna"])
 
 
 def test_a_missing_file_is_an_error_until_it_exists(store: Store) -> None:
@@ -180,6 +185,6 @@ def test_a_store_of_another_form_is_left_to_feast(store: Store) -> None:
     with closing(sqlite3.connect(path_of(store))) as database, database:
         database.execute(f"INSERT INTO {TABLE} (entity_key, feature_name) VALUES (x'00', 'a')")
     assert not fits(path_of(store), TABLE)
-    again = Store.open(store.folder)
+    again = Store.open(store.folder, VERSION)
     assert again.read_online(USERS).equals(known)
     assert "feast" in vars(again), "Feast's store was opened"

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from features import online_versions
 from features.schema import Schema
 from features.store import JoinError, Store, StoreSettings, check_not_younger, in_order_of
 
@@ -123,7 +124,7 @@ def test_joining_and_materialising_warn_of_nothing(store: Store) -> None:
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         store.join("user", pd.DataFrame({"user_id": ["anna"], "event_timestamp": [day(1)]}))
-        store.materialize(day(0), day(1))
+        online_versions.fill(store.folder, store.settings, "2017-01-02-5f3c9a71")
     ours = [str(warning.message) for warning in raised if not issubclass(warning.category, ResourceWarning)]
     assert ours == []
 

@@ -25,7 +25,6 @@ from features.numbers import numeric_names
 from features.schema import Schema, view_schema
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import (
-    FILE_NAME,
     FORMAT_VERSION,
     BusinessWeight,
     DataWindow,
@@ -34,6 +33,7 @@ from serving.bundles.manifest import (
     describe_files,
     read_manifest,
     version_of,
+    write_manifest,
 )
 from serving.bundles.publish import Parts, write
 from serving.config import RankingConfig
@@ -138,6 +138,7 @@ def facts() -> Facts:
         created=dt.datetime(2017, 12, 1, 3, tzinfo=dt.UTC),
         data_window=DataWindow(first=dt.date(2017, 1, 1), end=AS_OF, num_events=48),
         feature_services={"user": "user_tower", "item": "item_tower"},
+        features_version=f"{AS_OF}-5f3c9a71",
         vocabulary_sizes={"user_id": NUM_USERS + 1},
         index_report=IndexReport(
             recall=1.0,
@@ -200,7 +201,7 @@ def sign() -> Callable[..., Path]:
         manifest = read_manifest(folder)
         version = version_of(manifest.facts, files)
         changed = manifest.model_copy(update={"files": files, "bundle_version": version, **changes})
-        (folder / FILE_NAME).write_text(changed.model_dump_json())
+        write_manifest(folder, changed)
         return folder.rename(folder.with_name(version))
 
     return sign
@@ -224,7 +225,7 @@ def hollow(facts: Facts) -> Callable[..., str]:
             files={},
         )
         (bundles / version).mkdir(parents=True)
-        (bundles / version / FILE_NAME).write_text(manifest.model_dump_json())
+        write_manifest(bundles / version, manifest)
         (bundles / version / "vectors").write_bytes(bytes(size_bytes))
         return version
 

@@ -36,7 +36,7 @@ def main() -> None:
     from serving.live import Live
     from serving.recommender import Recommender
     from serving.registry import retrievers_of
-    from serving.retrieval.eligible import DeniedItems
+    from serving.retrieval.eligible import DeniedItems, DenyList
     from serving.web.app import create_app
     from serving.web.feature_reads import FeatureReads
     from serving.web.metrics import Metrics
@@ -52,7 +52,7 @@ def main() -> None:
         ef_search=50,
     )
     read = reader(pq.read_table(sys.argv[2]), gate=Path(sys.argv[3]))
-    denied = DeniedItems(Path(sys.argv[3]).with_name("denied_items.txt"), bundle.encoder.item_ids)
+    denied = DeniedItems(DenyList(Path(sys.argv[3]).with_name("denied_items.txt")), bundle.encoder.item_ids)
     recommender = Recommender(bundle, read, retrievers=retrievers, default_retriever="fused", denied=denied)
     live = Live(one_arm(), lambda _: recommender, lambda: bundle.version, clock=lambda: dt.datetime.now(dt.UTC))
     # Long enough for the gate.

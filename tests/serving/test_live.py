@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from serving.arms import Arm, Arms, one_arm
+from serving.bundles.manifest import BundleError
 from serving.live import Live, Refusal
+from serving.retrieval.eligible import DenyList
+from serving.user_features import FeaturesLostError
+from serving.web.workers import WorkerError
 
 NOW = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
 
@@ -22,6 +29,7 @@ class Shelf:
     bad: dict[str, Exception] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
     warmed: list[str] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
 
     def open(self, version: str) -> Any:
         self.opened.append(version)
@@ -42,6 +50,8 @@ class Opened:
     def warm_up(self) -> None:
         if self.version == "cold":
             raise RuntimeError("the smoke query fails")
+        if self.version in self.shelf.lost:
+            raise FeaturesLostError(f"{self.version}: no features")
         self.shelf.warmed.append(self.version)
 
 
@@ -92,6 +102,107 @@ def test_a_refusal_ends_when_the_old_bundle_is_published_again(shelf: Shelf) -> 
     shelf.published = "a"
     assert not live.look()
     assert live.refusal is None
+
+
+class Clock:
+    """Monotonic seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(24, "Too many open files"),
+        FeaturesLostError("the store came back empty"),
+        sqlite3.OperationalError("database is locked"),
+        MemoryError(),
+        redis.exceptions.ConnectionError("refused"),
+        WorkerError("a worker cannot answer: it was not ready within 120 seconds", may_pass=True),
+        caused(BundleError("vectors.npy: cannot be read: [Errno 5]; make the bundle again"), OSError(5, "I/O error")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_bundle_that_is_refused_for_a_passing_fault_is_tried_again_with_growing_pauses(
+    shelf: Shelf, error: Exception
+) -> None:
+    clock = Clock()
+    live = Live(one_arm(), shelf.open, lambda: shelf.published, clock=lambda: NOW, monotonic=clock)
+    shelf.bad["b"] = error
+    shelf.published = "b"
+    tried = []
+    for second in range(200):
+        clock.seconds = 100.0 + second
+        before = len(shelf.opened)
+        assert not live.look()
+        tried += [second] * (len(shelf.opened) - before)
+    # After 1, 2, 4, ... seconds, and then once a minute.
+    assert tried == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+    assert live.refusal is not None
+    assert live.refusal.reason.endswith("; it is tried again, with growing pauses")
+    del shelf.bad["b"]
+    clock.seconds += 60
+    assert live.look()
+    assert (live.current.bundle.version, live.refusal) == ("b", None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BundleError("manifest.json: format version 1, expected 6"),
+        WorkerError("a worker cannot answer: it died", may_pass=False),
+        RuntimeError("the smoke query fails"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_fault_of_the_bundle_itself_is_tried_again_only_once_its_files_have_changed(
+    shelf: Shelf, error: Exception
+) -> None:
+    clock, files = Clock(), {"b": 1}
+    live = Live(one_arm(), shelf.open, lambda: shelf.published, clock=lambda: NOW, monotonic=clock, files_of=files.get)
+    shelf.bad["b"] = error
+    shelf.published = "b"
+    for _ in range(1000):
+        clock.seconds += 1
+        live.look()
+    assert shelf.opened == ["a", "b"]
+    assert live.refusal is not None
+    assert "tried again" not in live.refusal.reason
+    files["b"] = 2
+    del shelf.bad["b"]
+    assert live.look()
+
+
+def test_a_new_bundle_without_its_users_features_is_refused_and_a_server_starts_without_them(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.lost = {"a", "b"}
+    live = live_on(shelf)
+    assert "no features; users are answered without them" in caplog.text
+    shelf.published = "b"
+    assert not live.look()
+    assert live.refusal is not None
+    assert live.refusal.reason.startswith("b: no features; it is tried again")
+    assert live.current.bundle.version == "a"
+
+
+def test_the_deny_list_is_read_where_others_answer(shelf: Shelf, tmp_path: Path) -> None:
+    file, clock = tmp_path / "denied.txt", Clock()
+    denied = DenyList(file, clock=clock)
+    live = Live(one_arm(), shelf.open, lambda: shelf.published, clock=lambda: NOW, denied=denied)
+    file.write_text("i1\n")
+    clock.seconds += 1
+    live.look()
+    assert denied.item_ids == ("i1",)
 
 
 def test_a_missing_pointer_is_reported_and_the_bundle_stays_live(shelf: Shelf) -> None:

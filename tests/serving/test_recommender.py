@@ -5,19 +5,23 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from serving.answers import Answer, RecommendRequest
 from serving.bundles.bundle import Bundle
 from serving.config import RankingConfig
-from serving.recommender import Recommender
+from serving.recommender import Recommender, Unavailable
 from serving.registry import retrievers_of
 from serving.retrieval import exact
 from serving.retrieval.ranking import Scores
+from serving.user_features import BundleFeatures, FeaturesLostError
 
 MIDNIGHT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
+VERSION = "2017-12-01-5f3c9a71"
 
 
 def ids(recommender: Recommender, user_id: str, k: int, retriever: str, *, exclude_known: bool = False) -> list[str]:
@@ -79,6 +83,44 @@ def test_a_retriever_without_candidates_is_replaced(recommender: Recommender) ->
 def test_a_user_newer_than_the_towers_is_served_by_features(recommender: Recommender) -> None:
     answer = recommender.recommend(["n1"], k=3, retriever="two_tower").answers[0]
     assert (answer.fallback, answer.unknown_user) == (None, True)
+
+
+def test_a_user_whose_features_are_lost_is_answered_from_the_bundle_and_others_as_ever(
+    bundle: Bundle, recommender: Recommender, read_users: Callable[[list[str]], pa.Table]
+) -> None:
+    def without_u1(user_ids: list[str]) -> pa.Table:
+        return read_users(["stranger" if name == "u1" else name for name in user_ids])
+
+    def ask(read: Callable[[list[str]], pa.Table], features: Any = None) -> list[Answer]:
+        asked = Recommender(bundle, read, retrievers=recommender.retrievers, default_retriever="two_tower")
+        return asked.answer(RecommendRequest(("u4", "u1", "u3"), 5), features).answers
+
+    (known, other, new), found = ask(read_users), ask(without_u1)
+    assert [answer.reasons for answer in found] == [(), ("no_features",), ("no_history",)]
+    assert (found[0], found[2]) == (known, new)
+    assert (other.reasons, found[1].items) == ((), ask(read_users, Unavailable("down"))[1].items)
+    with pytest.raises(LookupError, match="the online store has none of this user"):
+        recommender.embed_user("u1", without_u1(["u1"]))
+
+
+def test_a_store_that_has_no_features_of_anybody_has_lost_them(
+    bundle: Bundle, read_users: Callable[[list[str]], pa.Table]
+) -> None:
+    read = BundleFeatures(bundle, read_users)
+    # u2 was forgotten: known to the bundle until the next one is served.
+    assert read(["u2", "u1"]).column("user_as_of_seconds").null_count == 1
+    empty = BundleFeatures(bundle, lambda user_ids: read_users(["stranger"] * len(user_ids)))
+    assert empty(["stranger", "u3"]).num_rows == 2
+    with pytest.raises(
+        FeaturesLostError, match=rf"{VERSION}: the store has none of 3 users .* `twinspire features --f"
+    ):
+        empty(["stranger", "u1"])
+
+    def gone(user_ids: list[str]) -> pa.Table:
+        raise FileNotFoundError("online.db: no such file")
+
+    with pytest.raises(FeaturesLostError, match=rf"online features {VERSION} are gone \(online.db: no such file\)"):
+        BundleFeatures(bundle, gone)(["u1"])
 
 
 def test_nothing_left_is_an_empty_answer(recommender: Recommender) -> None:

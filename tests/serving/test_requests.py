@@ -95,7 +95,7 @@ def test_context_of_an_unknown_user_is_used(recommender: Recommender) -> None:
 
 
 def test_recent_items_are_met_now(recommender: Recommender, read_users: ReadUsers) -> None:
-    seconds = recommender._as_of_seconds
+    seconds = recommender.as_of_seconds
     found = answer(recommender, retriever="exact", recent_items=("i9", "i1", "i9"))
     raw = read_users(["u1"]).to_pylist()[0]
     raw["user_history"] = ["i9", "i1", "i2", "i0"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import os
 import re
 import runpy
 import shutil
@@ -17,14 +18,17 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from artefacts.paths import RunPaths
+from artefacts.config import pick
+from artefacts.paths import FILLED, RunPaths
 from features.encoding import Encoder
 from features.ids import IdMap
+from features.store import Store, StoreSettings
 from serving.bundles.bundle import Bundle
 from serving.bundles.folder import list_bundles, published, read
 from serving.bundles.manifest import Facts
 from serving.bundles.publish import Parts, publish, write
-from serving.steps import prune_bundles
+from serving.config import PublishSections
+from serving.steps import publish_bundle
 from tests import forking
 from twinspire.bundles import bundles as commands
 from twinspire.load_config import dump, load
@@ -62,6 +66,9 @@ def three_days(
         folder = RunPaths(root / "runs" / "small", day).bundles
         versions.append(write(folder, made, facts.model_copy(update=known)))
         publish(folder, versions[-1], moment=created + dt.timedelta(hours=1), reason="bundle")
+    settings = StoreSettings("small", encoder.schema, {"user": 7, "item": 28}, "sqlite", "")
+    Store(folder.parent / "features", settings, facts.features_version)
+    (folder.parent / "features" / "online" / facts.features_version / FILLED).write_text("2017-12-01")
     return root, versions
 
 
@@ -125,11 +132,11 @@ def test_the_list_is_available_as_json(shop: Shop) -> None:
 
 def test_a_bundle_that_cannot_be_read_is_listed_with_its_problem(shop: Shop) -> None:
     manifest = shop.folder / shop.versions[0] / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 5', '"format_version": 4'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 6', '"format_version": 5'))
     shown = shop.done("list")
     assert "not readable" in shown
-    assert "manifest.json: format version 4, expected 5; serve it with the code that made it, or" in shown
-    assert "format version 4" in shop.refused("show", "2017-12-01")
+    assert "manifest.json: format version 5, expected 6; serve it with the code that made it, or" in shown
+    assert "format version 5" in shop.refused("show", "2017-12-01")
 
 
 def test_a_bundle_is_shown_with_lineage_figures_and_verified_files(shop: Shop) -> None:
@@ -245,9 +252,76 @@ def test_pruning_takes_its_limits_from_the_configuration(shop: Shop) -> None:
 def test_the_daily_run_prunes_by_its_configuration(shop: Shop) -> None:
     config = load(shop.root / "small.yaml", ["bundles.max_age_days=1"])
     paths = RunPaths(shop.root / "runs" / "small", config.as_of)
-    outcome = prune_bundles(config.bundles, paths, now=NOW)
-    assert re.fullmatch(rf"1 removed, \d+\.\d MB: {shop.versions[0]}", outcome)
-    assert prune_bundles(config.bundles, paths, now=NOW) == "no bundle removed"
+    paths.bundle_name.parent.mkdir(parents=True)
+    paths.bundle_name.write_text(shop.versions[2])
+    sections = pick(PublishSections, config)
+    outcome = publish_bundle(sections, paths, now=NOW)
+    assert re.fullmatch(rf"{shop.versions[2]} published; 1 removed, \d+\.\d MB: {shop.versions[0]}", outcome)
+    assert publish_bundle(sections, paths, now=NOW) == f"{shop.versions[2]} published; no bundle removed"
+
+
+def test_a_bundle_that_an_arm_is_pinned_to_stays(shop: Shop) -> None:
+    pin = f"serving.arms=[{{name: all, share: 1, bundle: {shop.versions[0]}}}]"
+    assert shop.done("prune", "--keep", "1", "--set", pin) == "nothing to remove\n"
+    assert f"removed {shop.versions[0]}" in shop.done("prune", "--keep", "1")
+
+
+def test_a_bundle_that_a_server_has_open_stays(shop: Shop) -> None:
+    served = Bundle.open(shop.folder / shop.versions[0])
+    assert shop.done("prune", "--keep", "1") == "nothing to remove\n"
+    del served
+    assert f"removed {shop.versions[0]}" in shop.done("prune", "--keep", "1")
+
+
+def test_online_features_go_with_the_last_bundle_that_names_them(shop: Shop, facts: Facts) -> None:
+    online = shop.root / "runs" / "small" / "features" / "online"
+    for version in ("2017-12-02-00000000", "2017-12-03-00000000"):
+        shutil.copytree(online / facts.features_version, online / version)
+        os.utime(online / version / FILLED, (int(version[8:10]),) * 2)
+    planned = shop.done("prune", "--dry-run")
+    assert "would remove online features 2017-12-02-00000000" in planned
+    assert shop.done("prune") == planned.replace("would remove", "removed")
+    # What was filled last may be of a night whose bundle is not made yet; here that is what bundles name.
+    assert [path.name for path in online.iterdir()] == [facts.features_version]
+
+
+def test_features_of_a_bundle_that_cannot_be_read_stay(shop: Shop, facts: Facts) -> None:
+    online = shop.root / "runs" / "small" / "features" / "online"
+    shutil.copytree(online / facts.features_version, online / "2017-12-03-00000000")
+    os.utime(online / "2017-12-03-00000000" / FILLED, (3, 3))
+    (shop.folder / shop.versions[2] / "manifest.json").write_text("[")
+    assert shop.done("prune") == "nothing to remove\n"
+
+
+def test_a_bundle_whose_features_are_gone_is_not_promoted(shop: Shop, facts: Facts) -> None:
+    (shop.root / "runs" / "small" / "features" / "online" / facts.features_version / FILLED).unlink()
+    before = published(shop.folder)
+    assert f"the online features {facts.features_version} are not there" in shop.refused("promote", shop.versions[0])
+    assert f"the online features {facts.features_version} are not there" in shop.refused("rollback")
+    assert published(shop.folder) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"\xff\xfe", b"[" * 100_000, b'{"format_version": 6}', b'{"format_version": ' + b"[" * 100_000, b"null"],
+    ids=["empty", "not text", "nested", "hollow", "nested format", "null"],
+)
+def test_a_damaged_manifest_is_a_line_of_the_list_and_an_error_elsewhere(shop: Shop, text: bytes) -> None:
+    (shop.folder / shop.versions[0] / "manifest.json").write_bytes(text)
+    assert "not readable" in shop.done("list")
+    problems = {row["version"]: row["problem"] for row in json.loads(shop.done("list", "--json"))}
+    assert [version for version, problem in problems.items() if problem] == [shop.versions[0]]
+    for asked in (["show", shop.versions[0]], ["promote", shop.versions[0]], ["diff", *shop.versions[:2]]):
+        assert "manifest.json" in shop.refused(*asked)
+
+
+def test_a_manifest_that_is_no_file_and_a_folder_with_no_day_do_not_stop_the_list(shop: Shop) -> None:
+    manifest = shop.folder / shop.versions[0] / "manifest.json"
+    manifest.unlink()
+    manifest.mkdir()
+    (shop.folder / "2017-13-45-00000000").mkdir()
+    assert "manifest.json: cannot be read" in shop.done("list")
+    assert "manifest.json: cannot be read" in shop.refused("show", shop.versions[0])
 
 
 @pytest.mark.parametrize("command", ["show", "promote"])

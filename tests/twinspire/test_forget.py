@@ -21,7 +21,8 @@ from beam_jobs.snapshot_days import write_snapshots
 from features.config import FeaturesSections, IngestSections
 from features.forgotten import Forgotten
 from features.ids import IdMap
-from features.steps import make_features, make_tables, open_store
+from features.online_versions import open_filled
+from features.steps import make_features, make_tables
 from serving.config import ServeSections
 from serving.exposures.files import Exposure, read_exposures
 from serving.open import exposure_log
@@ -96,6 +97,24 @@ def contents(paths: RunPaths) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
+def test_every_version_of_the_online_features_loses_them(tmp_path: Path) -> None:
+    """A bundle of yesterday, served again after a rollback, must not read them."""
+    config_file = write_stall(tmp_path / "with", range(10))
+    versions = []
+    # Where nothing is published, a new version replaces the others.
+    (tmp_path / "runs" / "stall" / "bundles").mkdir(parents=True)
+    for day in (DAY, NEXT):
+        paths = run_day(config_file, tmp_path / "runs", day)
+        versions.append(paths.features_version.read_text())
+    assert len(set(versions)) == 2
+    remember(paths, ["u3"])
+    assert {one.where: one.num_rows for one in forget(paths, ["u3"])}["online store"] == 2
+    for version in versions:
+        found = open_filled(paths.features, version).read_online(["u0", "u3"]).column("user_num_events")
+        assert [value is None for value in found.to_pylist()] == [False, True]
+        assert b"u3" not in (paths.online / version / "online.db").read_bytes()
+
+
 def test_the_next_run_equals_one_in_which_they_never_existed(tmp_path: Path) -> None:
     runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
     config_file = write_stall(tmp_path / "with", range(10))
@@ -109,7 +128,7 @@ def test_the_next_run_equals_one_in_which_they_never_existed(tmp_path: Path) -> 
     assert not paths.snapshots.exists()
     assert not known(paths, gone)
     others = (
-        open_store(pick(FeaturesSections, load(config_file)), paths)
+        open_filled(paths.features, paths.features_version.read_text())
         .read_online(["u0", "u3", "u9"])
         .column("user_num_events")
         .to_pylist()

@@ -19,7 +19,9 @@ from features import steps as feature_runs
 from features.columns import seconds_of
 from features.config import FeaturesSections, IngestSections
 from features.examples import PARTS
-from features.steps import find_schema_changes, make_features, make_tables, open_store
+from features.online_versions import open_filled
+from features.steps import find_schema_changes, make_features, make_tables
+from features.store import Store
 from twinspire.config import Config
 from twinspire.load_config import load
 
@@ -79,6 +81,10 @@ def config_file(tmp_path: Path) -> Path:
     return file
 
 
+def online_store(paths: RunPaths) -> Store:
+    return open_filled(paths.features, paths.features_version.read_text())
+
+
 def test_one_more_day_joins_that_day_only_and_a_new_item_is_described_at_once(
     config_file: Path, tmp_path: Path
 ) -> None:
@@ -101,8 +107,8 @@ def test_a_new_user_without_a_past_is_in_the_online_store(config_file: Path, tmp
     run_day(config_file, tmp_path / "runs", DAY)
     # On the very day of the next cut: the tables know them, and no row before it does.
     change_orders(tmp_path / "data", ("", "u7,i1,2024-01-10T09:00:00\n"))
-    config, paths, _ = run_day(config_file, tmp_path / "runs", NEXT)
-    [known, new] = open_store(pick(FeaturesSections, config), paths).read_online(["u0", "u7"]).to_pylist()
+    _, paths, _ = run_day(config_file, tmp_path / "runs", NEXT)
+    [known, new] = online_store(paths).read_online(["u0", "u7"]).to_pylist()
     assert (known["user_num_events"], new["user_num_events"]) == (9, 0)
     assert new["user_as_of_seconds"] <= seconds_of(DAY)
 
@@ -159,7 +165,7 @@ def test_a_late_change_computes_the_days_from_it_on_again_and_equals_a_rebuild(
     _, paths, _ = run_day(config_file, tmp_path / "runs", DAY)
     before = partitions(paths)
     change_orders(tmp_path / "data", *changes)
-    config, paths, outcome = run_day(config_file, tmp_path / "runs", NEXT)
+    _, paths, outcome = run_day(config_file, tmp_path / "runs", NEXT)
     assert outcome.startswith(f"{expected} computed again; ")
     day = expected[:10]
     after = partitions(paths)
@@ -184,7 +190,7 @@ def test_a_late_change_computes_the_days_from_it_on_again_and_equals_a_rebuild(
             # Of newcomers a rebuild has rows that nothing reads any more.
             assert rows_of(paths, tower) == rows_of(rebuilt, tower)
     users = ["u0", "u1", "u2", "u3", "u9"]
-    online = [open_store(pick(FeaturesSections, config), one).read_online(users) for one in (paths, rebuilt)]
+    online = [online_store(one).read_online(users) for one in (paths, rebuilt)]
     assert online[0].equals(online[1])
 
 
@@ -263,7 +269,7 @@ def test_the_next_run_repairs_a_killed_one(
         patched.setattr(*where)
         with pytest.raises(Killed):
             run_day(config_file, tmp_path / "runs", NEXT)
-    config, paths, _ = run_day(config_file, tmp_path / "runs", NEXT)
+    _, paths, _ = run_day(config_file, tmp_path / "runs", NEXT)
     _, rebuilt, _ = run_day(config_file, tmp_path / "rebuilt", NEXT)
     for tower in ("user", "item"):
         assert rows_of(paths, tower) == rows_of(rebuilt, tower)
@@ -271,7 +277,7 @@ def test_the_next_run_repairs_a_killed_one(
         for name in PARTS:
             found, fresh = ((one.examples / folder.name / f"{name}.parquet") for one in (paths, rebuilt))
             assert pq.read_table(found).equals(pq.read_table(fresh))
-    online = [open_store(pick(FeaturesSections, config), one).read_online(["u0", "u1"]) for one in (paths, rebuilt)]
+    online = [online_store(one).read_online(["u0", "u1"]) for one in (paths, rebuilt)]
     assert online[0].equals(online[1])
 
 

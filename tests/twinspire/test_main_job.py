@@ -411,14 +411,17 @@ def test_a_published_bundle_of_another_day_does_not_count() -> None:
         assert steps["publish"].is_current() is is_current
 
 
-def test_an_online_store_of_another_day_does_not_count() -> None:
-    steps = {step.name: step for step in planned()}
-    folder = Path("runs") / "my_shop" / "features"
-    folder.mkdir(parents=True)
+def test_online_features_that_were_not_filled_to_the_end_do_not_count() -> None:
+    steps, version = {step.name: step for step in planned()}, "2024-06-01-00000000"
+    root = Path("runs") / "my_shop"
+    filled = root / "features" / "online" / version / "filled.txt"
+    filled.parent.mkdir(parents=True)
     assert not steps["features"].is_current()
-    for day, is_current in (("2024-06-01", True), ("2024-06-02", False)):
-        (folder / "online_day.txt").write_text(day)
-        assert steps["features"].is_current() is is_current
+    (root / "steps" / "2024-06-01").mkdir(parents=True)
+    (root / "steps" / "2024-06-01" / "features.txt").write_text(version)
+    assert not steps["features"].is_current()
+    filled.write_text("2024-06-01")
+    assert steps["features"].is_current()
 
 
 def test_the_paths_of_a_day_lie_below_its_dataset() -> None:

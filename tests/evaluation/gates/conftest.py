@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from artefacts.config import pick
-from artefacts.paths import RunPaths
+from artefacts.paths import FILLED, RunPaths
 from evaluation.config import GatesSections
 from evaluation.gates.candidate import Candidate
 from evaluation.gates.gates import check
@@ -79,6 +79,14 @@ class Shop:
         }
         (self.paths.tables / "events").mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(rows, schema=EVENTS_SCHEMA), self.paths.tables / "events" / f"{day}.parquet")
+
+    def fill_online(self) -> None:
+        """As the features step leaves a version of the online features."""
+        version = f"{AS_OF}-00000000"
+        filled = self.paths.features / "online" / version / FILLED
+        for path, text in ((filled, str(AS_OF)), (self.paths.features_version, version)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
 
     def write_entities(self, **columns: Any) -> None:
         """The users and items tables; a keyword replaces a column."""
@@ -195,7 +203,7 @@ def trained_as_written(shop_as_written: Shop, tmp_path_factory: pytest.TempPathF
     for day in day_range(AS_OF - dt.timedelta(days=30), AS_OF):
         made.write_examples(day)
     made.write_catalogue()
-    made.paths.online_day.write_text(str(AS_OF))
+    made.fill_online()
     made.write_vectors(made.paths)
     made.write_vectors(made.before, users=unit(NUM_USERS, 1))
     (made.paths.bundles / VERSION).mkdir(parents=True)

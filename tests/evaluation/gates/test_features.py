@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from typing import Any
 
 import pyarrow as pa
@@ -71,8 +72,10 @@ def test_old_features_and_another_days_online_store_are_noticed(trained: Any) ->
     assert "the newest features of users are 2 days old" in found.sentence
     assert check(trained.candidate(max_feature_age_days=2), "freshness").outcome == "passed"
     trained.write_catalogue()
-    trained.paths.online_day.write_text("2024-03-10")
-    assert "the online store holds 2024-03-10" in check(trained.candidate(), "freshness").sentence
+    shutil.rmtree(trained.paths.features / "online")
+    found = check(trained.candidate(), "freshness")
+    assert found.outcome == "failed"
+    assert "the online store holds none of 2024-03-11; expected at most 0 days" in found.sentence
 
 
 def test_rows_differ_by_any_value_but_not_by_the_last_bit() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.bundles.bundle import Bundle
-from serving.bundles.manifest import BundleError, Facts
+from serving.bundles.manifest import UNSIGNED, BundleError, Facts, read_manifest
 from serving.bundles.publish import Parts, write
 from serving.config import RankingConfig
 from serving.recommender import Recommender
@@ -152,13 +154,15 @@ def test_a_renamed_bundle_is_refused(folder: Path) -> None:
 
 
 def edit_manifest(folder: Path, **changes: Any) -> None:
+    """Changes a manifest and its checksum with it."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    text = json.dumps(json.loads(path.read_text()) | changes | {"manifest_sha256": UNSIGNED})
+    path.write_text(text.replace(UNSIGNED, hashlib.sha256(text.encode()).hexdigest(), 1))
 
 
 def test_another_format_version_is_refused(folder: Path) -> None:
     edit_manifest(folder, format_version=1)
-    assert "manifest.json: format version 1, expected 5" in refusal(folder)
+    assert "manifest.json: format version 1, expected 6" in refusal(folder)
 
 
 def test_a_manifest_that_is_not_valid_is_refused(folder: Path) -> None:
@@ -168,6 +172,57 @@ def test_a_manifest_that_is_not_valid_is_refused(folder: Path) -> None:
     assert "manifest.json: colour: " in refusal(folder)
     (folder / "manifest.json").write_text("{")
     assert "manifest.json: not valid JSON" in refusal(folder)
+
+
+def test_every_flipped_bit_of_a_manifest_is_refused(folder: Path) -> None:
+    path = folder / "manifest.json"
+    content = path.read_bytes()
+    for number in range(0, 8 * len(content), 7):
+        changed = bytearray(content)
+        changed[number // 8] ^= 1 << number % 8
+        path.write_bytes(changed)
+        with pytest.raises(BundleError, match=r"manifest\.json"):
+            read_manifest(folder)
+    path.write_bytes(content)
+    assert read_manifest(folder).bundle_version == folder.name
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"recall_at_100": 0.25', '"recall_at_100": 0.26'),
+        ('"recall_at_100": 0.25', '"recall_at_100": 0.250'),
+        ('"parent": "2017-11-30-0f3c9a71"', '"parent": null'),
+        ('"recall": 1.0', '"recall": 0.5'),
+        ('"seed": 7', '"seed": 7, "seed": 7'),
+        ("\n", "\n "),
+    ],
+)
+def test_every_edit_of_a_manifest_is_refused(folder: Path, old: str, new: str) -> None:
+    path = folder / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    message = refusal(folder)
+    assert "manifest.json: manifest_sha256 is '" in message
+    assert "copy the bundle again, or make it again" in message
+
+
+def test_a_manifest_nested_too_deeply_is_an_error_like_others(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"metrics": ' + "[" * 100_000)
+    assert "manifest.json: not valid JSON" in refusal(folder)
+
+
+def test_files_cut_short_after_opening_change_nothing(folder: Path) -> None:
+    """Were they mapped, touching them would kill the process."""
+    bundle = Bundle.open(folder)
+    before = [bundle.item_vectors.copy(), bundle.popularity.copy()]
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+    assert [np.array_equal(one, two) for one, two in zip(before, (bundle.item_vectors, bundle.popularity), strict=True)]
+    maps = Path("/proc/self/maps").read_text()
+    assert str(folder) not in maps
 
 
 def test_a_manifest_that_claims_another_meaning_is_refused(folder: Path) -> None:

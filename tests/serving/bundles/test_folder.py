@@ -83,4 +83,4 @@ def test_a_bundle_that_cannot_be_read_is_listed_by_the_time_of_its_folder(tmp_pa
     assert (newer.version, newer.problem) == (whole, None)
     assert older.created == dt.datetime(2017, 7, 14, 2, 40, tzinfo=dt.UTC)
     assert older.manifest is None
-    assert "manifest.json: format version 1, expected 5; serve it with the code that made it" in str(older.problem)
+    assert "manifest.json: format version 1, expected 6; serve it with the code that made it" in str(older.problem)

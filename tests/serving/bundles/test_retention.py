@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artefacts.locks import locked
-from serving.bundles.folder import expired, list_bundles, prune, published, remove, rollback_target
+from serving.bundles.folder import list_bundles, published, rollback_target
 from serving.bundles.manifest import BundleError, Facts, read_manifest
 from serving.bundles.publish import Parts, current, publish, write
+from serving.bundles.retention import expired, prune, remove
 
 Hollow = Callable[..., str]
 NOW = dt.datetime(2018, 1, 1, tzinfo=dt.UTC)

@@ -16,7 +16,7 @@ from features.forgotten import ids_in, line_of
 from features.ids import IdMap, normal_id
 from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
-from serving.retrieval.eligible import LOOK_SECONDS, DeniedItems
+from serving.retrieval.eligible import LOOK_SECONDS, DeniedItems, DenyList
 
 ITEMS = IdMap(["a", "b", "c", "d"])
 
@@ -49,7 +49,7 @@ def replace(file: Path, text: str) -> None:
 
 
 def test_a_change_is_seen_after_a_second_and_not_before(file: Path, clock: Clock) -> None:
-    denied = DeniedItems(file, ITEMS, clock=clock)
+    denied = DeniedItems(DenyList(file, clock=clock), ITEMS)
     assert denied.rows().tolist() == []
     replace(file, "c\n")
     clock.seconds += LOOK_SECONDS / 2
@@ -69,7 +69,7 @@ def test_a_file_that_has_not_changed_is_not_read_again(
     file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace(file, "c\n")
-    denied = DeniedItems(file, ITEMS, clock=clock)
+    denied = DeniedItems(DenyList(file, clock=clock), ITEMS)
     rows = denied.rows()
     monkeypatch.setattr(Path, "read_text", None)
     for _ in range(3):
@@ -79,7 +79,7 @@ def test_a_file_that_has_not_changed_is_not_read_again(
 
 def test_unknown_ids_are_counted_in_the_log_once(file: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     replace(file, "c\nx\ny\n")
-    denied = DeniedItems(file, ITEMS, clock=clock)
+    denied = DeniedItems(DenyList(file, clock=clock), ITEMS)
     for _ in range(3):
         assert denied.rows().tolist() == [2]
         clock.seconds += LOOK_SECONDS
@@ -91,7 +91,7 @@ def test_an_unreadable_file_leaves_the_denied_items_as_they_were(
     file: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     replace(file, "c\n")
-    denied = DeniedItems(file, ITEMS, clock=clock)
+    denied = DeniedItems(DenyList(file, clock=clock), ITEMS)
     denied.rows()
     file.write_bytes(b"\xff\xfe")
     clock.seconds += LOOK_SECONDS
@@ -100,6 +100,47 @@ def test_an_unreadable_file_leaves_the_denied_items_as_they_were(
     replace(file, "b\n")
     clock.seconds += LOOK_SECONDS
     assert denied.rows().tolist() == [1]
+
+
+def test_a_new_bundle_denies_what_the_last_did_while_the_file_cannot_be_read(
+    file: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    replace(file, "c\n")
+    denied = DenyList(file, clock=clock)
+    assert (DeniedItems(denied, ITEMS).rows().tolist(), denied.problem) == ([2], None)
+    file.unlink()
+    file.mkdir()
+    for _ in range(3):
+        clock.seconds += LOOK_SECONDS
+        # Another catalogue has the item in another row.
+        assert DeniedItems(denied, IdMap(["z", "c"])).rows().tolist() == [1]
+    assert denied.problem == "cannot be read (Is a directory)"
+    assert sum("cannot be read" in record.getMessage() for record in caplog.records) == 1
+    file.rmdir()
+    replace(file, "a\n")
+    clock.seconds += LOOK_SECONDS
+    assert (DeniedItems(denied, ITEMS).rows().tolist(), denied.problem) == ([0], None)
+
+
+def test_without_its_folder_it_is_not_known_what_is_denied(file: Path, clock: Clock) -> None:
+    folder = file.parent / "runs"
+    folder.mkdir()
+    (folder / "denied.txt").write_text("c\n")
+    denied = DenyList(folder / "denied.txt", clock=clock)
+    folder.rename(folder.with_name("away"))
+    clock.seconds += LOOK_SECONDS
+    denied.look()
+    assert (denied.item_ids, denied.problem) == (("c",), "cannot be read (No such file or directory)")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_nothing_is_opened_while_it_is_not_known_what_is_denied(file: Path, content: bytes | None) -> None:
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"denied_items.txt: cannot be read .*; nothing is answered while .* Make it"):
+        DenyList(file)
 
 
 @pytest.mark.parametrize("retriever", ["two_tower", "repeat", "popularity", "fused"])
@@ -113,7 +154,7 @@ def test_the_recommender_follows_between_two_requests(
     retriever: str,
     user_id: str,
 ) -> None:
-    denied = DeniedItems(file, bundle.encoder.item_ids, clock=clock)
+    denied = DeniedItems(DenyList(file, clock=clock), bundle.encoder.item_ids)
     following = Recommender(
         bundle, read_users, retrievers=recommender.retrievers, default_retriever="fused", denied=denied
     )
@@ -142,7 +183,7 @@ def test_popular_items_replace_a_users_purchases_when_all_are_denied(
     file: Path,
 ) -> None:
     replace(file, "i0\ni1\ni2\n")
-    denied = DeniedItems(file, bundle.encoder.item_ids)
+    denied = DeniedItems(DenyList(file), bundle.encoder.item_ids)
     asked = Recommender(
         bundle, read_users, retrievers=recommender.retrievers, default_retriever="repeat", denied=denied
     )

@@ -16,7 +16,7 @@ from serving.bundles.publish import Parts, write
 from serving.config import RankingConfig
 from serving.recommender import Recommender
 from serving.registry import retrievers_of
-from serving.retrieval.eligible import DeniedItems
+from serving.retrieval.eligible import DeniedItems, DenyList
 from serving.retrieval.index import HnswIndex
 
 Sign = Callable[..., Path]
@@ -42,7 +42,7 @@ def test_no_retriever_returns_it_whichever_items_are_denied(
         ef_search=50,
     )
     (without_two.parent / "denied.txt").write_text("i1\n")
-    denied = DeniedItems(without_two.parent / "denied.txt", bundle.encoder.item_ids)
+    denied = DeniedItems(DenyList(without_two.parent / "denied.txt"), bundle.encoder.item_ids)
     for also, gone in ((None, {"i0", "i2"}), (denied, {"i0", "i1", "i2"})):
         recommender = Recommender(bundle, read_users, retrievers=retrievers, default_retriever="fused", denied=also)
         for name in retrievers:

@@ -24,13 +24,13 @@ LOOK_SECONDS = 0.05
 
 def main() -> None:
     """Serves until it is stopped."""
-    from features.store import Store
     from serving.arms import one_arm
     from serving.bundles.bundle import Bundle
     from serving.config import RankingConfig
     from serving.live import Live
     from serving.recommender import Recommender
     from serving.registry import retrievers_of
+    from serving.user_features import BundleFeatures, features_of
     from serving.web import server, workers
     from serving.web.app import Protection, create_app
     from serving.web.feature_reads import FeatureReads
@@ -42,9 +42,9 @@ def main() -> None:
     workers.LOOK_SECONDS, server.KEEP_ALIVE_SECONDS = LOOK_SECONDS, 30
     server.HEAD_SECONDS = server.READ_SECONDS = 1.0
 
-    def read_of(users: Path) -> Callable[..., Any]:
+    def read_of(bundle: Bundle) -> Callable[..., Any]:
         if users.is_dir():
-            return Store.open(users).read_online
+            return BundleFeatures(bundle, features_of(bundle, users).read_online)
         read: Callable[..., Any] = runpy.run_path(str(HERE.parent / "serve_for_tests.py"))["reader"](
             pq.read_table(users)
         )
@@ -73,7 +73,7 @@ def main() -> None:
             RankingConfig(max_fetch=30, fusion_weights=weights, fusion_rank_constant=60, fusion_depth=20),
             ef_search=50,
         )
-        return Recommender(bundle, read_of(users), retrievers=retrievers, default_retriever="fused")
+        return Recommender(bundle, read_of(bundle), retrievers=retrievers, default_retriever="fused")
 
     def open_live(*, warm_up: bool) -> Live:
         return Live(

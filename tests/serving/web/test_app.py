@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -167,11 +169,16 @@ def test_any_text_is_a_user_id(client: httpx.Client, user_id: str) -> None:
 
 def test_health_readiness_and_bundle_are_reported(client: httpx.Client, bundle: Bundle) -> None:
     assert client.get("/healthz").json() == {"alive": True}
-    assert client.get("/readyz").json() == {
+    ready = client.get("/readyz").json()
+    midnight = dt.datetime(2017, 12, 1, tzinfo=dt.UTC).timestamp()
+    assert ready.pop("features_age_seconds") == pytest.approx(time.time() - midnight, abs=60)
+    assert ready == {
         "ready": True,
         "bundle_version": bundle.version,
         "refused": None,
         "features": "ok",
+        "features_version": "2017-12-01-5f3c9a71",
+        "deny_list": "ok",
     }
     assert client.get("/v1/bundle").json() == json.loads(bundle.manifest.model_dump_json())
     assert client.get("/v1/recommend").status_code == 405

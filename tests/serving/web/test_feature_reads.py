@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from serving.recommender import Unavailable
+from serving.user_features import FeaturesLostError
 from serving.web.feature_reads import REST_SECONDS, FeatureReads
 
 TABLE = pa.table({"user_id": ["a"]})
@@ -76,6 +77,40 @@ def test_a_store_in_a_file_is_read_in_place(clock: Clock) -> None:
     assert asyncio.run(reads.read(read, ["a"])) == Unavailable("OperationalError: database is locked")
     clock.seconds += REST_SECONDS
     assert asyncio.run(reads.read(read, ["a"])) is TABLE
+
+
+def test_features_that_are_lost_are_missed_by_their_bundle_alone(reads: FeatureReads) -> None:
+    def lost(ids: list[str]) -> pa.Table:
+        if is_lost:
+            raise FeaturesLostError("online features 2017-12-01-5f3c9a71: the store has none")
+        return TABLE
+
+    def other(ids: list[str]) -> pa.Table:
+        return TABLE
+
+    is_lost = True
+    for _ in range(2):
+        assert isinstance(asyncio.run(reads.read(lost, ["a"])), Unavailable)
+        assert asyncio.run(reads.read(other, ["a"])) is TABLE
+        assert reads.state == "online features 2017-12-01-5f3c9a71: the store has none"
+    is_lost = False
+    assert asyncio.run(reads.read(lost, ["a"])) is TABLE
+    assert reads.state == "ok"
+
+
+def test_a_look_reads_a_few_users_at_most_once_a_second(reads: FeatureReads, clock: Clock) -> None:
+    asked: list[list[str]] = []
+
+    def read(ids: list[str]) -> pa.Table:
+        asked.append(ids)
+        raise FeaturesLostError("none")
+
+    for _ in range(3):
+        assert asyncio.run(reads.look([(read, ["a", "b"]), (read, [])])) == "none"
+    assert asked == [["a", "b"]]
+    clock.seconds += REST_SECONDS
+    asyncio.run(reads.look([(read, ["a", "b"])]))
+    assert len(asked) == 2
 
 
 def test_no_error_of_a_store_fails_a_request(reads: FeatureReads, clock: Clock) -> None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features import online_versions
 from features.encoding import Encoder
 from features.schema import snapshot_schema
 from features.store import OnlineStore, Store, StoreSettings
@@ -26,7 +27,7 @@ from features.store import OnlineStore, Store, StoreSettings
 HELD = runpy.run_path(str(Path(__file__).with_name("test_workers.py")))
 JOURNEY = Path(__file__).parents[3] / "configs" / "complete_journey.yaml"
 MOMENT = dt.datetime(2017, 12, 1, tzinfo=dt.UTC)
-BEFORE = MOMENT - dt.timedelta(days=30)
+VERSION = "2017-12-01-5f3c9a71"
 pytestmark = pytest.mark.slow
 
 
@@ -75,9 +76,8 @@ def filled(folder: Path, encoder: Encoder, online: pa.Table, kind: OnlineStore, 
     pq.write_table(users, folder / "snapshots" / "user" / "0.parquet")
     pq.write_table(snapshot_schema(encoder.schema, "item").empty_table(), folder / "snapshots" / "item" / "0.parquet")
     settings = StoreSettings("small", encoder.schema, {"user": 30, "item": 30}, kind, address)
-    store = Store(folder, settings)
-    store.apply()
-    store.materialize(BEFORE, MOMENT)
+    store = Store(folder, settings, VERSION)
+    online_versions.fill(folder, settings, VERSION)
     return store
 
 
@@ -107,12 +107,42 @@ def test_while_redis_is_down_all_are_answered_without_it_and_with_it_again_after
             server.until(lambda: all_say({"no_features"}))
             server.until(lambda: server.get("/readyz").json()["features"] != "ok")
             redis.start()
-            store.materialize(BEFORE, MOMENT)
+            online_versions.fill(store.folder, store.settings, VERSION)
             server.until(lambda: all_say(set()))
         server.until(lambda: server.get("/readyz").json()["features"] == "ok")
         assert "twinspire_fallback_lists_total" in server.get("/metrics").text
     lists: list[dict[str, Any]] = [result for answer in load.answers for result in answer["results"]]
     assert {len(result["items"]) for result in lists} == {5}, "every list is full"
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_redis_that_came_back_empty_is_noticed_without_a_request_and_in_answers(
+    written: Path, redis: Redis, store: Store, tmp_path: Path, num_workers: int
+) -> None:
+    bundles = tmp_path / "bundles"
+    shutil.copytree(written, bundles / written.name)
+    (bundles / "current").symlink_to(written.name)
+
+    def reasons(server: Any) -> list[str]:
+        asked = {"user_ids": ["u1", "u4"], "k": 5, "retriever": "two_tower"}
+        with server.client() as client:
+            results = client.post("/v1/recommend", json=asked).json()["results"]
+        return [reason for result in results for reason in result["reasons"]]
+
+    with HELD["running"](bundles, store.folder, num_workers) as server:
+        assert reasons(server) == []
+        before = server.get("/readyz").json()
+        assert (before["features"], before["features_version"]) == ("ok", VERSION)
+        redis.kill()
+        redis.start()
+        empty = f"online features {VERSION}: the store has none of"
+        server.until(lambda: server.get("/readyz").json()["features"].startswith(empty))
+        server.until(lambda: "twinspire_features_missing 1.0" in server.get("/metrics").text)
+        assert reasons(server) == ["no_features", "no_features"]
+        online_versions.fill(store.folder, store.settings, VERSION)
+        server.until(lambda: server.get("/readyz").json()["features"] == "ok")
+        server.until(lambda: "twinspire_features_missing 0.0" in server.get("/metrics").text)
+        assert reasons(server) == []
 
 
 def maps_of(pid: int) -> str:

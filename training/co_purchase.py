@@ -158,7 +158,7 @@ def recall_by_weight(
 
 
 def with_weight(user_vectors: Floats, weight: float, *, learned_width: int) -> Floats:
-    """User vectors of length one with another weight of the factors, from those at `UNCHOSEN_WEIGHT`: [n, D + F + 1]."""
+    """User vectors with another weight of the factors, from those at `UNCHOSEN_WEIGHT`: [n, D + F + 1]."""
     scaled = np.array(user_vectors)
     scaled[:, learned_width:] *= weight / UNCHOSEN_WEIGHT
     return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True), dtype=np.float32)

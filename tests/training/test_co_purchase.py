@@ -136,10 +136,10 @@ def test_the_weight_goes_to_what_finds_more(useful: str, best: float) -> None:
     rng = np.random.default_rng(5)
     right, wrong = rng.normal(size=(2, 40, 8))
     right /= np.linalg.norm(right, axis=1, keepdims=True)
-    items = np.concatenate([right, wrong] if useful == "learned" else [wrong, right], axis=1).astype(np.float32)
-    users = np.concatenate(
-        [right, rng.normal(size=(40, 8))] if useful == "learned" else [rng.normal(size=(40, 8)), right], axis=1
-    ).astype(np.float32)
+    noise = 0.1 * rng.normal(size=(40, 8))
+    order = 1 if useful == "learned" else -1
+    items = np.concatenate([right, wrong][::order], axis=1).astype(np.float32)
+    users = np.concatenate([right, noise][::order], axis=1).astype(np.float32)
     users[:, 8:] *= UNCHOSEN_WEIGHT
     relevant = sparse.csr_array(np.eye(40, dtype=bool))
     seen = sparse.csr_array((40, 40), dtype=np.float32)

@@ -13,10 +13,11 @@ import numpy as np
 from artefacts import console, steps
 from artefacts.paths import RunPaths
 from evaluation import catalogue, comparison, config, report, settings
-from evaluation.baselines import BASELINES, baseline
+from evaluation.baselines import baseline
 from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.render.page import DAILY_PAGE, write_daily
 from evaluation.split import Split
+from evaluation.worlds.oracle import baselines_of
 from features.columns import seconds_of
 from serving.bundles.bundle import CURRENT, Bundle
 from serving.registry import retrievers_of
@@ -69,7 +70,7 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     items = catalogue.catalogue_of(paths.tables, paths.catalogue(paths.as_of), item_category=category)
     arms = [
         *retrieved_by(bundle, sections, paths, folds.folds[0].split),
-        *_baseline_arms(folds, max(ks), sections.seed),
+        *_baseline_arms(folds, max(ks), sections),
     ]
     return [
         comparison.compare_arms(
@@ -90,10 +91,11 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     ]
 
 
-def _baseline_arms(folds: Folds, k: int, seed: int) -> Iterable[tuple[settings.Arm, Lists]]:
-    past = baseline.Past(folds.folds[0].split, folds.events, folds.item_ids, seed)
-    with console.progress("baselines", total=len(BASELINES)) as advance:
-        for method in BASELINES.values():
+def _baseline_arms(folds: Folds, k: int, sections: config.EvaluateSections) -> Iterable[tuple[settings.Arm, Lists]]:
+    past = baseline.Past(folds.folds[0].split, folds.events, folds.item_ids, sections.seed)
+    methods = baselines_of(sections.evaluation.world)
+    with console.progress("baselines", total=len(methods)) as advance:
+        for method in methods.values():
             rank = method.fit(past)
             lists = {task: rank(k, task == report.NEW_TO_THE_USER) for task in report.TASKS}
             yield settings.Arm(method.title, method.source, (), layer="baseline"), lists

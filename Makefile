@@ -139,7 +139,7 @@ $(VENV)/.with-%: $(UV) setup.py pyproject.toml requirements.lock
 	@echo 'Installing twinspire[$*] and what it needs into $(VENV); the first time it downloads 1.2 GB'
 	quiet=$$([ -t 2 ] || echo --quiet)
 	$(UV) pip install $$quiet --python $(BIN)/python \
-		--constraints requirements.lock --build-constraints requirements.lock --editable '.[$*]'
+		--constraints requirements.lock --build-constraints requirements.lock --compile-bytecode --editable '.[$*]'
 	touch $@
 
 $(AIRFLOW): deploy/airflow/requirements.lock | $(UV)

@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,28 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
+
+
+def columns_that_fit(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, ranks: Sequence[int], width: int
+) -> list[int]:
+    """Places of the columns of a table that fit a width, with a space between them.
+
+    Args:
+        headings: Of the columns.
+        rows: Their cells.
+        ranks: The column of the highest rank goes first; one of rank 0 stays.
+        width: Of the terminal.
+    """
+
+    def needed(place: int) -> int:
+        texts = [headings[place], *(row[place] for row in rows)]
+        return max(len(line) for text in texts for line in text.splitlines() or [""])
+
+    widths, places = [needed(place) + 1 for place in range(len(headings))], list(range(len(headings)))
+    while sum(widths[place] for place in places) - 1 > width and any(ranks[place] for place in places):
+        places.remove(max(places, key=lambda place: ranks[place]))
+    return places
 
 
 @contextmanager

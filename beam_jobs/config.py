@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ByteSize, Field, model_validator
 
 from artefacts.config import Section, read
+from artefacts.secrets import check_none_in_clear, resolved
 from serving.config import SparCodeRecallConfig
 
 if TYPE_CHECKING:
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class IndexConfig(Section):
-    """The HNSW index over the item vectors."""
+    """The index over the item vectors: an HNSW graph, or exact search where that finds too little and is cheap."""
 
     m: int = Field(16, ge=2)
-    """Links per node."""
+    """Links per node of the graph; doubled where no beam finds enough."""
     ef_construction: int = Field(200, ge=1)
     """Beam width while building."""
-    ef_search: int = Field(400, ge=1)
-    """Beam width while searching; raised to k where a list is longer."""
+    ef_search: int | None = Field(None, ge=1)
+    """Beam width while searching, raised to k where a list is longer; null takes the narrowest that finds
+    `target_recall`, which is measured when the index is built."""
+    target_recall: float = Field(0.98, gt=0, le=1)
+    """Recall against exact search, with the weights on, that the beam is chosen for."""
     num_queries: int = Field(1000, ge=1)
     """Users whose lists are compared with exact search, at most."""
     weight: Literal["none", "value", "margin"] = "none"
@@ -33,7 +37,8 @@ class IndexConfig(Section):
     """Recall against exact search, with the weights on, below which the index is refused."""
     form: str | None = None
     """Backend of the index, a name in `INDEXES` of `serving/retrieval/index.py`; null takes the form of the HNSW graph
-    that suits the spread of the business weights, and the other one where it finds too little."""
+    that suits the spread of the business weights, the other one where it finds too little, and exact search where both
+    do and the catalogue is small enough."""
 
 
 class BeamConfig(Section):
@@ -42,16 +47,22 @@ class BeamConfig(Section):
     runner: str = "FnApiRunner"
     """Any Beam runner; FnApiRunner runs in this process and needs no download."""
     options: tuple[str, ...] = ()
-    """Further pipeline options, as on Beam's command line."""
+    """Further pipeline options, as on Beam's command line; a secret is named, as `${NAME}`."""
     shards: int = Field(4, ge=1)
     """Parts that users and items are cut into; one part is one unit of work."""
+
+    @model_validator(mode="after")
+    def _names_secrets(self) -> BeamConfig:
+        """Refuses secrets in clear."""
+        check_none_in_clear(self.options, key="options")
+        return self
 
     def pipeline_options(self) -> PipelineOptions:
         """The same for Beam."""
         # A second to import, which the command line should not pay at its start.
         from apache_beam.options.pipeline_options import PipelineOptions
 
-        return PipelineOptions([f"--runner={self.runner}", *self.options])
+        return PipelineOptions([f"--runner={self.runner}", *resolved(self.options)])
 
 
 class SparCodeTablesConfig(SparCodeRecallConfig):
@@ -89,7 +100,7 @@ class MineSections:
     mined_band: tuple[int, int] = read("training.negatives.mined_band")
     mined_per_user: int = read("training.negatives.mined_per_user")
     near_duplicate: float = read("training.negatives.near_duplicate")
-    ef_search: int = read("index.ef_search")
+    ef_search: int | None = read("index.ef_search")
     max_fetch: int = read("serving.max_fetch")
 
 

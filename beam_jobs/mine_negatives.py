@@ -101,8 +101,8 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Loads vectors, index, ids and known items, once a worker."""
+        from serving.retrieval.distinct import load_index
         from serving.retrieval.eligible import NO_ITEMS, everything_but, load_withdrawn
-        from serving.retrieval.index import backend_of
 
         files = self._files
         self._queries = read_vectors(files.user_vectors)
@@ -110,7 +110,7 @@ class MineBlock(beam.DoFn):  # type: ignore[misc]
         num_items, left_out = len(self._vectors), NO_ITEMS
         if files.withdrawn is not None:
             left_out = load_withdrawn(files.withdrawn, num_items=num_items)
-        self._index = None if files.index is None else backend_of(files.form).load(files.index, self._vectors, left_out)
+        self._index = None if files.index is None else load_index(files.form, files.index, self._vectors, left_out)
         self._eligible = everything_but(left_out, num_items=num_items)
         self._user_ids, self._item_ids = _ids(files.users, columns.USER_ID), _ids(files.items, columns.ITEM_ID)
         for path, ids, vectors in (

@@ -17,7 +17,7 @@ from artefacts.paths import RunPaths
 from beam_jobs import build_index, config, embed, mine_negatives
 from features import schema
 from serving.retrieval import eligible, vectors, weights
-from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport
 
 MARGIN = "margin"
 
@@ -48,6 +48,7 @@ def index_catalogue(sections: config.IndexSections, beam: config.BeamConfig, pat
         seed=sections.seed,
         min_recall=sections.index.min_recall,
         parts=vectors.read_parts(paths.model),
+        target_recall=sections.index.target_recall,
         form=sections.index.form,
     )
     with steps.fresh_folder(paths.index) as folder, console.progress("HNSW index"):
@@ -66,10 +67,10 @@ def index_catalogue(sections: config.IndexSections, beam: config.BeamConfig, pat
             out=folder,
             options=beam.pipeline_options(),
         )
-        report = json.loads((folder / REPORT_FILE).read_text())
+        report = IndexReport(**json.loads((folder / REPORT_FILE).read_text()))
     return (
-        f"recall@{report['k']} {report['recall']:.3f} of exact search at ef {report['ef']}, "
-        f"{report['size_bytes'] / 1e6:.1f} MB, built in {report['build_seconds']:.1f} s{weighed}"
+        f"recall@{report.k} {report.recall:.3f} of exact search at ef {report.ef}, over {report.asked()}; "
+        f"form {report.form}, {report.built()}{weighed}"
     )
 
 
@@ -114,11 +115,12 @@ def mine(sections: config.MineSections, beam: config.BeamConfig, paths: RunPaths
         ValueError: There is no earlier fit, or the catalogue has nothing at these ranks.
     """
     previous = previous_fit(paths)
+    report = IndexReport(**json.loads((previous.index / REPORT_FILE).read_text()))
     mining = mine_negatives.MiningSettings(
         band=sections.mined_band,
         per_user=sections.mined_per_user,
         near_duplicate=sections.near_duplicate,
-        ef=sections.ef_search,
+        ef=sections.ef_search or report.ef,
         max_fetch=sections.max_fetch,
         seed=sections.seed,
     )
@@ -134,7 +136,7 @@ def mine(sections: config.MineSections, beam: config.BeamConfig, paths: RunPaths
         items=items,
         pairs=paths.pairs,
         withdrawn=withdrawn if withdrawn.exists() else None,
-        form=json.loads((previous.index / REPORT_FILE).read_text())["form"],
+        form=report.form,
     )
     num_users = pq.ParquetFile(files.users).metadata.num_rows
     with steps.fresh_folder(paths.mined) as folder, console.progress("hard negatives"):

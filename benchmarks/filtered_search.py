@@ -51,12 +51,13 @@ def main() -> None:
     users = read_vectors(paths.vectors / "users")
     rng = np.random.default_rng(1)
     queries = np.ascontiguousarray(users[rng.choice(len(users), NUM_QUERIES)])
-    print(f"{len(bundle.item_vectors):,} items, k {K}, ef {settings.index.ef_search}, {NUM_QUERIES} users\n")
+    ef = settings.index.ef_search or bundle.manifest.facts.index_report.ef
+    print(f"{len(bundle.item_vectors):,} items, k {K}, ef {ef}, {NUM_QUERIES} users\n")
     names = ("allowed", "items", "answered by", "recall", "switch, us", "index alone, us", "recall", "exact alone, us")
     print(f"| {' | '.join(names)} | callback, us |\n|{'---|' * (len(names) + 1)}")
     for share in SHARES:
         for kind, mask in (("evenly", evenly(bundle, share, rng)), ("categories", categories(bundle, share, rng))):
-            print(row(bundle, queries, EligibleItems(mask), kind, share, ef=settings.index.ef_search))
+            print(row(bundle, queries, EligibleItems(mask), kind, share, ef=ef))
 
 
 def evenly(bundle: Bundle, share: float, rng: np.random.Generator) -> Mask:

@@ -28,6 +28,7 @@ from evaluation.statistics import (
     smallest_detectable_effect,
     users_needed,
 )
+from features.schema import in_words_of
 
 SAME = 1e-12
 """Differences of a user below it are none: only the order of a sum makes them."""
@@ -63,7 +64,11 @@ def compare_arms(
         ValueError: There are too few arms, names repeat, an arm or reference is missing, an arm lacks lists of a fold
             or a seed, or a list is malformed (see `find_hits`) or shorter than the largest k.
     """
-    references = _references(arms, reference)
+    # Of baselines alone: other arms are called as somebody chose.
+    arms = [
+        replace(arm, name=in_words_of(about.event_name, arm.name)) if arm.layer == "baseline" else arm for arm in arms
+    ]
+    references = _references(arms, None if reference is None else in_words_of(about.event_name, reference))
     _check_lists(folds, arms)
     users = UserMeans(folds)
     scored = [_score(arm, folds, users, settings, catalogue) for arm in arms]
@@ -105,6 +110,7 @@ def compare_arms(
         layers=about.layers,
         failed=dict(about.failed),
         notes=about.notes,
+        event_name=about.event_name,
     )
 
 

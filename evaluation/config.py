@@ -115,7 +115,7 @@ class EvaluateSections:
     dataset: Schema = read("dataset")
     evaluation: EvaluationConfig = read("evaluation")
     ranking: RankingConfig = read("serving")
-    ef_search: int = read("index.ef_search")
+    ef_search: int | None = read("index.ef_search")
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,6 @@ class GatesSections:
     example_days: int = read("features.example_days")
     bootstrap_samples: int = read("evaluation.bootstrap_samples")
     min_recall: float = read("index.min_recall")
-    ef_search: int = read("index.ef_search")
+    ef_search: int | None = read("index.ef_search")
     sparcode: SparCodeRecallConfig | None = read("sparcode")
     ranking: RankingConfig = read("serving")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 from typing import Protocol as TypingProtocol
 
 from evaluation.statistics import Interval, Verdict
+from features.schema import in_words_of, plural
 
 Task = Literal["all purchases", "new to the user"]
 Protocol = Literal["after-cut", "rolling", "leave-last-out", "given"]
@@ -280,6 +281,7 @@ class Report:
         off_policy_problems: What could not be used of that log.
         failed: Arm -> why it has no figures.
         notes: What a reader has to know besides, a sentence each.
+        event_name: What one event is, for people.
     """
 
     dataset: str
@@ -307,6 +309,17 @@ class Report:
     off_policy_problems: tuple[Problem, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    event_name: str = "purchase"
+
+    @property
+    def title(self) -> str:
+        """The task in the data set's words, such as `all check-ins`."""
+        return in_words_of(self.event_name, self.task)
+
+    @property
+    def events(self) -> str:
+        """What several events are."""
+        return plural(self.event_name)
 
     def arm(self, letter: str) -> ArmFigures:
         """The arm of a letter."""

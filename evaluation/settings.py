@@ -115,6 +115,7 @@ class About:
         layers: What was checked of the layers; some findings keep an arm from being shipped.
         failed: Arm -> why it has no figures.
         notes: A sentence each.
+        event_name: What one event is, for people.
     """
 
     dataset: str
@@ -123,3 +124,4 @@ class About:
     layers: tuple[LayerCheck, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    event_name: str = "purchase"

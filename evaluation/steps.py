@@ -84,7 +84,7 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
                 seed=sections.seed,
             ),
             catalogue=items,
-            about=settings.About(sections.name, "after-cut"),
+            about=settings.About(sections.name, "after-cut", event_name=sections.dataset.event_name),
             reference=REFERENCE,
         )
         for task in report.TASKS

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from artefacts.config import ConfigError, Section, read
+from artefacts.secrets import check_none_in_clear
 from features import columns
 from features.schema import Schema
 
@@ -114,11 +115,20 @@ class FeatureConfig(Section):
     """Days joined in one call when many are missing; a nightly run joins one."""
     offline_store: OfflineStore = Field(default_factory=_duckdb)
     """What joins examples point-in-time, as Feast configures it: `type`, one that reads Parquet files, and its options;
-    `{type: remote, host: ..., port: ...}` has another machine join, where `feast serve_offline` runs."""
+    `{type: remote, host: ..., port: ...}` has another machine join, where `feast serve_offline` runs. Secrets are
+    named, as in `redis_connection`."""
     online_store: Literal["sqlite", "redis"] = "sqlite"
     """Where the server reads user features."""
     redis_connection: str = "localhost:6379"
-    """Redis address, `host:port[,password=...]`; read only with `online_store: redis`."""
+    """Redis address, `host:port[,password=${NAME}]`: a secret is named, and is in the environment variable NAME or in
+    the file that NAME_FILE names; read only with `online_store: redis`."""
+
+    @model_validator(mode="after")
+    def _names_secrets(self) -> FeatureConfig:
+        """Refuses secrets in clear."""
+        for key in ("offline_store", "redis_connection"):
+            check_none_in_clear(getattr(self, key), key=key)
+        return self
 
     @field_validator("offline_store")
     @classmethod

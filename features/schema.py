@@ -67,6 +67,22 @@ TABLE_NAMES = frozenset(
 )
 
 
+def plural(name: str) -> str:
+    """Several of what an English word names, such as `check-ins` and `deliveries`."""
+    if re.search(r"[^aeiou]y$", name):
+        return f"{name[:-1]}ies"
+    return f"{name}es" if name.endswith(("s", "x", "z", "ch", "sh")) else f"{name}s"
+
+
+def in_words_of(event_name: str, text: str) -> str:
+    """A text about purchases with the data set's own word."""
+    if event_name == "purchase":
+        return text
+    return (
+        text.replace("purchases", plural(event_name)).replace("purchase", event_name).replace("are bought", "are met")
+    )
+
+
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
@@ -110,6 +126,8 @@ class Schema(BaseModel):
     """Further features that the daily snapshots compute from the events, by name (features/computed.py)."""
     value_meaning: str = "business value"
     """What the `value` of an event is, with its unit, for reports and model cards."""
+    event_name: str = Field("purchase", pattern=r"^[^\W\d_][\w -]{0,31}$")
+    """What one event is, in the singular, such as check-in or play: the word of reports and answers for people."""
 
     @field_validator("user_columns", "item_columns")
     @classmethod

@@ -41,7 +41,7 @@ class StoreSettings:
         schema: The dataset.
         refresh_days: Days within which every entity of a tower has a snapshot row.
         online_store: Kind of online store.
-        redis_connection: Address, used for Redis only.
+        redis_connection: Address, used for Redis only; secrets are named in it, as `${NAME}`.
         offline_store: What joins examples, as Feast configures it: its `type`, and what that type needs.
     """
 
@@ -86,9 +86,20 @@ class Store:
     @cached_property
     def feast(self) -> FeatureStore:
         """Feast's store; loaded when it is needed, as a reader of SQLite does without."""
-        from feast import FeatureStore
+        from feast import FeatureStore, RepoConfig
 
-        return FeatureStore(repo_path=str(self._repository))
+        from artefacts import secrets
+
+        # Feast's own substitution puts secrets into YAML text, which not every character survives.
+        config = self._feast_config()
+        config["offline_store"] = secrets.resolved(config["offline_store"])
+        if self.settings.online_store == "redis":
+            config["online_store"]["connection_string"] = secrets.resolved_connection(self.settings.redis_connection)
+        try:
+            of_repository = RepoConfig(**config, repo_path=self._repository)
+        except ValueError as error:
+            raise ValueError(secrets.redacted(f"{self._repository}: Feast refuses the settings: {error}")) from None
+        return FeatureStore(repo_path=str(self._repository), config=of_repository)
 
     @classmethod
     def open(cls, folder: Path) -> Store:

@@ -141,18 +141,19 @@ def forget_in_tables(tables: Path, people: Container[str]) -> dict[str, int]:
 def without_users(path: Path, people: Container[str]) -> int:
     """Writes a Parquet file with a column `user_id` again without the rows of some people; returns how many went."""
     gone = are_of(people, pq.read_table(path, columns=[columns.USER_ID]).column(0))
-    return _rewrite(path, gone)
+    return rewrite_without(path, gone)
 
 
 def _without_raw(path: Path, people: Container[str]) -> int:
-    return _rewrite(path, name_any(people, pq.read_table(path, columns=[RAW]).column(0)))
+    return rewrite_without(path, name_any(people, pq.read_table(path, columns=[RAW]).column(0)))
 
 
 def _name_users(path: Path, people: Container[str]) -> bool:
     return path.exists() and bool(are_of(people, pq.read_table(path, columns=["id"]).column(0)).any())
 
 
-def _rewrite(path: Path, gone: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
+def rewrite_without(path: Path, gone: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
+    """Writes a Parquet file again without some of its rows, given as [rows] bool; returns how many went."""
     if gone.any():
         kept = pq.read_table(path).filter(pa.array(~gone)).combine_chunks()
         temporary = path.with_name(f".{path.name}.tmp")

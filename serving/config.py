@@ -115,7 +115,7 @@ class BundleSections:
     item_category: str | None = read("dataset.item_category")
     weight: Literal["none", "value", "margin"] = read("index.weight")
     weight_power: float = read("index.weight_power")
-    ef_search: int = read("index.ef_search")
+    ef_search: int | None = read("index.ef_search")
     sparcode: Section | None = read("sparcode")
     """Without any of its fields: whether there are tables."""
     ranking: RankingConfig = read("serving")
@@ -133,5 +133,5 @@ class ServeSections:
     """What a server reads of the configuration."""
 
     serving: ServingConfig = read("serving")
-    ef_search: int = read("index.ef_search")
+    ef_search: int | None = read("index.ef_search")
     online_store: Literal["sqlite", "redis"] = read("features.online_store")

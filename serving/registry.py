@@ -28,13 +28,13 @@ class MissingPartError(ValueError):
 class Builder(Protocol):
     """Builds a retriever over a bundle."""
 
-    def __call__(self, bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+    def __call__(self, bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
         """Builds it.
 
         Args:
             bundle: What it searches.
             ranking: How retrievers are configured.
-            ef_search: Beam width of the index.
+            ef_search: Beam width of the index; None takes the one that was chosen when it was built.
 
         Raises:
             MissingPartError: The bundle lacks what the retriever needs.
@@ -42,21 +42,22 @@ class Builder(Protocol):
         ...
 
 
-def _two_tower(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> TwoTowerRetriever:
+def _two_tower(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> TwoTowerRetriever:
     from serving.retrieval.vector_search import TwoTowerRetriever
 
+    ef = bundle.manifest.facts.index_report.ef if ef_search is None else ef_search
     return TwoTowerRetriever(
-        bundle.ranked, bundle.index, ef=ef_search, max_fetch=ranking.max_fetch, weights=bundle.item_weights
+        bundle.ranked, bundle.index, ef=ef, max_fetch=ranking.max_fetch, weights=bundle.item_weights
     )
 
 
-def _exact(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+def _exact(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
     from serving.retrieval.vector_search import TwoTowerRetriever
 
     return TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0, weights=bundle.item_weights)
 
 
-def _sparcode(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+def _sparcode(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
     if bundle.sparcode is None:
         raise MissingPartError(
             "SparCode's tables, and this bundle has none; set sparcode: {} and make the bundle again, or choose "
@@ -65,7 +66,7 @@ def _sparcode(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retr
     return bundle.sparcode.retriever()
 
 
-def _cascade(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+def _cascade(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
     from serving.retrieval.vector_search import Cascade
 
     widths = bundle.manifest.facts.index_report.parts
@@ -78,13 +79,13 @@ def _cascade(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retri
     return Cascade(first, first_width=widths[0], depth=ranking.fusion_depth)
 
 
-def _repeat(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+def _repeat(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
     from serving.retrieval.retrievers import Repeat
 
     return Repeat()
 
 
-def _popularity(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> Retriever:
+def _popularity(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
     from serving.retrieval.retrievers import Popularity
 
     return Popularity(bundle.popularity)
@@ -122,7 +123,7 @@ def check_retriever_names(serving: ServingConfig) -> None:
             raise ValueError(f"serving.fusion_weights names {name!r}, expected some of: {_valid(name, RETRIEVERS)}")
 
 
-def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int) -> dict[str, Retriever]:
+def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> dict[str, Retriever]:
     """All retrievers over a bundle for which it has what they need, by name.
 
     Raises:

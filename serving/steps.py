@@ -26,7 +26,7 @@ from serving.bundles.folder import prune, size_of
 from serving.config import BundlesConfig, BundleSections, PublishSections
 from serving.exposures.files import tidy
 from serving.registry import retrievers_of
-from serving.retrieval import eligible, index, purchases
+from serving.retrieval import distinct, eligible, index, purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode.files import SERVED, read_report
 
@@ -134,7 +134,7 @@ def _parts(
         item_vectors=vectors,
         item_weights=weights,
         sparcode=None if sections.sparcode is None else paths.codes / SERVED,
-        index=index.backend_of(form).load(paths.index / index.INDEX_FILE, ranked, withdrawn),
+        index=distinct.load_index(form, paths.index / index.INDEX_FILE, ranked, withdrawn),
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
         purchases=purchases.Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
         popularity=_recent_events(paths.catalogue(paths.as_of) / "items.parquet"),

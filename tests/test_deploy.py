@@ -73,7 +73,7 @@ def test_the_dag_loads_and_distinguishes_the_exit_codes_of_the_command() -> None
 
 def test_units_name_the_exit_codes_of_the_command() -> None:
     service = (DEPLOY / "systemd" / "twinspire-daily.service").read_text()
-    assert re.search(rf"^SuccessExitStatus={BUSY}$", service, re.M)
+    assert re.search(rf"^SuccessExitStatus={BUSY} 143$", service, re.M)
     assert re.search(rf"^RestartPreventExitStatus=2 {REFUSED}$", service, re.M)
     assert "twinspire daily" in service
     assert "OnCalendar=" in (DEPLOY / "systemd" / "twinspire-daily.timer").read_text()

@@ -37,12 +37,13 @@ from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig
 from training.data.batches import ITEM_PREFIX, LOG_Q, MASK, USER_PREFIX, WEIGHT, Batch, BatchPlan, epoch_batches
 from training.data.training_data import TrainingData
+from training.export import export_tower
 from training.fit import Fitted, Report
 from training.held_out import WarmStart, state_file
 from training.losses.objective import inputs_with_prefix, weighted_mean
 from training.losses.softmax import SOFTMAX, LogQ
 from training.negatives.even_draws import uniform
-from training.trainer import EpochMetrics, embed, export_tower, fit, make_deterministic
+from training.trainer import EpochMetrics, embed, fit, make_deterministic
 from training.warm_start import carry_over, save_state, state_of
 
 Floats = npt.NDArray[np.float64]

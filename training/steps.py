@@ -46,12 +46,13 @@ from training.data.training_data import (
     split_validation_days,
 )
 from training.distribution import read_cluster, workers
+from training.export import export_tower
 from training.fit import Fitted, fit_phase
 from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
 from training.held_out import HeldOut, Parent, WarmStart, compare
 from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
 from training.negatives.known_positives import KnownPositives
-from training.trainer import EpochMetrics, EpochReport, embed, export_tower
+from training.trainer import EpochMetrics, EpochReport, embed
 from training.warm_start import Growth
 
 TOP = 10

@@ -81,7 +81,14 @@ def ablate(ablation: Ablation, runs: Path, *, only: Sequence[str], num_seeds: in
         _with_references(baselines + arms, ablation),
         settings=settings,
         catalogue=catalogue_of(base.tables, base.catalogue(folds.cuts[0]), item_category=_category(ablation)),
-        about=About(ablation.base.name, "after-cut", tuple(seeds), failed=found.failed, notes=(note,)),
+        about=About(
+            ablation.base.name,
+            "after-cut",
+            tuple(seeds),
+            failed=found.failed,
+            notes=(note,),
+            event_name=ablation.base.dataset.event_name,
+        ),
     )
 
 

@@ -224,7 +224,7 @@ def kept_cost(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: i
 
 
 def _cost(config: Config, paths: RunPaths, split: Split, how: Lists, k: int) -> Cost:
-    retriever = retriever_of(how, config, paths, k=k)
+    retriever = retriever_of(how, config, paths)
     users = queries_of(paths, split, how=how)
     rows = np.random.default_rng(config.seed).permutation(len(users))[: NUM_ASKED + NUM_WARM_UP]
     took = []

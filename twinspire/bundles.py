@@ -305,11 +305,10 @@ def _lineage(manifest: Manifest) -> list[tuple[str, str]]:
 def _index(facts: Facts) -> list[tuple[str, str]]:
     report, weight = facts.index_report, facts.business_weight
     ranked = "cosine" if weight is None else f"cosine times {weight.name}^{weight.power:g}"
-    found = f"{report.recall:.4f} of exact search at ef {report.ef}, over {report.num_queries:,} users"
     return [
         ("form", f"{report.form}, ranks by {ranked}, parts of width {' + '.join(map(str, report.parts))}"),
-        (f"recall@{report.k}", found),
-        ("built in", f"{report.build_seconds:.1f} s, {_size(report.size_bytes)}"),
+        (f"recall@{report.k}", f"{report.recall:.4f} of exact search at ef {report.ef}, over {report.asked()}"),
+        ("built", report.built()),
     ]
 
 

@@ -20,6 +20,7 @@ import typer
 
 from artefacts.config import pick
 from artefacts.locks import only_run
+from artefacts.secrets import find
 from serving.config import ServeSections
 from serving.registry import retriever_names
 from twinspire.bundles import bundles
@@ -38,6 +39,7 @@ from twinspire.job import (
     Now,
     Overrides,
     Runs,
+    check_secrets,
     do,
     errors,
     moment,
@@ -219,7 +221,7 @@ def recommend(
         ),
     ] = None,
     exclude_bought: Annotated[
-        bool, typer.Option("--exclude-bought", help="Leave out what the user has bought.")
+        bool, typer.Option("--exclude-bought", help="Leave out what the user has met (bought, visited, ...).")
     ] = False,
     as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
@@ -230,6 +232,7 @@ def recommend(
     _use_one_thread()
     with errors():
         settings, paths = settle(config, set_, None, runs)
+        check_secrets(settings)
         from serving.open import open_recommender
         from twinspire.show import print_answers
 
@@ -240,11 +243,11 @@ def recommend(
 
             typer.echo(json.dumps(asdict(found), indent=2))
         else:
-            print_answers(recommender, found)
+            print_answers(recommender, found, event_name=settings.dataset.event_name)
 
 
 API_KEY = "TWINSPIRE_API_KEY"
-"""Environment variable with the key that a server asks for; not set, it asks for none."""
+"""Secret with the key that a server asks for, in this environment variable or in a file; not set, it asks for none."""
 
 
 @app.command()
@@ -258,15 +261,16 @@ def serve(
 ) -> None:
     """Answer POST /v1/recommend from the published bundle."""
     _use_one_thread()
-    with errors():
+    with errors(stops=False):
         settings, paths = settle(config, set_, None, runs)
+        check_secrets(settings)
         from serving.open import serve
 
         asked = {"host": host, "port": port, "workers": workers}
         given = {name: value for name, value in asked.items() if value is not None}
         sections = pick(ServeSections, settings)
         sections = replace(sections, serving=sections.serving.model_copy(update=given))
-        serve(sections, paths, api_key=os.environ.get(API_KEY))
+        serve(sections, paths, api_key=find(API_KEY))
 
 
 app.command()(daily)
@@ -312,7 +316,7 @@ def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:
     is_evaluated = (paths.report / TABLE).exists()
     if is_evaluated:
         console().print(f"\n{(paths.report / TABLE).read_text()}", markup=False)
-    print_answers(recommender, recommender.recommend(users, k=5))
+    print_answers(recommender, recommender.recommend(users, k=5), event_name=config.dataset.event_name)
     ask = shlex.join([_program(), "recommend", *flags, "--user", users[0], "--exclude-bought"])
     report = paths.report / "report.html" if is_evaluated else "none yet, nothing has happened since the cut"
     console().print(f"\nReport: {report}", markup=False)

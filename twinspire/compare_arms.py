@@ -119,7 +119,14 @@ def compare(plan: Plan, config: Config, paths: RunPaths, run: Invocation) -> Rep
         arms,
         settings=plan.settings,
         catalogue=catalogue_of(paths.tables, paths.catalogue(plan.cuts[0]), item_category=category),
-        about=About(config.name, plan.protocol, plan.seeds, tuple(layers), notes=tuple(dict.fromkeys(notes))),
+        about=About(
+            config.name,
+            plan.protocol,
+            plan.seeds,
+            tuple(layers),
+            notes=tuple(dict.fromkeys(notes)),
+            event_name=config.dataset.event_name,
+        ),
     )
     if plan.exposures is None:
         return report

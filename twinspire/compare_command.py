@@ -88,7 +88,7 @@ ExposureLog = Annotated[
         "each arm would have earned.",
     ),
 ]
-RewardDays = Annotated[int, typer.Option(min=1, help="Days after an exposure in which a purchase counts.")]
+RewardDays = Annotated[int, typer.Option(min=1, help="Days after an exposure in which an event counts.")]
 Layers = Annotated[bool, typer.Option(help="Compare exact search, index and a running server.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the report; runs/DATASET/ab/CUT if left out.")]
 

@@ -14,8 +14,8 @@ import numpy as np
 from artefacts.paths import RunPaths
 from evaluation.split import Split
 from features import columns, encoding
-from serving.retrieval import eligible, purchases, ranking, retrievers, vector_search, vectors
-from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport, backend_of, measure_recall
+from serving.retrieval import distinct, eligible, purchases, ranking, retrievers, vector_search, vectors
+from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport
 from serving.sparcode import all_to_all, files, interactions, postings, retriever
 from serving.sparcode.codebook import Codebook
 from twinspire.ablation_config import Lists
@@ -23,8 +23,6 @@ from twinspire.config import Config
 
 # In a fused list two models count alike.
 FUSED_WEIGHT = 1.0
-# Beams of HNSW that are tried, and the share of the exact lists that one has to find.
-BEAMS, ANN_RECALL = (16, 32, 50, 64, 100, 128, 200, 256, 400), 0.98
 
 
 def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int) -> ranking.Rows:
@@ -37,7 +35,7 @@ def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int)
         how: One of the ways.
         k: Length of a list.
     """
-    return retriever_of(how, config, paths, k=k).retrieve(queries_of(paths, split, how=how), k)[0]
+    return retriever_of(how, config, paths).retrieve(queries_of(paths, split, how=how), k)[0]
 
 
 WITH_INDEX: frozenset[Lists] = frozenset({"hnsw"})
@@ -97,44 +95,37 @@ class AllScores:
         )
 
 
-def retriever_of(how: Lists, config: Config, paths: RunPaths, *, k: int) -> retrievers.Retriever:
+def retriever_of(how: Lists, config: Config, paths: RunPaths) -> retrievers.Retriever:
     """The retriever of one of the ways, over what a finished fit has left.
 
     Args:
         how: The way.
         config: Of the arm.
         paths: Where its vectors, graph and tables lie.
-        k: Length of the lists that a beam is chosen for.
     """
-    return _WAYS[how](config, paths, k)
+    return _WAYS[how](config, paths)
 
 
-def _exact(config: Config, paths: RunPaths, k: int) -> vector_search.TwoTowerRetriever:
+def _exact(config: Config, paths: RunPaths) -> vector_search.TwoTowerRetriever:
     return vector_search.TwoTowerRetriever(vectors.read_vectors(paths.vectors / "items"), None, ef=0, max_fetch=0)
 
 
-def _hnsw(config: Config, paths: RunPaths, k: int) -> vector_search.TwoTowerRetriever:
-    """With the narrowest beam of a few that finds enough of what exact search finds."""
+def _hnsw(config: Config, paths: RunPaths) -> vector_search.TwoTowerRetriever:
     items = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
     report = IndexReport(**json.loads((paths.index / REPORT_FILE).read_text()))
     withdrawn = eligible.withdrawn_in(paths.index, num_items=len(items))
-    index = backend_of(report.form).load(paths.index / INDEX_FILE, items, withdrawn)
-    users = vectors.read_vectors(paths.vectors / "users")
-    rng = np.random.default_rng(config.seed)
-    asked = users[np.sort(rng.permutation(len(users))[: config.index.num_queries])]
-    for ef in (*(ef for ef in BEAMS if ef >= k), config.index.ef_search):
-        if measure_recall(index, items, query_embeddings=asked, k=k, ef=ef) >= ANN_RECALL:
-            break
+    index = distinct.load_index(report.form, paths.index / INDEX_FILE, items, withdrawn)
     # The graph is what this arm is about, also where something is withdrawn and exact search would be cheaper.
-    return vector_search.TwoTowerRetriever(items, index, ef=ef, max_fetch=config.serving.max_fetch, beam_cost=0.0)
+    ef, max_fetch = config.index.ef_search or report.ef, config.serving.max_fetch
+    return vector_search.TwoTowerRetriever(items, index, ef=ef, max_fetch=max_fetch, beam_cost=0.0)
 
 
-def _cascade(config: Config, paths: RunPaths, k: int) -> vector_search.Cascade:
+def _cascade(config: Config, paths: RunPaths) -> vector_search.Cascade:
     first_width, *_ = vectors.read_parts(paths.model)
-    return vector_search.Cascade(_exact(config, paths, k), first_width=first_width, depth=config.serving.fusion_depth)
+    return vector_search.Cascade(_exact(config, paths), first_width=first_width, depth=config.serving.fusion_depth)
 
 
-def _sparcode(config: Config, paths: RunPaths, k: int) -> retriever.SparCode:
+def _sparcode(config: Config, paths: RunPaths) -> retriever.SparCode:
     folder = paths.codes / files.SERVED
     tables = postings.read_postings(folder / files.POSTINGS)
     return retriever.SparCode(
@@ -142,16 +133,16 @@ def _sparcode(config: Config, paths: RunPaths, k: int) -> retriever.SparCode:
     )
 
 
-def _both(config: Config, paths: RunPaths, k: int) -> retrievers.Fused:
+def _both(config: Config, paths: RunPaths) -> retrievers.Fused:
     parts: tuple[tuple[retrievers.Retriever, float], ...] = (
-        (_exact(config, paths, k), FUSED_WEIGHT),
-        (_sparcode(config, paths, k), FUSED_WEIGHT),
+        (_exact(config, paths), FUSED_WEIGHT),
+        (_sparcode(config, paths), FUSED_WEIGHT),
     )
     serving = config.serving
     return retrievers.Fused(parts, rank_constant=serving.fusion_rank_constant, depth=serving.fusion_depth)
 
 
-def _all_scores(config: Config, paths: RunPaths, k: int, *, quantise: bool = True) -> AllScores:
+def _all_scores(config: Config, paths: RunPaths, *, quantise: bool = True) -> AllScores:
     model = paths.model / files.FOLDER
     return AllScores(
         np.load(paths.codes / "item_tokens.npy", mmap_mode="r", allow_pickle=False),
@@ -161,11 +152,11 @@ def _all_scores(config: Config, paths: RunPaths, k: int, *, quantise: bool = Tru
     )
 
 
-def _unquantised(config: Config, paths: RunPaths, k: int) -> AllScores:
-    return _all_scores(config, paths, k, quantise=False)
+def _unquantised(config: Config, paths: RunPaths) -> AllScores:
+    return _all_scores(config, paths, quantise=False)
 
 
-_WAYS: Mapping[Lists, Callable[[Config, RunPaths, int], retrievers.Retriever]] = {
+_WAYS: Mapping[Lists, Callable[[Config, RunPaths], retrievers.Retriever]] = {
     "exact": _exact,
     "hnsw": _hnsw,
     "cascade": _cascade,

@@ -42,7 +42,7 @@ class Told:
 
     Attributes:
         unknown: Ids that nothing below the runs named; they are remembered all the same.
-        removed: What went, by the name of the dataset's folder.
+        removed: What went, by the folder of the runs.
         bundles: Versions that still name somebody.
         published: The one of them that is served; None where that names nobody.
         bundles_removed: Versions that went.
@@ -103,23 +103,32 @@ def _forget_everywhere(
 
     seen: set[str] = set()
     removed: dict[str, list[Removed]] = {}
-    for own in [paths, *_with_other_features(paths)]:
+    for own in _all_runs(paths):
         # Without the ids: what holds the lock is told to everybody who asks.
         with only_run(own.root, command="twinspire forget", now=now), progress(f"forgetting in {own.root.name}"):
             remember(own, people)
             seen |= known(own, people)
-            removed[own.root.name] = forget(own, people)
+            removed[_name(own, paths)] = forget(own, people)
     return [user_id for user_id in people if user_id not in seen], removed
 
 
-def _with_other_features(paths: RunPaths) -> list[RunPaths]:
+def _all_runs(paths: RunPaths) -> list[RunPaths]:
+    """Those of a dataset, of comparisons with other features, and both in folders of their own (`runs/ablations`)."""
     from artefacts.paths import RunPaths
 
-    own = paths.root.name
-    beside = sorted(paths.root.parent.glob(f"{own}_*"))
-    # Comparisons publish nothing: what has bundles is a dataset that happens to be called like this.
-    folders = [folder for folder in beside if OTHER_FEATURES.match(folder.name[len(own) :])]
-    return [RunPaths(folder, paths.as_of) for folder in folders if not (folder / "bundles").exists()]
+    own, runs = paths.root.name, paths.root.parent
+    below = [folder for folder in sorted(runs.glob(f"*/{own}*")) if (folder / "tables").is_dir()]
+    folders = [
+        folder
+        for folder in [*sorted(runs.glob(f"{own}_*")), *below]
+        # Comparisons publish nothing: what has bundles is a dataset that happens to be called like this.
+        if (OTHER_FEATURES.match(folder.name[len(own) :]) and not (folder / "bundles").exists()) or folder.name == own
+    ]
+    return [paths, *(RunPaths(folder, paths.as_of) for folder in folders)]
+
+
+def _name(runs: RunPaths, paths: RunPaths) -> str:
+    return str(runs.root.relative_to(paths.root.parent))
 
 
 def _rebuild(paths: RunPaths, config: Path, set_: list[str] | None, runs: Path, now: dt.datetime | None) -> None:
@@ -147,11 +156,16 @@ def _told(
     from serving.bundles.folder import published, remove
     from twinspire.forget_everywhere import bundles_naming
 
-    naming, served, gone = bundles_naming(paths, people), published(paths.bundles), []
-    if remove_bundles and naming:
-        reason = "names somebody who is forgotten"
-        gone = [removal.name for removal in remove(paths.bundles, naming, reason=reason)]
-    left = [version for version in naming if version not in gone]
+    served, left, gone = published(paths.bundles), [], []
+    for own in _all_runs(paths):
+        naming = bundles_naming(own, people)
+        if remove_bundles and naming:
+            reason = "names somebody who is forgotten"
+            removals = [removal.name for removal in remove(own.bundles, naming, reason=reason)]
+            naming = [version for version in naming if version not in removals]
+            gone += removals
+        # Those of other folders with the folder's name.
+        left += [version if own is paths else f"{_name(own, paths)}/{version}" for version in naming]
     return Told(unknown, removed, left, served if served in left else None, gone)
 
 

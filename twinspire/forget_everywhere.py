@@ -1,51 +1,50 @@
 """Forget: a person's data goes from everything below the runs of a dataset, and what cannot be patched is made again.
 
-    tables, mined negatives, fits    without their rows, in place
-    exposures                        likewise; a running server writes none of them from now on
+    fits                             without their rows, in place
     snapshots, examples, catalogues  removed: others' figures counted them; the next run computes them again
     online store                     their values removed, at once
     arms of comparisons              removed: the next comparison fits them again
     records of steps                 removed, but for which nights were published, so that fits start from them
+    every other file that names them without them: `forget_search` looks at all
+    tables                           likewise, and their manifest follows
     bundles                          told of; never changed, as their checksums would not hold
 
-In this order, with what names the person last in each place: killed anywhere, the next call finds what is left. That
-they are to be forgotten is written down before anything else, so that no ingestion brings them back.
+That they are to be forgotten is written down before anything else, so that no ingestion brings them back. Who is being
+forgotten is kept until it is done, in a file for its owner alone: killed anywhere, the next call for anybody finishes.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import re
+import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from artefacts.console import held_back
-from artefacts.files import replace_text
 from artefacts.paths import CUTTING, RunPaths
-from features import columns
-from features.forgotten import Forgotten, are_of, name_any
-from features.tables import forget_in_tables, without_users
+from features.forgotten import Forgotten, are_of
+from features.tables import forget_in_tables
 from serving.bundles.folder import prune
-from serving.exposures.files import day_folders, exposure_files, remove_replaced
+from serving.exposures.files import day_folders, remove_replaced
 from training.lineage import PUBLISH
+from twinspire.forget_search import Search
 
-# Files below `features` that name users, by a column.
-OF_FEATURES = (
-    "snapshots/user/*",
-    "snapshots/pairs/*",
-    "snapshots/state/*/user",
-    "examples/*/users",
-    "catalogue/*/users",
-)
-# What a message of a run may name people in.
-TOLD_IN = ("error", "checks", "sentence", "to_do")
-REMOVED = "(removed: it named somebody who is forgotten)"
+# In the folder of a dataset, while people are being forgotten: their ids.
+FORGETTING = "forgetting.json"
+NIGHTS = "logs and reports of nights"
+# Folder -> its name for people, and what was done.
+_PLACES = {
+    "mined": ("mined negatives", "rewritten without them"),
+    "exposures": ("exposures", "rewritten without them; a server logs none of theirs from now on"),
+    "nights": (NIGHTS, "messages that named them removed"),
+    "gates": (NIGHTS, "messages that named them removed"),
+}
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,9 @@ class Removed:
 
 def remember(paths: RunPaths, people: Sequence[str]) -> list[str]:
     """Writes down who is to be forgotten; returns those who were not on the list yet."""
+    everybody = _begin(paths, people)
     forgotten = Forgotten.load(paths.forgotten)
-    new = [user_id for user_id in people if user_id not in forgotten]
+    new = [user_id for user_id in everybody if user_id not in forgotten]
     if new:
         forgotten.and_also(new).save(paths.forgotten)
     return new
@@ -74,61 +74,67 @@ def remember(paths: RunPaths, people: Sequence[str]) -> list[str]:
 
 def known(paths: RunPaths, people: Sequence[str]) -> set[str]:
     """Those of some people whom anything below the runs of a dataset names by their id."""
-    wanted, found = set(people), set()
-    files = [(path, "id") for path in paths.root.glob("models/*/encoder/user_ids.parquet")]
-    files += [(path, "id") for path in paths.root.glob("arms/*/models/*/encoder/user_ids.parquet")]
-    files += [(path, "id") for path in paths.bundles.glob("*/encoder/user_ids.parquet")]
-    files += [(path, columns.USER_ID) for path in (*_of_features(paths), *paths.root.glob("mined/*/*.parquet"))]
-    files += [(path, columns.USER_ID) for path in exposure_files(paths.exposures)]
-    files += [(path, columns.USER_ID) for path in (paths.tables / "users.parquet",) if path.exists()]
-    for path, name in files:
-        found |= wanted.intersection(pq.read_table(path, columns=[name]).column(0).unique().to_pylist())
-    for pattern in ("tables/quarantine/*.parquet", "tables.quarantine/*.parquet"):
-        for path in paths.root.glob(pattern):
-            raw = pq.read_table(path, columns=["raw"]).column(0)
-            found |= {user_id for user_id in wanted - found if name_any({user_id}, raw).any()}
-    return found
+    search = Search(frozenset(people))
+    for _ in search.files(paths.root):
+        pass
+    return search.found
 
 
 def forget(paths: RunPaths, people: Sequence[str]) -> list[Removed]:
     """Removes what the runs of a dataset have of some people; to be called under the lock, after `remember`.
 
+    Those whom a call that was killed did not finish with are forgotten too.
+
     Returns:
         What went where; places that had nothing are left out.
     """
+    people = _begin(paths, people)
     named = set(people)
     _remove_left_over(paths)
-    found = [_arms(paths, named), _fits(paths, people), _mined(paths, named), _features(paths, named)]
-    found += [_exposures(paths, named), _online(paths, people), _messages(paths, people)]
+    if known(paths, people):
+        # Another list of who is forgotten makes records void by itself; these are of one who was on it already.
+        _forget_records(paths)
+    found = [_arms(paths, named), _fits(paths, people), _features(paths, named), _online(paths, people)]
+    found += _elsewhere(paths, named)
     rows = forget_in_tables(paths.tables, named)
     how = "rewritten without them; what a source still has of them is left out, and counted, from now on"
     found += [Removed(f"tables, {name}", number, how) for name, number in rows.items()]
-    found = [removed for removed in found if removed.num_rows]
-    if found:
-        # Another list of who is forgotten makes records void by itself; these are of one who was on it already.
-        _forget_records(paths)
-    return found
+    (paths.root / FORGETTING).unlink(missing_ok=True)
+    return [removed for removed in found if removed.num_rows]
 
 
 def bundles_naming(paths: RunPaths, people: Sequence[str]) -> list[str]:
-    """Versions of the bundles whose encoder knows one of some people, the latest day first."""
-    named = set(people)
-    files = sorted(paths.bundles.glob("????-??-??-*/encoder/user_ids.parquet"), reverse=True)
-    found = [file for file in files if are_of(named, pq.read_table(file, columns=["id"]).column(0)).any()]
-    return [file.parents[1].name for file in found]
+    """Versions of the bundles that know one of some people, the latest day first."""
+    search = Search(frozenset(people))
+    folders = sorted(paths.bundles.glob("????-??-??-*"), reverse=True)
+    return [folder.name for folder in folders if any(True for _ in search.files(paths.root, folder))]
+
+
+def _begin(paths: RunPaths, people: Sequence[str]) -> list[str]:
+    """Writes down who is being forgotten, with those whom an earlier call began with; returns all of them."""
+    path = paths.root / FORGETTING
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    everybody = list(dict.fromkeys([*people, *begun]))
+    if everybody != begun:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(everybody, file)
+        temporary.replace(path)
+    return everybody
 
 
 def _arms(paths: RunPaths, people: set[str]) -> Removed:
     folder = paths.root / "arms"
-    files = [(path, "id") for path in folder.glob("*/models/*/encoder/user_ids.parquet")]
-    files += [(path, columns.USER_ID) for path in folder.glob("*/mined/*/*.parquet")]
-    num_rows = sum(int(are_of(people, pq.read_table(path, columns=[name]).column(0)).sum()) for path, name in files)
-    users = paths.tables / "users.parquet"
-    is_known = users.exists() and are_of(people, pq.read_table(users, columns=[columns.USER_ID]).column(0)).any()
-    if not folder.exists() or not (num_rows or is_known):
+    if not folder.exists():
+        return Removed("arms", 0, "")
+    search = Search(frozenset(people))
+    num_rows = sum(erasure.num_places for _, erasure in search.files(paths.root, folder))
+    # Their lists have a row for each user and name none.
+    if not num_rows and search.look(paths.tables / "users.parquet", ("tables", "users.parquet")) is None:
         return Removed("arms", 0, "")
     _remove(folder)
-    # Their lists have a row for each user and name none.
     return Removed("arms", max(num_rows, 1), "removed; the next comparison fits them again")
 
 
@@ -147,34 +153,40 @@ def _fits(paths: RunPaths, people: Sequence[str]) -> Removed:
     return Removed("models, vectors", sum(cut), how)
 
 
-def _mined(paths: RunPaths, people: set[str]) -> Removed:
-    num_rows = sum(without_users(path, people) for path in sorted(paths.root.glob("mined/*/*.parquet")))
-    return Removed("mined negatives", num_rows, "rewritten without them")
-
-
-def _exposures(paths: RunPaths, people: set[str]) -> Removed:
-    for day in day_folders(paths.exposures):
-        # Of a merge that was killed: nobody reads these files, and they name people all the same.
-        remove_replaced(day)
-    num_rows = sum(without_users(path, people) for path in exposure_files(paths.exposures))
-    return Removed("exposures", num_rows, "rewritten without them; a server logs none of theirs from now on")
-
-
-def _of_features(paths: RunPaths) -> list[Path]:
-    return [path for pattern in OF_FEATURES for path in sorted(paths.features.glob(f"{pattern}.parquet"))]
-
-
 def _features(paths: RunPaths, people: set[str]) -> Removed:
-    files = _of_features(paths)
-    tables = (pq.read_table(path, columns=[columns.USER_ID]).column(0) for path in files)
-    num_rows = sum(int(are_of(people, ids).sum()) for ids in tables)
+    search = Search(frozenset(people))
+    folders = (paths.features / "catalogue", paths.examples, paths.snapshots)
+    num_rows = sum(erasure.num_places for folder in folders for _, erasure in search.files(paths.root, folder))
     if num_rows:
         # First: what is half removed must not be taken for what it tells of.
         paths.snapshots_record.unlink(missing_ok=True)
         # Snapshots last: as long as anything names them, the next call comes here again.
-        for folder in (paths.features / "catalogue", paths.examples, paths.snapshots):
+        for folder in folders:
             _remove(folder)
     return Removed("features", num_rows, "snapshots, examples and catalogues removed; the next run computes them again")
+
+
+def _elsewhere(paths: RunPaths, people: set[str]) -> list[Removed]:
+    """Erases what is left but for bundles and tables, whatever it is and wherever it lies."""
+    for day in day_folders(paths.exposures):
+        # Of a merge that was killed: nobody reads these files, and they name people all the same.
+        remove_replaced(day)
+    counts: Counter[tuple[str, str]] = Counter()
+    for path, erasure in list(Search(frozenset(people)).files(paths.root)):
+        first = path.relative_to(paths.root).parts[0]
+        if first == "bundles" or first.startswith("tables"):
+            continue
+        erasure.erase()
+        _remove_empty(path.parent, paths.root)
+        counts[_PLACES.get(first, (first, "rewritten without them; what cannot be is removed"))] += erasure.num_places
+    return [Removed(where, number, how) for (where, how), number in counts.items()]
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    """Removes folders that are empty, which may be called like a person."""
+    while folder != root and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _online(paths: RunPaths, people: Sequence[str]) -> Removed:
@@ -186,47 +198,6 @@ def _online(paths: RunPaths, people: Sequence[str]) -> Removed:
         with without_chatter():
             num_users = forget_online(Store.open(paths.features), people)
     return Removed("online store", num_users, "their values removed; a server finds nobody under their ids")
-
-
-def _messages(paths: RunPaths, people: Sequence[str]) -> Removed:
-    """Errors and checks of earlier nights that quote a row with an id."""
-    names = "|".join(re.escape(user_id) for user_id in people)
-    pattern = re.compile(rf"(?<![\w.-])(?:{names})(?![\w-])")
-    count = 0
-    for path in sorted([*paths.root.glob("nights/*.log"), *paths.root.glob("gates/*.json")]):
-        text = path.read_text(encoding="utf-8")
-        if pattern.search(text) is None:
-            continue
-        if path.suffix == ".log":
-            lines = [_told_less(line, pattern, indent=None) for line in text.splitlines()]
-            changed = "\n".join(lines) + "\n"
-        else:
-            changed = _told_less(text, pattern, indent=2) + "\n"
-        if changed != text:
-            replace_text(path, changed)
-            count += changed.count(REMOVED) - text.count(REMOVED)
-    return Removed("logs and reports of nights", count, "messages that named them removed")
-
-
-def _told_less(text: str, pattern: re.Pattern[str], *, indent: int | None) -> str:
-    try:
-        plain = json.loads(text)
-    except ValueError:
-        # A half line of a run that was killed.
-        return "" if pattern.search(text) else text
-    changed = _without_messages(plain, pattern, told=False)
-    return text.rstrip("\n") if changed == plain else json.dumps(changed, indent=indent, ensure_ascii=False)
-
-
-def _without_messages(value: Any, pattern: re.Pattern[str], *, told: bool) -> Any:
-    if isinstance(value, dict):
-        return {
-            name: _without_messages(part, pattern, told=name in TOLD_IN and isinstance(part, str))
-            for name, part in value.items()
-        }
-    if isinstance(value, list):
-        return [_without_messages(part, pattern, told=False) for part in value]
-    return REMOVED if told and pattern.search(value) else value
 
 
 def _remove_left_over(paths: RunPaths) -> None:

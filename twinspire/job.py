@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -45,16 +45,23 @@ def moment(now: dt.datetime | None) -> dt.datetime:
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises."""
+def errors(*, stops: bool = True) -> Iterator[None]:
+    """Turns errors that are about the input into one message and an exit code; anything else is a defect and raises.
+
+    Args:
+        stops: Whether signals end the command with a message too; a server has handlers of its own.
+    """
     from artefacts.config import ConfigError
     from artefacts.console import exhausted
     from artefacts.locks import BusyError
+    from artefacts.secrets import redacted
+    from artefacts.stopping import stoppable
 
     try:
-        yield
+        with stoppable() if stops else nullcontext():
+            yield
     except ConfigError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
+        typer.secho(f"error: {redacted(str(error))}", err=True, fg="red")
         raise typer.Exit(2) from None
     except BusyError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
@@ -70,9 +77,10 @@ def errors() -> Iterator[None]:
 
 def _fail(error: Exception) -> NoReturn:
     from artefacts.console import ExhaustedError, exhausted
+    from artefacts.secrets import redacted
 
     cause = None if isinstance(error, ExhaustedError) else exhausted(error)
-    typer.secho(f"error: {f'{cause}, and run again' if cause else error}", err=True, fg="red")
+    typer.secho(f"error: {redacted(f'{cause}, and run again' if cause else str(error))}", err=True, fg="red")
     raise typer.Exit(1) from None
 
 
@@ -126,11 +134,25 @@ def code_version() -> str:
     return version("twinspire")
 
 
+def check_secrets(config: Config) -> None:
+    """Refuses a configuration that names a secret which nothing gives, before anything is computed.
+
+    Raises:
+        ConfigError: A variable is not set, or its file is readable by others.
+    """
+    from artefacts.secrets import resolved
+
+    resolved([config.features.offline_store, config.beam.options])
+    if config.features.online_store == "redis":
+        resolved(config.features.redis_connection)
+
+
 def save_config(config: Config, paths: RunPaths) -> None:
     """Saves the resolved configuration with the records of the steps, before the first of them starts."""
     from artefacts.files import replace_text
     from twinspire.load_config import dump
 
+    check_secrets(config)
     replace_text(paths.steps / "config.yaml", dump(config))
 
 
@@ -140,6 +162,7 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
 
     from artefacts.console import VERBOSE, ExhaustedError, console, exhausted, quiet_libraries
     from artefacts.steps import finished, run_step
+    from artefacts.stopping import doing
 
     done = None if force else finished(step)
     if done is not None:
@@ -149,7 +172,8 @@ def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
         # Feast lets deprecation warnings through again when it is imported: the next step starts quiet.
         quiet_libraries()
     try:
-        record = run_step(step)
+        with doing(f"step {step.name!r}"):
+            record = run_step(step)
     except Exception as error:
         if (cause := exhausted(error)) is None:
             raise

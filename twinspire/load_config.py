@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from artefacts.config import ConfigError
+from artefacts.secrets import SECRET_NAME
 from features.config import CompleteJourneySource, MovieLensSource, TablesSource
 from twinspire.config import Config
 
@@ -71,7 +73,8 @@ def read_mapping(path: Path, *, expected: str) -> dict[str, Any]:
         ConfigError: The file cannot be read, is not YAML or holds something else.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        # A stream, of which errors quote no line: it may have a secret.
+        raw = yaml.load(io.StringIO(path.read_text(encoding="utf-8")), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; pass --config with one of the files in configs/") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -147,7 +150,8 @@ def _explain_value(where: str, issue: Mapping[str, Any], root: type[BaseModel]) 
             message = "expected a list"
         case "union_tag_not_found":
             message = f"expected a key `kind` with one of: {', '.join(SOURCES)}"
-    found = "" if isinstance(issue["input"], dict) else f" (found {issue['input']!r})"
+    is_hidden = isinstance(issue["input"], dict) or any(SECRET_NAME.search(str(part)) for part in issue["loc"])
+    found = "" if is_hidden else f" (found {issue['input']!r})"
     return f"{where}: {message}{found}" if where else message
 
 

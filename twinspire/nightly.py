@@ -44,6 +44,17 @@ if TYPE_CHECKING:
     from twinspire.config import Config
 
 REFUSED = 3
+# Of the table of nights -> which is left out first where the terminal is narrow; a bundle is called like its night.
+_COLUMNS = {
+    "night": 0,
+    "outcome": 0,
+    "bundle": 9,
+    "fit": 5,
+    "seconds": 6,
+    "peak MB": 8,
+    "recall of the\nprevious fit": 4,
+    "slowest\nstep": 7,
+}
 
 Day = Annotated[
     dt.datetime | None,
@@ -137,7 +148,9 @@ def _one_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now:
 def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: dt.datetime) -> int:
     from artefacts.config import pick
     from artefacts.console import console
+    from artefacts.secrets import redacted
     from artefacts.steps import finished
+    from artefacts.stopping import StoppedError
     from evaluation.gates.report import GateError
     from serving.steps import tidy_exposures
     from training.config import WarmStartSections
@@ -180,10 +193,14 @@ def _do_night(config: Config, paths: RunPaths, *, full: bool, force: bool, now: 
             outcome = "published"
         except GateError as error:
             outcome = "refused"
-            log.error("refused by a gate", checks=str(error))
+            log.error("refused by a gate", checks=redacted(str(error)))
             _show(error)
         except Exception as error:
-            log.error("night fails", error=f"{type(error).__name__}: {error}")
+            log.error("night fails", error=redacted(f"{type(error).__name__}: {error}"))
+            raise
+        except StoppedError:
+            outcome = "unfinished"
+            log.error("night is stopped by a signal")
             raise
         finally:
             seconds = time.perf_counter() - begun
@@ -289,7 +306,7 @@ def print_status(found: dict[str, Any]) -> None:
     """The same, for people."""
     from rich.table import Table
 
-    from artefacts.console import console
+    from artefacts.console import columns_that_fit, console
 
     at_work = found["at_work"]
     console().print(f"served            {found['served'] or 'nothing yet'}")
@@ -301,21 +318,19 @@ def print_status(found: dict[str, Any]) -> None:
     if not found["nights"]:
         console().print("\nno night yet: `twinspire daily` does the first one")
         return
-    table = Table(box=None, pad_edge=False)
-    for name in (
-        "night",
-        "outcome",
-        "bundle",
-        "fit",
-        "seconds",
-        "peak MB",
-        "recall of the previous fit",
-        "slowest step",
-    ):
-        table.add_column(name, justify="right" if name in ("seconds", "peak MB") else "left")
-    for night in found["nights"]:
-        table.add_row(*_row(night))
+    headings = list(_COLUMNS)
+    rows = [list(_row(night)) for night in found["nights"]]
+    width = console().width
+    places = columns_that_fit(headings, rows, ranks=list(_COLUMNS.values()), width=width)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for place in places:
+        is_figure = headings[place] in ("seconds", "peak MB")
+        table.add_column(headings[place], justify="right" if is_figure else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[place] for place in places))
     console().print("\n", table)
+    if left_out := [" ".join(name.split()) for place, name in enumerate(headings) if place not in places]:
+        console().print(f"(left out at {width} columns: {', '.join(left_out)}; --json has all)", markup=False)
 
 
 def _row(night: dict[str, Any]) -> Iterator[str]:
@@ -327,8 +342,8 @@ def _row(night: dict[str, Any]) -> Iterator[str]:
     yield night["bundle"] or "-"
     # The name of the key in summaries of earlier versions.
     is_warm_start = night["is_warm_start"] if "is_warm_start" in night else night["goes_on"]
-    yield f"warm start from {night['parent']}" if is_warm_start else "full"
+    yield f"warm start\nfrom {night['parent']}" if is_warm_start else "full"
     yield f"{night['seconds']:,.0f}"
     yield f"{max((step['peak_memory_bytes'] for step in steps), default=0) / 1e6:,.0f}"
-    yield "-" if recall is None else f"@{recall['k']} {recall['next_day']:.4f} of {recall['num_users']:,} users"
-    yield "-" if slowest is None else f"{slowest['name']}, {slowest['seconds']:.0f} s"
+    yield "-" if recall is None else f"@{recall['k']} {recall['next_day']:.4f}\nof {recall['num_users']:,} users"
+    yield "-" if slowest is None else f"{slowest['name']},\n{slowest['seconds']:.0f} s"

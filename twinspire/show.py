@@ -12,6 +12,7 @@ from rich.text import Text
 
 from artefacts.console import console
 from evaluation.gates.report import GateReport, Outcome
+from features.schema import plural
 from serving.answers import Recommendations
 from serving.recommender import Recommender
 from serving.sparcode.files import SparCodeReport
@@ -32,9 +33,10 @@ def some_users(recommender: Recommender, count: int) -> list[str]:
     return recommender.bundle.encoder.user_ids.ids(chosen)
 
 
-def print_answers(recommender: Recommender, found: Recommendations) -> None:
-    """Prints a table for each user: what they bought last, what they are offered. 80 columns are enough."""
+def print_answers(recommender: Recommender, found: Recommendations, *, event_name: str = "purchase") -> None:
+    """Prints a table for each user: what they met last, what they are offered. 80 columns are enough."""
     bundle = recommender.bundle
+    heading = "last bought" if event_name == "purchase" else f"last {plural(event_name)}"
     for answer in found.answers:
         own = bundle.purchases.of(bundle.encoder.user_ids.rows([answer.user_id]))
         latest = own.indices[np.argsort(-own.last_seconds, kind="stable")[:NUM_HISTORY]]
@@ -44,7 +46,9 @@ def print_answers(recommender: Recommender, found: Recommendations) -> None:
         note += f" (fallback: {answer.fallback})" if answer.fallback else ""
         console().print(f"\nUser {answer.user_id}{note}", style="bold", markup=False)
         for place, name in enumerate(bought):
-            console().print(f"{'' if place else 'last bought':<12} {_cut(name, NAME_WIDTH)}", markup=False)
+            console().print(
+                f"{'' if place else heading:<{max(12, len(heading))}} {_cut(name, NAME_WIDTH)}", markup=False
+            )
         table = Table("#", "item", "category", "score", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         for place, item in enumerate(answer.items, start=1):
             name = shown_name(item["item_name"], item["item_id"])

@@ -12,7 +12,7 @@ import numpy as np
 from artefacts.paths import RunPaths
 from features.store import Store
 from serving.bundles.bundle import Bundle
-from serving.retrieval.index import measure_recall
+from serving.retrieval.index_recall import measure_recall
 from serving.retrieval.vectors import read_vectors
 from twinspire.load_config import load
 
@@ -40,7 +40,7 @@ def bare_search(config: Path, runs: Path, *, k: int) -> Bare:
     users = read_vectors(paths.vectors / "users")
     rng = np.random.default_rng(1)
     queries = np.ascontiguousarray(users[rng.choice(len(users), NUM_QUERIES)])
-    ef = settings.index.ef_search
+    ef = settings.index.ef_search or bundle.manifest.facts.index_report.ef
     recall = measure_recall(bundle.index, bundle.ranked, query_embeddings=queries[:100], k=k, ef=ef)
     cpu = _cpu(lambda number: bundle.index.search(queries[number : number + 1], k=k, ef=ef))
     size = (bundle.folder / "index.hnsw").stat().st_size
@@ -63,9 +63,11 @@ def user_costs(config: Path, runs: Path) -> dict[str, tuple[float, float]]:
         "encoding": lambda number: encoder.encode_users(rows[number % len(rows)], as_of_seconds=moments),
     }
 
+    ef = settings.index.ef_search or bundle.manifest.facts.index_report.ef
+
     def search(number: int) -> None:
         query = bundle.ranked[number % len(bundle.ranked)][None]
-        bundle.index.search(np.ascontiguousarray(query), k=100, ef=settings.index.ef_search)
+        bundle.index.search(np.ascontiguousarray(query), k=100, ef=ef)
 
     def nothing(number: int) -> None:
         pass

@@ -27,7 +27,7 @@ ingest:
     items: {{path: {folder}/items.parquet}}
 training: {{example_days: 14, validation_days: 0, epochs: 1}}
 towers: {{embedding_dim: 32, hidden_units: [64], factor_dim: 32}}
-index: {{min_recall: 0.8}}
+index: {{ef_search: 400, min_recall: 0.8}}
 evaluation: {{window_days: 1}}
 """
 

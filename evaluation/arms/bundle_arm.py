@@ -58,7 +58,7 @@ class BundleAtCut:
     Args:
         folder: Of the bundle.
         ranking: How lists are made.
-        ef_search: Beam width of the index.
+        ef_search: Beam width of the index; None takes the bundle's.
         paths: Whose catalogue of features is read; at the cut.
         events: Everything that happened, for the check that features know nothing later.
 
@@ -68,7 +68,7 @@ class BundleAtCut:
     """
 
     def __init__(
-        self, folder: Path, ranking: config.RankingConfig, ef_search: int, paths: RunPaths, events: pa.Table
+        self, folder: Path, ranking: config.RankingConfig, ef_search: int | None, paths: RunPaths, events: pa.Table
     ) -> None:
         """Opens and checks everything."""
         self.bundle = Bundle.open(folder)

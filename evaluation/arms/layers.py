@@ -149,6 +149,6 @@ def check_layers(
         blocks = found_share < MIN_INDEX_RECALL
         finding = (
             f"the index finds {found_share:.3f} of exact search's items, and recall@{k} is {recall.mean:+.4f} "
-            f"[{recall.low:+.4f}, {recall.high:+.4f}] from it; raise index.ef_search"
+            f"[{recall.low:+.4f}, {recall.high:+.4f}] from it; raise index.target_recall"
         )
     return report.LayerCheck(letter, *layers, len(same), float(same.mean()), found_share, recall, finding, blocks)

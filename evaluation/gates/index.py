@@ -10,8 +10,8 @@ from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check, Number
 from serving.bundles import bundle as layout
 from serving.bundles.manifest import Manifest
+from serving.retrieval.distinct import num_indexed
 from serving.retrieval.eligible import withdrawn_rows
-from serving.retrieval.index import read_shape
 from serving.sparcode.files import POSTINGS
 from serving.sparcode.postings import read_postings
 
@@ -22,10 +22,10 @@ def index_recall(candidate: Candidate) -> Check:
     return Check.measured(
         "index_recall",
         report.recall >= lowest,
-        f"the index finds {report.recall:.4f} of the exact top {report.k} at ef {report.ef}, over "
-        f"{report.num_queries:,} users; expected at least {lowest:g}",
-        "raise index.ef_search, index.m or index.ef_construction",
-        found={"recall": report.recall},
+        f"the index finds {report.recall:.4f} of the exact top {report.k} at ef {report.ef}, over {report.asked()}; "
+        f"expected at least {lowest:g}",
+        "set index.ef_search and index.form to null and run the index step again: it then chooses both for min_recall",
+        found={"recall": report.recall, "num_below_half": report.num_below_half},
         expected={"min_recall": lowest},
     )
 
@@ -36,7 +36,7 @@ def index_items(candidate: Candidate) -> Check:
     num_withdrawn = len(withdrawn_rows(candidate.paths.tables, candidate.paths.model / "encoder"))
     vectors = np.load(candidate.folder / layout.ITEM_VECTORS, mmap_mode="r", allow_pickle=False)
     found = {
-        "index": read_shape(candidate.folder / layout.INDEX)[0],
+        "index": num_indexed(candidate.manifest.facts.index_report.form, candidate.folder / layout.INDEX),
         "vectors": len(vectors),
         "manifest": candidate.manifest.num_items,
     }

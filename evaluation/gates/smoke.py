@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
+from features.schema import plural
 from features.store import Store
 from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
@@ -58,17 +59,18 @@ def exclude_bought(candidate: Candidate) -> Check:
     """Whether lists without what was bought hold none of it, by the pairs that the bundle was made from."""
     recommender, users, k = _asked(candidate)
     bought = _bought(candidate, users)
+    events = plural(recommender.bundle.manifest.dataset_schema.event_name)
     problems = []
     for name in recommender.retrievers:
         found = recommender.recommend(users, k=k, retriever=name, exclude_known=True)
         for answer in found.answers:
             again = bought[answer.user_id] & {item["item_id"] for item in answer.items}
             if again:
-                problems.append(f"{name}: {answer.user_id} is offered {len(again)} items bought before")
+                problems.append(f"{name}: {answer.user_id} is offered {len(again)} items of earlier {events}")
     return Check.measured(
         "exclude_bought",
         not problems,
-        problems[0] if problems else f"{len(users)} users are offered nothing that they bought before",
+        problems[0] if problems else f"{len(users)} users are offered nothing of their earlier {events}",
         TO_DO,
         found={"wrong": len(problems)},
         expected={"wrong": 0},

@@ -22,10 +22,11 @@ from evaluation.render.headline import (
 from evaluation.render.table import print_daily, problems
 from evaluation.report import Difference, Layer, Protocol, Report, to_json, without_nan
 from evaluation.statistics import Decision, Interval
+from features.schema import in_words_of
 
 JSON, PAGE, VERDICT = "ab.json", "ab.html", "verdict.json"
 DAILY_JSON, DAILY_PAGE, TABLE = "report.json", "report.html", "table.txt"
-TABLE_WIDTH = 100
+TABLE_WIDTH = 80
 _COLOURS = {"won": "good", "lost": "bad", "open": ""}
 _BADGES: dict[Decision, str] = {"ship": "good", "do not ship": "bad", "undecided": "open"}
 
@@ -248,7 +249,7 @@ def _meanings(report: Report) -> dict[str, str]:
     """What the metrics of a report are, in its order: such as `recall@k` -> words."""
     names = [name.partition("@") for name in (*report.arms[0].metrics, *report.arms[0].lists)]
     found = {name + (f"{at}k" if at else ""): METRICS.get(name) for name, at, _ in names}
-    return {name: meaning for name, meaning in found.items() if meaning}
+    return {name: in_words_of(report.event_name, meaning) for name, meaning in found.items() if meaning}
 
 
 def _source(name: str) -> str:

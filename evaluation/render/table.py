@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artefacts.console import columns_that_fit
 from evaluation.render.formats import (
     count_text,
     difference_text,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LONGEST_SOURCE = 24
+# Of metrics but the one with an interval: which is left out first on a narrow terminal.
+_RANKS = {"mrr": 7, "ndcg": 6}
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Column:
         heading: At its top.
         cell: What it holds of an arm.
         is_text: Whether it holds words, which may wrap, and not figures.
+        rank: Of the columns that a terminal is too narrow for, the one of the highest rank is left out first.
     """
 
     heading: str
     cell: Callable[[ArmFigures], str]
     is_text: bool = False
+    rank: int = 0
 
 
 def print_daily(reports: Sequence[Report], console: Console) -> None:
@@ -55,7 +60,7 @@ def print_daily(reports: Sequence[Report], console: Console) -> None:
     )
     _print_lines(console, [text])
     for report in reports:
-        title = f"{report.task}: {report.num_users:,} users with something relevant"
+        title = f"{report.title}: {report.num_users:,} users with something relevant"
         _print_table(console, title, daily_columns(report), report)
 
 
@@ -149,7 +154,7 @@ def facts(report: Report) -> str:
     behind = f"{days} from {cuts} on" if len(report.cuts) == 1 else f"{days} from each of {cuts} on"
     seeds = f"; seeds {', '.join(map(str, report.seeds))}" if report.seeds else ""
     return (
-        f"{report.dataset}: {report.protocol}{f', {behind}' if cuts else ''}; {report.task}{seeds}; "
+        f"{report.dataset}: {report.protocol}{f', {behind}' if cuts else ''}; {report.title}{seeds}; "
         f"{report.num_users:,} users with {report.num_relevant:,} relevant items, catalogue of {report.num_items:,}, "
         f"{report.num_unknown_relevant:,} relevant ones outside it; intervals of {1 - report.alpha:.0%}, p corrected "
         f"(Holm), {report.num_samples:,} resamples, seed {report.seed}"
@@ -173,12 +178,12 @@ def daily_columns(report: Report) -> list[Column]:
     recall, reference = f"recall@{largest}", report.arm(report.references[0]).name
     return [
         Column("arm", lambda arm: arm.name, is_text=True),
-        Column("layer", lambda arm: arm.layer or "", is_text=True),
+        Column("layer", lambda arm: arm.layer or "", is_text=True, rank=9),
         *(_metric(f"recall@{k}", with_interval=k == largest) for k in report.ks),
         *_of_oracle(report, recall),
         _metric(f"ndcg@{largest}"),
         _metric("mrr"),
-        Column(f"cover\n@{largest}", lambda arm: f"{arm.lists[f'coverage@{largest}']:.2%}"),
+        Column(f"cover\n@{largest}", lambda arm: f"{arm.lists[f'coverage@{largest}']:.2%}", rank=8),
         Column(f"{recall}\nover {reference}", lambda arm: _two_lines(_difference(report, arm, recall))),
     ]
 
@@ -195,9 +200,9 @@ def ab_columns(report: Report) -> list[Column]:
         Column("p", lambda arm: _p_value(report, arm)),
     ]
     if len(report.seeds) > 1:
-        found.append(Column("seeds", lambda arm: _seeds(arm).replace("–", "–\n")))
+        found.append(Column("seeds", lambda arm: _seeds(arm).replace("–", "–\n"), rank=8))
     if any(arm.latency for arm in report.arms):
-        found.append(Column("p99\nms", lambda arm: milliseconds(arm.latency.p99_ms) if arm.latency else ""))
+        found.append(Column("p99\nms", lambda arm: milliseconds(arm.latency.p99_ms) if arm.latency else "", rank=9))
     return found
 
 
@@ -246,11 +251,13 @@ def problems(report: Report) -> list[tuple[str, Problem]]:
 
 
 def _metric(name: str, *, with_interval: bool = False) -> Column:
+    rank = 0 if with_interval else _RANKS.get(name.partition("@")[0], 5)
+
     def cell(arm: ArmFigures) -> str:
         at = arm.metrics[name]
         return _two_lines(interval_text(at)) if with_interval else figure(at.mean)
 
-    return Column(name.replace("@", "\n@"), cell)
+    return Column(name.replace("@", "\n@"), cell, rank=rank)
 
 
 def _of_oracle(report: Report, metric: str) -> list[Column]:
@@ -389,23 +396,33 @@ def _print_lines(console: Console, lines: Iterable[str]) -> None:
 def _print_table(console: Console, title: str, columns: Sequence[Column], report: Report) -> None:
     rows = [[column.cell(arm) for column in columns] for arm in report.arms]
     num_text = sum(column.is_text for column in columns)
-    _print(console, title, [column.heading for column in columns], rows, num_text=num_text)
+    ranks = [column.rank for column in columns]
+    _print(console, title, [column.heading for column in columns], rows, num_text=num_text, ranks=ranks)
 
 
 def _print(
-    console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int = 2
+    console: Console,
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    num_text: int = 2,
+    ranks: Sequence[int] = (),
 ) -> None:
-    """A table whose first columns are words, the others figures."""
+    """A table whose first columns are words, the others figures; `ranks` says what goes where it is too wide."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
+    places = columns_that_fit(headings, rows, ranks=ranks or [0] * len(headings), width=console.width)
     table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for place, heading in enumerate(headings):
-        is_text = place < num_text
+    for place in places:
+        is_text, heading = place < num_text, headings[place]
         # Words give way where the terminal is narrow; a figure that wraps cannot be read.
         table.add_column(Text(heading), justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(row[place]) for place in places))
     console.print()
     console.print(table)
+    if left_out := [" ".join(heading.split()) for place, heading in enumerate(headings) if place not in places]:
+        console.print(f"(left out at {console.width} columns: {', '.join(left_out)})", markup=False, highlight=False)

@@ -11,6 +11,8 @@
         item_vectors.npy               [N, D] float32
         item_weights.npy               [N] float32 business weights; only where the index ranks by them
         index.hnsw                     over these vectors, times the weights, without withdrawn items
+        equal_vectors.npy              [E, 2] int32 items with the vector of an earlier one, and that one; only where
+                                       there are any
         items.parquet                  item_id, item_name, category of the catalogue rows
         sparcode/                      tokenizer, codebook and posting lists; only where SparCode is configured
         purchases/*.npy                who bought what: [U, N] in compressed rows
@@ -38,8 +40,8 @@ import pyarrow.parquet as pq
 
 from features import columns, encoding, schema
 from serving.bundles.manifest import BundleError, FileEntry, Manifest, describe_files, read_manifest, version_of
-from serving.retrieval import eligible, exported_tower, ranking
-from serving.retrieval.index import AnnIndex, backend_of
+from serving.retrieval import distinct, eligible, exported_tower, ranking
+from serving.retrieval.index import ItemIndex
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode import files, postings
@@ -75,7 +77,7 @@ class Bundle:
     ranked: ranking.Scores
     """[N, D], read-only: the item vectors times the items' business weights, or the item vectors where there are none.
     What the index is over and exact search scores."""
-    index: AnnIndex
+    index: ItemIndex
     """Over the ranked vectors of what is not withdrawn."""
     item_names: list[str | None]
     """[N] by catalogue row."""
@@ -130,7 +132,7 @@ class Bundle:
         weights = _item_weights(folder, num_items, has_weights=manifest.facts.business_weight is not None)
         ranked = vectors if weights is None else _ranked(folder, vectors, weights)
         withdrawn = _load(folder / WITHDRAWN, lambda path: eligible.withdrawn_in(path.parent, num_items=num_items))
-        index = _load(folder / INDEX, lambda path: backend_of(report.form).load(path, ranked, withdrawn))
+        index = _load(folder / INDEX, lambda path: distinct.load_index(report.form, path, ranked, withdrawn))
         items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)))
         item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
         _expect(folder / ITEMS, "number of items", items.num_rows, num_items)

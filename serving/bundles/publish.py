@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from artefacts import files, locks
 from features.encoding import Encoder
-from features.schema import Schema
+from features.schema import Schema, plural
 from serving.bundles import bundle as layout
 from serving.bundles import folder as history
 from serving.bundles.folder import no_folder, published
@@ -34,7 +34,7 @@ from serving.bundles.manifest import (
     version_of,
 )
 from serving.retrieval.eligible import NO_ITEMS, Items
-from serving.retrieval.index import AnnIndex
+from serving.retrieval.index import ItemIndex
 from serving.retrieval.purchases import Purchases
 
 
@@ -63,7 +63,7 @@ class Parts:
     """[N, D] by catalogue row."""
     item_weights: npt.NDArray[np.float32] | None
     """[N] business weights; None where the index ranks by the vectors alone."""
-    index: AnnIndex
+    index: ItemIndex
     """Over the item vectors times the weights, without what is withdrawn."""
     sparcode: Path | None
     """Folder with the files of `serving.sparcode.files`; None where there is no such retriever."""
@@ -226,7 +226,7 @@ def model_card(manifest: Manifest) -> str:
         f"# {facts.dataset}, bundle {manifest.bundle_version}",
         "",
         "Proposes items for users: a two-tower model finds items near the user's vector; the user's own repeated "
-        "purchases and popular items complete the list.",
+        f"{plural(manifest.dataset_schema.event_name)} and popular items complete the list.",
         "",
         "## Data",
         "",
@@ -241,8 +241,7 @@ def model_card(manifest: Manifest) -> str:
         f"- Vectors of {manifest.dimension} numbers{_parts(report.parts)}, L2-normalised; the score is their inner "
         f"product{_weight(facts)}.",
         f"- Index of the form `{report.form}`: recall@{report.k} {report.recall:.3f} against exact search at ef "
-        f"{report.ef} over {report.num_queries:,} users; {report.size_bytes / 1e6:.1f} MB, built in "
-        f"{report.build_seconds:.1f} s.",
+        f"{report.ef} over {report.asked()}; {report.built()}.",
         f"- Feature services: {', '.join(sorted(facts.feature_services.values()))}.",
         f"- Seed {facts.seed}, configuration {facts.configuration_digest}, code {facts.code_version}.",
         "",

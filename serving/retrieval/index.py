@@ -1,4 +1,4 @@
-"""Index backends: approximate nearest neighbours by inner product (HNSW), and their measured recall.
+"""Index backends: nearest neighbours by inner product, approximate (HNSW) or exact.
 
 B queries, N items of the catalogue, D vector width. Scores are inner products of the queries with the vectors given:
 cosines where both have length one, weighted cosines where the items' lengths are their business weights. W items of
@@ -17,9 +17,11 @@ import numpy as np
 
 from serving.retrieval import exact
 from serving.retrieval.eligible import NO_ITEMS, Items, eligible_rows, everything_but
+from serving.retrieval.exact_index import ExactIndex
 from serving.retrieval.ranking import Rows, Scores, fit
 from serving.retrieval.weights import augmented, augmented_queries
 
+EXACT = "exact"
 INDEX_FILE, VECTORS_FILE, REPORT_FILE = "index.hnsw", "item_vectors.npy", "index_report.json"
 
 
@@ -29,13 +31,25 @@ _HEADER = struct.Struct("<6Q")
 _NUM_PROBES, _PROBE_TOLERANCE = 64, 1e-5
 
 
-class AnnIndex(Protocol):
-    """An index backend: approximate search by inner product, kept in one file."""
+class ItemIndex(Protocol):
+    """What finds the nearest items by inner product."""
 
     @property
     def left_out(self) -> Items:
         """[W] catalogue rows, ascending, that no search finds."""
         ...
+
+    def save(self, path: Path) -> None:
+        """Writes a file."""
+        ...
+
+    def search(self, query_embeddings: Scores, *, k: int, ef: int) -> tuple[Rows, Scores]:
+        """The k nearest items of each query: rows [B, k] and scores [B, k], padded with -1 when k > N - W."""
+        ...
+
+
+class AnnIndex(ItemIndex, Protocol):
+    """An index backend, kept in one file. Equal vectors are not its concern: see `serving.retrieval.distinct`."""
 
     @classmethod
     def build(cls, vectors: Scores, *, m: int, ef_construction: int, seed: int, left_out: Items = NO_ITEMS) -> Self:
@@ -59,12 +73,9 @@ class AnnIndex(Protocol):
         """
         ...
 
-    def save(self, path: Path) -> None:
-        """Writes one file."""
-        ...
-
-    def search(self, query_embeddings: Scores, *, k: int, ef: int) -> tuple[Rows, Scores]:
-        """The k nearest items of each query: rows [B, k] and scores [B, k], padded with -1 when k > N - W."""
+    @classmethod
+    def num_vectors(cls, path: Path) -> int:
+        """How many vectors a file is over, from its head."""
         ...
 
 
@@ -90,10 +101,28 @@ class IndexReport:
     """Standard deviation of the log business weights; 0 where there are none."""
     parts: tuple[int, ...]
     """Widths of the parts of which the vectors are concatenated, one for each model of an ensemble."""
+    m: int | None = None
+    """Links per node of a graph; None in reports of earlier versions."""
+    num_vectors: int | None = None
+    """Distinct vectors that it is over; None in reports of earlier versions."""
+    num_below_half: int | None = None
+    """Queries of which less than half of the exact list is found; None in reports of earlier versions."""
 
     def __post_init__(self) -> None:
         """Takes the parts as JSON gives them, too."""
         object.__setattr__(self, "parts", tuple(self.parts))
+
+    def asked(self) -> str:
+        """Over whom the recall was measured, in words."""
+        if self.num_below_half is None:
+            return f"{self.num_queries:,} users"
+        return f"{self.num_queries:,} users, {self.num_below_half:,} of whom get less than half of their exact list"
+
+    def built(self) -> str:
+        """What it holds and costs, in words."""
+        held = "" if self.num_vectors is None else f"{self.num_vectors:,} distinct vectors, "
+        links = "" if self.m is None or self.form == EXACT else f"{self.m} links a node, "
+        return f"{held}{links}{self.size_bytes / 1e6:.1f} MB, built in {self.build_seconds:.1f} s"
 
 
 class HnswIndex:
@@ -141,6 +170,11 @@ class HnswIndex:
         graph.init_index(max_elements=len(rows), M=m, ef_construction=ef_construction, random_seed=seed)
         graph.add_items(stored[rows] if len(left_out) else stored, rows, num_threads=1)
         return cls(graph, vectors, left_out)
+
+    @classmethod
+    def num_vectors(cls, path: Path) -> int:
+        """See `AnnIndex`."""
+        return read_shape(path)[0]
 
     def save(self, path: Path) -> None:
         """Writes the graph, vectors included, as one file."""
@@ -207,9 +241,13 @@ class HnswIndex:
         try:
             labels, distances = self._graph.knn_query(self._asked(query_embeddings), k=reachable)
         except RuntimeError as error:
-            # The graph can fall apart into parts (equal vectors do it); one short list then fails the whole batch.
+            # The graph can fall apart into parts; one short list then fails the whole batch.
             if "contiguous 2D array" not in str(error):
                 raise
+            if len(query_embeddings) > 1:
+                # One by one, so that the list of a user does not depend on the others.
+                lists = [self.search(query[None], k=k, ef=ef) for query in query_embeddings]
+                return np.vstack([rows for rows, _ in lists]), np.vstack([scores for _, scores in lists])
             eligible = everything_but(self.left_out, num_items=num_items)
             return exact.search(
                 query_embeddings, self._vectors, k=k, offered=None if eligible is None else eligible.mask
@@ -262,7 +300,7 @@ class AugmentedIndex(HnswIndex):
         return np.asarray(products, np.float32)
 
 
-INDEXES: dict[str, type[AnnIndex]] = {"ip": HnswIndex, "augmented": AugmentedIndex}
+INDEXES: dict[str, type[AnnIndex]] = {"ip": HnswIndex, "augmented": AugmentedIndex, EXACT: ExactIndex}
 """Form, as in an `IndexReport` and in `index.form` -> index backend."""
 
 
@@ -289,29 +327,3 @@ def read_shape(path: Path) -> tuple[int, int]:
         raise ValueError(f"{path}: has {len(head)} bytes, too few for an hnswlib index; build it again")
     _, _, num_items, _, label_offset, vector_offset = _HEADER.unpack(head)
     return num_items, (label_offset - vector_offset) // np.dtype(np.float32).itemsize
-
-
-def measure_recall(index: AnnIndex, vectors: Scores, *, query_embeddings: Scores, k: int, ef: int) -> float:
-    """Share of the exact top k of what is offered that the index finds, mean over queries.
-
-    Args:
-        index: What is measured; what it leaves out is not offered.
-        vectors: [N, D] float32, what it was built from.
-        query_embeddings: [B, D] float32, B >= 1.
-        k: Length of the lists, cut to N - W.
-        ef: Beam width.
-
-    Returns:
-        Between 0 and 1.
-
-    Raises:
-        ValueError: There is no query.
-    """
-    if not len(query_embeddings):
-        raise ValueError("there is no query to measure recall with; pass at least one")
-    k = min(k, len(vectors) - len(index.left_out))
-    eligible = everything_but(index.left_out, num_items=len(vectors))
-    found, _ = index.search(query_embeddings, k=k, ef=ef)
-    wanted, _ = exact.search(query_embeddings, vectors, k=k, offered=None if eligible is None else eligible.mask)
-    hits = [len(np.intersect1d(mine, right)) for mine, right in zip(found, wanted, strict=True)]
-    return float(np.mean(hits)) / k

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from serving.retrieval import exact
 from serving.retrieval.eligible import EligibleItems, everything_but
-from serving.retrieval.index import AnnIndex
+from serving.retrieval.index import ItemIndex
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.ranking import NO_SCORE, Rows, Scores, padding, without
 from serving.retrieval.retrievers import UserQueries
@@ -39,7 +39,7 @@ class TwoTowerRetriever:
 
     vectors: Scores
     """[N, D] float32, of length one, or of the length of each item's business weight."""
-    index: AnnIndex | None
+    index: ItemIndex | None
     """Approximate search over `vectors`; None searches exactly."""
     ef: int
     """Beam width of the index."""
@@ -139,7 +139,7 @@ class Cascade:
 
 
 def search_eligible(
-    index: AnnIndex,
+    index: ItemIndex,
     vectors: Scores,
     *,
     query_embeddings: Scores,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import apache_beam as beam
 import hnswlib
@@ -19,8 +20,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_jobs.build_index import BuildIndexes, IndexJob, IndexRefusedError, IndexSettings, run
-from serving.retrieval.index import INDEXES, AugmentedIndex, read_shape
+from beam_jobs import build_index
+from beam_jobs.build_index import BuildIndex, BuildIndexes, IndexJob, IndexRefusedError, IndexSettings, run
+from serving.retrieval.distinct import load_index
+from serving.retrieval.index import INDEXES, AugmentedIndex, IndexReport, ItemIndex, read_shape
+from serving.retrieval.index_recall import ExactLists, measure_recall
 from serving.retrieval.vectors import vector_schema
 from serving.retrieval.weights import item_weights, weighted
 
@@ -203,25 +207,119 @@ def test_an_index_that_misses_too_much_is_refused_and_not_written(
     build: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     expected = (
-        r"600 items has recall@10 0\.\d+ in the form ip, expected at least 0\.999; .* 0\.00; "
-        r"raise ef_search \(10\), m \(3\) or ef_construction \(6\), or lower min_recall"
+        r"600 items with 600 distinct vectors has recall@10 0\.\d+ in the form ip with 3 links at ef 10, 0\.\d+ in the "
+        r"form ip with 6 links at ef 10, expected at least 0\.999; \d+ of 25 users get less than half of their exact "
+        r"list; .* 0\.00; set index\.ef_search \(10\) to null, which tries beams up to 1600, set index\.form \(ip\) to "
+        r"null, which tries others, or to exact, raise index\.ef_construction \(6\) or index\.m \(3\), or lower "
+        r"index\.min_recall"
     )
     with pytest.raises(IndexRefusedError, match=expected):
-        build(tmp_path / "out", replace(SETTINGS, min_recall=0.999))
+        build(tmp_path / "out", replace(SETTINGS, form="ip", min_recall=0.999))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_weighted_index_is_tried_in_both_forms_before_it_is_refused(
-    build: Callable[..., dict[str, Any]], weights: Path, tmp_path: Path
+def test_a_weighted_index_is_tried_in_both_forms_before_anything_else(
+    build: Callable[..., dict[str, Any]], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # By the narrowest beam augmented vectors miss 15 of the 25 first items, vectors as they are 12.
     narrow = replace(SETTINGS, ef_search=1, k=1, min_recall=0.45)
-    assert build(tmp_path / "taken", narrow, weights)["form"] == "ip"
+    report = build(tmp_path / "taken", narrow, weights)
+    assert (report["form"], report["m"], report["num_below_half"]) == ("ip", 32, 12)
+    monkeypatch.setattr(build_index, "EXACT_NUMBERS", NUM_ITEMS * DIMENSION - 1)
     expected = (
-        r"0\.400 in the form augmented, 0\.520 in the form ip, expected at least 0\.6; .* 0\.50; lower weight_power"
+        r"0\.400 in the form augmented with 32 .*, 0\.520 in the form ip with 32 .*, 0\.\d+ in the form ip with 64 "
+        r"links at ef 1, expected at least 0\.9; .* 0\.50; .* set index\.form to exact, which .*, lower "
+        r"index\.weight_power"
     )
     with pytest.raises(IndexRefusedError, match=expected):
-        build(tmp_path / "out", replace(narrow, min_recall=0.6), weights)
+        build(tmp_path / "out", replace(narrow, min_recall=0.9), weights)
+
+
+def write_vectors(folder: Path, vectors: Vectors) -> str:
+    folder.mkdir()
+    listed = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
+    table = pa.table([pa.array(np.arange(len(vectors))), listed], schema=vector_schema(vectors.shape[1]))
+    pq.write_table(table, folder / "vectors-00000-of-00001.parquet")
+    return str(folder)
+
+
+def built(folder: Path, items: Vectors, users: Vectors, settings: IndexSettings) -> tuple[IndexReport, ItemIndex]:
+    """Builds without a pipeline; returns the report, and the index as it is read from its files."""
+    folder.mkdir(exist_ok=True)
+    job = IndexJob(
+        write_vectors(folder / "items", items), write_vectors(folder / "users", users), str(folder / "out"), None, None
+    )
+    [path] = BuildIndex(settings).process(job)
+    report = IndexReport(**json.loads(Path(path).read_text()))
+    return report, load_index(report.form, folder / "out" / "index.hnsw", items)
+
+
+CHOSEN = IndexSettings(
+    m=4, ef_construction=20, ef_search=None, k=10, num_queries=40, seed=4, min_recall=0.5, parts=(DIMENSION,)
+)
+
+
+@pytest.mark.parametrize(("target", "ef"), [(0.9, 32), (0.93, 64), (0.99, 100)])
+def test_the_narrowest_beam_that_reaches_the_target_is_taken(target: float, ef: int, tmp_path: Path) -> None:
+    items, users = unit(NUM_ITEMS, 1), unit(NUM_USERS, 2)
+    report, index = built(tmp_path, items, users, replace(CHOSEN, target_recall=target))
+    recalls = {beam: measure_recall(index, items, query_embeddings=users, k=10, ef=beam) for beam in (16, 32, 64, 100)}
+    assert min(beam for beam, recall in recalls.items() if recall >= target) == ef
+    assert (report.ef, report.m, report.form) == (ef, 4, "ip")
+    assert report.recall == pytest.approx(recalls[ef])
+    # A limit above the target counts as the target.
+    limited = replace(CHOSEN, target_recall=0.1, min_recall=target)
+    assert built(tmp_path / "limited", items, users, limited)[0] == replace(report, build_seconds=ANY)
+
+
+def test_a_beam_with_which_some_users_get_next_to_nothing_is_not_taken(tmp_path: Path) -> None:
+    items, users = unit(NUM_ITEMS, 1), unit(NUM_USERS, 2)
+    report, index = built(tmp_path, items, users, replace(CHOSEN, target_recall=0.7))
+    narrower = ExactLists.of(items, query_embeddings=users, k=10).shares(index, ef=16)
+    assert (report.ef, report.num_below_half) == (32, 0)
+    assert narrower.mean() >= 0.7
+    assert (narrower < 0.5).any()
+
+
+def test_more_links_and_then_exact_search_are_tried_where_no_beam_finds_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With 4 links the one beam finds .675, with 8 links .845.
+    monkeypatch.setattr(build_index, "BEAMS", (10,))
+    monkeypatch.setattr(build_index, "EXACT_NUMBERS", NUM_ITEMS * DIMENSION)
+    items, users = unit(NUM_ITEMS, 1), unit(NUM_USERS, 2)
+
+    def chosen(name: str, **changes: Any) -> tuple[str, int | None, float]:
+        report, index = built(tmp_path / name, items, users, replace(CHOSEN, **changes))
+        assert report.recall == pytest.approx(measure_recall(index, items, query_embeddings=users, k=10, ef=report.ef))
+        return report.form, report.m, round(report.recall, 3)
+
+    assert chosen("enough", target_recall=0.3, m=8) == ("ip", 8, 0.845)
+    assert chosen("links", target_recall=0.8) == ("ip", 8, 0.845)
+    assert chosen("links by a given beam", ef_search=10, min_recall=0.8) == ("ip", 8, 0.845)
+    assert chosen("exact", target_recall=0.9) == ("exact", 4, 1.0)
+    assert chosen("named", form="exact") == ("exact", 4, 1.0)
+    # Without exact search the best one is taken if it may be, though it misses the target.
+    assert chosen("no other form", form="ip", target_recall=0.9) == ("ip", 8, 0.845)
+    monkeypatch.setattr(build_index, "EXACT_NUMBERS", NUM_ITEMS * DIMENSION - 1)
+    assert chosen("too large", target_recall=0.9) == ("ip", 8, 0.845)
+
+
+def test_thousands_of_equal_and_of_nearly_equal_vectors_pass_with_any_seed(tmp_path: Path) -> None:
+    different, users = unit(NUM_ITEMS, 1), unit(NUM_USERS, 2)
+    rng = np.random.default_rng(3)
+    for noise in (0, 1e-7, 1e-6, 1e-4):
+        same = (different[:1] + noise * rng.normal(size=(1500, DIMENSION))).astype(np.float32)
+        for place, items in (("first", [same, different]), ("last", [different, same])):
+            for seed in range(2):
+                settings = replace(CHOSEN, m=16, ef_construction=100, k=50, seed=seed, min_recall=0.95)
+                folder = tmp_path / f"{noise}-{place}-{seed}"
+                report, _ = built(folder, np.concatenate(items), users, settings)
+                assert report.recall >= 0.98
+                assert report.num_below_half == 0
+                if not noise:
+                    assert (report.num_vectors, report.form, report.m) == (NUM_ITEMS, "ip", 16)
+                    assert read_shape(folder / "out" / "index.hnsw")[0] == NUM_ITEMS
 
 
 def test_parts_that_are_not_of_these_vectors_are_refused(build: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

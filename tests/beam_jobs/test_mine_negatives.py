@@ -21,6 +21,7 @@ from features.encoding import Encoder
 from features.examples import read_negatives
 from features.ids import IdMap
 from features.schema import Schema
+from serving.retrieval.distinct import build_index
 from serving.retrieval.index import HnswIndex
 from serving.retrieval.vectors import vector_schema
 
@@ -235,3 +236,15 @@ def test_ids_of_another_fit_are_refused(files: MiningFiles, mine: Callable, tmp_
 def test_an_empty_band_is_refused(band: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"band is {band[0]} to {band[1]}"):
         replace(SETTINGS, band=band)
+
+
+@pytest.mark.parametrize("form", ["ip", "exact"])
+def test_an_index_over_equal_vectors_is_mined_as_exact_search_does(
+    mine: Callable[..., dict[int, list[tuple]]], files: MiningFiles, tmp_path: Path, form: str
+) -> None:
+    vectors = np.where(np.arange(NUM_ITEMS)[:, None] % 2 == 0, ITEM_VECTORS[:1], ITEM_VECTORS)
+    np.save(tmp_path / "equal.npy", vectors)
+    build_index(form, vectors, m=8, ef_construction=100, seed=1).save(tmp_path / "index.hnsw")
+    using = replace(files, item_vectors=tmp_path / "equal.npy", index=tmp_path / "index.hnsw", form=form)
+    for found, wanted in zip(mine(using=using).values(), mine(using=replace(using, index=None)).values(), strict=True):
+        assert [pair[:2] for pair in found] == [pair[:2] for pair in wanted]

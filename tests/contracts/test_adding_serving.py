@@ -171,6 +171,10 @@ class Flat:
     def build(cls, vectors: Scores, *, m: int, ef_construction: int, seed: int, left_out: Items = NO_ITEMS) -> Self:
         return cls(vectors, left_out)
 
+    @classmethod
+    def num_vectors(cls, path: Path) -> int:
+        return len(np.load(path, mmap_mode="r", allow_pickle=False))
+
     def save(self, path: Path) -> None:
         with path.open("wb") as file:
             np.save(file, self._vectors, allow_pickle=False)

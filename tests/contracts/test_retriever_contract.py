@@ -17,6 +17,7 @@ import pytest
 
 from serving.config import RankingConfig
 from serving.registry import ALIASES, retriever_names, retrievers_of
+from serving.retrieval.distinct import build_index
 from serving.retrieval.eligible import NO_ITEMS, Items, everything_but
 from serving.retrieval.index import AugmentedIndex, HnswIndex
 from serving.retrieval.purchases import Purchases
@@ -44,6 +45,9 @@ INDEX = HnswIndex.build(VECTORS, m=8, ef_construction=100, seed=1)
 WEIGHTS = np.random.default_rng(5).uniform(0.2, 1, NUM_ITEMS).astype(np.float32)
 WEIGHTED = weighted(VECTORS, WEIGHTS)
 AUGMENTED_INDEX = AugmentedIndex.build(WEIGHTED, m=8, ef_construction=100, seed=1)
+# A third of the catalogue has one vector.
+EQUAL = np.where(np.arange(NUM_ITEMS)[:, None] % 3 == 0, VECTORS[:1], VECTORS)
+EQUAL_INDEX = build_index("ip", EQUAL, m=8, ef_construction=100, seed=1)
 POPULARITY = np.random.default_rng(2).integers(0, 9, NUM_ITEMS).astype(np.float32)
 
 
@@ -88,6 +92,10 @@ RETRIEVERS: dict[str, Retriever] = {
     "two_tower, by the index where that is slower": two_tower(index=INDEX),
     "two_tower, over-fetching always": two_tower(index=INDEX, max_fetch=10_000, beam_cost=0.0),
     "two_tower, weighted": TwoTowerRetriever(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25, weights=WEIGHTS),
+    "two_tower, many equal vectors": TwoTowerRetriever(EQUAL, EQUAL_INDEX, ef=20, max_fetch=25, beam_cost=0.0),
+    "two_tower, over the exact index": TwoTowerRetriever(
+        VECTORS, build_index("exact", VECTORS, m=8, ef_construction=100, seed=1), ef=0, max_fetch=25
+    ),
     "cascade, weighted": Cascade(
         TwoTowerRetriever(WEIGHTED, AUGMENTED_INDEX, ef=20, max_fetch=25), first_width=5, depth=3
     ),

@@ -19,7 +19,7 @@ import pytest
 
 from features.ids import IdMap
 from serving.bundles.bundle import Bundle
-from serving.retrieval.index import read_shape
+from serving.retrieval.distinct import num_indexed
 from tests import forking
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
@@ -169,7 +169,7 @@ def test_an_item_that_left_the_table_of_items_is_offered_no_more_and_stays_in_hi
     assert made_again.returncode == 0, made_again.stderr
     bundle = Bundle.open(story.root / "bundles" / "current")
     assert bundle.encoder.item_ids.ids(bundle.withdrawn + 1) == ["a000", "a001"]
-    assert read_shape(bundle.folder / "index.hnsw")[0] == len(bundle.item_vectors) - 2 == 118
+    assert num_indexed("ip", bundle.folder / "index.hnsw") == len(bundle.item_vectors) - 2 == 118
     catalogue = pq.read_table(story.root / "features" / "catalogue" / str(NEXT_DAY) / "users.parquet")
     histories = catalogue.column("user_history").to_pylist()
     assert any("a000" in history for history in histories)

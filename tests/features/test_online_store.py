@@ -122,8 +122,8 @@ def test_before_materialisation_the_online_store_knows_no_user(
 
 
 @pytest.fixture
-def redis_address(tmp_path: Path) -> Iterator[str]:
-    """A server of its own on a free port of this machine, without persistence."""
+def redis_address(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server of its own on a free port of this machine, without persistence; the parameter is its password."""
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("no redis-server on this machine; on Debian or Ubuntu: apt-get install redis-server")
@@ -135,6 +135,7 @@ def redis_address(tmp_path: Path) -> Iterator[str]:
     folder = tmp_path / "redis"
     folder.mkdir()
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    command += ["--requirepass", request.param] if hasattr(request, "param") else []
     with subprocess.Popen(
         [*command, "--appendonly", "no"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
@@ -163,6 +164,33 @@ def test_redis_answers_what_sqlite_answers(
     sqlite.materialize(day(3) - LOOK_BACK, day(3))
     assert redis.read_online(USERS).equals(sqlite.read_online(USERS))
     assert not (tmp_path / "redis_store" / "feast" / "online.db").exists()
+
+
+@pytest.mark.parametrize("redis_address", ["hunter2", "1e5", "a,b:c=d${HOME}#"], indirect=True)
+def test_a_password_of_any_characters_opens_redis_and_is_in_no_file(
+    make_store: Callable[..., Store],
+    rows: list[Row],
+    tmp_path: Path,
+    redis_address: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from redis import AuthenticationError
+
+    password = request.node.callspec.params["redis_address"]
+    monkeypatch.setenv("CACHE_PASSWORD", password)
+    store = make_store(tmp_path / "store", user=rows, redis=f"{redis_address},password=${{CACHE_PASSWORD}}")
+    store.materialize(day(3) - LOOK_BACK, day(3))
+    again = Store.open(tmp_path / "store")
+    assert again.read_online(["anna"]).column("user_as_of_seconds").to_pylist() == [int(day(3).timestamp())]
+    assert forget_online(again, ["anna"]) == 1
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert [path for path in files if password.encode() in path.read_bytes()] == []
+    monkeypatch.setenv("CACHE_PASSWORD", "another word")
+    with pytest.raises(AuthenticationError) as caught:
+        Store.open(tmp_path / "store").read_online(["anna"])
+    assert "another word" not in str(caught.value)
 
 
 def assert_goes_back_where_it_was_emptied(store: Store) -> None:

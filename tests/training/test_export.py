@@ -18,7 +18,7 @@ from towers.dual_augmented import AugmentedTable, augmented
 from towers.history import weighted_mean
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
-from training.trainer import export_tower
+from training.export import export_tower
 
 
 def random_inputs(encoder: Encoder, tower: Tower, num_rows: int) -> Inputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,14 @@ import training.lineage
 import twinspire.main_job
 import twinspire.nightly
 from artefacts.config import ConfigError, pick
+from artefacts.locks import holder_of
 from artefacts.paths import RunPaths
 from artefacts.steps import Step
 from evaluation.gates.report import GateError
 from features.config import FeaturesSections, IngestSections
 from features.steps import make_tables
 from features.tables import event_days
+from tests import forking
 from twinspire.cli import app
 from twinspire.load_config import load
 
@@ -123,3 +126,46 @@ def test_a_call_that_changes_nothing_leaves_the_record_of_the_night(
     steps[0] = replace(steps[0], digest="2")
     assert ask(stall, "daily", "--date", "2024-01-05", now="2024-03-03").exit_code == code
     assert json.loads(paths.night.read_text())["run_at"] == "2024-03-03T00:00:00+00:00"
+
+
+def test_a_night_that_is_stopped_by_a_signal_is_unfinished_and_has_an_exit_code_of_its_own(stall: Path) -> None:
+    code = """
+import os, signal, artefacts.steps
+artefacts.steps.run_step = lambda step: os.kill(os.getpid(), signal.SIGTERM)
+from twinspire.cli import main
+main()
+"""
+    flags = ["--config", str(stall), "--runs", str(stall.parent / "runs"), "--now", "2024-03-01"]
+    command = [sys.executable, "-c", code, "daily", "--date", "2024-01-05", *flags]
+    ran = forking.run(command, check=False, capture_output=True, text=True)
+    assert ran.returncode == 143
+    assert ran.stderr.endswith(
+        "error: stopped by SIGTERM in step 'ingest'; what is finished is kept, and the same command does the rest\n"
+    )
+    night = stall.parent / "runs" / "stall" / "nights" / "2024-01-05.json"
+    assert json.loads(night.read_text())["outcome"] == "unfinished"
+    assert '"night is stopped by a signal"' in night.with_suffix(".log").read_text()
+    assert holder_of(night.parents[1]) is None
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_table_of_nights_fits_a_narrow_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    steps = [{"name": "features", "done_now": True, "seconds": 12345.0, "peak_memory_bytes": 12_345_000_000}]
+    recall = {"k": 100, "next_day": 0.0849, "num_users": 12_345}
+    night = {
+        "day": "2024-01-05", "outcome": "unfinished", "bundle": "2024-01-05-0a1b2c3d", "is_warm_start": True,
+        "parent": "2024-01-04", "seconds": 12345.0, "recall": recall, "steps": steps,
+    }  # fmt: skip
+    twinspire.nightly.print_status({"served": None, "last_day_with_events": None, "at_work": None, "nights": [night]})
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[lines.index("") :]
+    assert max(len(line.rstrip()) for line in table if "left out" not in line) <= width
+    text = "\n".join(table)
+    assert "2024-01-05" in text
+    assert "unfinished" in text
+    assert "@100 0.0849" in text
+    assert ("2024-01-05-0a1b2c3d" in text) == (width == 120)
+    assert ("left out at" in text) == (width < 120)

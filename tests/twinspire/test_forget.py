@@ -239,7 +239,7 @@ def test_messages_of_nights_lose_quoted_ids(tmp_path: Path) -> None:
 
 
 def test_exposures_lose_their_rows_and_servers_log_none_later(tmp_path: Path) -> None:
-    paths, metrics = RunPaths(tmp_path, DAY), Metrics()
+    paths, metrics = RunPaths(tmp_path / "stall", DAY), Metrics()
     sections = pick(ServeSections, load(write_stall(tmp_path / "data", range(2)), ["serving.log_exposures=true"]))
     shown = [
         Exposure(FIRST_SECONDS + day * 86_400, user, "a", "v", "fused", 1, (), [f"i{day}"])
@@ -303,11 +303,12 @@ def test_a_held_lock_ends_the_command(tmp_path: Path) -> None:
 
 def test_folders_of_comparisons_with_their_own_features_are_included(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    for name in ("stall_0a1b2c", "stall_0a1b2d", "stall_long"):
+    for name in ("stall_0a1b2c", "stall_0a1b2d", "stall_long", "ablations/stall", "ablations/stall_0a1b2c", "ab/other"):
         (runs / name / "tables").mkdir(parents=True)
     (runs / "stall_0a1b2d" / "bundles").mkdir()
     ask(tmp_path, "--user", "u1")
-    assert sorted(path.parent.name for path in runs.glob("*/forgotten.json")) == ["stall", "stall_0a1b2c"]
+    found = sorted(str(path.parent.relative_to(runs)) for path in runs.rglob("forgotten.json"))
+    assert found == ["ablations/stall", "ablations/stall_0a1b2c", "stall", "stall_0a1b2c"]
 
 
 def test_bundles_that_name_a_user_are_found_by_their_encoders(tmp_path: Path) -> None:

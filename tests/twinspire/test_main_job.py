@@ -57,6 +57,7 @@ def first_changed(steps: list[Step], others: list[Step]) -> str | None:
     [
         ("ingest.chunk_rows=7", "ingest"),
         ("dataset.value_meaning=points", "ingest"),
+        ("dataset.event_name=play", "ingest"),
         ("as_of=2024-06-02", "features"),
         ("seed=2", "features"),
         ("features.history_length=7", "features"),

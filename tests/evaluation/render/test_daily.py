@@ -199,3 +199,27 @@ def test_importing_the_report_loads_no_plotting() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_the_table_fits_a_narrow_terminal(reports: Reports, width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    print_daily(reports, console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert "[1.0000, 1.0000]" in text
+
+
+def test_reports_use_the_word_of_the_data_set(split: Split) -> None:
+    arms = [arm("repeat purchase", POOR, layer="baseline"), arm("purchase model", GOOD, layer="exact")]
+    fold = Fold(split, (), (), np.array([2, 2, 0, 0, 0]), np.array([True, False, False, False, False]))
+    settings = Settings(ALL_PURCHASES, (1, 3), "recall@3", num_samples=100, seed=1)
+    about = About("toy", "after-cut", event_name="check-in")
+    report = compare_arms([fold], arms, settings=settings, catalogue=CATALOGUE, about=about)
+    assert (report.title, report.events) == ("all check-ins", "check-ins")
+    # What somebody called an arm stays.
+    assert [one.name for one in report.arms] == ["repeat check-in", "purchase model"]
+    page = daily_page([report])
+    assert "All check-ins" in page
+    assert "purchase" not in page.replace("purchase model", "").replace("all purchases", "")

@@ -183,3 +183,15 @@ def test_p_values_durations_and_counts_have_few_digits() -> None:
         "-",
     ]
     assert [milliseconds(value) for value in (0.123, 31.04, 1234.5)] == ["0.12", "31.0", "1,234"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_gets_whole_figures_and_the_names_of_what_is_left_out(
+    full_report: Report, width: int
+) -> None:
+    text = printed(full_report, width)
+    table = text[text.index("arms, and their differences") : text.index("(left out at")]
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= width
+    for whole in ("[.0779, .0859]", "[+.0002, +.0030]"):
+        assert whole in table
+    assert f"(left out at {width} columns: " in text

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError, Facts
-from serving.bundles.publish import Parts
-from serving.retrieval.index import HnswIndex
+from serving.bundles.publish import Parts, write
+from serving.config import RankingConfig
+from serving.recommender import Recommender
+from serving.registry import retrievers_of
+from serving.retrieval.distinct import build_index
+from serving.retrieval.index import HnswIndex, read_shape
 
 Sign = Callable[..., Path]
 
@@ -57,6 +62,42 @@ def test_a_bundle_without_weights_ranks_by_the_vectors_as_they_lie_in_the_file(w
     bundle = Bundle.open(written)
     assert bundle.ranked is bundle.item_vectors
     assert not (written / "item_weights.npy").exists()
+
+
+def test_items_with_equal_vectors_are_served_as_by_exact_search(
+    parts: Parts, facts: Facts, read_users: Callable[[list[str]], pa.Table], tmp_path: Path
+) -> None:
+    # Half of the 40 items have one vector, among them 5 of the 6 that are withdrawn.
+    num_items = len(parts.item_vectors)
+    vectors = np.where(np.arange(num_items)[:, None] % 2 == 0, parts.item_vectors[:1], parts.item_vectors)
+    withdrawn = np.array([0, 1, 2, 4, 6, 8], np.int32)
+    index = build_index("ip", vectors, m=8, ef_construction=50, seed=7, left_out=withdrawn)
+    made = dataclasses.replace(parts, item_vectors=vectors, index=index, withdrawn=withdrawn)
+    folder = tmp_path / write(tmp_path, made, facts)
+    assert (len(np.load(folder / "equal_vectors.npy")), read_shape(folder / "index.hnsw")[0]) == (14, 20)
+    bundle = Bundle.open(folder)
+    # Without a width in the configuration, the beam is that of the bundle.
+    retrievers = retrievers_of(bundle, RankingConfig(max_fetch=12), ef_search=None)
+    assert (retrievers["two_tower"].ef, facts.index_report.ef) == (50, 50)  # type: ignore[attr-defined]
+    recommender = Recommender(bundle, read_users, retrievers=retrievers, default_retriever="two_tower")
+    for asked in (
+        {"k": 10},
+        {"k": 12, "exclude_known": True},
+        {"k": 34},
+        {"k": 9, "deny_categories": ("fish",)},
+        {"k": 11, "allow_categories": ("fish",), "exclude_known": True},
+    ):
+        found, wanted = (
+            recommender.recommend(["u1", "u4"], retriever=name, explain=True, **asked).answers  # type: ignore[arg-type]
+            for name in ("two_tower", "exact")
+        )
+        for mine, exact in zip(found, wanted, strict=True):
+            assert [item["item_id"] for item in mine.items] == [item["item_id"] for item in exact.items]
+            scores = [[item["score"] for item in answer.items] for answer in (mine, exact)]
+            np.testing.assert_allclose(*scores, atol=1e-6)
+            assert not {f"i{row}" for row in withdrawn} & {item["item_id"] for item in mine.items}
+    (folder / "equal_vectors.npy").unlink()
+    assert "equal_vectors.npy: missing" in refusal(folder)
 
 
 def refusal(folder: Path) -> str:

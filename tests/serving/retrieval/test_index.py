@@ -1,4 +1,4 @@
-"""HNSW indexes: nearest items, files, and items that are left out."""
+"""Index backends: nearest items, files, and items that are left out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from serving.retrieval import exact
-from serving.retrieval.index import INDEXES, AugmentedIndex, HnswIndex, IndexReport, measure_recall, read_shape
-from serving.retrieval.weights import Form
+from serving.retrieval.exact_index import ExactIndex
+from serving.retrieval.index import INDEXES, AugmentedIndex, HnswIndex, IndexReport, read_shape
+from serving.retrieval.index_recall import measure_recall
+from serving.retrieval.weights import FORMS, Form
 
 
 def unit_vectors(count: int, dimension: int, seed: int) -> npt.NDArray[np.float32]:
@@ -96,6 +98,24 @@ def test_exact_search_takes_over_where_the_graph_reaches_fewer_than_k() -> None:
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
+def test_a_short_list_in_the_batch_does_not_change_the_lists_of_the_others() -> None:
+    # Two places far apart with so many vectors that each is a part of the graph: who asks the small one gets too few.
+    rng = np.random.default_rng(1)
+    places = np.repeat(np.eye(8, dtype=np.float32)[:2], (30, 470), axis=0)
+    vectors = (places + 1e-3 * rng.normal(size=places.shape)).astype(np.float32)
+    index = HnswIndex.build(vectors, m=2, ef_construction=4, seed=1)
+    asked = np.concatenate([vectors[:3], vectors[30:40]])
+    with pytest.raises(RuntimeError, match="contiguous 2D array"):
+        index._graph.knn_query(asked, k=60)
+    rows, scores = index.search(asked, k=60, ef=60)
+    for user, query in enumerate(asked):
+        alone, alone_scores = index.search(query[None], k=60, ef=60)
+        np.testing.assert_array_equal(rows[user], alone[0])
+        np.testing.assert_array_equal(scores[user], alone_scores[0])
+    # Some are of the graph, which misses what exact search finds.
+    assert (rows != exact.search(asked, vectors, k=60)[0]).any()
+
+
 def test_a_file_of_another_dimension_is_refused(
     index: HnswIndex, vectors: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -128,14 +148,9 @@ def test_a_vector_that_is_not_finite_is_refused(vectors: npt.NDArray[np.float32]
 def test_a_report_read_from_json_equals_the_one_written() -> None:
     report = IndexReport(
         recall=0.97, k=10, ef=50, num_queries=6, size_bytes=1000, build_seconds=0.1, form="augmented",
-        weight_spread=0.3, parts=(31, 33),
+        weight_spread=0.3, parts=(31, 33), m=32, num_vectors=99, num_below_half=2,
     )  # fmt: skip
     assert IndexReport(**json.loads(json.dumps(asdict(report)))) == report
-
-
-def test_recall_needs_a_query(index: HnswIndex, vectors: npt.NDArray[np.float32]) -> None:
-    with pytest.raises(ValueError, match="no query"):
-        measure_recall(index, vectors, query_embeddings=vectors[:0], k=5, ef=10)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +239,7 @@ def test_lists_are_padded_after_the_offered_items(
     assert np.isneginf(scores[:, 440:]).all()
 
 
-@pytest.mark.parametrize("form", INDEXES)
+@pytest.mark.parametrize("form", FORMS)
 def test_exact_search_takes_over_without_excluded_items(form: Form) -> None:
     vectors = np.repeat(unit_vectors(4, 8, seed=5), 300, axis=0)
     left_out = np.arange(0, 1200, 3, dtype=np.int32)
@@ -236,20 +251,7 @@ def test_exact_search_takes_over_without_excluded_items(form: Form) -> None:
     assert (rows[:, 800:] == -1).all()
 
 
-def test_recall_is_over_offered_items(
-    index: HnswIndex, vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
-) -> None:
-    without = HnswIndex.build(vectors, m=8, ef_construction=100, seed=3, left_out=LEFT_OUT)
-    assert measure_recall(without, vectors, query_embeddings=queries, k=30, ef=500) == 1.0
-    assert measure_recall(without, vectors, query_embeddings=queries, k=1000, ef=500) == 1.0
-    rows, _ = without.search(queries, k=5, ef=5)
-    hits = [len(np.intersect1d(*lists)) for lists in zip(rows, offered_alone(queries, vectors, 5), strict=True)]
-    narrow = measure_recall(without, vectors, query_embeddings=queries, k=5, ef=5)
-    assert narrow == pytest.approx(sum(hits) / 100)
-    assert narrow < 1
-
-
-@pytest.mark.parametrize("form", INDEXES)
+@pytest.mark.parametrize("form", FORMS)
 def test_an_index_is_loaded_with_its_own_excluded_items_only(
     form: Form, long_and_short: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -287,3 +289,13 @@ def test_rows_that_cannot_be_left_out_are_refused(vectors: npt.NDArray[np.float3
 def test_an_index_without_any_offered_item_is_refused(vectors: npt.NDArray[np.float32]) -> None:
     with pytest.raises(ValueError, match="all 500 items of the catalogue are withdrawn, expected at least one"):
         HnswIndex.build(vectors, m=8, ef_construction=10, seed=1, left_out=np.arange(500, dtype=np.int32))
+
+
+def test_the_exact_form_is_loaded_with_its_own_items_only(vectors: npt.NDArray[np.float32], tmp_path: Path) -> None:
+    path = tmp_path / "index.hnsw"
+    ExactIndex.build(vectors, m=2, ef_construction=1, seed=1, left_out=LEFT_OUT).save(path)
+    assert ExactIndex.num_vectors(path) == 440
+    with pytest.raises(ValueError, match="holds 440 rows, expected those of 500 items without the 0 that are left out"):
+        ExactIndex.load(path, vectors)
+    with pytest.raises(ValueError, match="holds 440 rows, expected those of 500 items without the 60"):
+        ExactIndex.load(path, vectors, np.arange(60, dtype=np.int32))

@@ -26,12 +26,12 @@ import yaml
 
 from artefacts.files import replace_text
 from evaluation.worlds.config import WorldConfig
-from evaluation.worlds.content import item_ids, item_table, user_ids
-from evaluation.worlds.days import KINDS, Day
+from evaluation.worlds.content import item_table
+from evaluation.worlds.days import Day
 from evaluation.worlds.draws import Ints
-from evaluation.worlds.items import Items, make_items, promoted
+from evaluation.worlds.items import make_items
+from evaluation.worlds.rows import event_rows, exposure_rows, promotion_rows, user_rows
 from evaluation.worlds.truth import TRUTH_FILE
-from evaluation.worlds.users import segments
 
 USER_BLOCK = 200_000
 WINDOW_DAYS = 7
@@ -82,15 +82,15 @@ def write_world(
     folder.mkdir(parents=True, exist_ok=True)
     items = make_items(world)
     pq.write_table(item_table(world, items), folder / "items.parquet")
-    _write(folder / "users.parquet", (_user_rows(world, users) for users in _blocks(world, user_block)))
-    _write(folder / "promotions.parquet", _promotion_rows(world, items))
+    _write(folder / "users.parquet", (user_rows(world, users) for users in _blocks(world, user_block)))
+    _write(folder / "promotions.parquet", promotion_rows(world, items))
     num_events = num_exposures = 0
     for number in range(world.days):
         day, date = Day(world, items, number), world.start + dt.timedelta(days=number)
-        found = (_event_rows(day, items, date, users) for users in _blocks(world, user_block))
+        found = (event_rows(day, items, date, users) for users in _blocks(world, user_block))
         num_events += _write(folder / "events" / f"{date}.parquet", found)
         if world.exposures.share > 0:
-            shown = (_exposure_rows(day, items, date, users) for users in _blocks(world, user_block))
+            shown = (exposure_rows(day, items, date, users) for users in _blocks(world, user_block))
             num_exposures += _write(folder / "exposures" / f"{date}.parquet", shown)
         advance(1)
     cut = world.start + dt.timedelta(days=max(1, world.days - WINDOW_DAYS))
@@ -120,59 +120,6 @@ def _write(path: Path, tables: Iterator[pa.Table]) -> int:
 def _with_first(first: pa.Table, others: Iterator[pa.Table]) -> Iterator[pa.Table]:
     yield first
     yield from others
-
-
-def _user_rows(world: WorldConfig, users: Ints) -> pa.Table:
-    names = pa.compute.binary_join_element_wise("segment ", pa.array(segments(world, users)).cast(pa.string()), "")
-    return pa.table({"user_id": user_ids(users), "segment": names})
-
-
-def _promotion_rows(world: WorldConfig, items: Items) -> Iterator[pa.Table]:
-    for first in range(0, world.days, 7):
-        discounts = promoted(world, len(items.category), first)
-        rows = np.flatnonzero(discounts)
-        begin = np.datetime64(world.start) + first
-        yield pa.table(
-            {
-                "item_id": item_ids(items.number[rows]),
-                "first_day": pa.array(np.full(len(rows), begin)),
-                "last_day": pa.array(np.full(len(rows), begin + 6)),
-                "discount": pa.array(discounts[rows]),
-            }
-        )
-
-
-def _event_rows(day: Day, items: Items, date: dt.date, users: Ints) -> pa.Table:
-    events = day.events(users)
-    price = np.round(items.price[events.items] * (1 - day.discounts[events.items]), 2)
-    return pa.table(
-        {
-            "user_id": user_ids(events.users),
-            "item_id": item_ids(items.number[events.items]),
-            "timestamp": _moments(date, events.seconds),
-            "kind": pa.DictionaryArray.from_arrays(pa.array(events.kinds, pa.int8()), list(KINDS)),
-            "price_paid": pa.array(price),
-        }
-    )
-
-
-def _exposure_rows(day: Day, items: Items, date: dt.date, users: Ints) -> pa.Table:
-    shown = day.exposures(users)
-    return pa.table(
-        {
-            "user_id": user_ids(shown.users),
-            "item_id": item_ids(items.number[shown.items]),
-            "timestamp": _moments(date, shown.seconds),
-            "place": pa.array(shown.places),
-            "propensity": pa.array(shown.propensities),
-            "reward": pa.array(shown.clicked.astype(np.float64)),
-        }
-    )
-
-
-def _moments(date: dt.date, seconds: Ints) -> pa.Array:
-    midnight = np.datetime64(date, "s")
-    return pa.array(midnight + seconds.astype("timedelta64[s]")).cast(pa.timestamp("s", "UTC"))
 
 
 def _config(world: WorldConfig, folder: Path, cut: dt.date) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, field_validator
@@ -33,6 +34,8 @@ class EvaluationConfig(Section):
     """List lengths."""
     bootstrap_samples: int = Field(1000, ge=100)
     """Resamples behind each interval."""
+    world: Path | None = None
+    """Folder that `twinspire world` wrote, where the data is such a world: reports then have the oracle."""
 
 
 class GatesConfig(Section):

@@ -21,6 +21,8 @@ Layer = Literal["exact", "index", "server", "baseline", "file"]
 
 ALL_PURCHASES: Final[Task] = "all purchases"
 NEW_TO_THE_USER: Final[Task] = "new to the user"
+ORACLE: Final = "oracle"
+"""Name of the arm that knows the truth of a world."""
 TASKS: Final[tuple[Task, ...]] = (ALL_PURCHASES, NEW_TO_THE_USER)
 
 

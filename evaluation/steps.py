@@ -13,10 +13,11 @@ import numpy as np
 from artefacts import console, steps
 from artefacts.paths import RunPaths
 from evaluation import catalogue, comparison, config, report, settings
-from evaluation.baselines import BASELINES, baseline
+from evaluation.baselines import baseline
 from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.render.page import DAILY_PAGE, write_daily
 from evaluation.split import Split
+from evaluation.worlds.oracle import baselines_of
 from features.columns import seconds_of
 from serving import registry
 from serving.bundles.bundle import CURRENT, Bundle
@@ -68,7 +69,7 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     """A report for each task."""
     ks, category = sections.evaluation.ks, sections.dataset.item_category
     items = catalogue.catalogue_of(paths.tables, paths.catalogue(paths.as_of), item_category=category)
-    baselines, notes = _baseline_arms(folds, max(ks), sections.seed)
+    baselines, notes = _baseline_arms(folds, max(ks), sections)
     served, tried = _about_served(bundle, sections)
     arms = [*retrieved_by(bundle, sections, paths, folds.folds[0].split), *baselines]
     return [
@@ -104,12 +105,15 @@ def _about_served(bundle: Bundle, sections: config.EvaluateSections) -> tuple[st
     return f"served: {choice}; {made.why}", tuple(made.table)
 
 
-def _baseline_arms(folds: Folds, k: int, seed: int) -> tuple[list[tuple[settings.Arm, Lists]], tuple[str, ...]]:
+def _baseline_arms(
+    folds: Folds, k: int, sections: config.EvaluateSections
+) -> tuple[list[tuple[settings.Arm, Lists]], tuple[str, ...]]:
     """The baselines with their lists, and what they chose and left out, a sentence each."""
-    past = baseline.Past(folds.folds[0].split, folds.events, folds.item_ids, seed, k)
+    past = baseline.Past(folds.folds[0].split, folds.events, folds.item_ids, sections.seed, k)
+    methods = baselines_of(sections.evaluation.world)
     arms, notes = [], []
-    with console.progress("baselines", total=len(BASELINES)) as advance:
-        for method in BASELINES.values():
+    with console.progress("baselines", total=len(methods)) as advance:
+        for method in methods.values():
             fitted = method.fit(past)
             lists = {task: fitted.rank(k, task == report.NEW_TO_THE_USER) for task in report.TASKS}
             arms.append((settings.Arm(method.title, method.source, (), layer="baseline"), lists))

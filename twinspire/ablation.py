@@ -14,7 +14,6 @@ from artefacts.console import console, progress
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
 from artefacts.steps import digest_of
-from evaluation.baselines import BASELINES
 from evaluation.baselines.baseline import Baseline, Past
 from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
@@ -24,6 +23,7 @@ from evaluation.metrics import find_hits, recall_at_k
 from evaluation.report import NEW_TO_THE_USER, Cost, Report
 from evaluation.settings import About, Arm, Settings
 from evaluation.slices import users_by_past
+from evaluation.worlds.oracle import baselines_of
 from serving.retrieval.ranking import Rows
 from twinspire.ablation_config import Ablation, folder_of
 from twinspire.ablation_fit import Fit, kept_lists, retrieve
@@ -71,7 +71,8 @@ def ablate(ablation: Ablation, runs: Path, *, only: Sequence[str], num_seeds: in
         seed=ablation.base.seed,
         by_day=False,
     )
-    fitted = [_baseline_arm(baseline, ablation, base, folds, run, k=max(ks)) for baseline in BASELINES.values()]
+    methods = baselines_of(ablation.base.evaluation.world).values()
+    fitted = [_baseline_arm(baseline, ablation, base, folds, run, k=max(ks)) for baseline in methods]
     baselines, notes = [arm for arm, _ in fitted], [note for _, of_arm in fitted for note in of_arm]
     found = _retrieve_all(fits, folds, run, k=max(ks), costs=ablation.settings.costs)
     arms = [found.arm(name, ablation, seeds) for name in names if name not in found.failed]

@@ -52,6 +52,7 @@ from twinspire.job import (
     take_part,
 )
 from twinspire.nightly import backfill, daily, status
+from twinspire.world_command import world
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
@@ -281,6 +282,7 @@ app.command()(backfill)
 app.command()(status)
 app.command()(deny)
 app.command()(forget)
+app.command()(world)
 app.command()(ab)
 app.command()(ablate)
 app.add_typer(benchmarks, name="benchmark")

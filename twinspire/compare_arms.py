@@ -15,7 +15,6 @@ from evaluation.arms.file_arm import read_lists
 from evaluation.arms.layers import layers_of
 from evaluation.arms.served import measure, server_of
 from evaluation.arms.spec import ArmSpec, bundle_folder
-from evaluation.baselines import BASELINES
 from evaluation.baselines.baseline import Past
 from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
@@ -23,6 +22,7 @@ from evaluation.folds import Folds, make_folds
 from evaluation.off_policy.estimate import estimate, read_log
 from evaluation.report import NEW_TO_THE_USER, Latency, Layer, LayerCheck, Problem, Protocol, Report, letter_of
 from evaluation.settings import About, Arm, Settings
+from evaluation.worlds.oracle import baselines_of
 from serving.arms import DEFAULT_ARM
 from serving.config import ArmConfig
 from serving.retrieval.ranking import Rows
@@ -166,7 +166,12 @@ class _Retrieval:
         """Adds the lists of a fold."""
         fold, k, new_only = folds.folds[place], max(self.plan.settings.ks), self.plan.new_only
         if self.spec.kind == "baseline":
-            baseline = BASELINES[self.spec.what]
+            baseline = baselines_of(self.config.evaluation.world).get(self.spec.what)
+            if baseline is None:
+                raise ValueError(
+                    f"arm {self.spec.name!r}: evaluation.world is null; set it to the folder of the world, which "
+                    "`twinspire world` wrote"
+                )
             fitted = baseline.fit(Past(fold.split, folds.events, folds.item_ids, self.plan.settings.seed, k))
             self.ranked.append([fitted.rank(k, new_only)])
             self.sources.append(baseline.source)

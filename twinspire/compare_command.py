@@ -132,6 +132,8 @@ def ab(
         specs = parse_arms(chosen)
         settings, paths = settle(config, set_, days[0] if days else None, runs)
         cuts = _cuts(protocol, settings, days, last_cut, every)
+        if settings.evaluation.world is not None and protocol in ("after-cut", "rolling"):
+            specs += [spec for spec in parse_arms(["oracle"]) if spec.what not in [other.what for other in specs]]
         from artefacts.console import console
         from evaluation.render.page import write_comparison
         from evaluation.render.table import print_comparison

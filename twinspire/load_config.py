@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,7 @@ from serving.served import AUTO
 from twinspire.config import Config
 
 _KIND = re.compile(r"dict\[.*\]|constrained-float|bool")
+Sections = TypeVar("Sections", bound=BaseModel)
 SOURCES: dict[str, type[BaseModel]] = {
     "complete_journey": CompleteJourneySource,
     "movielens": MovieLensSource,
@@ -41,12 +42,27 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: The file or an override cannot be read, or a key or value is not valid.
     """
     raw = read_mapping(path, expected="a mapping with the keys name, as_of, ingest, ...")
+    return resolve(Config, raw, overrides, source=str(path))
+
+
+def resolve(kind: type[Sections], raw: dict[str, Any], overrides: Sequence[str], *, source: str) -> Sections:
+    """Applies `key.sub=value` overrides to what a file holds, and validates the result.
+
+    Args:
+        kind: The section that it is to be.
+        raw: What the file holds; changed in place.
+        overrides: As given on the command line; each value is read as YAML.
+        source: Where it comes from, for the message.
+
+    Raises:
+        ConfigError: An override cannot be read, or a key or value is not valid.
+    """
     for override in overrides:
         _apply_override(raw, override)
     try:
-        return Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, Config)}") from None
+        raise ConfigError(f"{source}: {explain(error, kind)}") from None
 
 
 def read_mapping(path: Path, *, expected: str) -> dict[str, Any]:

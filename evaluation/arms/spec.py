@@ -4,6 +4,7 @@
 
 current, previous, nightly, 2017-12-01-0f3c9a71, path/to/bundle   a bundle
 popularity, repeat, item-knn, ease, als                           a baseline
+oracle                                                            on a world, its truth
 file:lists.parquet                                                lists of another system
 train, train:configs/other.yaml                                   a configuration that is fitted first
 """
@@ -20,6 +21,7 @@ from typing import Final, Literal
 from artefacts.config import ConfigError
 from artefacts.paths import RunPaths
 from evaluation.baselines import BASELINES
+from evaluation.report import ORACLE
 from serving.bundles.bundle import CURRENT
 from serving.bundles.folder import list_bundles, published, rollback_target
 from serving.config import VERSION_PATTERN
@@ -118,7 +120,7 @@ def _name_of(head: str) -> tuple[str, str]:
 def _kind_of(what: str, text: str) -> tuple[Kind, str]:
     if what in POINTERS or re.fullmatch(VERSION_PATTERN, what):
         return "bundle", what
-    if what.lower() in BASELINES:
+    if what.lower() in (*BASELINES, ORACLE):
         return "baseline", what.lower()
     head, colon, rest = what.partition(":")
     if head == "file" and rest:

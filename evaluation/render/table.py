@@ -19,7 +19,7 @@ from evaluation.render.formats import (
     rows_text,
 )
 from evaluation.render.headline import SliceRow, arm_label, headline, other_lines, slice_rows
-from evaluation.report import ArmFigures, LayerCheck, Problem, Report
+from evaluation.report import ORACLE, ArmFigures, LayerCheck, Problem, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,6 +182,7 @@ def daily_columns(report: Report) -> list[Column]:
         Column("arm", lambda arm: arm.name, is_text=True),
         Column("layer", lambda arm: arm.layer or "", is_text=True, rank=9),
         *(_metric(f"recall@{k}", with_interval=k == largest) for k in report.ks),
+        *_of_oracle(report, recall),
         _metric(f"ndcg@{largest}"),
         _metric("mrr"),
         Column(f"cover\n@{largest}", lambda arm: f"{arm.lists[f'coverage@{largest}']:.2%}", rank=8),
@@ -196,6 +197,7 @@ def ab_columns(report: Report) -> list[Column]:
         Column("", lambda arm: arm.letter, is_text=True),
         Column("arm", lambda arm: f"{arm.name}\n{_short(arm.source)}", is_text=True),
         *(_metric(name, with_interval=name == report.metric) for name in dict.fromkeys(names)),
+        *_of_oracle(report, report.metric),
         Column(f"difference\nto {report.references[0]}", lambda arm: _two_lines(_difference(report, arm))),
         Column("p", lambda arm: _p_value(report, arm)),
     ]
@@ -220,6 +222,7 @@ def ablation_columns(report: Report) -> list[Column]:
     return [
         Column("arm", lambda arm: arm.name, is_text=True),
         Column(report.metric, lambda arm: figure(arm.metrics[report.metric].mean)),
+        *_of_oracle(report, report.metric),
         Column("seeds", _seeds),
         Column("difference", lambda arm: _difference(report, arm)),
         Column("to", lambda arm: _reference(report, arm)),
@@ -257,6 +260,14 @@ def _metric(name: str, *, with_interval: bool = False) -> Column:
         return _two_lines(interval_text(at)) if with_interval else figure(at.mean)
 
     return Column(name.replace("@", "\n@"), cell, rank=rank)
+
+
+def _of_oracle(report: Report, metric: str) -> list[Column]:
+    """On a world, the share of the oracle's figure that an arm has; no column on other data."""
+    best = next((arm.metrics[metric].mean for arm in report.arms if arm.name == ORACLE), 0.0)
+    if not best > 0:
+        return []
+    return [Column("of the\noracle", lambda arm: f"{arm.metrics[metric].mean / best:.1%}")]
 
 
 def _difference(report: Report, arm: ArmFigures, metric: str | None = None) -> str:

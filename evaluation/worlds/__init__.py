@@ -1,0 +1,1 @@
+"""Worlds: made-up shops of which the truth is known, to measure methods on."""

@@ -84,7 +84,10 @@ def test_a_healthy_night_passes_every_check(night: Night) -> None:
     candidate = night.candidate
     # Nothing was fitted since the copy that serves as the previous night, which is only a warning.
     outcome = check_gates(candidate.sections, candidate.paths, parent=candidate.parent)
-    assert outcome == "16 checks passed, 1 warned, 5 not applicable"
+    counts, unchecked = outcome.split("; NOT CHECKED: ")
+    assert counts == "16 checks passed, 1 warned, 5 not applicable"
+    # No day is new: the copy is of the same one.
+    assert unchecked == "nulls, numeric_drift, category_drift, held_out_recall"
     report = GateReport.from_json(candidate.paths.gates.read_text())
     assert tuple(check.name for check in report.checks) == CHECK_NAMES
     assert [check.name for check in report.checks if check.outcome == "warned"] == ["changed_lists"]
@@ -219,7 +222,7 @@ def test_a_bundle_without_the_purchases_fails(night: Night) -> None:
     night.sign()
     found = night.check("exclude_bought")
     assert found.outcome == "failed"
-    assert "items bought before" in found.sentence
+    assert "items of earlier purchases" in found.sentence
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What SparCode gets from towers of ids: the same scores, other items for histories, corrected batches."""
 
+from math import comb
+
 import numpy as np
 import pytest
 
@@ -91,18 +93,18 @@ def test_an_epoch_has_every_pair_once_and_candidates_corrected_for_how_likely_th
     )
     batches = list(batches_of(0))
     seen = []
-    share = np.bincount(pairs.items, minlength=NUM_ITEMS) / len(pairs)
+    counts, others = np.bincount(pairs.items, minlength=NUM_ITEMS), len(pairs) - 1
     for batch in batches:
         user, item = batch[f"user/{USER_ID}"] - 1, batch[f"item/{ITEM_ID}"] - 1
         assert (len(user), len(item)) == (7, 10)
         seen += zip(user, item[:7], strict=True)
         # There unless none of the six other rows has it, and none of three draws out of twelve items is it.
-        absent = (1 - share[item]) ** 6 * (1 - 3 / 12)
+        absent = np.array([comb(others - counts[one], 6) / comb(others, 6) for one in item]) * (1 - 3 / 12)
         np.testing.assert_allclose(batch["log_q"], np.log(1 - absent), rtol=1e-5)
         knows = [[candidate in pairs.items[pairs.users == row] for candidate in item] for row in user]
-        others = ~np.eye(7, 10, dtype=bool)
-        assert batch["mask"][np.array(knows) & others].all()
-        assert not batch["mask"][~others].any()
+        elsewhere = ~np.eye(7, 10, dtype=bool)
+        assert batch["mask"][np.array(knows) & elsewhere].all()
+        assert not batch["mask"][~elsewhere].any()
     assert sorted(seen) == sorted(zip(pairs.users, pairs.items, strict=True))
 
 

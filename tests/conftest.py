@@ -17,6 +17,8 @@ import prometheus_client  # noqa: F401  Before Feast, whose import has all that 
 import pytest
 from hypothesis import settings
 
+from artefacts import secrets
+
 SEED = 20171201
 
 settings.register_profile("local", deadline=None)
@@ -51,6 +53,12 @@ FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests of long files before the others."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets that a test read are taken out of its own messages, not of those of the tests after it."""
+    monkeypatch.setattr(secrets, "_read", set())
 
 
 @pytest.fixture(autouse=True)

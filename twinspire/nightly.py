@@ -351,7 +351,7 @@ def print_status(found: dict[str, Any]) -> None:
     if left_out := [" ".join(name.split()) for place, name in enumerate(headings) if place not in places]:
         console().print(f"(left out at {width} columns: {', '.join(left_out)}; --json has all)", markup=False)
     for line in _unchecked_lines(found["nights"]):
-        console().print(Text(line, style="bold yellow"))
+        console().print(Text(line, style="bold yellow"), soft_wrap=False)
 
 
 def _unchecked_lines(nights: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def print_daily(reports: Sequence[Report], console: Console) -> None:
         title = f"{report.title}: {report.num_users:,} users with something relevant"
         _print_table(console, title, daily_columns(report), report)
     if first.notes:
-        _print_lines(console, ["", *(f"note: {note}" for note in first.notes)])
+        _print_notes(console, first.notes)
 
 
 def print_comparison(report: Report, console: Console) -> None:
@@ -87,7 +87,7 @@ def print_comparison(report: Report, console: Console) -> None:
     if report.off_policy:
         _print(console, "reward of a shown item, by what was logged", *_off_policy(report))
     if report.notes:
-        _print_lines(console, ["", *(f"note: {note}" for note in report.notes)])
+        _print_notes(console, report.notes)
 
 
 def print_ablation(report: Report, console: Console) -> None:
@@ -103,7 +103,7 @@ def print_ablation(report: Report, console: Console) -> None:
     for about in report.arms[0].slices:
         _print(console, f"recall by {about}", *slice_table(report, about), num_text=1)
     if report.notes:
-        _print_lines(console, ["", *(f"note: {note}" for note in report.notes)])
+        _print_notes(console, report.notes)
 
 
 def write_markdown(report: Report, path: Path) -> None:
@@ -393,6 +393,13 @@ def _escaped(cell: str) -> str:
 def _print_lines(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
         console.print(line, markup=False, highlight=False)
+
+
+def _print_notes(console: Console, notes: Iterable[str]) -> None:
+    """Sentences, which wrap where the terminal ends."""
+    console.print()
+    for note in notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=False)
 
 
 def _print_table(console: Console, title: str, columns: Sequence[Column], report: Report) -> None:

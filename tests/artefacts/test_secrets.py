@@ -12,8 +12,7 @@ from artefacts.config import ConfigError
 
 
 @pytest.fixture(autouse=True)
-def none_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "_read", set())
+def none_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CACHE", "CACHE_FILE"):
         monkeypatch.delenv(name, raising=False)
 

@@ -121,6 +121,7 @@ def test_three_nights_are_published_one_on_the_other(nights: Nights) -> None:
     assert lineage(nights.shop, THIRD) == {
         "parent": str(SECOND), "is_warm_start": True, "full_fit": str(FIRST), "held_out_share": 0.5,
         "sparcode_epochs": None,
+        "factor_weight": None,
     }  # fmt: skip
 
 

@@ -150,10 +150,10 @@ def test_a_plan_with_mined_negatives_mines_them_before_it_trains(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recommend", "--user", "1"], "manifest.json: missing; expected a bundle made by `twinspire bundle`"),
+        (["recommend", "--user", "1"], "current: no such folder; expected a bundle made by `twinspire bundle`"),
         (
             ["recommend", "--user", "1", "--json"],
-            "manifest.json: missing; expected a bundle made by `twinspire bundle`",
+            "current: no such folder; expected a bundle made by `twinspire bundle`",
         ),
         (["serve"], "bundles/current: points to no bundle; make one with `twinspire bundle`"),
     ],

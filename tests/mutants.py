@@ -260,9 +260,9 @@ MUTANTS = (
     Mutant(
         "factor-powers-swapped",
         "with_factors_of",
-        "user_power=towers.factor_user_power",
-        "user_power=towers.factor_item_power",
-        "arrivals",
+        "user_power, item_power, length",
+        "item_power, user_power, length",
+        "with_factors_of",
     ),
     Mutant(
         "learning-rate-for-temperature",

@@ -57,10 +57,10 @@ class TowerConfig(Section):
     factor_weight: float | None = Field(None, gt=0)
     """What the factors count compared with the learned vector; null chooses it by recall on the validation days of the
     last full fit, and takes 8 where there are none."""
-    factor_user_power: float = Field(0.25, ge=0, le=1)
-    """How much less a pair of an active user counts in the factors: by the number of its pairs to this power."""
-    factor_item_power: float = Field(0.3, ge=0, le=1)
-    """How much less popular items count in the factors, and in the history; an item's own factors grow by it again."""
+    factor_powers: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(None, min_length=3, max_length=3)
+    """How much less active users and popular items count in the factors, by the number of their pairs to the first two
+    powers; the third is that of an item's length: 1 favours popular items as the data does, 0 ignores popularity. Null
+    chooses [0, 0, 0.5] or [0.25, 0.3, 1] together with the weight, and takes the latter without validation days."""
     hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Width of each hidden layer of a tower; none leaves the sum of its features as it is."""
     history_encoder: str = "mean"

@@ -79,7 +79,7 @@ def read_lineage(model: Path) -> dict[str, Any]:
 
     Returns:
         `parent`, whether the fit `is_warm_start` from it, the day of the last `full_fit`, `held_out_share` and what the
-        last full fit chose: `sparcode_epochs` and `factor_weight`.
+        last full fit chose: `sparcode_epochs`, `factor_weight`, `factor_powers`.
     """
     found: dict[str, Any] = json.loads((model / LINEAGE_FILE).read_text())
     # The name of the key in fits of earlier versions.

@@ -32,8 +32,8 @@ from serving.sparcode.codebook import Codebook
 from serving.sparcode.files import FOLDER
 from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
-from training.co_purchase import recall_by_weight, with_factors_of, with_weight
-from training.config import TrainingConfig, TrainSections
+from training.co_purchase import POWERS, WEIGHTS, recall_by_weight, with_factors_of, with_weight
+from training.config import TowerConfig, TrainingConfig, TrainSections
 from training.data.training_data import (
     catalogue_inputs,
     days_with_examples,
@@ -140,6 +140,8 @@ def _of_new_days(sections: TrainSections, parent: Parent) -> TrainSections:
     before, towers, sparcode = read_lineage(parent.model), sections.towers, sections.sparcode
     if towers.factor_weight is None:
         towers = towers.model_copy(update={"factor_weight": before.get("factor_weight")})
+    if towers.factor_powers is None and before.get("factor_powers"):
+        towers = towers.model_copy(update={"factor_powers": tuple(before["factor_powers"])})
     if sparcode is not None:
         # Where the last full retrain did best without a fit of SparCode, the nights after it make none either.
         unfitted = before.get("sparcode_epochs") == 0
@@ -168,7 +170,7 @@ def _validate(
     relevant = first_meetings(encoder, paths, since=held_out)
     phase = Phase("validation", earlier, held_out, relevant)
     fitted, sparcode, evaluations, evaluation = _fit(sections, paths, encoder, phase, folder)
-    vectors, sections = _validation_vectors(sections, phase, fitted, evaluation)
+    vectors, sections = _validation_vectors(sections, paths, encoder, phase, fitted, evaluation)
     vectors.save(folder)
     if sparcode is not None and sections.sparcode is not None and sections.sparcode.choose_epochs:
         epochs = _best_epochs(evaluations, f"recall_at_{max(sections.ks)}")
@@ -177,24 +179,37 @@ def _validate(
 
 
 def _validation_vectors(
-    sections: TrainSections, phase: Phase, fitted: Fitted, evaluation: _Evaluation
+    sections: TrainSections, paths: RunPaths, encoder: Encoder, phase: Phase, fitted: Fitted, evaluation: _Evaluation
 ) -> tuple[ValidationVectors, TrainSections]:
     """What is served is chosen by these vectors, as those of the final fit know the days already.
 
-    The weight of the co-purchase factors is chosen first, unless it is given.
+    How the co-purchase factors are made and what they count is chosen first, unless it is given.
     """
-    users, items = embed(fitted.towers.user, evaluation.users), embed(fitted.towers.item, evaluation.items)
     towers = sections.towers
-    if towers.factor_dim and towers.factor_weight is None:
-        first, k = int(fitted.learned.user.output.shape[-1]), max(sections.ks)
-        assert phase.relevant is not None
-        found = recall_by_weight(users, items, learned_width=first, seen=evaluation.seen, relevant=phase.relevant, k=k)
+    if not towers.factor_dim or (towers.factor_weight and towers.factor_powers):
+        users, items = embed(fitted.towers.user, evaluation.users), embed(fitted.towers.item, evaluation.items)
+        return ValidationVectors(phase.moment, users, items), sections
+    assert phase.relevant is not None
+    first, k = int(fitted.learned.user.output.shape[-1]), max(sections.ks)
+    known = known_positives(encoder, paths, before=phase.moment)
+    best: tuple[float, ValidationVectors, TowerConfig] | None = None
+    for powers in [towers.factor_powers] if towers.factor_powers else POWERS:
+        tried = towers.model_copy(update={"factor_powers": powers, "factor_weight": None})
+        joined = with_factors_of(encoder, known, towers=tried, seed=sections.seed)(fitted.learned)
+        users, items = embed(joined.user, evaluation.users), embed(joined.item, evaluation.items)
+        found = recall_by_weight(
+            users, items, learned_width=first, seen=evaluation.seen, relevant=phase.relevant, k=k,
+            weights=[towers.factor_weight] if towers.factor_weight else WEIGHTS,
+        )  # fmt: skip
         weight = max(found, key=lambda weight: found[weight])
         listed = ", ".join(f"{weight:g}: {recall:.4f}" for weight, recall in found.items())
-        console.console().print(f"  factors count {weight:g} times the learned vector; recall@{k} by weight: {listed}")
-        users = with_weight(users, weight, learned_width=first)
-        sections = replace(sections, towers=towers.model_copy(update={"factor_weight": weight}))
-    return ValidationVectors(phase.moment, users, items), sections
+        shown = ", ".join(f"{power:g}" for power in powers)
+        console.console().print(f"  factors of powers {shown}: recall@{k} by weight: {listed}")
+        if best is None or found[weight] > best[0]:
+            vectors = ValidationVectors(phase.moment, with_weight(users, weight, learned_width=first), items)
+            best = found[weight], vectors, tried.model_copy(update={"factor_weight": weight})
+    assert best is not None
+    return best[1], replace(sections, towers=best[2])
 
 
 def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
@@ -231,6 +246,7 @@ def _lineage(
         "held_out_share": 0.0 if held is None else held.share,
         "sparcode_epochs": epochs,
         "factor_weight": sections.towers.factor_weight,
+        "factor_powers": sections.towers.factor_powers,
     }
 
 

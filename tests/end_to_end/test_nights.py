@@ -122,6 +122,7 @@ def test_three_nights_are_published_one_on_the_other(nights: Nights) -> None:
         "parent": str(SECOND), "is_warm_start": True, "full_fit": str(FIRST), "held_out_share": 0.5,
         "sparcode_epochs": None,
         "factor_weight": None,
+        "factor_powers": None,
     }  # fmt: skip
 
 

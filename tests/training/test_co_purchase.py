@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import sparse
 
 from towers.co_purchase import ItemFactors
-from training.co_purchase import UNCHOSEN_WEIGHT, WEIGHTS, item_factors, recall_by_weight, with_weight
+from training import co_purchase
+from training.co_purchase import UNCHOSEN_WEIGHT, WEIGHTS, item_factors, recall_by_weight, with_factors_of, with_weight
+from training.config import TowerConfig
+from training.negatives.known_positives import KnownPositives
 
 NUM_USERS, NUM_ITEMS = 30, 12
 
@@ -171,3 +176,36 @@ def test_another_weight_gives_the_vectors_of_towers_with_it() -> None:
 
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, joined(3.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_lengths_are_tempered_and_directions_kept(matrix: npt.NDArray[np.float64], power: float) -> None:
+    users, items = np.nonzero(matrix)
+    sizes = {"num_user_rows": NUM_USERS, "num_item_rows": NUM_ITEMS, "num_factors": 3, "seed": 1}
+    powers = {"user_power": 0.25, "item_power": 0.3}
+    plain = item_factors(users, items, **sizes, **powers).own
+    tempered = item_factors(users, items, **sizes, **powers, length_power=power).own
+
+    lengths = np.linalg.norm(plain, axis=1)
+    expected = np.append([0.0], lengths[1:] ** power)
+    np.testing.assert_allclose(np.linalg.norm(tempered, axis=1), expected, rtol=1e-4)
+    cosines = np.sum(plain[1:] * tempered[1:], axis=1) / (lengths[1:] * expected[1:])
+    np.testing.assert_allclose(cosines, 1, atol=1e-5)
+
+
+def test_powers_and_seed_reach_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def record(*rows: object, **others: object) -> ItemFactors:
+        given.update(others)
+        return ItemFactors(np.zeros((3, 4), np.float32), np.zeros(3, np.float32))
+
+    monkeypatch.setattr(co_purchase, "item_factors", record)
+    known = KnownPositives.of(np.array([1]), np.array([1]), num_user_rows=2)
+    towers = TowerConfig(factor_dim=4, factor_powers=(0.1, 0.2, 0.3))
+    encoder = SimpleNamespace(item_ids=SimpleNamespace(num_table_rows=3))
+
+    with_factors_of(encoder, known, towers=towers, seed=9)  # type: ignore[arg-type]
+
+    named = ("user_power", "item_power", "length_power", "seed", "num_factors", "num_user_rows", "num_item_rows")
+    assert [given[name] for name in named] == [0.1, 0.2, 0.3, 9, 4, 2, 3]

@@ -121,9 +121,7 @@ def _replace_data(wiring: Wiring) -> None:
     wiring.silence(steps, "compare", "_outcome", answer="")
     wiring.silence(steps, "_lineage", "read_lineage", answer={})
     wiring.silence(steps, "_best_epochs", answer=3)
-    wiring.patch.setattr(
-        steps, "_validation_vectors", lambda sections, phase, fitted, evaluation: (MagicMock(), sections)
-    )
+    wiring.patch.setattr(steps, "_validation_vectors", lambda sections, *others: (MagicMock(), sections))
     wiring.silence(steps.SchemaFacts, "load")
     steps.SchemaFacts.load.return_value = None  # type: ignore[attr-defined]
     patch.setattr(steps.steps, "fresh_folder", lambda folder: nullcontext(MagicMock()))

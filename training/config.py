@@ -52,7 +52,7 @@ class TowerConfig(Section):
 
     embedding_dim: int = Field(31, ge=2)
     """Width of all tables and of the learned vectors (D)."""
-    factor_dim: int = Field(64, ge=0)
+    factor_dim: int = Field(32, ge=0)
     """Co-purchase factors that are appended to the learned vector (F); 0 leaves them out."""
     factor_weight: float | None = Field(None, gt=0)
     """What the factors count compared with the learned vector; null chooses it by recall on the validation days of the

@@ -178,7 +178,7 @@ def candidates(key: str, value: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         yield {name: f"other_{column}" for name, column in value.items()}
     else:
-        yield from ("2024-06-02", 3, 0.5, "localhost:1", "2024-06-01-0f3c9a71")
+        yield from ("2024-06-02", 3, 0.5, [0.1, 0.2, 0.3], "localhost:1", "2024-06-01-0f3c9a71")
     yield from (*WORDS, "x", "|")
 
 

@@ -9,71 +9,41 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import numpy.typing as npt
-from scipy import sparse
 
 from artefacts import console, steps
 from artefacts.config import as_read
 from artefacts.files import json_text
 from artefacts.paths import RunPaths
-from evaluation.diagnosis import diagnose
-from evaluation.metrics import find_hits, recall_at_k
-from features.encoding import Encoder, Inputs
+from features.encoding import Encoder
 from features.schema_changes import SchemaFacts
-from serving.retrieval import exact
-from serving.retrieval.vectors import PARTS_FILE, ValidationVectors
-from serving.sparcode import all_to_all
-from serving.sparcode.codebook import Codebook
+from serving.retrieval.vectors import PARTS_FILE
 from serving.sparcode.files import FOLDER
 from towers.sparcode import SparCode
-from towers.two_tower import TwoTower
-from training.co_purchase import POWERS, WEIGHTS, recall_by_weight, with_factors_of, with_weight
-from training.config import TowerConfig, TrainingConfig, TrainSections
+from training.co_purchase import with_factors_of
+from training.config import TrainingConfig, TrainSections
 from training.data.training_data import (
-    catalogue_inputs,
     days_with_examples,
     first_meetings,
     fit_encoder_on,
     grown_encoder,
     known_positives,
     read_training_data,
-    seen_items,
     split_validation_days,
 )
 from training.distribution import read_cluster, workers
 from training.export import export_tower
 from training.fit import Fitted, fit_phase
-from training.fit_sparcode import export_sparcode, fit_sparcode, interaction_of
+from training.fit_sparcode import export_sparcode, fit_sparcode
 from training.held_out import HeldOut, Parent, WarmStart, compare
 from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
-from training.negatives.known_positives import KnownPositives
-from training.trainer import EpochMetrics, EpochReport, embed
+from training.phase import TOP, Evaluation, Phase, evaluation_of, validation_vectors
+from training.trainer import EpochMetrics, EpochReport
 from training.warm_start import Growth
-
-TOP = 10
-SPARCODE_USERS = 1000
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One fit: which days, and what it is evaluated on.
-
-    Attributes:
-        name: `validation` or `final`.
-        days: Days whose examples are fitted, in time order.
-        moment: The day as of whose start users and items are embedded.
-        relevant: [users, items] what each user met first in the days after; None where they are fitted too.
-    """
-
-    name: str
-    days: Sequence[dt.date]
-    moment: dt.date
-    relevant: sparse.csr_array | None
 
 
 def train(
@@ -170,46 +140,12 @@ def _validate(
     relevant = first_meetings(encoder, paths, since=held_out)
     phase = Phase("validation", earlier, held_out, relevant)
     fitted, sparcode, evaluations, evaluation = _fit(sections, paths, encoder, phase, folder)
-    vectors, sections = _validation_vectors(sections, paths, encoder, phase, fitted, evaluation)
+    vectors, sections = validation_vectors(sections, encoder, phase, fitted, evaluation)
     vectors.save(folder)
     if sparcode is not None and sections.sparcode is not None and sections.sparcode.choose_epochs:
         epochs = _best_epochs(evaluations, f"recall_at_{max(sections.ks)}")
         sections = replace(sections, sparcode=sections.sparcode.model_copy(update={"epochs": epochs}))
     return {"validation": fitted.reports}, sections
-
-
-def _validation_vectors(
-    sections: TrainSections, paths: RunPaths, encoder: Encoder, phase: Phase, fitted: Fitted, evaluation: _Evaluation
-) -> tuple[ValidationVectors, TrainSections]:
-    """What is served is chosen by these vectors, as those of the final fit know the days already.
-
-    How the co-purchase factors are made and what they count is chosen first, unless it is given.
-    """
-    towers = sections.towers
-    if not towers.factor_dim or (towers.factor_weight and towers.factor_powers):
-        users, items = embed(fitted.towers.user, evaluation.users), embed(fitted.towers.item, evaluation.items)
-        return ValidationVectors(phase.moment, users, items), sections
-    assert phase.relevant is not None
-    first, k = int(fitted.learned.user.output.shape[-1]), max(sections.ks)
-    known = known_positives(encoder, paths, before=phase.moment)
-    best: tuple[float, ValidationVectors, TowerConfig] | None = None
-    for powers in [towers.factor_powers] if towers.factor_powers else POWERS:
-        tried = towers.model_copy(update={"factor_powers": powers, "factor_weight": None})
-        joined = with_factors_of(encoder, known, towers=tried, seed=sections.seed)(fitted.learned)
-        users, items = embed(joined.user, evaluation.users), embed(joined.item, evaluation.items)
-        found = recall_by_weight(
-            users, items, learned_width=first, seen=evaluation.seen, relevant=phase.relevant, k=k,
-            weights=[towers.factor_weight] if towers.factor_weight else WEIGHTS,
-        )  # fmt: skip
-        weight = max(found, key=lambda weight: found[weight])
-        listed = ", ".join(f"{weight:g}: {recall:.4f}" for weight, recall in found.items())
-        shown = ", ".join(f"{power:g}" for power in powers)
-        console.console().print(f"  factors of powers {shown}: recall@{k} by weight: {listed}")
-        if best is None or found[weight] > best[0]:
-            vectors = ValidationVectors(phase.moment, with_weight(users, weight, learned_width=first), items)
-            best = found[weight], vectors, tried.model_copy(update={"factor_weight": weight})
-    assert best is not None
-    return best[1], replace(sections, towers=best[2])
 
 
 def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
@@ -277,7 +213,7 @@ def _fit(
     *,
     warm: WarmStart | None = None,
     held: HeldOut | None = None,
-) -> tuple[Fitted, SparCode | None, list[EpochMetrics], _Evaluation]:
+) -> tuple[Fitted, SparCode | None, list[EpochMetrics], Evaluation]:
     known = known_positives(encoder, paths, before=phase.moment)
     keep = None if held is None else held.keep(encoder)
     towers, training, seed = sections.towers, sections.training, sections.seed
@@ -285,7 +221,7 @@ def _fit(
         paths, encoder, training=training, phase=phase.name, days=phase.days, known=known, before=phase.moment,
         keep=keep,
     )  # fmt: skip
-    evaluation = _evaluation(sections, paths, encoder, phase, known)
+    evaluation = evaluation_of(sections, paths, encoder, phase, known)
     fitted = fit_phase(
         encoder, data, towers=towers, training=training, seed=seed, folder=folder, evaluate=evaluation.of_towers,
         report=_print_epoch, warm=warm,
@@ -298,63 +234,6 @@ def _fit(
         evaluate=None if phase.relevant is None else evaluation.of_sparcode,
     )  # fmt: skip
     return fitted, sparcode, evaluations, evaluation
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """What a fit is evaluated with after an epoch: all users and items at the phase's moment."""
-
-    users: Inputs
-    items: Inputs
-    seen: sparse.csr_array
-    popular_items: npt.NDArray[np.int32]
-    relevant: sparse.csr_array | None
-    ks: tuple[int, ...]
-    seed: int
-
-    def of_towers(self, towers: TwoTower) -> EpochMetrics:
-        """Recall of exact lists, and how varied lists and vectors are."""
-        user_vectors, item_vectors = embed(towers.user, self.users), embed(towers.item, self.items)
-        rows, _ = exact.search(user_vectors, item_vectors, k=max(*self.ks, TOP), exclude=self.seen)
-        found = diagnose(rows[:, :TOP], self.popular_items, user_vectors, item_vectors)
-        for warning in found.warnings():
-            console.console().print(f"[yellow]warning[/] {warning}")
-        return {name: float(value) for name, value in asdict(found).items()} | self._recall(rows, slice(None))
-
-    def of_sparcode(self, sparcode: SparCode) -> EpochMetrics:
-        """Recall of the lists by all scores of the codes, on some users: it takes a net for each pair."""
-        assert self.relevant is not None
-        with_relevant = np.flatnonzero(np.diff(self.relevant.indptr))
-        rng = np.random.default_rng(self.seed)
-        some = np.sort(rng.permutation(with_relevant)[:SPARCODE_USERS])
-        rows, _ = all_to_all.search(
-            embed(sparcode.user_tokenizer, {name: values[some] for name, values in self.users.items()}),
-            embed(sparcode.item_tokenizer, self.items),
-            interaction=interaction_of(sparcode),
-            bias=float(sparcode.bias),
-            codebook=Codebook(sparcode.quantizer.codebooks.numpy()),
-            k=max(*self.ks, TOP),
-            exclude=self.seen[some],
-        )
-        return self._recall(rows, some)
-
-    def _recall(self, rows: npt.NDArray[np.int32], users: slice | npt.NDArray[np.int64]) -> EpochMetrics:
-        if self.relevant is None:
-            return {}
-        found = find_hits(rows, self.relevant[users])
-        return {f"recall_at_{k}": float(np.nanmean(recall_at_k(found, k))) for k in self.ks}
-
-
-def _evaluation(
-    sections: TrainSections, paths: RunPaths, encoder: Encoder, phase: Phase, known: KnownPositives
-) -> _Evaluation:
-    users, items = catalogue_inputs(encoder, paths.catalogue(phase.moment))
-    seen = seen_items(encoder, known)
-    popularity = np.asarray(seen.sum(axis=0), np.float32).reshape(-1, 1)
-    # What popularity alone would show: with vectors of width one the inner product is the number of buyers.
-    popular_items, _ = exact.search(np.ones((seen.shape[0], 1), np.float32), popularity, k=TOP, exclude=seen)
-    ks = sections.ks if phase.relevant is not None else (TOP,)
-    return _Evaluation(users, items, seen, popular_items, phase.relevant, ks, sections.seed)
 
 
 def _print_epoch(phase: str, report: EpochReport) -> None:

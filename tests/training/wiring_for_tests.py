@@ -117,11 +117,11 @@ def _replace_data(wiring: Wiring) -> None:
     wiring.record(steps, "split_validation_days", answer=lambda given: ([DAY], DAY))
     wiring.record(steps, "HeldOut")
     wiring.silence(steps, "known_positives", answer=known)
-    wiring.silence(steps, "_evaluation", "first_meetings", "_export", "Growth", "WarmStart")
+    wiring.silence(steps, "evaluation_of", "first_meetings", "_export", "Growth", "WarmStart")
     wiring.silence(steps, "compare", "_outcome", answer="")
     wiring.silence(steps, "_lineage", "read_lineage", answer={})
     wiring.silence(steps, "_best_epochs", answer=3)
-    wiring.patch.setattr(steps, "_validation_vectors", lambda sections, *others: (MagicMock(), sections))
+    wiring.patch.setattr(steps, "validation_vectors", lambda sections, *others: (MagicMock(), sections))
     wiring.silence(steps.SchemaFacts, "load")
     steps.SchemaFacts.load.return_value = None  # type: ignore[attr-defined]
     patch.setattr(steps.steps, "fresh_folder", lambda folder: nullcontext(MagicMock()))

@@ -13,11 +13,10 @@ import numpy as np
 from artefacts import console, steps
 from artefacts.paths import RunPaths
 from evaluation import catalogue, comparison, config, report, settings
-from evaluation.baselines import baseline
+from evaluation.baselines import baseline, baselines_of
 from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.render.page import DAILY_PAGE, write_daily
 from evaluation.split import Split
-from evaluation.worlds.oracle import baselines_of
 from features.columns import seconds_of
 from serving import registry
 from serving.bundles.bundle import CURRENT, Bundle

@@ -14,6 +14,7 @@ from artefacts.console import console, progress
 from artefacts.files import replace_text
 from artefacts.paths import RunPaths
 from artefacts.steps import digest_of
+from evaluation.baselines import baselines_of
 from evaluation.baselines.baseline import Baseline, Past
 from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
@@ -23,7 +24,6 @@ from evaluation.metrics import find_hits, recall_at_k
 from evaluation.report import NEW_TO_THE_USER, Cost, Report
 from evaluation.settings import About, Arm, Settings
 from evaluation.slices import users_by_past
-from evaluation.worlds.oracle import baselines_of
 from serving.retrieval.ranking import Rows
 from twinspire.ablation_config import Ablation, folder_of
 from twinspire.ablation_fit import Fit, kept_lists, retrieve

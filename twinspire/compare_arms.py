@@ -15,6 +15,7 @@ from evaluation.arms.file_arm import read_lists
 from evaluation.arms.layers import layers_of
 from evaluation.arms.served import measure, server_of
 from evaluation.arms.spec import ArmSpec, bundle_folder
+from evaluation.baselines import baselines_of
 from evaluation.baselines.baseline import Past
 from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
@@ -22,7 +23,6 @@ from evaluation.folds import Folds, make_folds
 from evaluation.off_policy.estimate import estimate, read_log
 from evaluation.report import NEW_TO_THE_USER, Latency, Layer, LayerCheck, Problem, Protocol, Report, letter_of
 from evaluation.settings import About, Arm, Settings
-from evaluation.worlds.oracle import baselines_of
 from serving.arms import DEFAULT_ARM
 from serving.config import ArmConfig
 from serving.retrieval.ranking import Rows

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.worlds.config import WorldConfig
-from evaluation.worlds.draws import Floats, Ints, integers, uniforms
+from evaluation.worlds.draws import Floats, Ints, chosen, integers, uniforms
 from evaluation.worlds.items import Items, appeal_on, category_weights, promoted
-from evaluation.worlds.users import Appeal, Tastes, choose_tastes, staples, taste_weights, tastes_on, visits
+from evaluation.worlds.users import Appeal, Tastes, staples, taste_weights, tastes_on, visits
 
 KINDS = ("view", "cart", "purchase")
 MAX_LENGTH = 15
@@ -126,7 +126,7 @@ class Day:
         def draw(purpose: str) -> Floats:
             return uniforms(world.seed, purpose, users, day, step)
 
-        place = choose_tastes(weights, draw("which taste"))
+        place = chosen(draw("which taste"), weights)
         visit = np.arange(len(users))
         rows = self._appeal.draw(categories[visit, place], styles[visit, place], draw("item of taste"))
         repeats = draw("repeat") < world.visits.repeat

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import scipy.sparse as sp
 
-from evaluation.baselines import BASELINES
 from evaluation.baselines.baseline import Baseline, Fitted, Past
 from evaluation.report import ORACLE
 from evaluation.worlds.content import item_ids, number_of, user_ids
+from evaluation.worlds.draws import Ints
 from evaluation.worlds.truth import Truth
-
-
-def baselines_of(world: Path | None) -> Mapping[str, Baseline]:
-    """The baselines of a dataset: the registered ones, and on a world its oracle.
-
-    Args:
-        world: Folder of the world that the dataset is; None for any other dataset.
-    """
-    return BASELINES if world is None else {**BASELINES, ORACLE: oracle_of(world)}
 
 
 def oracle_of(world: Path) -> Baseline:
@@ -47,9 +39,9 @@ def _fit(world: Path, past: Past) -> Fitted:
     """
     truth = Truth.open(world)
     split = past.split
-    users = _numbers(split.user_ids, user_ids(np.arange(truth.world.users)).to_pylist(), world, "user")
+    users = _numbers(split.user_ids, truth.world.users, user_ids, world, "user")
     order = np.argsort(truth.items.number)
-    listed = _numbers(past.item_ids, item_ids(np.arange(len(order))).to_pylist(), world, "item")
+    listed = _numbers(past.item_ids, len(order), item_ids, world, "item")
     # Row of the world -> row of the catalogue, and back.
     to_world = order[listed]
     to_catalogue = np.full(len(order), -1, dtype=np.int32)
@@ -70,17 +62,20 @@ def _fit(world: Path, past: Past) -> Fitted:
     return Fitted(rank)
 
 
-def _numbers(found: npt.NDArray[np.object_], expected: list[str], world: Path, what: str) -> npt.NDArray[np.int64]:
+def _numbers(
+    found: npt.NDArray[np.object_], below: int, spell: Callable[[Ints], pa.Array], world: Path, what: str
+) -> Ints:
     """[n] int64: the numbers that ids were made of.
 
     Raises:
         ValueError: An id is none of the world.
     """
     numbers = np.array([number_of(some_id) for some_id in found], dtype=np.int64)
-    for some_id, number in zip(found, numbers, strict=True):
-        if not 0 <= number < len(expected) or expected[number] != some_id:
-            raise ValueError(
-                f"{world}: the world has no {what} {some_id!r}, which the events have; set evaluation.world to the "
-                "folder that the events come from, or to null"
-            )
+    is_own = (numbers >= 0) & (numbers < below)
+    is_own &= spell(np.where(is_own, numbers, 0)).to_numpy(zero_copy_only=False) == found
+    if not is_own.all():
+        raise ValueError(
+            f"{world}: the world has no {what} {found[~is_own][0]!r}, which the events have; set evaluation.world to "
+            "the folder that the events come from, or to null"
+        )
     return numbers

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.worlds.config import WorldConfig
-from evaluation.worlds.draws import Floats, Ints, chosen, integers, normals, uniforms
+from evaluation.worlds.draws import Floats, Ints, integers, normals, uniforms
 from evaluation.worlds.items import Items
 
 NUM_STAPLES = 10
@@ -140,8 +140,3 @@ def visit_rates(world: WorldConfig, users: Ints) -> Floats:
 def taste_weights(tastes: Tastes, by_category: Floats, appeal: Appeal) -> Floats:
     """[U, K] float64: how likely each taste is to be followed on a day, up to a factor; 0 where it finds no items."""
     return tastes.shares * by_category[tastes.categories] * (appeal.total(tastes.categories, tastes.styles) > 0)
-
-
-def choose_tastes(weights: Floats, draw: Floats) -> Ints:
-    """[U] int64: which taste each user follows."""
-    return chosen(draw, weights)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +108,10 @@ def _write(path: Path, tables: Iterator[pa.Table]) -> int:
     first = next(tables)
     rows = 0
     with pq.ParquetWriter(path, first.schema) as writer:
-        for table in _with_first(first, tables):
+        for table in chain([first], tables):
             writer.write_table(table)
             rows += table.num_rows
     return rows
-
-
-def _with_first(first: pa.Table, others: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    yield first
-    yield from others
 
 
 def _config(world: WorldConfig, folder: Path, cut: dt.date) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def resolved(value: Any) -> Any:
 
 
 def resolved_connection(text: str) -> str:
-    """The same for a connection string of Feast, `host:port,name=value,...`, whatever characters a value has.
+    """The same for a connection string of Feast, `host:port,name=value,...`; a value may have any characters.
 
     Feast cuts it at commas and reads values as JSON where they are: a password `1e5` would become a number.
     """
@@ -99,7 +99,7 @@ def check_none_in_clear(value: Any, *, key: str) -> None:
 
 
 def redacted(text: str) -> str:
-    """A message without the values of secrets: of those read here, and of whatever is named like one."""
+    """A message without the values of secrets: of those read here, and of anything that is named like one."""
     for value in sorted(_read, key=len, reverse=True):
         for shown in (value, json_text(value)[1:-1], repr(value)[1:-1]):
             text = text.replace(shown, HIDDEN) if shown else text

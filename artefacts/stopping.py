@@ -122,7 +122,7 @@ class _Stop:
             raise StoppedError
 
     def _watch(self) -> None:
-        """Waits for a signal, which arrives here whatever the main thread is busy with."""
+        """Waits for a signal, which arrives here even while the main thread is busy."""
         # Signals with other handlers arrive too.
         while (number := os.read(self._reading, 1)[0]) not in self._ours:
             if number == _NONE:
@@ -131,7 +131,7 @@ class _Stop:
             self.end(number)
 
     def _on_error_of_thread(self, error: threading.ExceptHookArgs) -> None:
-        """Beam's runner would wait for ever for a worker process that was ended."""
+        """Beam's runner would wait without end for a worker process that was ended."""
         if found := _WORKER_ENDED.search(str(error.exc_value)):
             code = int(found[1]) if int(found[1]) > 0 else 128 - int(found[1])
             self._end(f"a worker process ended with exit code {code}{_place()}", code if code > 128 else 1)

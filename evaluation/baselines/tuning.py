@@ -132,7 +132,7 @@ class _Search:
 
     def _mean(self, rank: RankSome, new_only: bool) -> float:
         relevant = self.validation.relevant_new if new_only else self.validation.relevant
-        # Who has no past gets what is popular, whatever the settings are.
+        # Users without a past get popular items with any settings.
         users = np.flatnonzero((np.diff(relevant.indptr) > 0) & (np.diff(self.validation.history.indptr) > 0))
         if not len(users):
             return 0.0

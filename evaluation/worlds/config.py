@@ -101,7 +101,7 @@ class ContentConfig(Section):
 
 
 class ExposureConfig(Section):
-    """Lists that a known policy shows, whatever the user then does."""
+    """Lists that a known policy shows, and what is clicked."""
 
     share: float = Field(0.0, ge=0, le=1)
     """Share of the visits at which a list is shown."""

@@ -80,6 +80,7 @@ def make_bundle(folder: Path, num_items: int, num_users: int) -> Path:
         code_version="0",
         commit="0" * 40,
         parent=None,
+        served=Served(**vars(DEFAULT), why="made up", metric="", num_users=0),
         seed=1,
         package_versions={},
     )

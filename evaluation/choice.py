@@ -23,7 +23,7 @@ from serving.config import RankingConfig
 from serving.retrieval import retrievers, vector_search
 
 LEAST_USERS = 20
-# Share of the events that meet an item again, below which nobody does so on purpose.
+# Share of the events that meet an item again, below which repeats are chance.
 LEAST_REPEATED = 0.01
 # A level at which the best of some eighty tries seldom differs by chance from what is nearly as good.
 LEVEL = 0.99
@@ -53,7 +53,7 @@ def choose(
 
     The best by `choice_metric` is served, unless chance may explain the difference to something else: then what was
     served before stays, or else a single retriever is preferred to a fused list, and lists of the user's own to popular
-    items: these fill up what is short anyway. Known items are kept out where nobody meets an item twice.
+    items: these fill up what is short anyway. Known items are kept out where users meet no item twice.
 
     Args:
         ranking: What is configured.
@@ -94,12 +94,11 @@ def choose(
 
 
 def served_by(bundle: Path) -> served.Choice | None:
-    """What a bundle serves by default; None where it is gone, or of before this was chosen."""
+    """What a bundle serves by default; None where it is gone, or of another format."""
     try:
-        found = read_manifest(bundle).facts.served
+        return read_manifest(bundle).facts.served.choice
     except BundleError:
         return None
-    return None if found is None else found.choice
 
 
 def candidates_of(ranking: RankingConfig) -> Iterator[served.Choice]:

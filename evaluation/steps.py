@@ -99,7 +99,7 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
 def _about_served(bundle: Bundle, sections: config.EvaluateSections) -> tuple[str, tuple[tuple[str, ...], ...]]:
     """What is served and why, and a row for each that was tried on the days before the cut."""
     choice, made = registry.choice_of(bundle, sections.ranking), bundle.manifest.facts.served
-    if made is None or choice != made.choice:
+    if choice != made.choice:
         return f"served: {choice}; as configured", ()
     return f"served: {choice}; {made.why}", tuple(made.table)
 

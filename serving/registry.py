@@ -124,24 +124,8 @@ def check_retriever_names(serving: ServingConfig) -> None:
 
 
 def choice_of(bundle: Bundle, ranking: RankingConfig) -> Choice:
-    """What a bundle serves by default: what is configured, and where that is auto, what was chosen for the bundle.
-
-    A bundle of before the choice was part of it serves as the configuration says that it carries.
-    """
-    served = bundle.manifest.facts.served
-    return settled(ranking, _configured(bundle) if served is None else served.choice)
-
-
-def _configured(bundle: Bundle) -> Choice:
-    """What the configuration says that a bundle carries."""
-    import yaml
-
-    from serving.bundles.bundle import CONFIG
-
-    found = yaml.safe_load((bundle.folder / CONFIG).read_text(encoding="utf-8"))
-    section = found.get("serving", {}) if isinstance(found, dict) else {}
-    names = Choice.__dataclass_fields__.keys() & section.keys()
-    return settled(RankingConfig.model_validate({name: section[name] for name in names}))
+    """What a bundle serves by default: what is configured, and where that is auto, what was chosen for the bundle."""
+    return settled(ranking, bundle.manifest.facts.served.choice)
 
 
 def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> dict[str, Retriever]:

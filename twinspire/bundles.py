@@ -259,9 +259,8 @@ def print_manifest(manifest: Manifest, *, is_published: bool, size_bytes: int) -
     _section("Metrics", ((name, _value(value)) for name, value in leaves(manifest.metrics)))
     _section("Index", _index(manifest.facts))
     served = manifest.facts.served
-    if served is not None:
-        tried = [(" tried" if place else "tried", ", ".join(row)) for place, row in enumerate(served.table)]
-        _section("Served by default", [("lists", str(served)), ("why", served.why), *tried])
+    tried = [(" tried" if place else "tried", ", ".join(row)) for place, row in enumerate(served.table)]
+    _section("Served by default", [("lists", str(served)), ("why", served.why), *tried])
     report = manifest.facts.sparcode_report
     if report is not None:
         tables = f"{report.num_codes:,} codes, {report.num_postings:,} postings, {_size(report.size_bytes)}"

@@ -99,8 +99,8 @@ class Facts(Declaration):
     """By what the index ranks besides the cosine; None if by nothing, and then the bundle holds no weights."""
     sparcode_report: SparCodeReport | None
     """Quality and cost of SparCode's tables; None where the bundle has none."""
-    served: Served | None = None
-    """What answers where neither request nor configuration says it; None in bundles of before it was chosen."""
+    served: Served
+    """What answers where neither request nor configuration says it."""
     configuration_digest: str
     """Hash of the resolved configuration."""
     code_version: str
@@ -230,11 +230,16 @@ def version_of(facts: Facts, files: Mapping[str, FileEntry]) -> str:
     """
     meaning = facts.model_dump(
         mode="json",
-        include={"dataset", "as_of", "feature_services", "features_version", "seed", "configuration_digest"},
+        include={
+            "dataset",
+            "as_of",
+            "feature_services",
+            "features_version",
+            "seed",
+            "configuration_digest",
+            "served",
+        },
     )
-    if facts.served is not None:
-        # What the server answers with; bundles of before it was chosen keep their names.
-        meaning |= facts.model_dump(mode="json", include={"served"})
     sums = {name: entry.sha256 for name, entry in files.items() if name not in REPORTS}
     text = json_text([FORMAT_VERSION, meaning, sums], sort_keys=True)
     return f"{facts.as_of.isoformat()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

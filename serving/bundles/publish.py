@@ -241,7 +241,7 @@ def model_card(manifest: Manifest) -> str:
         f"product{_weight(facts)}.",
         f"- Index of the form `{report.form}`: recall@{report.k} {report.recall:.3f} against exact search at ef "
         f"{report.ef} over {report.asked()}; {report.built()}.",
-        *_served(facts),
+        f"- Served by default: {facts.served}. Why: {facts.served.why}.",
         f"- Feature services: {', '.join(sorted(facts.feature_services.values()))}.",
         f"- Seed {facts.seed}, configuration {facts.configuration_digest}, code {facts.code_version}.",
         "",
@@ -257,11 +257,6 @@ def model_card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _served(facts: Facts) -> Iterator[str]:
-    if facts.served is not None:
-        yield f"- Served by default: {facts.served}. Why: {facts.served.why}."
 
 
 def _parts(widths: Sequence[int]) -> str:

@@ -42,6 +42,7 @@ from serving.registry import retrievers_of
 from serving.retrieval.index import AugmentedIndex, HnswIndex, IndexReport
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.weights import log_weight_spread, weighted
+from serving.served import DEFAULT, Served
 from tests import forking
 from tests.once import once
 
@@ -157,6 +158,7 @@ def facts() -> Facts:
         code_version="0.1.0",
         commit="0f3c9a71" * 5,
         parent="2017-11-30-0f3c9a71",
+        served=Served(**vars(DEFAULT), why="by default", metric="", num_users=0),
         seed=7,
         package_versions={"hnswlib": "0.8.0"},
     )

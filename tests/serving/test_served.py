@@ -1,4 +1,4 @@
-"""What a server answers by default: what is configured, what was chosen for its bundle, or what an old one carries."""
+"""What a server answers by default: what is configured, or what was chosen for its bundle."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ CHOSEN = Served(
 )
 
 
-def written_with(parts: Parts, facts: Facts, folder: Path, served: Served | None, config: str = "name: s\n") -> Bundle:
-    parts = dataclasses.replace(parts, config_yaml=config)
+def written_with(parts: Parts, facts: Facts, folder: Path, served: Served) -> Bundle:
     return Bundle.open(folder / write(folder, parts, facts.model_copy(update={"served": served})))
 
 
@@ -90,25 +89,6 @@ def test_what_is_configured_wins_over_what_was_chosen(parts: Parts, facts: Facts
     expected = Choice("fused", weights, 20.0, exclude_known=True)
     assert choice_of(bundle, RankingConfig(fusion_weights=weights)) == expected
     assert choice_of(bundle, RankingConfig(fusion_rank_constant=3)).retriever == "two_tower"
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ("name: s\n", DEFAULT),
-        (
-            "serving: {retriever: repeat, fusion_weights: {repeat: 1.0, two_tower: 0.3}, fusion_rank_constant: 60.0, "
-            "max_fetch: 2000, fusion_depth: 200}\n",
-            Choice("repeat", {"repeat": 1.0, "two_tower": 0.3}, 60.0, exclude_known=False),
-        ),
-    ],
-)
-def test_a_bundle_without_a_choice_answers_as_its_configuration_says(
-    parts: Parts, facts: Facts, tmp_path: Path, config: str, expected: Choice
-) -> None:
-    bundle = written_with(parts, facts, tmp_path, None, config)
-    assert bundle.manifest.facts.served is None
-    assert choice_of(Bundle.open(bundle.folder), AUTO) == expected
 
 
 def test_another_choice_is_another_bundle_and_its_difference_is_named(

@@ -36,6 +36,7 @@ def make_bundle(folder: Path, num_items: int, num_users: int) -> Path:
     from serving.bundles.publish import Parts, write
     from serving.retrieval.index import HnswIndex, IndexReport
     from serving.retrieval.purchases import Purchases
+    from serving.served import DEFAULT, Served
 
     schema = Schema(user_columns={"age": "categorical"}, item_columns={"aisle": "categorical"}, item_category="aisle")
     users, items = [f"u{n}" for n in range(1, num_users + 1)], [f"i{n}" for n in range(num_items)]

@@ -7,10 +7,10 @@ from evaluation.baselines.als import ALS
 from evaluation.baselines.baseline import Baseline
 from evaluation.baselines.ease import EASE
 from evaluation.baselines.item_knn import ITEM_KNN
+from evaluation.baselines.oracle import oracle_of
 from evaluation.baselines.popularity import POPULARITY
 from evaluation.baselines.repeat_purchase import REPEAT_PURCHASE
 from evaluation.report import ORACLE
-from evaluation.worlds.oracle import oracle_of
 
 BASELINES: Mapping[str, Baseline] = {
     baseline.name: baseline for baseline in (POPULARITY, REPEAT_PURCHASE, ITEM_KNN, EASE, ALS)

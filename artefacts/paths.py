@@ -80,8 +80,13 @@ class RunPaths:
 
     @property
     def model(self) -> Path:
-        """Encoder, exported towers, checkpoints and TensorBoard logs."""
+        """Encoder, exported towers, state for warm starts and TensorBoard logs."""
         return self.of_fit / "models" / str(self.as_of)
+
+    @property
+    def unfinished_fit(self) -> Path:
+        """Checkpoints and logs of the day's fit, as long as it is not finished."""
+        return self.model.with_name(f".{self.as_of}.fit")
 
     @property
     def vectors(self) -> Path:

@@ -172,9 +172,10 @@ def recent_events(items: Path) -> npt.NDArray[np.float32]:
 
 
 def _metrics(epochs: Path) -> dict[str, Any]:
-    """Figures of the last epoch of each phase."""
+    """Figures of the epoch that each phase kept."""
     phases = json.loads(epochs.read_text())
-    return {name: {"loss": reports[-1]["loss"], **reports[-1]["metrics"]} for name, reports in phases.items()}
+    kept = {name: next(report for report in reports if report["is_kept"]) for name, reports in phases.items()}
+    return {name: {"loss": report["loss"], **report["metrics"]} for name, report in kept.items()}
 
 
 def _facts(

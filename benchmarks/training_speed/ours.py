@@ -26,7 +26,8 @@ from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, ba
 from training.losses.fused_softmax import fused_softmax
 from training.losses.softmax import softmax_term
 from training.negatives.even_draws import uniform
-from training.trainer import RetrievalModel, embed, fit, row_adagrad
+from training.fit_loop import fit
+from training.trainer import RetrievalModel, embed, row_adagrad
 from twinspire.config import Config
 
 

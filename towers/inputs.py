@@ -63,7 +63,7 @@ class BucketDropout(tf_keras.layers.Layer):  # type: ignore[misc]
 
 
 def seeded_generator() -> tf.random.Generator:
-    """A generator with a seed drawn by the global one; its state is saved in checkpoints, unlike that of `tf.random`."""
+    """A generator, seeded by the global seed, whose state is saved with a model, unlike that of `tf.random`."""
     return tf.random.Generator.from_seed(int(tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32)), alg="philox")
 
 

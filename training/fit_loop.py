@@ -27,6 +27,7 @@ class Fittable(Protocol[Result]):
 
     train_step: TrainStep
     compile: Callable[..., None]
+    trainable_variables: list[tf.Variable]
 
     @property
     def fitted(self) -> Result:

@@ -11,7 +11,7 @@ Source: Su et al. (SparCode), SIGIR 2023, section 3.5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -241,17 +241,12 @@ def fit_sparcode(
     else:
         carry_over(warm.state(STATE), warm.growth, carried, optimizer)
 
-    def batches_of(epoch: int) -> Iterator[Batch]:
-        return epoch_batches(data.load_all(), plan, seed=[seed, epoch])
-
     def evaluated(fitted: SparCode) -> EpochMetrics:
         return {} if evaluate is None else evaluate(join(_refitted(fitted, users)))
 
     def measured(fitted: SparCode) -> EpochMetrics:
-        usage = model.usage
-        for warning in usage.warnings():
-            console().print(f"[yellow]warning[/] {warning}")
-        return {**usage.metrics(), **evaluated(fitted)}
+        _warn(model.usage)
+        return {**model.usage.metrics(), **evaluated(fitted)}
 
     before = evaluated(sparcode)
     title = f"{data.name} sparcode"
@@ -260,7 +255,7 @@ def fit_sparcode(
         reports = fit(
             model,
             settings.epochs,
-            batches_of=batches_of,
+            batches_of=lambda epoch: epoch_batches(data.load_all(), plan, seed=[seed, epoch]),
             optimizer=optimizer,
             folder=unfinished / f"{data.name}-sparcode",
             evaluate=measured,
@@ -273,6 +268,11 @@ def fit_sparcode(
         )
     save_state(state_of(carried, optimizer), state_file(folder, STATE))
     return join(_refitted(sparcode, users)), [before, *(one.metrics for one in reports)]
+
+
+def _warn(usage: CodeUsage) -> None:
+    for warning in usage.warnings():
+        console().print(f"[yellow]warning[/] {warning}")
 
 
 def _token_width(backbone: Fitted, *, num_parts: int) -> int:

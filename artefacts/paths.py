@@ -8,6 +8,8 @@ from pathlib import Path
 
 # In the folder of a model, while somebody is being cut out of it.
 CUTTING = "cutting.json"
+# There too: what each epoch of the fit gave.
+EPOCHS = "epochs.json"
 # In the folder of a version of the online features, once it is whole.
 FILLED = "filled.txt"
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from artefacts import console, files, steps
-from artefacts.paths import RunPaths
+from artefacts.paths import EPOCHS, RunPaths
 from features import columns, encoding, tables
 from features.forgotten import Forgotten
 from features.schema import SERVICE_NAMES
@@ -160,7 +160,7 @@ def _parts(
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
         purchases=purchases.Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
         popularity=recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
-        metrics=_metrics(paths.model / "epochs.json"),
+        metrics=_metrics(paths.model / EPOCHS),
         withdrawn=withdrawn,
     )
 

@@ -26,7 +26,6 @@ PUBLISH = "publish"
 COLUMNS_FILE, SECTIONS_FILE = "columns.json", "sections.json"
 # There too: how the fit came to be, and how it compares with the previous one.
 LINEAGE_FILE, HELD_OUT_SUMMARY = "lineage.json", "held_out.json"
-EPOCHS_FILE = "epochs.json"
 
 
 @dataclass(frozen=True)

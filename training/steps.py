@@ -20,7 +20,7 @@ import numpy as np
 from artefacts import console, steps
 from artefacts.config import as_read
 from artefacts.files import json_text, replace_text
-from artefacts.paths import RunPaths
+from artefacts.paths import EPOCHS, RunPaths
 from features.encoding import Encoder
 from features.schema_changes import SchemaFacts
 from serving.retrieval.vectors import PARTS_FILE
@@ -44,7 +44,7 @@ from training.fit import Fitted, fit_phase
 from training.fit_loop import LOGS
 from training.fit_sparcode import export_sparcode, fit_sparcode
 from training.held_out import HeldOut, Parent, WarmStart, compare
-from training.lineage import COLUMNS_FILE, EPOCHS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
+from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
 from training.phase import TOP, Evaluation, Phase, evaluation_of, validation_vectors
 from training.warm_start import Growth
 
@@ -91,7 +91,7 @@ def train(
         epochs = {} if validated is None else validated.fitted.epochs
         fitted, sparcode, _, _ = _fit(sections, paths, encoder, phase, folder, epochs=epochs, warm=warm, held=held)
         _export(fitted, sparcode, folder)
-        _write_epochs(folder / EPOCHS_FILE, fitted, validated)
+        _write_epochs(folder / EPOCHS, fitted, validated)
         for logs in unfinished.glob(f"*/{LOGS}"):
             shutil.copytree(logs, folder / logs.parent.name / LOGS)
         if (facts := SchemaFacts.load(paths.tables)) is not None:

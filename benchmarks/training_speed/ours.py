@@ -26,7 +26,8 @@ from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, ba
 from training.losses.fused_softmax import fused_softmax
 from training.losses.softmax import softmax_term
 from training.negatives.even_draws import uniform
-from training.trainer import RetrievalModel, embed, fit, row_adagrad
+from training.optimizers import make_optimizer
+from training.trainer import RetrievalModel, embed, fit
 from twinspire.config import Config
 
 
@@ -103,7 +104,7 @@ def fit_ours(
             model,
             epochs,
             batches_of=batches_of,
-            optimizer=row_adagrad(config.training.learning_rate),
+            optimizer=make_optimizer(config.training.optimizer, config.training.learning_rate),
             folder=Path(folder),
             evaluate=lambda towers: {},
             on_step=lambda loss: clock.step(),
@@ -132,7 +133,7 @@ def step_with_tables_of(
         for tower in ("user", "item")
     }
     model = our_model(config, specs["user"], specs["item"], width=config.towers.embedding_dim)
-    model.compile(optimizer=row_adagrad(config.training.learning_rate))
+    model.compile(optimizer=make_optimizer(config.training.optimizer, config.training.learning_rate))
     step = tf.function(model.train_step, reduce_retracing=True)
     found = Clock()
     for _, batch in zip(range(steps), batches(world.span, plan, seed=[seed]), strict=False):

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from features.encoding import Encoder, Inputs
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
-from towers.history import weighted_mean
+from towers.history import weighted_means
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 from training.data.batches import Batch, Span
@@ -31,7 +31,8 @@ from training.losses.mobius import ThreeClassLoss
 from training.losses.objective import DecayingWeight
 from training.losses.softmax import softmax_term
 from training.negatives.queue import VectorQueue
-from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic, row_adagrad
+from training.optimizers import make_optimizer
+from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -217,7 +218,7 @@ def test_a_checkpoint_gives_the_weights_back(fitted: Fitted, encoder: Encoder) -
         encoder.input_specs("item"),
         embedding_dim=8,
         hidden_units=(6,),
-        history=weighted_mean(decay_days=30.0, power=0.5),
+        history=weighted_means(decay_days=[30.0], power=0.5),
     )
     restored = model_of(towers, temperature=0.2)
     tf.train.Checkpoint(model=restored).restore(latest).expect_partial().assert_existing_objects_matched()
@@ -284,7 +285,11 @@ def test_scores_are_divided_by_the_temperature_before_the_correction() -> None:
 
 def run_fit(tmp_path: Path, batches: list[Batch], **changes: Any) -> list[EpochReport]:
     model = changes.pop("model", None) or model_of(vector_towers(2), temperature=1.0)
-    settings = {"batches_of": lambda epoch: iter(batches), "optimizer": row_adagrad(0.1), "folder": tmp_path}
+    settings = {
+        "batches_of": lambda epoch: iter(batches),
+        "optimizer": make_optimizer("adagrad", 0.1),
+        "folder": tmp_path,
+    }
     return fit(
         model, changes.pop("epochs", 1), evaluate=changes.pop("evaluate", lambda towers: {}), **(settings | changes)
     )
@@ -357,7 +362,7 @@ def test_a_step_moves_only_the_rows_of_the_tables_that_a_batch_has(encoder: Enco
         model,
         1,
         batches_of=lambda epoch: iter([batch]),
-        optimizer=row_adagrad(0.1),
+        optimizer=make_optimizer("adagrad", 0.1),
         folder=tmp_path,
         evaluate=lambda towers: {},
     )

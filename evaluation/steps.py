@@ -5,7 +5,7 @@ U users of a split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +27,7 @@ USER_BLOCK = 256
 Find = Callable[[retrievers.UserQueries], ranking.Rows]
 Lists = dict[report.Task, ranking.Rows]
 REFERENCE = "EASE"
+LEARNED, SERVED = "learned towers alone", "served"
 
 
 def evaluate(sections: config.EvaluateSections, paths: RunPaths) -> str:
@@ -66,37 +67,56 @@ def evaluate(sections: config.EvaluateSections, paths: RunPaths) -> str:
 
 def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle, folds: Folds) -> list[report.Report]:
     """A report for each task."""
-    ks, category = sections.evaluation.ks, sections.dataset.item_category
-    items = catalogue.catalogue_of(paths.tables, paths.catalogue(paths.as_of), item_category=category)
-    baselines, notes = _baseline_arms(folds, max(ks), sections)
-    served, tried = _about_served(bundle, sections)
+    baselines, notes = _baseline_arms(folds, max(sections.evaluation.ks), sections)
+    served, tried = about_served(bundle, sections)
     arms = [*retrieved_by(bundle, sections, paths, folds.folds[0].split), *baselines]
+    items = catalogue.catalogue_of(
+        paths.tables, paths.catalogue(paths.as_of), item_category=sections.dataset.item_category
+    )
     return [
-        comparison.compare_arms(
-            folds.folds,
-            [replace(arm, ranked=[[lists[task]]]) for arm, lists in arms],
-            settings=settings.Settings(
-                task,
-                ks,
-                f"recall@{max(ks)}",
-                num_samples=sections.evaluation.bootstrap_samples,
-                seed=sections.seed,
-            ),
-            catalogue=items,
-            about=settings.About(
-                sections.name,
-                "after-cut",
-                notes=(served, *notes),
-                event_name=sections.dataset.event_name,
-                tried=tried,
-            ),
-            reference=REFERENCE,
-        )
-        for task in report.TASKS
+        compare_on(task, arms, folds, items, sections, notes=(served, *notes), tried=tried) for task in report.TASKS
     ]
 
 
-def _about_served(bundle: Bundle, sections: config.EvaluateSections) -> tuple[str, tuple[tuple[str, ...], ...]]:
+def compare_on(
+    task: report.Task,
+    arms: Sequence[tuple[settings.Arm, Lists]],
+    folds: Folds,
+    items: catalogue.Catalogue,
+    sections: config.EvaluateSections,
+    *,
+    notes: tuple[str, ...] = (),
+    tried: tuple[tuple[str, ...], ...] = (),
+    against: str = REFERENCE,
+) -> report.Report:
+    """Compares arms with one of them on one task.
+
+    Args:
+        task: What is relevant.
+        arms: Without their lists, and their lists for each task.
+        folds: Users and what they met, of one cut.
+        items: The catalogue.
+        sections: Name of the data set, list lengths, resamples and seed.
+        notes: Of the report.
+        tried: What was compared to choose what is served.
+        against: Name of the arm that the others are compared with.
+    """
+    ks = sections.evaluation.ks
+    return comparison.compare_arms(
+        folds.folds,
+        [replace(arm, ranked=[[lists[task]]]) for arm, lists in arms],
+        settings=settings.Settings(
+            task, ks, f"recall@{max(ks)}", num_samples=sections.evaluation.bootstrap_samples, seed=sections.seed
+        ),
+        catalogue=items,
+        about=settings.About(
+            sections.name, "after-cut", notes=notes, event_name=sections.dataset.event_name, tried=tried
+        ),
+        reference=against,
+    )
+
+
+def about_served(bundle: Bundle, sections: config.EvaluateSections) -> tuple[str, tuple[tuple[str, ...], ...]]:
     """What is served and why, and a row for each that was tried on the days before the cut."""
     choice, made = registry.choice_of(bundle, sections.ranking), bundle.manifest.facts.served
     if choice != made.choice:
@@ -122,7 +142,12 @@ def _baseline_arms(
 
 
 def retrieved_by(
-    bundle: Bundle, sections: config.EvaluateSections, paths: RunPaths, split: Split
+    bundle: Bundle,
+    sections: config.EvaluateSections,
+    paths: RunPaths,
+    split: Split,
+    *,
+    learned_width: int | None = None,
 ) -> Iterator[tuple[settings.Arm, Lists]]:
     """The arms of a bundle in the daily report, without their lists, and their lists for each task.
 
@@ -131,6 +156,8 @@ def retrieved_by(
         sections: List lengths and how lists are made.
         paths: Where the vectors and tokens of the users lie.
         split: Users and their history.
+        learned_width: Numbers of a vector that were learned, its first; an arm searches by these alone, which is left
+            out where it is None.
     """
     own = registry.retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
     choice, k = registry.choice_of(bundle, sections.ranking), max(sections.evaluation.ks)
@@ -143,15 +170,23 @@ def retrieved_by(
         has_past = users.purchases.num_per_user > 0
         return retrievers.lists_of(own, users, choice.retriever, k=k, can_be_found=has_past).rows
 
+    def by_learned(users: retrievers.UserQueries) -> ranking.Rows:
+        assert users.query_embeddings is not None
+        queries = users.query_embeddings.copy()
+        queries[:, learned_width:] = 0
+        return alone(exact)(replace(users, query_embeddings=queries))
+
     arms: list[tuple[str, report.Layer, Find, str | None]] = [
         ("two-tower", "exact", alone(exact), None),
         ("two-tower, HNSW", "index", alone(own["two_tower"]), "two-tower"),
     ]
+    if learned_width is not None:
+        arms.insert(0, (LEARNED, "exact", by_learned, None))
     if choice.retriever == "cascade":
         widths = bundle.manifest.facts.index_report.parts
         cascade = vector_search.Cascade(exact, first_width=widths[0], depth=sections.ranking.fusion_depth)
         arms.append(("cascade", "exact", alone(cascade), None))
-    name = f"served ({choice.retriever})"
+    name = f"{SERVED} ({choice.retriever})"
     arms.append((name, "index", served, "cascade" if choice.retriever == "cascade" else None))
     if bundle.sparcode is not None:
         arms.append(("SparCode", "index", alone(own["sparcode"]), None))

@@ -106,7 +106,7 @@ class FeatureConfig(Section):
     """Each user gets a snapshot row at least this often; bounds what a join looks back at."""
     item_refresh_days: int = Field(28, ge=1)
     """Each item gets a snapshot row at least this often."""
-    example_days: int = Field(120, ge=1)
+    example_days: int = Field(730, ge=1)
     """Days before `as_of` whose events become training examples."""
     late_days: int = Field(7, ge=0)
     """Days before the newest cut whose events may still change cheaply: a change computes the days from it on again,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from artefacts.files import json_text, json_value
-from features import columns
+from features import columns, geo
 from features.computed import DAY_SECONDS
 from features.ids import IdMap
 from features.kinds import KINDS, InputSpec, OwnInput
@@ -69,6 +69,8 @@ Inputs = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
 Floats = npt.NDArray[np.float64]
 
 HISTORY, HISTORY_AGE = "user_history", "user_history_age_days"
+CELLS: dict[Tower, str] = {"user": "user_cells", "item": "item_cells"}
+"""Input of the cells of places, and key of their vocabulary."""
 NUMERIC_INPUT: dict[Tower, str] = {"user": "user_numeric", "item": "item_numeric"}
 
 
@@ -79,7 +81,7 @@ class Encoder:
     Attributes:
         schema: The dataset.
         user_ids, item_ids: Rows of the id tables, with the buckets of unknown ids.
-        vocabularies: Rows of the values of each categorical column.
+        vocabularies: Rows of the values of each categorical column, and of the cells of places.
         scaling: Mean and standard deviation of each numeric input.
         history_length: T.
         text_length: L.
@@ -101,6 +103,9 @@ class Encoder:
         specs = [InputSpec(ENTITY_KEY[tower], "id", None, ids.num_table_rows)]
         specs += [own.spec(self, name) for name, own in own_inputs(self.schema, tower)]
         specs.append(InputSpec(NUMERIC_INPUT[tower], "numeric", len(numeric_names(self.schema, tower))))
+        if self.schema.geo_of(tower) is not None:
+            cells = len(self.vocabularies[CELLS[tower]])
+            specs.append(InputSpec(CELLS[tower], "cells", len(geo.CELL_DEGREES), cells))
         for field in self.schema.shares_of(tower):
             specs.append(InputSpec(field.shares, "shares", len(self.vocabularies[field.column])))
         if tower == "user":
@@ -142,9 +147,29 @@ class Encoder:
         means, deviations = zip(*(self.scaling[name] for name in numbers), strict=True)
         scaled = (np.stack(list(numbers.values()), axis=1) - means) / deviations
         inputs[NUMERIC_INPUT[tower]] = np.where(np.isnan(scaled), 0.0, scaled).astype(np.float32)
+        if self.schema.geo_of(tower) is not None:
+            inputs[CELLS[tower]] = self.cells_of(raw, tower)
         for field in self.schema.shares_of(tower):
             inputs[field.shares] = dense_shares(raw, field, self.vocabularies[field.column])
         return inputs
+
+    def cells_of(self, raw: pa.Table, tower: Tower) -> npt.NDArray[np.int32]:
+        """Rows of the cells that the places of a tower's rows lie in, which have to be declared: [B, G] int32."""
+        place = self.schema.geo_of(tower)
+        assert place is not None
+        latitude, longitude = (raw.column(name) for name in place)
+        return geo.cell_rows(latitude, longitude, self.vocabularies[CELLS[tower]])
+
+    def facts_of(self, items: pa.Table, spec: InputSpec) -> npt.NDArray[np.int32]:
+        """Rows of the values of a categorical item column, [n], or of the cells of items, [n, G] int32.
+
+        Args:
+            items: Canonical items.
+            spec: The item tower's input.
+        """
+        if spec.kind == "cells":
+            return self.cells_of(items, "item")
+        return self.vocabularies[spec.name].rows(items.column(spec.name).to_numpy(zero_copy_only=False))
 
     def save(self, folder: Path) -> None:
         """Writes `encoder.json` and a Parquet file for each id map."""
@@ -204,6 +229,8 @@ def fit_encoder(
             if own.learns_values:
                 values = pc.unique(table.column(name)).drop_null()
                 vocabularies[name] = IdMap(sorted(values.to_pylist()))
+        if (place := schema.geo_of(tower)) is not None:
+            vocabularies[CELLS[tower]] = geo.vocabulary_of(*(table.column(name) for name in place))
     return Encoder(
         schema=schema,
         user_ids=IdMap(_objects(users, columns.USER_ID), id_buckets),
@@ -227,7 +254,8 @@ def own_inputs(schema: Schema, tower: Tower) -> list[tuple[str, OwnInput]]:
 
 
 def _columns_with_values(schema: Schema) -> list[str]:
-    return [name for tower in TOWERS for name, own in own_inputs(schema, tower) if own.learns_values]
+    names = [name for tower in TOWERS for name, own in own_inputs(schema, tower) if own.learns_values]
+    return names + [CELLS[tower] for tower in TOWERS if schema.geo_of(tower) is not None]
 
 
 def moments_of(joined: pa.Table) -> npt.NDArray[np.int64]:

@@ -59,8 +59,8 @@ MAX_SHARES = 32
 STATISTICS: dict[Tower, tuple[Statistic, ...]] = {"user": USER_STATISTICS, "item": ITEM_STATISTICS}
 ENTITY_KEY: dict[Tower, str] = {"user": columns.USER_ID, "item": columns.ITEM_ID}
 PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-# Inputs that the encoder makes of statistics and of text columns.
-INPUT_NAMES = frozenset({"user_numeric", "item_numeric", "user_history_age_days"})
+# Inputs that the encoder makes of statistics, of places and of text columns.
+INPUT_NAMES = frozenset({"user_numeric", "item_numeric", "user_history_age_days", "user_cells", "item_cells"})
 # Columns of snapshots, of joined examples and of Feast's own queries.
 TABLE_NAMES = frozenset(
     {columns.EVENT_TIMESTAMP, columns.CREATED_TIMESTAMP, "entity_row_id", "user_row", "item_row", "first_meeting"}
@@ -118,6 +118,11 @@ class Schema(BaseModel):
     """Column of the items table -> its kind or kinds, likewise."""
     item_category: str | None = None
     """Item column that the reports, the filters and the server call the category."""
+    user_geo: tuple[str, str] | None = None
+    """Numeric user columns with the latitude and the longitude of each user, in degrees; places near one another then
+    have vectors near one another. Null where users have no place."""
+    item_geo: tuple[str, str] | None = None
+    """Numeric item columns with the latitude and the longitude of each item, likewise."""
     user_statistics_of: tuple[str, ...] = ()
     """Categorical item columns whose values' shares among the items met so far are a feature of each user."""
     item_statistics_of: tuple[str, ...] = ()
@@ -151,6 +156,7 @@ class Schema(BaseModel):
         """Refuses names that would mean two things in the joined examples."""
         self._check_names()
         self._check_shares()
+        self._check_geo()
         names = [*self.user_columns, *self.item_columns, *columns.EVENT_COLUMNS, columns.ITEM_NAME]
         names += [statistic.name for tower in STATISTICS.values() for statistic in tower]
         names += [name for tower in TOWERS for field in self.shares_of(tower) for name in field[1:]]
@@ -191,6 +197,17 @@ class Schema(BaseModel):
                     f"{TEXT_SUFFIX}); give it another name under `columns` of its source"
                 )
 
+    def _check_geo(self) -> None:
+        """Refuses a latitude or longitude that is no numeric column of the tower."""
+        for tower in TOWERS:
+            numeric = self.columns_of_kind(tower, Kind.NUMERIC)
+            if (geo := self.geo_of(tower)) is not None and not set(geo) <= set(numeric):
+                wrong = next(name for name in geo if name not in numeric)
+                raise ValueError(
+                    f"{tower}_geo names {wrong!r}, which is not a numeric {tower} column; expected latitude and "
+                    f"longitude among: {', '.join(numeric) or '(none declared)'}"
+                )
+
     def _check_shares(self) -> None:
         """Refuses shares of what is no categorical column of the other tower, or the same ones twice."""
         for tower, other in zip(TOWERS, reversed(TOWERS), strict=True):
@@ -212,6 +229,10 @@ class Schema(BaseModel):
     def columns_of_kind(self, tower: Tower, kind: str) -> list[str]:
         """Declared columns that enter a tower as `kind`, in order of declaration."""
         return [name for name, kinds in self.columns_of(tower).items() if kind in kinds]
+
+    def geo_of(self, tower: Tower) -> tuple[str, str] | None:
+        """Columns with the latitude and longitude of a tower's rows; None where there are none."""
+        return self.user_geo if tower == "user" else self.item_geo
 
     def shares_of(self, tower: Tower) -> list[Shares]:
         """Columns of the other tower whose values' shares are features of this one, in order of declaration."""

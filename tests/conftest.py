@@ -40,6 +40,7 @@ FIRST = (
     "test_methods_served.py",
     "test_forget.py",
     "test_ab.py",
+    "test_benchmark_time.py",
     "test_sparcode_served.py",
     "test_movielens.py",
     "test_methods.py",

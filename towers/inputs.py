@@ -67,31 +67,33 @@ def seeded_generator() -> tf.random.Generator:
     return tf.random.Generator.from_seed(int(tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32)), alg="philox")
 
 
-def pooled_lookup(table: tf.Variable, rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Weighted sum of table rows, for training: each distinct row of a batch is read once, and gets one gradient.
+def pooled_lookup(vectors_of: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Weighted sums of vectors by row, for training: each distinct row of a batch is looked up once.
 
-        pooled_b = sum_t w_bt table[row_bt]
+        pooled_bk = sum_t w_bkt vector(row_bt)
 
     The plain way makes B x T vectors, B x T gradients, and lets the optimiser sort out which of them are of one row.
     Here the weights are a sparse matrix over the distinct rows, whose product needs neither.
 
     Args:
-        table: [n, D] float32, gets a sparse gradient without repeated rows.
+        vectors_of: Distinct rows [n] -> vectors [n, D] float32; gets a sparse gradient without repeated rows.
         rows: [B, T] int32.
-        weights: [B, T] float32, 0 where padded.
+        weights: [B, K, T] float32, K sums of the same rows, 0 where padded.
 
     Returns:
-        [B, D] float32, zeros where all weights are 0.
+        [B, K, D] float32, zeros where all weights are 0.
     """
-    shape = tf.shape(rows, out_type=tf.int64)
+    shape, num_sums = tf.shape(weights, out_type=tf.int64), weights.shape[1]
     distinct, column = tf.unique(tf.reshape(rows, [-1]), out_idx=tf.int64)
-    row = tf.repeat(tf.range(shape[0]), shape[1])
+    columns = tf.broadcast_to(tf.reshape(column, [shape[0], 1, shape[2]]), shape)
+    row = tf.repeat(tf.range(shape[0] * shape[1]), shape[2])
     by_row = tf.SparseTensor(
-        tf.stack([row, column], axis=1),
+        tf.stack([row, tf.reshape(columns, [-1])], axis=1),
         tf.reshape(weights, [-1]),
-        tf.stack([shape[0], tf.size(distinct, out_type=tf.int64)]),
+        tf.stack([shape[0] * shape[1], tf.size(distinct, out_type=tf.int64)]),
     )
-    return tf.sparse.sparse_dense_matmul(by_row, tf.gather(table, distinct))
+    vectors = vectors_of(distinct)
+    return tf.reshape(tf.sparse.sparse_dense_matmul(by_row, vectors), [-1, num_sums, vectors.shape[-1]])
 
 
 def build_table(table: tf_keras.layers.Embedding) -> None:
@@ -103,7 +105,7 @@ def build_table(table: tf_keras.layers.Embedding) -> None:
 
 
 class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
-    """The weighted sum of the rows of an embedding table, which it shares: (rows, weights) [B, T] each -> [B, D].
+    """Weighted sums of the rows of an embedding table, which it shares: (rows [B, T], weights [B, K, T]) -> [B, K, D].
 
     `pooled_lookup` while training, otherwise a gather and a product, which every export format knows.
 
@@ -121,37 +123,101 @@ class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
         build_table(self.table)
         super().build(shapes)
 
+    def vectors_of(self, rows: tf.Tensor) -> tf.Tensor:
+        """Rows [...] -> vectors [..., D]."""
+        return tf.gather(self.table.embeddings, rows)
+
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool | None = None) -> tf.Tensor:
         """Sums.
 
         Args:
-            inputs: rows [B, T] int32, weights [B, T] float32, 0 where padded.
+            inputs: rows [B, T] int32, weights [B, K, T] float32, 0 where padded.
             training: Whether gradients are wanted.
 
         Returns:
-            [B, D] float32.
+            [B, K, D] float32.
         """
         rows, weights = inputs
         if training:
-            return pooled_lookup(self.table.embeddings, rows, weights)
-        return tf.squeeze(tf.matmul(weights[:, None, :], self.table(rows)), axis=1)
+            return pooled_lookup(self.vectors_of, rows, weights)
+        return tf.matmul(weights, self.vectors_of(rows))
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of each item whenever it is met: values of a column, or cells of its place.
+
+    Attributes:
+        name: Of the item tower's input.
+        rows: [rows of the items' table] or [rows, L] int32, rows of that input's table.
+    """
+
+    name: str
+    rows: npt.NDArray[np.int32]
+
+
+class PooledFacts(PooledLookup):
+    """Weighted sums of what a table says of the facts of items: (item rows [B, T], weights [B, K, T]) -> [B, K, D].
+
+    Args:
+        table: Of the facts.
+        rows: See `Fact`.
+    """
+
+    def __init__(self, table: tf_keras.layers.Embedding, *, rows: npt.NDArray[np.int32], **kwargs: object) -> None:
+        """Takes table and facts."""
+        super().__init__(table, **kwargs)
+        self.rows = rows
+
+    def vectors_of(self, rows: tf.Tensor) -> tf.Tensor:
+        """Item rows [...] -> vectors [..., D], the sum over the L facts of each."""
+        known = tf.minimum(tf.cast(rows, tf.int32), len(self.rows) - 1)
+        vectors = tf.gather(self.table.embeddings, tf.gather(tf.constant(self.rows), known))
+        return vectors if self.rows.ndim == 1 else tf.reduce_sum(vectors, axis=-2)
 
 
 @dataclass(frozen=True)
 class History:
-    """The items that a user has met, the latest first.
+    """The items that a user has met, the latest first, each with a vector of its own: that of its id and its facts.
 
     Attributes:
         items: [B, T] int32 item rows, 0 where padded.
-        table_rows: [B, T] int32 rows of the table: those of the items, unless ids are dropped while training.
+        table_rows: [B, T] int32 rows of the id table: those of the items, unless ids are dropped while training.
         age_days: [B, T] float32 days since each was met.
-        table: Table of the items' vectors, shared with the item tower: rows -> [..., D].
+        ids: Sums of the rows of the items' id table, which is shared with the item tower.
+        facts: Likewise of each fact.
     """
 
     items: tf.Tensor
     table_rows: tf.Tensor
     age_days: tf.Tensor
-    table: tf_keras.layers.Embedding
+    ids: PooledLookup
+    facts: Sequence[PooledFacts] = ()
+
+    def weighted_sums(self, weights: tf.Tensor) -> tf.Tensor:
+        """K weighted sums of the items' vectors: weights [B, K, T] float32, 0 where padded -> [B, K, D]."""
+        sums = [self.ids((self.table_rows, weights)), *(facts((self.items, weights)) for facts in self.facts)]
+        return sums[0] if len(sums) == 1 else tf_keras.layers.Add(name=f"{HISTORY}_vectors")(sums)
+
+    def vectors(self, length: int) -> tf.Tensor:
+        """Vectors of the latest items: [B, length, D]."""
+        found = tf.eye(length, num_columns=self.items.shape[1], batch_shape=tf.shape(self.items)[:1])
+        return self.weighted_sums(found)
+
+
+class SideBySideIdentities(tf_keras.initializers.Initializer):  # type: ignore[misc]
+    """A linear layer that begins as the mean of the K vectors that its input has side by side: [K D, D].
+
+    So a user begins near the items of the history, and what is learned is how to depart from that. An input of another
+    width begins at random, as Keras has it.
+    """
+
+    def __call__(self, shape: Sequence[int], dtype: tf.DType | None = None, **kwargs: object) -> tf.Tensor:
+        """Makes the kernel."""
+        inputs, width = shape
+        if inputs % width:
+            return tf_keras.initializers.GlorotUniform()(shape, dtype)
+        return tf.tile(tf.eye(width, dtype=dtype or tf.float32), [inputs // width, 1]) * (width / inputs)
 
 
 HistoryEncoder = Callable[[History], tf.Tensor]
@@ -182,7 +248,7 @@ def embedding_tables(specs: Iterable[InputSpec], *, width: int) -> Tables:
             spec.num_rows, width, embeddings_initializer=initial(spec), name=f"{spec.name}_table"
         )
         for spec in specs
-        if spec.kind in ("id", "categorical", "text")
+        if spec.kind in ("id", "categorical", "text", "cells")
     }
 
 
@@ -226,8 +292,11 @@ def feature_vectors(
     def of_text(spec: InputSpec) -> tf.Tensor:
         buckets = tensors[spec.name]
         known = tf.cast(buckets > 0, tf.float32)
-        total = PooledLookup(tables[spec.name], name=f"{spec.name}_sum")((buckets, known))
+        total = PooledLookup(tables[spec.name], name=f"{spec.name}_sum")((buckets, known[:, None, :]))[:, 0, :]
         return total / (tf.reduce_sum(known, axis=1, keepdims=True) + 1e-3)
+
+    def of_cells(spec: InputSpec) -> tf.Tensor:
+        return tf.reduce_sum(tables[spec.name](tensors[spec.name]), axis=1)
 
     def of_numbers(spec: InputSpec) -> tf.Tensor:
         return tf_keras.layers.Dense(width, use_bias=False, name=f"{spec.name}_weights")(tensors[spec.name])
@@ -236,12 +305,15 @@ def feature_vectors(
         if encode_history is None:
             raise ValueError(f"input {spec.name!r} is a history; pass encode_history")
         encoded = encode_history(ids_of(HISTORY))
-        return tf_keras.layers.Dense(width, use_bias=False, name=f"{spec.name}_weights")(encoded)
+        kernel = SideBySideIdentities()
+        name = f"{spec.name}_weights"
+        return tf_keras.layers.Dense(width, use_bias=False, kernel_initializer=kernel, name=name)(encoded)
 
     of_kind: dict[str, Callable[[InputSpec], tf.Tensor]] = {
         "id": of_id,
         "categorical": of_category,
         "text": of_text,
+        "cells": of_cells,
         "numeric": of_numbers,
         "history": of_history,
     }

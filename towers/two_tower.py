@@ -16,11 +16,14 @@ import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
-from towers.history import weighted_mean
+from towers.history import weighted_means
 from towers.inputs import (
     BucketDropout,
+    Fact,
     History,
     HistoryEncoder,
+    PooledFacts,
+    PooledLookup,
     Tables,
     Tensors,
     embedding_tables,
@@ -124,6 +127,7 @@ def build_two_tower(
     head: Head = "residual",
     activation: Activation = "relu",
     history: HistoryEncoder | None = None,
+    item_facts: Sequence[Fact] = (),
     id_dropout: float = 0.0,
     bucket_of_user_row: npt.NDArray[np.int32] | None = None,
     bucket_of_item_row: npt.NDArray[np.int32] | None = None,
@@ -144,6 +148,7 @@ def build_two_tower(
             hidden layers; `mlp` ends in a layer of width D, all layers with the activation.
         activation: Of the hidden layers, and of both ends of an `mlp`.
         history: How a user's history becomes one vector; None takes the mean of its items.
+        item_facts: What is known of the items of a history besides their ids.
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
         bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
@@ -164,11 +169,15 @@ def build_two_tower(
         for name, rows in buckets.items()
         if rows is not None and id_dropout > 0
     }
-    encoder = history or weighted_mean(decay_days=None, power=1.0)
+    encoder = history or weighted_means(decay_days=[None], power=1.0)
 
     def encode_history(table_rows: tf.Tensor) -> tf.Tensor:
         items, age_days = user_tensors[HISTORY], user_tensors[HISTORY_AGE]
-        return encoder(History(items, table_rows, age_days, item_tables[item_id.name]))
+        ids = PooledLookup(item_tables[item_id.name], name=f"{HISTORY}_sum")
+        facts = [
+            PooledFacts(item_tables[fact.name], rows=fact.rows, name=f"{HISTORY}_{fact.name}") for fact in item_facts
+        ]
+        return encoder(History(items, table_rows, age_days, ids, facts))
 
     user_features = feature_vectors(
         user_specs,

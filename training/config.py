@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from artefacts.config import Section, read
 from features.config import CompleteJourneySource, MovieLensSource, TablesSource
@@ -15,6 +15,10 @@ from features.schema import Schema
 
 Setting = bool | int | float | str
 """A value of the configuration that an entry of a registry takes as an argument."""
+
+
+def _as_tuple(value: object) -> object:
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 class DualAugmentedConfig(Section):
@@ -50,7 +54,7 @@ class CounterpartConfig(Section):
 class TowerConfig(Section):
     """Shape of the two towers."""
 
-    embedding_dim: int = Field(31, ge=2)
+    embedding_dim: int = Field(64, ge=2)
     """Width of all tables and of the learned vectors (D)."""
     factor_dim: int = Field(32, ge=0)
     """Co-purchase factors that are appended to the learned vector (F); 0 leaves them out."""
@@ -67,8 +71,13 @@ class TowerConfig(Section):
     """How a user's history becomes one vector, one of `towers.history.HISTORY_ENCODERS`."""
     history_power: float = Field(0.5, ge=0, le=1)
     """Of `mean`: exponent of the length that a history is divided by: 1 is the mean of its items, 0 their sum."""
-    history_decay_days: float | None = Field(None, gt=0)
-    """Of `mean`: time after which an item in the history counts 1/e; null counts all alike."""
+    history_decay_days: Annotated[tuple[Annotated[float, Field(gt=0)] | None, ...], BeforeValidator(_as_tuple)] = Field(
+        (None, 60.0, 7.0), min_length=1
+    )
+    """Of `mean`: times after which an item in the history counts 1/e, one for each of the means that are taken; null
+    counts all alike."""
+    history_dropout: float = Field(0.3, ge=0, lt=1)
+    """Of `mean`: share of a history's items that are left out at random while training."""
     history_settings: Mapping[str, Setting] = {}
     """Arguments of another encoder than `mean`."""
     text_length: int = Field(32, ge=1)
@@ -83,7 +92,7 @@ class TowerConfig(Section):
     """Hash buckets that share out the ids which the tables do not know; 0 gives them one row together."""
     id_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the ids that are replaced by their bucket while training, so that buckets are trained too."""
-    temperature: float = Field(0.2, gt=0)
+    temperature: float = Field(0.1, gt=0)
     """Scores are divided by it before the softmax."""
     learn_temperature: bool = False
     """Whether the temperature is fitted too, from there on."""
@@ -96,7 +105,11 @@ class TowerConfig(Section):
     def history_arguments(self) -> dict[str, Any]:
         """What the history encoder is made of."""
         if self.history_encoder == "mean":
-            return {"decay_days": self.history_decay_days, "power": self.history_power}
+            return {
+                "decay_days": self.history_decay_days,
+                "power": self.history_power,
+                "dropout": self.history_dropout,
+            }
         return dict(self.history_settings)
 
 
@@ -176,9 +189,11 @@ class TrainingConfig(Section):
     """Early stopping: epochs in a row without a better validation recall after which the validation fit ends."""
     batch_size: int = Field(1024, ge=2)
     """Examples per step (B), about: the examples of a span are cut into equal batches."""
-    learning_rate: float = Field(0.1, gt=0)
-    """Of Adagrad."""
-    user_balance: float = Field(1.0, ge=0, le=1)
+    optimizer: Literal["adam", "adagrad"] = "adam"
+    """What takes the steps; either touches only the rows of the tables that a batch has."""
+    learning_rate: float = Field(0.003, gt=0)
+    """Of the optimiser; Adagrad wants some thirty times as much as Adam."""
+    user_balance: float = Field(0.0, ge=0, le=1)
     """Exponent of the number of a user's examples that each of them is divided by: 0 counts examples alike, 1 users."""
     log_q: Literal["none", "yi2019", "khrylchenko2025"] = "yi2019"
     """Correction of the sampling bias."""
@@ -203,8 +218,11 @@ class TrainingConfig(Section):
     the mined one alone."""
     examples: Literal["all", "first_meetings"] = "first_meetings"
     """Which events are fitted: all, or those with which a user meets an item for the first time."""
-    example_days: int = Field(90, ge=1)
+    example_days: int = Field(730, ge=1)
     """Days before `as_of` that are fitted; at most features.example_days."""
+    example_fade_days: float | None = Field(120.0, gt=0)
+    """Age at which an example counts 1/e, so that what users want now outweighs what they wanted; null has all ages
+    count alike."""
     shuffle_days: int = Field(120, ge=1)
     """Days that are shuffled together; between such spans, time runs forward."""
     keep_in_memory: bool = True

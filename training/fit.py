@@ -30,7 +30,8 @@ from training.negatives.private import UserNegatives, hard_per_row, listed
 from training.negatives.queue import VectorQueue
 from training.negatives.sampling_bias import StreamingFrequency
 from training.negatives.source import Source
-from training.trainer import RetrievalModel, make_deterministic, row_adagrad
+from training.optimizers import make_optimizer
+from training.trainer import RetrievalModel, make_deterministic
 from training.warm_start import carry_over, save_state
 from training.warm_start import state_of as state_of_fit
 
@@ -169,7 +170,7 @@ class _Single:
                 self.shape, training, category=self.encoder.schema.item_category, seed=self.seed, teacher=teacher
             )
             model = self._model(towers, chosen)
-            optimizer, kept = row_adagrad(training.learning_rate), state_of(chosen)
+            optimizer, kept = make_optimizer(training.optimizer, training.learning_rate), state_of(chosen)
         carried = {"": model.variables, **{name: term.variables for name, term in kept.items()}}
         plan = self._plan(mined)
         if self.warm is not None:
@@ -255,6 +256,7 @@ class _Single:
             head=shape.head,
             activation=shape.activation,
             history=HISTORY_ENCODERS[shape.history_encoder](**shape.history_arguments),
+            item_facts=self.data.facts,
             id_dropout=shape.id_dropout,
             bucket_of_user_row=users.bucket_of_row() if shape.id_buckets else None,
             bucket_of_item_row=items.bucket_of_row() if shape.id_buckets else None,

@@ -116,11 +116,6 @@ def make_deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def row_adagrad(learning_rate: float) -> tf_keras.optimizers.Optimizer:
-    """Adagrad whose updates touch only the rows of the tables that a batch has."""
-    return RowAdagrad(learning_rate, initial_accumulator_value=0.1)
-
-
 def embed(tower: tf_keras.Model, inputs: Inputs, *, block: int = 8192) -> Floats:
     """Vectors of encoded rows, in blocks: [n, D] float32."""
     num_rows = len(next(iter(inputs.values())))
@@ -130,40 +125,3 @@ def embed(tower: tf_keras.Model, inputs: Inputs, *, block: int = 8192) -> Floats
         for begin in range(0, num_rows, block)
     ]
     return np.concatenate(parts)
-
-
-class RowAdagrad(tf_keras.optimizers.legacy.Adagrad):  # type: ignore[misc]
-    """Keras's legacy Adagrad; only the way in which a sparse gradient is applied differs, and rounding.
-
-        a_r <- a_r + g_r^2,   w_r <- w_r - rate g_r / (sqrt(a_r) + epsilon)
-
-    TensorFlow's own operation for it goes number by number through the rows. Here rows are gathered, updated as one
-    dense array, and written back, which takes a third of the time; rows that a batch does not touch cost nothing.
-
-    Source: Duchi et al., JMLR 2011.
-    """
-
-    def _resource_apply_sparse(
-        self,
-        grad: tf.Tensor,
-        var: tf.Variable,
-        indices: tf.Tensor,
-        apply_state: dict[tuple[str, tf.DType], dict[str, tf.Tensor]] | None = None,
-    ) -> tf.Operation:
-        """Updates rows.
-
-        Args:
-            grad: [R, D] float32.
-            var: [n, D] the table.
-            indices: [R] rows of the table, each once: Keras has summed the gradients of repeated ones.
-            apply_state: What Keras worked out for the step.
-        """
-        settings = (apply_state or {}).get((var.device, var.dtype.base_dtype)) or self._fallback_apply_state(
-            var.device, var.dtype.base_dtype
-        )
-        accumulator = self.get_slot(var, "accumulator")
-        squares = tf.gather(accumulator, indices) + tf.square(grad)
-        rows = tf.gather(var, indices) - settings["lr_t"] * grad / (tf.sqrt(squares) + settings["epsilon"])
-        kept = accumulator.scatter_update(tf.IndexedSlices(squares, indices))
-        with tf.control_dependencies([kept]):
-            return var.scatter_update(tf.IndexedSlices(rows, indices))

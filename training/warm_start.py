@@ -28,7 +28,6 @@ import tf_keras
 
 from features.encoding import Encoder
 from features.ids import IdMap
-from features.kinds import Kind
 from features.schema import ENTITY_KEY, TOWERS
 
 Array = npt.NDArray[np.generic]
@@ -66,8 +65,7 @@ class Growth:
     def between(cls, old: Encoder, new: Encoder) -> Growth:
         """Compares two encoders of one dataset."""
         maps = {ENTITY_KEY[tower]: (_ids(old, tower), _ids(new, tower)) for tower in TOWERS}
-        names = [name for tower in TOWERS for name in new.schema.columns_of_kind(tower, Kind.CATEGORICAL)]
-        maps |= {name: (old.vocabularies[name], new.vocabularies[name]) for name in names}
+        maps |= {name: (old.vocabularies[name], values) for name, values in new.vocabularies.items()}
         moved = {name: _moved(*pair) for name, pair in maps.items()}
         inherits = {name: _inherited(*pair, moved[name]) for name, pair in maps.items()}
         return cls(moved, inherits)

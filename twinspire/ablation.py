@@ -11,9 +11,7 @@ import numpy as np
 from rich.markup import escape
 
 from artefacts.console import console, progress
-from artefacts.files import replace_text
 from artefacts.paths import RunPaths
-from artefacts.steps import digest_of
 from evaluation.baselines import baselines_of
 from evaluation.baselines.baseline import Baseline, Past
 from evaluation.catalogue import catalogue_of
@@ -26,7 +24,8 @@ from evaluation.settings import About, Arm, Settings
 from evaluation.slices import users_by_past
 from serving.retrieval.ranking import Rows
 from twinspire.ablation_config import Ablation, folder_of
-from twinspire.ablation_fit import Fit, kept_lists, retrieve
+from twinspire.ablation_fit import Fit, retrieve
+from twinspire.kept_lists import kept_baseline
 from twinspire.trained_arm import Invocation, do_steps, root_of
 
 NUM_CATEGORIES = 5
@@ -177,17 +176,9 @@ def _baseline_arm(
     for cut, fold in zip(folds.cuts, folds.folds, strict=True):
         past = Past(fold.split, folds.events, folds.item_ids, ablation.base.seed, k)
         ingest = run.steps(ablation.base.model_copy(update={"as_of": cut}), paths)["ingest"].digest
-        digest = digest_of({"ingest": ingest, "k": k, "window": fold.split.window_days, "seed": past.seed, "tuned": 1})
-        kept = replace(paths, as_of=cut, arm=folder_of(baseline.name))
-        note = kept.of_fit / "lists" / f"{cut}.txt"
-
-        def make(past: Past = past, note: Path = note) -> Rows:
-            fitted = baseline.fit(past)
-            replace_text(note, fitted.note)
-            return fitted.rank(k, True)
-
-        ranked.append([kept_lists("exact", kept, digest=digest, shape=(len(fold.split.user_ids), k), make=make)])
-        if chosen := note.read_text(encoding="utf-8"):
+        lists, chosen = kept_baseline(baseline, past, paths, tables=ingest, tasks=(NEW_TO_THE_USER,))
+        ranked.append([lists[NEW_TO_THE_USER]])
+        if chosen:
             notes.append(f"{cut}, {chosen}")
     return Arm(baseline.title, baseline.source, ranked, layer="baseline"), notes
 

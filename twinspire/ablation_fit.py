@@ -34,6 +34,7 @@ from serving.sparcode.files import POSTINGS, SERVED, read_report
 from twinspire.ablation_config import Lists
 from twinspire.config import Config
 from twinspire.fit_retrievers import WITH_INDEX, WITH_TABLES, queries_of, retriever_of, search
+from twinspire.kept_lists import kept_lists
 from twinspire.trained_arm import Invocation
 
 # Users who are asked for to measure a latency, after the first ones.
@@ -86,39 +87,6 @@ class Fit:
             return outcome
 
         return action
-
-
-def kept_lists(name: str, paths: RunPaths, *, digest: str, shape: tuple[int, int], make: Callable[[], Rows]) -> Rows:
-    """Ranked lists that are made once.
-
-    Args:
-        name: Of the lists in their folder.
-        paths: Whose they are.
-        digest: Hash over everything that they depend on.
-        shape: U and K, for a check.
-        make: Makes them, [U, K] int32.
-
-    Returns:
-        [U, K] int32.
-
-    Raises:
-        ValueError: What is kept is not of this shape.
-    """
-    path = paths.of_fit / "lists" / str(paths.as_of) / f"{name}.npy"
-
-    def write() -> str:
-        lists = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, lists)
-        return f"{len(lists):,} lists"
-
-    step = Step(f"lists_{name}", digest, (path,), write, paths.steps)
-    if finished(step) is None:
-        run_step(step)
-    lists: Rows = np.load(path, allow_pickle=False)
-    if lists.shape != shape:
-        raise ValueError(f"{path}: holds {lists.shape}, expected {shape}; remove the file, and it is made again")
-    return lists
 
 
 def retrieve(fit: Fit, run: Invocation, split: Split, *, k: int, costs: bool) -> tuple[Rows, float, Cost | None]:

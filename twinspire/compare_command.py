@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from artefacts.files import json_text
+from artefacts.files import json_text, replace_text
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from twinspire.config import Config
 
 # Apart from the daily runs: an earlier cut would have their features made again.
-DEFAULT_ABLATION_RUNS = Path("runs/ablations")
+DEFAULT_ABLATION_RUNS, DEFAULT_BENCHMARK_RUNS = Path("runs/ablations"), Path("runs/benchmarks")
 Task = Literal["new", "all"]
 Protocol = Literal["after-cut", "rolling", "leave-last-out", "given"]
 
@@ -207,7 +208,8 @@ def ablate(
         ablation.chosen(names)
 
         from artefacts.console import console
-        from evaluation.render.table import print_ablation, write_markdown
+        from evaluation.render.markdown import write_markdown
+        from evaluation.render.table import print_ablation
         from evaluation.report import to_json
         from twinspire.ablation import ablate as compare_arms
         from twinspire.trained_arm import Invocation
@@ -216,8 +218,7 @@ def ablate(
         report = compare_arms(ablation, runs, only=names, num_seeds=num_seeds or seeds, run=run)
         print_ablation(report, console())
         if json_ is not None:
-            json_.parent.mkdir(parents=True, exist_ok=True)
-            json_.write_text(to_json(report), encoding="utf-8")
+            replace_text(json_, to_json(report))
         if out is not None:
             write_markdown(report, out)
         if report.failed:
@@ -285,5 +286,39 @@ def lightgcn(
 
         found = benchmark(data, embedding_dim=dim, seed=seed, model=model)
         if json_ is not None:
-            json_.parent.mkdir(parents=True, exist_ok=True)
-            json_.write_text(json_text(found, indent=2) + "\n", encoding="utf-8")
+            replace_text(json_, json_text(found, indent=2) + "\n")
+
+
+@benchmarks.command()
+def time(
+    config: Annotated[
+        list[Path],
+        typer.Option("--config", "-c", exists=True, help="A configuration, a world, or a folder of them; repeatable."),
+    ],
+    runs: Runs = DEFAULT_BENCHMARK_RUNS,
+    only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these data sets.")] = None,
+    json_: JsonFile = None,
+    md: Annotated[Path | None, typer.Option(help="Markdown file that gets all tables, between its two marks.")] = None,
+    now: Now = None,
+) -> None:
+    """Measure the product and all baselines on the days after each data set's cut, with paired intervals."""
+    with errors():
+        from artefacts.console import console
+        from evaluation.render.markdown import replace_between
+        from evaluation.render.time_split import BEGIN, END, print_summary, to_markdown
+        from evaluation.report import to_json
+        from twinspire.time_split import benchmark, load_data_sets
+        from twinspire.trained_arm import Invocation
+
+        run = Invocation(moment(now), code_version())
+        data_sets = load_data_sets(config, runs, run, only=only.split(",") if only else [])
+        files = [flag for path in config for flag in ("--config", str(path))]
+        chosen = ["--only", only] if only else []
+        found = benchmark(data_sets, runs, run, command=shlex.join(["twinspire", "benchmark", "time", *files, *chosen]))
+        print_summary(found, console())
+        if json_ is not None:
+            replace_text(json_, to_json(found))
+        if md is not None:
+            replace_between(md, BEGIN, END, to_markdown(found))
+        if found.failed:
+            raise ValueError("; ".join(f"data set {name!r} failed: {why}" for name, why in found.failed.items()))

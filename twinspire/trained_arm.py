@@ -81,13 +81,26 @@ def resolve(spec: ArmSpec, config_path: Path, overrides: tuple[str, ...], cut: d
         config = load(path, [*overrides, *spec.overrides, f"as_of={cut}"])
     except ConfigError as error:
         raise ConfigError(f"arm {spec.name!r}: {error}") from None
+    check_needs_no_earlier_fit(config, f"arm {spec.name!r}")
+    return config
+
+
+def check_needs_no_earlier_fit(config: Config, where: str) -> None:
+    """Refuses settings that mine hard negatives.
+
+    Args:
+        config: Of what is to be fitted into a bundle of its own.
+        where: What it is, for the message.
+
+    Raises:
+        ConfigError: It mines hard negatives.
+    """
     if config.training.negatives.easy_per_hard is not None:
         raise ConfigError(
-            f"arm {spec.name!r}: training.negatives.easy_per_hard is {config.training.negatives.easy_per_hard}, and an "
-            "arm that is fitted here has no earlier fit to mine hard negatives from; run it with `twinspire run --runs "
-            "FOLDER`, and compare its bundle: current,runs=FOLDER"
+            f"{where}: training.negatives.easy_per_hard is {config.training.negatives.easy_per_hard}, and an arm that "
+            "is fitted here has no earlier fit to mine hard negatives from; run it with `twinspire run --runs FOLDER`, "
+            "and compare its bundle: current,runs=FOLDER"
         )
-    return config
 
 
 def make_tables(config: Config, paths: RunPaths, run: Invocation) -> None:

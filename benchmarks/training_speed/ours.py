@@ -27,7 +27,8 @@ from training.fit_loop import fit
 from training.losses.fused_softmax import fused_softmax
 from training.losses.softmax import softmax_term
 from training.negatives.even_draws import uniform
-from training.trainer import RetrievalModel, embed, row_adagrad
+from training.optimizers import make_optimizer
+from training.trainer import RetrievalModel, embed
 from twinspire.config import Config
 
 
@@ -104,7 +105,7 @@ def fit_ours(
             model,
             epochs,
             batches_of=batches_of,
-            optimizer=row_adagrad(config.training.learning_rate),
+            optimizer=make_optimizer(config.training.optimizer, config.training.learning_rate),
             folder=Path(folder),
             evaluate=lambda towers: {},
             on_step=lambda loss: clock.step(),
@@ -133,7 +134,7 @@ def step_with_tables_of(
         for tower in ("user", "item")
     }
     model = our_model(config, specs["user"], specs["item"], width=config.towers.embedding_dim)
-    model.compile(optimizer=row_adagrad(config.training.learning_rate))
+    model.compile(optimizer=make_optimizer(config.training.optimizer, config.training.learning_rate))
     step = tf.function(model.train_step, reduce_retracing=True)
     found = Clock()
     for _, batch in zip(range(steps), batches(world.span, plan, seed=[seed]), strict=False):

@@ -79,7 +79,7 @@ def load_world(config: Config, paths: RunPaths, *, flags: str) -> World:
     users, items = catalogue_inputs(encoder, paths.catalogue(held_out))
     return World(
         encoder=encoder,
-        span=read_days(paths, encoder, training=settings, days=days),
+        span=read_days(paths, encoder, training=settings, days=days, before=held_out),
         known=known,
         users=users,
         items=items,

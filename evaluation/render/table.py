@@ -1,11 +1,10 @@
-"""Tables of a comparison, on a terminal and in Markdown: the daily report, `twinspire ab` and `twinspire ablate`."""
+"""Tables of a comparison, and how a terminal shows them: the daily report, `twinspire ab` and `twinspire ablate`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artefacts.console import columns_that_fit
@@ -85,7 +84,7 @@ def print_comparison(report: Report, console: Console) -> None:
     if unused:
         _print_lines(console, ["", "input that could not be used:", *unused])
     if report.off_policy:
-        _print(console, "reward of a shown item, by what was logged", *_off_policy(report))
+        print_rows(console, "reward of a shown item, by what was logged", *_off_policy(report))
     if report.notes:
         _print_notes(console, report.notes)
 
@@ -101,52 +100,9 @@ def print_ablation(report: Report, console: Console) -> None:
     # Sources are sentences; the Markdown has them.
     _print_table(console, f"{report.dataset}: arms", ablation_columns(report)[:-1], report)
     for about in report.arms[0].slices:
-        _print(console, f"recall by {about}", *slice_table(report, about), num_text=1)
+        print_rows(console, f"recall by {about}", *slice_table(report, about), num_text=1)
     if report.notes:
         _print_notes(console, report.notes)
-
-
-def write_markdown(report: Report, path: Path) -> None:
-    """Puts the tables of an ablation into a Markdown file, between the dataset's markers; the text around them stays.
-
-    A file without the markers gets them at its end, a file that does not exist is made.
-
-    Args:
-        report: The figures.
-        path: The file.
-
-    Raises:
-        ValueError: The file has one of the markers, has them more than once, or in the wrong order.
-    """
-    begin, end = markers(report.dataset)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if begin not in text and end not in text:
-        text = f"{text}\n{begin}\n{end}\n" if text else f"{begin}\n{end}\n"
-    found = (text.count(begin), text.count(end))
-    if found != (1, 1) or text.index(begin) > text.index(end):
-        raise ValueError(f"{path}: has {found[0]} of {begin!r} and {found[1]} of {end!r}, expected one of each in turn")
-    before, after = text[: text.index(begin)], text[text.index(end) :]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{before}{begin}\n\n{to_markdown(report)}\n{after}", encoding="utf-8")
-
-
-def markers(dataset: str) -> tuple[str, str]:
-    """The lines between which a Markdown file holds the tables of a dataset."""
-    return f"<!-- ablations of {dataset}: begin -->", f"<!-- ablations of {dataset}: end -->"
-
-
-def to_markdown(report: Report) -> str:
-    """A headline, the table of arms, and one for each partition of users or items."""
-    columns = ablation_columns(report)
-    rows = [[column.cell(arm) for column in columns] for arm in report.arms]
-    parts = [ablation_facts(report), _markdown([column.heading for column in columns], rows)]
-    for about in report.arms[0].slices:
-        parts += [f"Recall by {about}:", _markdown(*slice_table(report, about))]
-    if report.failed:
-        parts.append("\n".join(["Without figures:", "", *(f"- {arm}: {why}" for arm, why in report.failed.items())]))
-    if report.notes:
-        parts.append("\n".join(f"- {note}" for note in report.notes))
-    return "\n".join(f"{part}\n" for part in parts)
 
 
 def facts(report: Report) -> str:
@@ -315,7 +271,7 @@ def _print_slices(report: Report, console: Console) -> None:
             continue
         letters = (comparison.reference, comparison.letter)
         headings = ["", f"slice, {report.slice_metric}", "users", *letters, "difference", "p"]
-        _print(console, title, headings, [_slice(row) for row in (*lost, *won)])
+        print_rows(console, title, headings, [_slice(row) for row in (*lost, *won)])
 
 
 def _slice(row: SliceRow) -> list[str]:
@@ -380,16 +336,6 @@ def _two_lines(interval: str) -> str:
     return interval.replace(" [", "\n[")
 
 
-def _markdown(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    """A bar would end the cell, a star begin emphasis, and a line break end the table."""
-    return " ".join(cell.replace("|", "\\|").replace("*", "\\*").split())
-
-
 def _print_lines(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
         console.print(line, markup=False, highlight=False)
@@ -406,10 +352,10 @@ def _print_table(console: Console, title: str, columns: Sequence[Column], report
     rows = [[column.cell(arm) for column in columns] for arm in report.arms]
     num_text = sum(column.is_text for column in columns)
     ranks = [column.rank for column in columns]
-    _print(console, title, [column.heading for column in columns], rows, num_text=num_text, ranks=ranks)
+    print_rows(console, title, [column.heading for column in columns], rows, num_text=num_text, ranks=ranks)
 
 
-def _print(
+def print_rows(
     console: Console,
     title: str,
     headings: Sequence[str],

@@ -201,7 +201,7 @@ def latest(*, num_items: int) -> HistoryEncoder:
     """The vectors of the latest items, side by side; the toy encoder."""
 
     def encode(history: History) -> tf.Tensor:
-        vectors = history.table(history.table_rows[:, :num_items])
+        vectors = history.vectors(num_items)
         return tf.reshape(vectors, [-1, num_items * vectors.shape[-1]])
 
     return encode

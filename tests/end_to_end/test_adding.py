@@ -127,7 +127,7 @@ def register(patch: pytest.MonkeyPatch, calls: Counter[str]) -> None:
     def latest(*, num_items: int) -> Any:
         def encode(history: Any) -> tf.Tensor:
             calls["encoder"] += 1
-            vectors = history.table(history.table_rows[:, :num_items])
+            vectors = history.vectors(num_items)
             return tf.reshape(vectors, [-1, num_items * vectors.shape[-1]])
 
         return encode

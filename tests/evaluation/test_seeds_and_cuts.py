@@ -19,7 +19,8 @@ from evaluation.comparison import compare_arms
 from evaluation.folds import Fold
 from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k
 from evaluation.render.formats import p_text
-from evaluation.render.table import markers, print_ablation, to_markdown, write_markdown
+from evaluation.render.markdown import markers, to_markdown, write_markdown
+from evaluation.render.table import print_ablation
 from evaluation.report import NEW_TO_THE_USER, LayerCheck, Report, to_json
 from evaluation.settings import About, Arm, Settings
 from evaluation.slices import Groups, users_by_past

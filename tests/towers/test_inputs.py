@@ -11,17 +11,26 @@ import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
-from towers.history import HistoryWeights, weighted_mean
-from towers.inputs import BucketDropout, History, embedding_tables, feature_vectors, input_tensors
+from towers.history import HistoryWeights, weighted_means
+from towers.inputs import (
+    BucketDropout,
+    History,
+    PooledFacts,
+    PooledLookup,
+    SideBySideIdentities,
+    embedding_tables,
+    feature_vectors,
+    input_tensors,
+)
 
 ROWS = np.array([[3, 5, 0, 0]], np.int32)
 AGES = np.array([[0.0, 10.0, 0.0, 3.0]], np.float32)
 EPSILON = 1e-3
 
 
-def weights(**settings: float | None) -> np.ndarray:
-    found: np.ndarray = HistoryWeights(**settings)((ROWS, AGES)).numpy()
-    return found
+def weights(*, decay_days: float | None, power: float) -> np.ndarray:
+    found: np.ndarray = HistoryWeights(decay_days=[decay_days], power=power)((ROWS, AGES)).numpy()
+    return found[:, 0]
 
 
 def test_known_items_of_a_history_count_alike() -> None:
@@ -45,22 +54,38 @@ def test_a_smaller_power_gives_longer_histories_larger_weights() -> None:
 @pytest.mark.parametrize("decay_days", [None, 5.0])
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_an_empty_history_counts_nothing(decay_days: float | None, power: float) -> None:
-    found = HistoryWeights(decay_days=decay_days, power=power)((np.zeros_like(ROWS), AGES))
-    assert found.numpy().tolist() == [[0, 0, 0, 0]]
+    found = HistoryWeights(decay_days=[decay_days], power=power)((np.zeros_like(ROWS), AGES))
+    assert found.numpy().tolist() == [[[0, 0, 0, 0]]]
 
 
 @pytest.mark.parametrize("decay_days", [None, 5.0])
 def test_an_item_counts_the_same_at_every_position(decay_days: float | None) -> None:
-    layer = HistoryWeights(decay_days=decay_days, power=0.5)
+    layer = HistoryWeights(decay_days=[decay_days], power=0.5)
     order = [2, 1, 3, 0]
     found = layer((ROWS[:, order], AGES[:, order]))
-    np.testing.assert_allclose(found, layer((ROWS, AGES)).numpy()[:, order], rtol=1e-6)
+    np.testing.assert_allclose(found, layer((ROWS, AGES)).numpy()[:, :, order], rtol=1e-6)
+
+
+def test_each_speed_has_weights_of_its_own() -> None:
+    both = HistoryWeights(decay_days=[None, 5.0], power=0.5)((ROWS, AGES)).numpy()
+    np.testing.assert_array_equal(both[:, 0], weights(decay_days=None, power=0.5))
+    np.testing.assert_array_equal(both[:, 1], weights(decay_days=5.0, power=0.5))
+
+
+def test_items_are_left_out_at_random_while_training_alone() -> None:
+    layer = HistoryWeights(decay_days=[None, 5.0], power=0.0, dropout=0.3)
+    rows, ages = np.ones((400, 50), np.int32), np.zeros((400, 50), np.float32)
+    assert (layer((rows, ages)).numpy() == 1).all()
+    found = layer((rows, ages), training=True).numpy()
+    # Of 20,000 places a share of .3 is left out, give or take four standard errors; in all means the same ones.
+    assert abs((found[:, 0] == 0).mean() - 0.3) < 4 * (0.3 * 0.7 / 20_000) ** 0.5
+    np.testing.assert_array_equal(found[:, 0], found[:, 1])
 
 
 def test_weights_are_made_again_from_their_configuration() -> None:
-    layer = HistoryWeights(decay_days=3.5, power=0.25, name="history_pooling")
+    layer = HistoryWeights(decay_days=[None, 3.5], power=0.25, dropout=0.4, name="history_pooling")
     again = HistoryWeights.from_config(layer.get_config())
-    assert (again.decay_days, again.power, again.name) == (3.5, 0.25, "history_pooling")
+    assert (again.decay_days, again.power, again.dropout, again.name) == ((None, 3.5), 0.25, 0.4, "history_pooling")
     np.testing.assert_array_equal(again((ROWS, AGES)), layer((ROWS, AGES)))
 
 
@@ -110,19 +135,38 @@ def test_a_history_is_the_weighted_sum_of_its_items_by_hand(training: bool) -> N
     specs = [InputSpec(HISTORY, "history", 4, 6), InputSpec(HISTORY_AGE, "history_number", 4)]
     tensors = input_tensors(specs)
     table = tf_keras.layers.Embedding(6, 2)
-    encoder = weighted_mean(decay_days=None, power=1.0)
+    cells = tf_keras.layers.Embedding(3, 2)
+    encoder = weighted_means(decay_days=[None, 5.0], power=1.0)
+    # Item 3 is in cell 1, item 5 in cell 2.
+    cell_of = np.array([0, 0, 0, 1, 0, 2], np.int32)
 
     def encode(table_rows: tf.Tensor) -> tf.Tensor:
-        return encoder(History(tensors[HISTORY], table_rows, tensors[HISTORY_AGE], table))
+        facts = [PooledFacts(cells, rows=cell_of)]
+        return encoder(History(tensors[HISTORY], table_rows, tensors[HISTORY_AGE], PooledLookup(table), facts))
 
     [vector] = feature_vectors(specs, tensors, width=2, tables={}, encode_history=encode)
     model = tf_keras.Model(tensors, vector)
     table.set_weights([np.array([[9, 9], [0, 0], [0, 0], [1, 0], [0, 0], [0, 2]], np.float32)])
-    model.get_layer("user_history_weights").set_weights([np.array([[1, 0], [0, 3]], np.float32)])
+    cells.set_weights([np.array([[9, 9], [10, 0], [0, 20]], np.float32)])
+    kernel = np.array([[1, 0], [0, 3], [0, 0], [100, 0]], np.float32)
+    model.get_layer("user_history_weights").set_weights([kernel])
     inputs = {HISTORY: np.repeat(ROWS, 2, axis=0), HISTORY_AGE: np.repeat(AGES, 2, axis=0)}
     inputs[HISTORY][1] = 0
-    # The mean of rows 3 and 5, (1/2, 1), through the layer; row 0 counts nothing, for any content.
-    np.testing.assert_allclose(model(inputs, training=training), [[1 / 2, 3], [0, 0]], rtol=EPSILON)
+    # Item 3 is (11, 0) and item 5 is (0, 22): in the mean of both they count alike, in the one that fades e^-2 to 1.
+    faded = 22 * math.exp(-2) / (1 + math.exp(-2))
+    np.testing.assert_allclose(model(inputs, training=training), [[5.5 + 100 * faded, 33], [0, 0]], rtol=2 * EPSILON)
+
+
+def test_the_means_of_a_history_are_averaged_at_first() -> None:
+    kernel = SideBySideIdentities()((6, 3)).numpy()
+    np.testing.assert_array_equal(np.array([1, 2, 3, 5, 6, 7], np.float32) @ kernel, [3, 4, 5])
+    assert SideBySideIdentities()((4, 3)).shape == (4, 3)
+
+
+def test_the_latest_items_of_a_history_can_be_read_one_by_one() -> None:
+    table = tf_keras.layers.Embedding(6, 2, embeddings_initializer="uniform")
+    history = History(tf.constant(ROWS), tf.constant(ROWS), tf.constant(AGES), PooledLookup(table))
+    np.testing.assert_allclose(history.vectors(2)[0], table(np.array([3, 5])), rtol=1e-6)
 
 
 def test_shares_give_no_vector_of_their_own() -> None:

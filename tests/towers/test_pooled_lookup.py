@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from towers.inputs import PooledLookup, pooled_lookup
+from towers.inputs import PooledFacts, PooledLookup, pooled_lookup
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -16,35 +16,49 @@ def test_sums_and_gradients_equal_those_of_a_gather_and_a_product(seed: int) -> 
     num_rows, length = int(rng.integers(1, 6)), int(rng.integers(1, 8))
     table = tf.Variable(rng.normal(size=(9, 3)))
     rows = rng.integers(0, 9, (num_rows, length)).astype(np.int32)
-    weights, pull = (rows > 2) * rng.random(rows.shape), rng.normal(size=(num_rows, 3))
+    num_sums = int(rng.integers(1, 4))
+    weights = (rows > 2)[:, None, :] * rng.random((num_rows, num_sums, length))
+    pull = rng.normal(size=(num_rows, num_sums, 3))
     with tf.GradientTape() as tape:
-        found = pooled_lookup(table, rows, tf.constant(weights))
+        found = pooled_lookup(lambda distinct: tf.gather(table, distinct), rows, tf.constant(weights))
         total = tf.reduce_sum(found * pull)
     gradient = tape.gradient(total, table)
-    np.testing.assert_allclose(found, np.einsum("bt,btd->bd", weights, table.numpy()[rows]), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found, np.einsum("bkt,btd->bkd", weights, table.numpy()[rows]), rtol=1e-12, atol=1e-12)
     expected = np.zeros((9, 3))
-    np.add.at(expected, rows.ravel(), np.einsum("bt,bd->btd", weights, pull).reshape(-1, 3))
+    np.add.at(expected, rows.ravel(), np.einsum("bkt,bkd->btd", weights, pull).reshape(-1, 3))
     np.testing.assert_allclose(tf.convert_to_tensor(gradient), expected, rtol=1e-12, atol=1e-12)
     # What makes it fast: a row that comes often has one gradient.
     assert sorted(gradient.indices.numpy()) == sorted(set(rows.ravel()))
 
 
 def test_padding_alone_sums_to_nothing() -> None:
-    found = pooled_lookup(tf.Variable(tf.ones([4, 2])), np.zeros((3, 5), np.int32), tf.zeros([3, 5]))
-    assert found.numpy().tolist() == [[0, 0]] * 3
+    ones = tf.ones([4, 2])
+    found = pooled_lookup(lambda rows: tf.gather(ones, rows), np.zeros((3, 5), np.int32), tf.zeros([3, 1, 5]))
+    assert found.numpy().tolist() == [[[0, 0]]] * 3
 
 
 def test_the_layer_gives_the_same_while_training_and_not() -> None:
     table = tf_keras.layers.Embedding(6, 2)
     pooled = PooledLookup(table)
-    rows, weights = tf.constant([[1, 1, 5], [0, 2, 0]]), tf.constant([[1.0, 0.5, 2.0], [0.0, 1.0, 0.0]])
+    rows, weights = tf.constant([[1, 1, 5], [0, 2, 0]]), tf.constant([[[1.0, 0.5, 2.0]], [[0.0, 1.0, 0.0]]])
     np.testing.assert_allclose(pooled((rows, weights), training=True), pooled((rows, weights)), rtol=1e-6)
-    np.testing.assert_allclose(pooled((rows, weights))[1], table(2), rtol=1e-6)
+    np.testing.assert_allclose(pooled((rows, weights))[1, 0], table(2), rtol=1e-6)
+
+
+def test_facts_of_items_are_looked_up_by_the_item() -> None:
+    table = tf_keras.layers.Embedding(5, 2)
+    cells = np.array([[0, 0], [1, 4], [2, 4]], np.int32)
+    layer = PooledFacts(table, rows=cells)
+    rows, weights = tf.constant([[1, 2, 1]]), tf.constant([[[1.0, 0.5, 2.0], [0.0, 1.0, 0.0]]])
+    expected = np.stack([3 * (table(1) + table(4)) + 0.5 * (table(2) + table(4)), table(2) + table(4)])
+    for training in (True, False):
+        np.testing.assert_allclose(layer((rows, weights), training=training)[0], expected, rtol=1e-5)
 
 
 def test_the_table_is_shared_with_its_other_readers() -> None:
     table = tf_keras.layers.Embedding(6, 2)
     inputs = {"own": tf_keras.Input((), dtype="int32"), "met": tf_keras.Input((3,), dtype="int32")}
-    total = table(inputs["own"]) + PooledLookup(table)((inputs["met"], tf.cast(inputs["met"] > 0, tf.float32)))
+    weights = tf.cast(inputs["met"] > 0, tf.float32)[:, None, :]
+    total = table(inputs["own"]) + PooledLookup(table)((inputs["met"], weights))[:, 0]
     model = tf_keras.Model(inputs, total)
     assert [tuple(weights.shape) for weights in model.trainable_weights] == [(6, 2)]

@@ -11,7 +11,7 @@ import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE, Inputs
 from features.kinds import InputSpec
-from towers.history import weighted_mean
+from towers.history import weighted_means
 from towers.two_tower import TwoTower, UnitLength, build_two_tower
 
 Rows = Callable[..., Inputs]
@@ -22,7 +22,7 @@ Randomise = Callable[[tf_keras.Model], None]
 def towers(user_specs: list[InputSpec], item_specs: list[InputSpec], randomise: Randomise) -> TwoTower:
     """All kinds of inputs, a hidden layer, decaying histories; no weight is zero."""
     built = build_two_tower(
-        user_specs, item_specs, embedding_dim=6, hidden_units=(5,), history=weighted_mean(decay_days=20.0, power=0.5)
+        user_specs, item_specs, embedding_dim=6, hidden_units=(5,), history=weighted_means(decay_days=[20.0], power=0.5)
     )
     randomise(built.item)
     randomise(built.user)
@@ -80,7 +80,7 @@ def test_padding_contributes_nothing(
     rows_of: Rows,
     randomise: Randomise,
 ) -> None:
-    history = weighted_mean(decay_days=history_decay_days, power=1.0)
+    history = weighted_means(decay_days=[history_decay_days], power=1.0)
     user = build_two_tower(user_specs, item_specs, embedding_dim=6, history=history).user
     randomise(user)
     inputs = rows_of(user_specs, 3)
@@ -101,7 +101,9 @@ def test_padding_contributes_nothing(
 def test_a_user_and_an_item_of_whom_nothing_is_known_have_finite_vectors(
     user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows
 ) -> None:
-    built = build_two_tower(user_specs, item_specs, embedding_dim=6, history=weighted_mean(decay_days=20.0, power=0.5))
+    built = build_two_tower(
+        user_specs, item_specs, embedding_dim=6, history=weighted_means(decay_days=[20.0], power=0.5)
+    )
     for model, specs in ((built.user, user_specs), (built.item, item_specs)):
         nothing = {name: np.zeros_like(values) for name, values in rows_of(specs, 2).items()}
         with tf.GradientTape() as tape:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.encoding import Encoder
-from towers.history import weighted_mean
+from towers.history import weighted_means
 from towers.two_tower import TwoTower, build_two_tower
 from training.data.batches import Batch, BatchPlan, Span, epoch_batches, load_span, spans
 from training.distribution import Alone, Processes
@@ -26,7 +26,8 @@ from training.negatives.even_draws import per_row, uniform
 from training.negatives.known_positives import KnownPositives
 from training.negatives.private import UserNegatives, listed
 from training.negatives.source import Source
-from training.trainer import RetrievalModel, make_deterministic, row_adagrad
+from training.optimizers import make_optimizer
+from training.trainer import RetrievalModel, make_deterministic
 
 
 def negatives_of(*, in_batch: bool = True, queue_size: int = 0, **drawn: Any) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def fit_small(
     batches_of = batches_for(folder, encoder, seed=seed, negatives=negatives, batch_size=batch_size)
     with processes.scope():
         model = (make or plain_model)(encoder)
-        optimizer = optimizer or row_adagrad(learning_rate)
+        optimizer = optimizer or make_optimizer("adagrad", learning_rate)
     reports = fit(
         model,
         epochs,
@@ -138,7 +139,7 @@ def plain_model(encoder: Encoder) -> RetrievalModel:
         encoder.input_specs("item"),
         embedding_dim=8,
         hidden_units=(6,),
-        history=weighted_mean(decay_days=30.0, power=0.5),
+        history=weighted_means(decay_days=[30.0], power=0.5),
     )
     terms = [(1.0, softmax_term("yi2019"))]
     return RetrievalModel(towers, terms=terms, temperature=0.2, learn_temperature=False)

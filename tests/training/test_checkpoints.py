@@ -13,6 +13,7 @@ import pytest
 
 from features.encoding import Encoder
 from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
+from towers.history import weighted_means
 from towers.two_tower import TwoTower, build_two_tower
 from training import trainer
 from training.checkpoints import POSITION, Position
@@ -23,6 +24,7 @@ from training.losses.dual_augmented import mimic_term
 from training.losses.objective import DecayingWeight
 from training.losses.softmax import softmax_term
 from training.negatives.queue import VectorQueue
+from training.optimizers import make_optimizer
 
 SMALL = runpy.run_path(str(Path(__file__).with_name("fit_for_tests.py")))
 pytestmark = pytest.mark.slow
@@ -79,6 +81,7 @@ def everything(encoder: Encoder, weight: DecayingWeight) -> trainer.RetrievalMod
     users, items = len(encoder.user_ids), len(encoder.item_ids)
     towers = build_two_tower(
         encoder.input_specs("user"), encoder.input_specs("item"), embedding_dim=8, hidden_units=(6,), id_dropout=0.2,
+        history=weighted_means(decay_days=[None, 7.0], power=0.5, dropout=0.3),
         bucket_of_user_row=np.zeros(users, np.int32), bucket_of_item_row=np.zeros(items, np.int32),
         user_adds=[augmented(table("user_augmented", users), id_name="user_id")],
         item_adds=[augmented(table("item_augmented", items), id_name="item_id")],
@@ -117,7 +120,7 @@ def run(folder: Path, out: Path, *, kill_after: int | None = None, **changes: An
         model,
         settings.pop("epochs", EPOCHS),
         batches_of=lambda epoch: counter.passed(batches_of(epoch)),
-        optimizer=trainer.row_adagrad(0.1),
+        optimizer=make_optimizer("adam", 0.01),
         folder=out,
         after_steps=after_steps,
         on_step=on_step,

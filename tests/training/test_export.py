@@ -15,7 +15,7 @@ from serving.retrieval.exported_tower import ExportedTower
 from towers.co_purchase import ItemFactors, with_factors
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented
-from towers.history import weighted_mean
+from towers.history import weighted_means
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 from training.export import export_tower
@@ -53,7 +53,7 @@ def deep(encoder: Encoder) -> TwoTower:
         encoder.input_specs("item"),
         embedding_dim=8,
         hidden_units=(12, 6),
-        history=weighted_mean(decay_days=10.0, power=0.5),
+        history=weighted_means(decay_days=[10.0], power=0.5),
     )
 
 

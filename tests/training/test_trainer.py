@@ -32,7 +32,8 @@ from training.losses.mobius import ThreeClassLoss
 from training.losses.objective import DecayingWeight
 from training.losses.softmax import softmax_term
 from training.negatives.queue import VectorQueue
-from training.trainer import RetrievalModel, embed, make_deterministic, row_adagrad
+from training.optimizers import make_optimizer
+from training.trainer import RetrievalModel, embed, make_deterministic
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -269,7 +270,11 @@ def test_scores_are_divided_by_the_temperature_before_the_correction() -> None:
 
 def run_fit(tmp_path: Path, batches: list[Batch], **changes: Any) -> list[EpochReport]:
     model = changes.pop("model", None) or model_of(vector_towers(2), temperature=1.0)
-    settings = {"batches_of": lambda epoch: iter(batches), "optimizer": row_adagrad(0.1), "folder": tmp_path}
+    settings = {
+        "batches_of": lambda epoch: iter(batches),
+        "optimizer": make_optimizer("adagrad", 0.1),
+        "folder": tmp_path,
+    }
     return fit(
         model, changes.pop("epochs", 1), evaluate=changes.pop("evaluate", lambda towers: {}), **(settings | changes)
     )
@@ -339,7 +344,7 @@ def test_a_step_moves_only_the_rows_of_the_tables_that_a_batch_has(encoder: Enco
         model,
         1,
         batches_of=lambda epoch: iter([batch]),
-        optimizer=row_adagrad(0.1),
+        optimizer=make_optimizer("adagrad", 0.1),
         folder=tmp_path,
         evaluate=lambda towers: {},
     )

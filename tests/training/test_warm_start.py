@@ -11,7 +11,8 @@ import pytest
 
 from features.encoding import Encoder
 from features.ids import IdMap
-from training.trainer import RetrievalModel, row_adagrad
+from training.optimizers import make_optimizer
+from training.trainer import RetrievalModel
 from training.warm_start import (
     CarryOverError,
     Growth,
@@ -49,7 +50,7 @@ def steps(model: RetrievalModel, optimizer: object, folder: Path, encoder: Encod
 
 @pytest.fixture(scope="module")
 def fitted(groups_folder: Path, encoder: Encoder) -> tuple[RetrievalModel, dict[str, np.ndarray]]:
-    model, optimizer = plain_model(encoder), row_adagrad(0.1)
+    model, optimizer = plain_model(encoder), make_optimizer("adagrad", 0.1)
     steps(model, optimizer, groups_folder, encoder, range(2))
     return model, state_of({"": model.variables}, optimizer)
 
@@ -57,15 +58,15 @@ def fitted(groups_folder: Path, encoder: Encoder) -> tuple[RetrievalModel, dict[
 def test_a_warm_start_is_the_fit_that_was_not_interrupted(
     groups_folder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    whole, optimizer = plain_model(encoder), row_adagrad(0.1)
+    whole, optimizer = plain_model(encoder), make_optimizer("adagrad", 0.1)
     start = state_of_new(whole)
     expected = steps(whole, optimizer, groups_folder, encoder, range(3))
 
-    first, optimizer = plain_model(encoder), row_adagrad(0.1)
+    first, optimizer = plain_model(encoder), make_optimizer("adagrad", 0.1)
     carry_over(start, Growth.between(encoder, encoder), {"": first.variables}, optimizer)
     losses = steps(first, optimizer, groups_folder, encoder, range(2))
     save_state(state_of({"": first.variables}, optimizer), tmp_path / "state.npz")
-    second, optimizer = plain_model(encoder), row_adagrad(0.1)
+    second, optimizer = plain_model(encoder), make_optimizer("adagrad", 0.1)
     carry_over(load_state(tmp_path / "state.npz"), Growth.between(encoder, encoder), {"": second.variables}, optimizer)
     losses += steps(second, optimizer, groups_folder, encoder, range(2, 3))
 
@@ -75,7 +76,7 @@ def test_a_warm_start_is_the_fit_that_was_not_interrupted(
 
 
 def state_of_new(model: RetrievalModel) -> dict[str, np.ndarray]:
-    optimizer = row_adagrad(0.1)
+    optimizer = make_optimizer("adagrad", 0.1)
     optimizer._create_all_weights(model.trainable_variables)
     return state_of({"": model.variables}, optimizer)
 
@@ -86,7 +87,7 @@ def test_rows_stay_with_their_ids_and_new_ones_are_as_in_a_new_table(
     _, state = fitted
     later = grown(encoder)
     growth = Growth.between(encoder, later)
-    model, optimizer = plain_model(later), row_adagrad(0.1)
+    model, optimizer = plain_model(later), make_optimizer("adagrad", 0.1)
     fresh = state_of_new(model)
     carry_over(state, growth, {"": model.variables}, optimizer)
     now = state_of({"": model.variables}, optimizer)
@@ -112,7 +113,7 @@ def test_vectors_of_known_ids_do_not_change_with_the_catalogue(
 ) -> None:
     model, state = fitted
     later = grown(encoder, gone="not-there")
-    carried, optimizer = plain_model(later), row_adagrad(0.1)
+    carried, optimizer = plain_model(later), make_optimizer("adagrad", 0.1)
     carry_over(state, Growth.between(encoder, later), {"": carried.variables}, optimizer)
     before, after = (next(batches_for(groups_folder, some, seed=1)(0)) for some in (encoder, later))
 
@@ -143,7 +144,7 @@ def test_a_state_of_another_shape_is_refused_with_the_name(
 ) -> None:
     _, state = fitted
     growth = Growth.between(encoder, encoder)
-    model, optimizer = plain_model(encoder), row_adagrad(0.1)
+    model, optimizer = plain_model(encoder), make_optimizer("adagrad", 0.1)
     name = next(name for name in state if name.endswith("kernel"))
     with pytest.raises(CarryOverError, match=rf"{name} has shape \[1, 2\]"):
         carry_over({**state, name: np.zeros((1, 2))}, growth, {"": model.variables}, optimizer)

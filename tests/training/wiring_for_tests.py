@@ -135,6 +135,7 @@ def _replace_data(wiring: Wiring) -> None:
     wiring.silence(training_data, "_lists")
     training_data._lists.side_effect = lambda encoder, users, items: users or "mined"  # type: ignore[attr-defined]
     wiring.record(batches, "load_span")
+    wiring.record(training_data, "Fade")
     wiring.record(batches, "spans", answer=lambda given: iter([given["load"](given["days"])][:0]))
 
 
@@ -161,7 +162,7 @@ def _replace_towers(wiring: Wiring) -> None:
     wider.user.output.shape.__getitem__.return_value = wider.item.output.shape.__getitem__.return_value = 3
     wiring.record(co_purchase, "item_factors")
     wiring.record(co_purchase, "with_factors", answer=lambda given: wider)
-    wiring.record(fit, "build_two_tower", "row_adagrad", "VectorQueue", "StreamingFrequency", "make_deterministic")
+    wiring.record(fit, "build_two_tower", "make_optimizer", "VectorQueue", "StreamingFrequency", "make_deterministic")
     wiring.record(fit, "with_three_parts", "listed", "epoch_batches")
     wiring.record(fit, "hard_per_row", answer=lambda given: 7)
     wiring.record(fit, "concatenate", answer=joined)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from artefacts.paths import RunPaths
 from twinspire.ablation import plan_fits
 from twinspire.ablation_config import Ablation, load_ablation
-from twinspire.ablation_fit import Fit, kept_lists
+from twinspire.ablation_fit import Fit
 from twinspire.trained_arm import Invocation
 
 TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
@@ -90,33 +88,3 @@ def test_a_fit_is_done_again_when_the_one_that_it_is_mined_from_changes(
     for name in ("mine", "train", "embed", "index"):
         assert before[name].digest != after[name].digest
     assert before["train"].digest == fits["mined", 1, FIRST].steps(RUN)["train"].digest
-
-
-def test_lists_are_made_once_and_again_when_anything_changes(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path, FIRST, "default-1")
-    made: list[int] = []
-
-    def make() -> np.ndarray:
-        made.append(1)
-        return np.full((3, 2), len(made), np.int32)
-
-    def lists(digest: str) -> int:
-        return int(kept_lists("exact", paths, digest=digest, shape=(3, 2), make=make)[0, 0])
-
-    assert [lists("a"), lists("a"), lists("b"), lists("b")] == [1, 1, 2, 2]
-    with pytest.raises(ValueError, match=r"exact\.npy: holds \(3, 2\), expected \(4, 2\)"):
-        kept_lists("exact", paths, digest="b", shape=(4, 2), make=make)
-    (tmp_path / "arms" / "default-1" / "lists" / str(FIRST) / "exact.npy").unlink()
-    assert lists("b") == 3
-
-
-def test_lists_whose_making_was_broken_off_are_made_again(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path, FIRST, "default-1")
-
-    def killed() -> np.ndarray:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        kept_lists("exact", paths, digest="a", shape=(1, 1), make=killed)
-    found = kept_lists("exact", paths, digest="a", shape=(1, 1), make=lambda: np.ones((1, 1), np.int32))
-    assert found.tolist() == [[1]]

@@ -101,7 +101,7 @@ def test_overrides_are_read_as_yaml_and_the_last_one_counts() -> None:
             "training.epochs=5",
             "training.epochs=7",
             "evaluation.ks=[1, 2]",
-            "towers.history_decay_days=null",
+            "towers.history_decay_days=[null, 5]",
             "dataset.value_meaning=a=b",
             "ingest.source.events.columns.value=paid",
             "as_of=2024-02-29",
@@ -109,7 +109,7 @@ def test_overrides_are_read_as_yaml_and_the_last_one_counts() -> None:
     )
     assert config.training.epochs == 7
     assert config.evaluation.ks == (1, 2)
-    assert config.towers.history_decay_days is None
+    assert config.towers.history_decay_days == (None, 5.0)
     assert config.dataset.value_meaning == "a=b"
     assert config.ingest.source.kind == "tables"
     assert config.ingest.source.events.columns["value"] == "paid"
@@ -146,7 +146,7 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_one(override: str, unknow
         ("training.epochs=many", "training.epochs: Input should be a valid integer, unable to parse"),
         ("training.epochs=many", "(found 'many')"),
         ("training.epochs=0", "training.epochs: Input should be greater than or equal to 1 (found 0)"),
-        ("training=3", "training: expected a section with keys, such as epochs, batch_size, learning_rate (found 3)"),
+        ("training=3", "training: expected a section with keys, such as epochs, batch_size, optimizer (found 3)"),
         ("evaluation.ks=5", "evaluation.ks: expected a list (found 5)"),
         ("evaluation.ks=[]", "evaluation.ks: Tuple should have at least 1 item"),
         ("evaluation.ks=[0]", "evaluation.ks.0: Input should be greater than or equal to 1 (found 0)"),
@@ -182,8 +182,11 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_one(override: str, unknow
         ("as_of=tomorrow", "as_of: expected a day such as 2017-12-01, without a time"),
         ("dataset.item_category=colour", "item_category is 'colour', which is not an item column"),
         ("dataset.user_columns.item_id=numeric", "column 'item_id' is used twice"),
-        ("training.example_days=121", "training.example_days is 121, more than features.example_days, 120"),
-        ("training.validation_days=90", "training.validation_days is 90, expected less than training.example_days, 90"),
+        ("training.example_days=731", "training.example_days is 731, more than features.example_days, 730"),
+        (
+            "training.validation_days=730",
+            "training.validation_days is 730, expected less than training.example_days, 730",
+        ),
         ("serving.fusion_depth=99", "serving.fusion_depth is 99, expected at least the longest of evaluation.ks, 100"),
     ],
 )

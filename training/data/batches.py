@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from features import columns, examples
 from features.encoding import Encoder, Inputs, moments_of
-from training.data.example_weights import REWARDS, Reward, balanced
+from training.data.example_weights import REWARDS, Fade, Reward, balanced
 from training.negatives import queue, sampling_bias, source
 from training.negatives.known_positives import KnownPositives, false_negatives
 from training.negatives.private import PrivateNegatives, draw_private, mask_private
@@ -62,6 +62,7 @@ def load_span(
     user_balance: float,
     reward: Reward,
     reward_power: float,
+    fade: Fade | None = None,
     keep: Keep | None = None,
 ) -> Span:
     """Reads and encodes the partitions of some days.
@@ -74,6 +75,7 @@ def load_span(
         user_balance: The power of `training.data.example_weights.balanced`, over the examples of these days.
         reward: What an example counts, one of `training.data.example_weights.REWARDS`.
         reward_power: Exponent that tempers it.
+        fade: How much less older examples count; None has all ages count alike.
         keep: Which examples of a day are taken, by the rows of their users; None takes all.
 
     Raises:
@@ -84,6 +86,8 @@ def load_span(
         parts.append(_encode_day(examples.Day.load(folder / str(day)), encoder, only_first=only_first, reward=reward))
         if reward != "none":
             _check_rewards(parts[-1], folder / str(day), encoder, nan_is_missing=reward == "value")
+    if fade is not None:
+        parts = [replace(part, weight=part.weight * fade.of(day)) for day, part in zip(days, parts, strict=True)]
     if keep is not None:
         parts = [_kept(part, keep(day, _example_users(part))) for day, part in zip(days, parts, strict=True)]
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])

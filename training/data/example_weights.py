@@ -6,6 +6,7 @@ training and retrieval speak of the same values.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -73,6 +74,23 @@ REWARDS: Mapping[Reward, Callable[[npt.NDArray[np.float32], float], npt.NDArray[
 
 
 Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Fade:
+    """How much less an example counts the older it is: e^(-age / days), so that those of the newest day count one.
+
+    Attributes:
+        until: The day after the newest one.
+        days: Age at which an example counts 1/e.
+    """
+
+    until: dt.date
+    days: float
+
+    def of(self, day: dt.date) -> np.float32:
+        """What the examples of a day count."""
+        return np.float32(np.exp(-((self.until - day).days - 1) / self.days))
 
 
 def balanced(weight: Floats, users: npt.NDArray[np.int64], power: float) -> Floats:

@@ -18,8 +18,10 @@ from artefacts.paths import RunPaths
 from features import columns, encoding, examples, schema
 from features.ids import IdMap
 from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
+from towers.inputs import Fact
 from training import config
 from training.data import batches
+from training.data.example_weights import Fade
 from training.negatives import private
 from training.negatives.known_positives import KnownPositives
 
@@ -104,6 +106,7 @@ class TrainingData:
         categories: [rows of items] int32, category of each item, 0 for the unknown one and where there is none.
         mined: Hard negatives of each user; None where none are asked for.
         impressions: What each user was shown and did not click; None where none are asked for.
+        facts: What the items of a history are known by besides their ids.
     """
 
     name: str
@@ -114,6 +117,7 @@ class TrainingData:
     categories: npt.NDArray[np.int32]
     mined: private.UserNegatives | None
     impressions: private.UserNegatives | None
+    facts: Sequence[Fact] = ()
 
 
 def read_training_data(
@@ -136,14 +140,15 @@ def read_training_data(
         phase: `validation` or `final`.
         days: Those that are fitted.
         known: What each user had met at the phase's moment.
-        before: That moment: of what servers have logged, only earlier days are read.
+        before: That moment: of what servers have logged, only earlier days are read, and examples are as old as they
+            were then.
         keep: Which examples are fitted; None takes all.
     """
     negatives = training.negatives
     held: dict[dt.date, batches.Span] | None = {} if training.keep_in_memory else None
 
     def load(some: Sequence[dt.date]) -> batches.Span:
-        return read_days(paths, encoder, training=training, days=some, keep=keep)
+        return read_days(paths, encoder, training=training, days=some, before=before, keep=keep)
 
     def load_all() -> Iterator[batches.Span]:
         return batches.spans(days, training.shuffle_days, load, held=held)
@@ -167,6 +172,7 @@ def read_training_data(
         impressions=None
         if negatives.impressions is None
         else _lists(encoder, *read_impressions(negatives.impressions, encoder, before=before)),
+        facts=_facts(paths, encoder),
     )
 
 
@@ -176,9 +182,11 @@ def read_days(
     *,
     training: config.TrainingConfig,
     days: Sequence[dt.date],
+    before: dt.date,
     keep: batches.Keep | None = None,
 ) -> batches.Span:
-    """The examples of some days, chosen and weighted as configured."""
+    """The examples of some days, chosen and weighted as configured; ages are those at the start of `before`."""
+    fade_days = training.example_fade_days
     return batches.load_span(
         paths.examples,
         days,
@@ -187,6 +195,7 @@ def read_days(
         user_balance=training.user_balance,
         reward=training.reward,
         reward_power=training.reward_power,
+        fade=None if fade_days is None else Fade(before, fade_days),
         keep=keep,
     )
 
@@ -288,6 +297,20 @@ def _categories(paths: RunPaths, encoder: encoding.Encoder) -> npt.NDArray[np.in
         items = pq.read_table(paths.tables / "items.parquet", columns=[category])
         found[1:] = encoder.vocabularies[category].rows(items.column(0).to_numpy(zero_copy_only=False))
     return found
+
+
+def _facts(paths: RunPaths, encoder: encoding.Encoder) -> list[Fact]:
+    """Values of the categorical columns and cells of each item; unknown ones where the id has a bucket only."""
+    items = pq.read_table(paths.tables / "items.parquet")
+    num_rows = encoder.item_ids.num_table_rows
+    facts = []
+    for spec in encoder.input_specs("item"):
+        if spec.kind in ("categorical", "cells"):
+            values = encoder.facts_of(items, spec)
+            rows = np.zeros((num_rows, *values.shape[1:]), np.int32)
+            rows[1 : len(values) + 1] = values
+            facts.append(Fact(spec.name, rows))
+    return facts
 
 
 def _lists(

@@ -1,13 +1,15 @@
-"""How much each example of a user counts."""
+"""How much each example of a user counts, and of an age."""
 
 from __future__ import annotations
+
+import datetime as dt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.example_weights import balanced
+from training.data.example_weights import Fade, balanced
 
 
 def test_balanced_users_count_alike() -> None:
@@ -36,3 +38,10 @@ def test_balancing_keeps_the_mean_and_the_ratios_within_a_user(seed: int, num_ex
 
 def test_rewards_of_zero_stay_zero() -> None:
     assert balanced(np.zeros(3, np.float32), np.array([1, 1, 2]), 1.0).tolist() == [0, 0, 0]
+
+
+def test_older_examples_count_less() -> None:
+    fade = Fade(dt.date(2020, 3, 1), 10.0)
+    assert fade.of(dt.date(2020, 2, 29)) == 1
+    np.testing.assert_allclose(fade.of(dt.date(2020, 2, 19)), np.exp(-1), rtol=1e-6)
+    np.testing.assert_allclose(fade.of(dt.date(2020, 1, 30)), np.exp(-3), rtol=1e-6)

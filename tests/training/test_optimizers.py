@@ -1,4 +1,4 @@
-"""The fast update of rows does what Keras's own does."""
+"""Optimisers that update rows do what Keras's own do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from training.trainer import RowAdagrad
+from training.optimizers import RowAdagrad, RowAdam
 
 LEGACY = tf_keras.optimizers.legacy.Adagrad
 
@@ -64,3 +64,33 @@ def test_its_state_is_restored_from_a_checkpoint(tmp_path: Path) -> None:
     tf.train.Checkpoint(table=table, optimizer=optimizer).restore(saved).assert_consumed()
     step(1)
     np.testing.assert_array_equal(table.numpy(), after)
+
+
+def test_adam_moves_each_row_as_keras_does_while_all_rows_have_gradients() -> None:
+    rng = np.random.default_rng(3)
+    start, target = rng.normal(size=(2, 5, 3)).astype("f")
+    tables = []
+    for optimizer in (RowAdam(0.02), tf_keras.optimizers.legacy.Adam(0.02)):
+        table = tf.Variable(start)
+        for _ in range(7):
+            with tf.GradientTape() as tape:
+                off = tf.gather(table, [3, 0, 1, 2, 4, 0]) - tf.gather(target, [3, 0, 1, 2, 4, 0])
+                loss = tf.reduce_sum(tf.square(off))
+            optimizer.apply_gradients([(tape.gradient(loss, table), table)])
+        tables.append(table.numpy())
+    np.testing.assert_allclose(*tables, rtol=1e-5, atol=1e-6)
+    assert (np.abs(tables[0] - start) > 0.05).any()
+
+
+def test_adam_leaves_rows_and_their_moments_alone_that_no_batch_has() -> None:
+    table, optimizer = tf.Variable(tf.ones([4, 2])), RowAdam(0.1)
+    for rows in ([1, 2], [2]):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.gather(table, rows))
+        before = table.numpy()
+        optimizer.apply_gradients([(tape.gradient(loss, table), table)])
+        moved = (table.numpy() != before).all(axis=1)
+        assert moved.tolist() == [row in rows for row in range(4)]
+    moments = optimizer.get_slot(table, "m").numpy()
+    # Row 1 had one gradient of 1, and its moment does not fade at the step without it.
+    np.testing.assert_allclose(moments[:, 0], [0, 0.1, 0.19, 0], rtol=1e-6)

@@ -126,6 +126,7 @@ class GatesSections:
     dataset: Schema = read("dataset")
     gates: GatesConfig = read("gates")
     example_days: int = read("features.example_days")
+    example_events: int | None = read("features.example_events")
     bootstrap_samples: int = read("evaluation.bootstrap_samples")
     min_recall: float = read("index.min_recall")
     ef_search: int | None = read("index.ef_search")

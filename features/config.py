@@ -107,7 +107,10 @@ class FeatureConfig(Section):
     item_refresh_days: int = Field(28, ge=1)
     """Each item gets a snapshot row at least this often."""
     example_days: int = Field(730, ge=1)
-    """Days before `as_of` whose events become training examples."""
+    """Days before `as_of` whose events become training examples, at most."""
+    example_events: int | None = Field(None, ge=1)
+    """Of these days the latest ones that have this many events; null takes 500,000, or 50 for each user where that is
+    more."""
     late_days: int = Field(7, ge=0)
     """Days before the newest cut whose events may still change cheaply: a change computes the days from it on again,
     an earlier one everything. Disk: the totals of users and items and the pairs once for each of these days."""

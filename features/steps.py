@@ -17,7 +17,7 @@ from artefacts import console, files, steps
 from artefacts.paths import RunPaths
 from features import columns, config, examples, forgotten, ingest, online_versions, schema, schema_changes
 from features.store import Store, StoreSettings
-from features.tables import event_days, read_events
+from features.tables import example_days, read_events
 
 # Rows of a block of the catalogue: what one element of the embedding job reads.
 CATALOGUE_BLOCK_ROWS = 8192
@@ -68,12 +68,10 @@ def keep_catalogue(paths: RunPaths, moment: dt.date) -> None:
 
 def _join_examples(sections: config.FeaturesSections, paths: RunPaths, store: Store) -> tuple[int, int]:
     """Joins the days that have no partition; returns how many examples and days."""
-    have_events = set(event_days(paths.tables))
-    days = [
-        day
-        for day in examples.missing_days(paths.examples, columns.day_range(sections.first_day, sections.as_of))
-        if day in have_events
-    ]
+    wanted = example_days(
+        paths.tables, first=sections.first_day, end=sections.as_of, num_events=sections.features.example_events
+    )
+    days = examples.missing_days(paths.examples, wanted)
     if not days:
         return 0, 0
     item_ids = _ids(paths.tables, "item")

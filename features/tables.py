@@ -58,6 +58,35 @@ def day_facts(tables: Path) -> dict[dt.date, DayFacts]:
     return {dt.date.fromisoformat(day): DayFacts(**facts) for day, facts in days.items()}
 
 
+LEAST_EVENTS, EVENTS_PER_USER = 500_000, 50
+
+
+def example_days(tables: Path, *, first: dt.date, end: dt.date, num_events: int | None) -> list[dt.date]:
+    """Days whose events become examples: the latest ones that have enough of them, in order.
+
+    Args:
+        tables: The canonical tables.
+        first: The earliest day that may be one.
+        end: The day after the last.
+        num_events: How many are enough; None takes 500,000, or 50 for each user where that is more.
+
+    Raises:
+        FileNotFoundError: There are no tables in the folder.
+    """
+    facts = day_facts(tables)
+    if num_events is None:
+        with pq.ParquetFile(tables / "users.parquet") as users:
+            num_events = max(LEAST_EVENTS, EVENTS_PER_USER * users.metadata.num_rows)
+    found: list[dt.date] = []
+    total = 0
+    for day in sorted((day for day in facts if first <= day < end), reverse=True):
+        if total >= num_events:
+            break
+        found.append(day)
+        total += facts[day].num_events
+    return found[::-1]
+
+
 def read_events(tables: Path, *, first_day: dt.date, end_day: dt.date) -> pa.Table:
     """Events of the days from `first_day` to the one before `end_day`, in order of time.
 

@@ -219,7 +219,7 @@ class TrainingConfig(Section):
     examples: Literal["all", "first_meetings"] = "first_meetings"
     """Which events are fitted: all, or those with which a user meets an item for the first time."""
     example_days: int = Field(730, ge=1)
-    """Days before `as_of` that are fitted; at most features.example_days."""
+    """Days before `as_of` that are fitted, at most: of those that features.example_days and example_events choose."""
     example_fade_days: float | None = Field(120.0, gt=0)
     """Age at which an example counts 1/e, so that what users want now outweighs what they wanted; null has all ages
     count alike."""
@@ -316,6 +316,7 @@ class TrainSections:
     seed: int = read("seed")
     dataset: Schema = read("dataset")
     history_length: int = read("features.history_length")
+    example_events: int | None = read("features.example_events")
     towers: TowerConfig = read("towers")
     training: TrainingConfig = read("training")
     sparcode: SparCodeFitConfig | None = read("sparcode")

@@ -77,7 +77,7 @@ def train(
     if start is not None:
         num_days = (paths.as_of - start.as_of).days + sections.replay_days
         sections = _of_new_days(sections, start)
-    days = days_with_examples(paths, num_days=num_days)
+    days = days_with_examples(paths, num_days=num_days, num_events=sections.example_events)
     unfinished = _unfinished(paths, digest if sections.training.distribute == "none" else None)
     with steps.fresh_folder(paths.model) as folder:
         encoder, warm = _encoder(sections, paths, days, start)
@@ -349,7 +349,7 @@ def take_part(sections: TrainSections, paths: RunPaths) -> str:
         paths: Where tables and features are read; nothing is written there.
     """
     processes, training = workers(), sections.training
-    days = days_with_examples(paths, num_days=training.example_days)
+    days = days_with_examples(paths, num_days=training.example_days, num_events=sections.example_events)
     encoder = fit_encoder_on(
         paths, days, dataset=sections.dataset, towers=sections.towers, history_length=sections.history_length
     )

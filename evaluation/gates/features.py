@@ -18,6 +18,7 @@ from features.examples import Day
 from features.online_versions import open_filled
 from features.schema import ENTITY_KEY, TOWERS, Tower
 from features.store import JoinError, check_not_younger
+from features.tables import example_days
 
 AS_OF: dict[Tower, str] = {"user": columns.USER_AS_OF, "item": columns.ITEM_AS_OF}
 SECONDS_PER_DAY = 86_400
@@ -29,7 +30,8 @@ def examples(candidate: Candidate) -> Check:
     """As many examples as events on every day that is trained on; on the new days none with a younger feature."""
     paths = candidate.paths
     first = paths.as_of - dt.timedelta(days=candidate.sections.example_days)
-    counts = {day: _counts(candidate, day) for day in candidate.event_days if day >= first}
+    days = example_days(paths.tables, first=first, end=paths.as_of, num_events=candidate.sections.example_events)
+    counts = {day: _counts(candidate, day) for day in days}
     short = {day: pair for day, pair in counts.items() if pair[0] != pair[1]}
     if short:
         day, (joined, events) = next(iter(short.items()))

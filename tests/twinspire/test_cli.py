@@ -76,8 +76,8 @@ def test_a_missing_configuration_file_is_a_mistake_of_the_command_line(tmp_path:
         (["run", "--set", "training.epoch=3"], "unknown key 'training.epoch'; did you mean 'epochs'?"),
         (["run", "--set", "training.epochs"], "expected key=value, such as training.epochs=3"),
         (
-            ["run", "--set", "training.example_days=500"],
-            "training.example_days is 500, more than features.example_days",
+            ["run", "--set", "training.example_days=800"],
+            "training.example_days is 800, more than features.example_days",
         ),
         (["run", "--as-of", "yesterday"], "'yesterday' does not match the formats '%Y-%m-%d'"),
         (["run", "--as-off", "2017-12-01"], "No such option: --as-off"),

@@ -97,8 +97,8 @@ MAPPINGS = (
 )
 # With every optional section, so that all of their keys are tried; some exclude each other.
 DATASET = (
-    "dataset={user_columns: {country: categorical, town: categorical}, "
-    "item_columns: {kind: categorical, colour: categorical}, item_category: kind}"
+    "dataset={user_columns: {country: categorical, town: categorical, home_north: numeric, home_east: numeric}, "
+    "item_columns: {kind: categorical, colour: categorical, north: numeric, east: numeric}, item_category: kind}"
 )
 BASES = (
     (
@@ -120,6 +120,8 @@ NAMES: dict[str, Any] = {
     "dataset.user_columns": {"country": "categorical", "town": "categorical", "age": "numeric"},
     "dataset.item_columns": {"kind": "categorical", "colour": "categorical", "price": "numeric"},
     "dataset.item_category": "colour",
+    "dataset.user_geo": ["home_north", "home_east"],
+    "dataset.item_geo": ["north", "east"],
     "dataset.user_statistics_of": ["kind", "colour"],
     "dataset.item_statistics_of": ["country", "town"],
     "dataset.computed_features": ["user_weekend_events"],

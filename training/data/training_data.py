@@ -17,6 +17,7 @@ from scipy import sparse
 from artefacts.paths import RunPaths
 from features import columns, encoding, examples, schema
 from features.ids import IdMap
+from features.tables import example_days
 from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
 from towers.inputs import Fact
 from training import config
@@ -319,18 +320,20 @@ def _lists(
     return private.UserNegatives.of(users, items, num_user_rows=len(encoder.user_ids))
 
 
-def days_with_examples(paths: RunPaths, *, num_days: int) -> list[dt.date]:
+def days_with_examples(paths: RunPaths, *, num_days: int, num_events: int | None) -> list[dt.date]:
     """Those of the last days before `as_of`, in time order.
 
     Args:
-        paths: Where the examples are.
+        paths: Where tables and examples are.
         num_days: How far back.
+        num_events: See `features.tables.example_days`.
 
     Raises:
         ValueError: There is none.
     """
     first = paths.as_of - dt.timedelta(days=num_days)
-    days = [day for day in columns.day_range(first, paths.as_of) if (paths.examples / str(day)).exists()]
+    days = example_days(paths.tables, first=first, end=paths.as_of, num_events=num_events)
+    days = [day for day in days if (paths.examples / str(day)).exists()]
     if not days:
         there = sorted(folder.name for folder in paths.examples.glob("????-??-??"))
         known = f"there are examples of {there[0]} to {there[-1]}" if there else "run features"

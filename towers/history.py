@@ -14,20 +14,19 @@ import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY
-from towers.inputs import History, HistoryEncoder, seeded_generator
+from towers.inputs import History, HistoryEncoder
 
 
-def weighted_means(*, decay_days: Sequence[float | None], power: float, dropout: float = 0.0) -> HistoryEncoder:
+def weighted_means(*, decay_days: Sequence[float | None], power: float) -> HistoryEncoder:
     """Weighted means of the items' vectors, side by side: one for each speed at which the past fades.
 
     Args:
         decay_days: K speeds, see `HistoryWeights`.
         power: See `HistoryWeights`.
-        dropout: See `HistoryWeights`.
     """
 
     def encode(history: History) -> tf.Tensor:
-        layer = HistoryWeights(decay_days=decay_days, power=power, dropout=dropout, name="history_pooling")
+        layer = HistoryWeights(decay_days=decay_days, power=power, name="history_pooling")
         sums = history.weighted_sums(layer((history.items, history.age_days)))
         return tf_keras.layers.Flatten(name=f"{HISTORY}_means")(sums)
 
@@ -48,36 +47,27 @@ class HistoryWeights(tf_keras.layers.Layer):  # type: ignore[misc]
     Args:
         decay_days: K times after which an item counts 1/e; None counts all alike.
         power: Exponent of the total weight.
-        dropout: Share of the items that are left out at random, only while training, so that a user is not recognised
-            by a single item.
 
-    Source: Covington et al., RecSys 2016, section 3.2 (mean of watched items); dropout of the history, Liang et al.
-        (Mult-VAE), WWW 2018, section 2.2. Several speeds are ours.
+    Source: Covington et al., RecSys 2016, section 3.2 (mean of watched items). Several speeds are ours.
     """
 
-    def __init__(
-        self, *, decay_days: Sequence[float | None], power: float, dropout: float = 0.0, **kwargs: object
-    ) -> None:
+    def __init__(self, *, decay_days: Sequence[float | None], power: float, **kwargs: object) -> None:
         """Takes the shape of the weights."""
         super().__init__(**kwargs)
         self.decay_days = tuple(decay_days)
-        self.power, self.dropout = power, dropout
-        self._random = seeded_generator() if dropout > 0 else None
+        self.power = power
 
-    def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool | None = None) -> tf.Tensor:
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Weighs items.
 
         Args:
             inputs: rows [B, T] int32 (0 is padding), age_days [B, T] float32.
-            training: Whether items are left out.
 
         Returns:
             [B, K, T] float32, zeros where padded.
         """
         rows, age_days = inputs
         known = tf.cast(rows > 0, age_days.dtype)
-        if training and self._random is not None:
-            known *= tf.cast(self._random.uniform(tf.shape(known)) >= self.dropout, age_days.dtype)
         weights = tf.stack(
             [known if days is None else known * tf.exp(-age_days / days) for days in self.decay_days], axis=1
         )
@@ -85,5 +75,4 @@ class HistoryWeights(tf_keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, object]:
         """Arguments that make the same layer again."""
-        own = {"decay_days": self.decay_days, "power": self.power, "dropout": self.dropout}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "decay_days": self.decay_days, "power": self.power}

@@ -76,8 +76,6 @@ class TowerConfig(Section):
     )
     """Of `mean`: times after which an item in the history counts 1/e, one for each of the means that are taken; null
     counts all alike."""
-    history_dropout: float = Field(0.3, ge=0, lt=1)
-    """Of `mean`: share of a history's items that are left out at random while training."""
     history_settings: Mapping[str, Setting] = {}
     """Arguments of another encoder than `mean`."""
     text_length: int = Field(32, ge=1)
@@ -105,11 +103,7 @@ class TowerConfig(Section):
     def history_arguments(self) -> dict[str, Any]:
         """What the history encoder is made of."""
         if self.history_encoder == "mean":
-            return {
-                "decay_days": self.history_decay_days,
-                "power": self.history_power,
-                "dropout": self.history_dropout,
-            }
+            return {"decay_days": self.history_decay_days, "power": self.history_power}
         return dict(self.history_settings)
 
 
@@ -223,6 +217,8 @@ class TrainingConfig(Section):
     example_fade_days: float | None = Field(120.0, gt=0)
     """Age at which an example counts 1/e, so that what users want now outweighs what they wanted; null has all ages
     count alike."""
+    history_dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of the items of an example's history that are left out at random."""
     shuffle_days: int = Field(120, ge=1)
     """Days that are shuffled together; between such spans, time runs forward."""
     keep_in_memory: bool = True

@@ -280,6 +280,7 @@ class _Single:
             num_item_rows=len(self.encoder.item_ids),
             catalogue_size=len(self.encoder.item_ids) - 1,
             correct=training.log_q != "none",
+            history_dropout=training.history_dropout,
             frequency=None
             if training.frequency == "exact"
             else StreamingFrequency(

@@ -72,20 +72,10 @@ def test_each_speed_has_weights_of_its_own() -> None:
     np.testing.assert_array_equal(both[:, 1], weights(decay_days=5.0, power=0.5))
 
 
-def test_items_are_left_out_at_random_while_training_alone() -> None:
-    layer = HistoryWeights(decay_days=[None, 5.0], power=0.0, dropout=0.3)
-    rows, ages = np.ones((400, 50), np.int32), np.zeros((400, 50), np.float32)
-    assert (layer((rows, ages)).numpy() == 1).all()
-    found = layer((rows, ages), training=True).numpy()
-    # Of 20,000 places a share of .3 is left out, give or take four standard errors; in all means the same ones.
-    assert abs((found[:, 0] == 0).mean() - 0.3) < 4 * (0.3 * 0.7 / 20_000) ** 0.5
-    np.testing.assert_array_equal(found[:, 0], found[:, 1])
-
-
 def test_weights_are_made_again_from_their_configuration() -> None:
-    layer = HistoryWeights(decay_days=[None, 3.5], power=0.25, dropout=0.4, name="history_pooling")
+    layer = HistoryWeights(decay_days=[None, 3.5], power=0.25, name="history_pooling")
     again = HistoryWeights.from_config(layer.get_config())
-    assert (again.decay_days, again.power, again.dropout, again.name) == ((None, 3.5), 0.25, 0.4, "history_pooling")
+    assert (again.decay_days, again.power, again.name) == ((None, 3.5), 0.25, "history_pooling")
     np.testing.assert_array_equal(again((ROWS, AGES)), layer((ROWS, AGES)))
 
 

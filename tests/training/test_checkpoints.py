@@ -81,7 +81,7 @@ def everything(encoder: Encoder, weight: DecayingWeight) -> trainer.RetrievalMod
     users, items = len(encoder.user_ids), len(encoder.item_ids)
     towers = build_two_tower(
         encoder.input_specs("user"), encoder.input_specs("item"), embedding_dim=8, hidden_units=(6,), id_dropout=0.2,
-        history=weighted_means(decay_days=[None, 7.0], power=0.5, dropout=0.3),
+        history=weighted_means(decay_days=[None, 7.0], power=0.5),
         bucket_of_user_row=np.zeros(users, np.int32), bucket_of_item_row=np.zeros(items, np.int32),
         user_adds=[augmented(table("user_augmented", users), id_name="user_id")],
         item_adds=[augmented(table("item_augmented", items), id_name="item_id")],

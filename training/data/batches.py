@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features import columns, examples
-from features.encoding import Encoder, Inputs, moments_of
+from features.encoding import HISTORY, Encoder, Inputs, moments_of
 from training.data.example_weights import REWARDS, Fade, Reward, balanced
 from training.negatives import queue, sampling_bias, source
 from training.negatives.known_positives import KnownPositives, false_negatives
@@ -119,6 +119,8 @@ class BatchPlan:
         catalogue_size: Items that even draws are made from.
         correct: Whether log q is worked out; otherwise it is 0.
         frequency: Estimates the items' shares while the batches pass; None counts the examples of each span.
+        history_dropout: Share of the items of an example's history that are left out at random, so that a user is not
+            recognised by a single one (Liang et al. (Mult-VAE), WWW 2018, section 2.2).
     """
 
     batch_size: int
@@ -130,6 +132,7 @@ class BatchPlan:
     catalogue_size: int
     correct: bool
     frequency: sampling_bias.StreamingFrequency | None
+    history_dropout: float = 0.0
 
 
 def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
@@ -177,6 +180,9 @@ def batches(
     num_batches = max(1, round(len(order) / plan.batch_size))
     for rows in np.array_split(order, num_batches):
         users, own = _rows(span.users, span.user_row[rows]), _rows(span.items, span.item_row[rows])
+        if plan.history_dropout:
+            is_left_out = rng.random(users[HISTORY].shape) < plan.history_dropout
+            users[HISTORY] = np.where(is_left_out, np.int32(0), users[HISTORY])
         user_rows = _ids(users, columns.USER_ID)
         drawn = _draw(draws, user_rows, descriptions, rng)
         yield {

@@ -112,6 +112,19 @@ def test_the_same_seed_gives_the_same_batches_and_another_one_does_not(groups_sp
     assert not any(equal(left, right) for left, right in zip(first, other, strict=True))
 
 
+def test_items_of_histories_are_left_out_at_random_in_batches_alone(groups_span: Span) -> None:
+    before = groups_span.users["user_history"].copy()
+    found = list(batches(groups_span, plan(groups_span, history_dropout=0.4), seed=[1]))
+    again = list(batches(groups_span, plan(groups_span, history_dropout=0.4), seed=[1]))
+    assert all(map(equal, found, again))
+    np.testing.assert_array_equal(groups_span.users["user_history"], before)
+    num_kept = sum(int((batch["user/user_history"] > 0).sum()) for batch in found)
+    whole = list(batches(groups_span, plan(groups_span), seed=[1]))
+    num_items = sum(int((batch["user/user_history"] > 0).sum()) for batch in whole)
+    # Four standard errors of a share.
+    assert abs(num_kept / num_items - 0.6) < 4 * (0.4 * 0.6 / num_items) ** 0.5
+
+
 def test_uniform_negatives_follow_the_own_items_and_are_taken_from_their_pool_in_turn(groups_span: Span) -> None:
     pool_size = len(groups_span.uniform["item_id"])
     numbered = np.broadcast_to(1000 + np.arange(pool_size)[:, None], groups_span.uniform["item_numeric"].shape)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 # In the folder of a model, while somebody is being cut out of it.
 CUTTING = "cutting.json"
+# There too: what each epoch of the fit gave.
+EPOCHS = "epochs.json"
 # In the folder of a version of the online features, once it is whole.
 FILLED = "filled.txt"
 
@@ -80,8 +82,13 @@ class RunPaths:
 
     @property
     def model(self) -> Path:
-        """Encoder, exported towers, checkpoints and TensorBoard logs."""
+        """Encoder, exported towers, state for warm starts and TensorBoard logs."""
         return self.of_fit / "models" / str(self.as_of)
+
+    @property
+    def unfinished_fit(self) -> Path:
+        """Checkpoints and logs of the day's fit, as long as it is not finished."""
+        return self.model.with_name(f".{self.as_of}.fit")
 
     @property
     def vectors(self) -> Path:

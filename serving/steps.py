@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from artefacts import console, files, steps
-from artefacts.paths import RunPaths
+from artefacts.paths import EPOCHS, RunPaths
 from features import columns, encoding, tables
 from features.forgotten import Forgotten
 from features.schema import SERVICE_NAMES
@@ -160,7 +160,7 @@ def _parts(
         items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
         purchases=purchases.Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
         popularity=recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
-        metrics=_metrics(paths.model / "epochs.json"),
+        metrics=_metrics(paths.model / EPOCHS),
         withdrawn=withdrawn,
     )
 
@@ -172,9 +172,10 @@ def recent_events(items: Path) -> npt.NDArray[np.float32]:
 
 
 def _metrics(epochs: Path) -> dict[str, Any]:
-    """Figures of the last epoch of each phase."""
+    """Figures of the epoch that each phase kept."""
     phases = json.loads(epochs.read_text())
-    return {name: {"loss": reports[-1]["loss"], **reports[-1]["metrics"]} for name, reports in phases.items()}
+    kept = {name: next(report for report in reports if report["is_kept"]) for name, reports in phases.items()}
+    return {name: {"loss": report["loss"], **report["metrics"]} for name, report in kept.items()}
 
 
 def _facts(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
+from towers.inputs import seeded_generator
 from towers.two_tower import Addition, Bottom, Part, TwoTower
 
 AUGMENTED = "augmented"
@@ -49,6 +50,7 @@ class AugmentedTable(tf_keras.layers.Layer):  # type: ignore[misc]
             if rows is not None and len(rows) > num_rows:
                 raise ValueError(f"{name} has {len(rows)} rows, expected at most the {num_rows} rows of the id table")
         self.dropout = dropout
+        self._random = seeded_generator() if dropout > 0 else None
         self._trained = np.zeros(num_rows, bool)
         self._trained[: len(trained)] = trained
         self._groups = np.zeros(num_rows, np.int32)
@@ -71,8 +73,8 @@ class AugmentedTable(tf_keras.layers.Layer):  # type: ignore[misc]
         """
         vectors = tf.nn.embedding_lookup(self.table, rows)
         warm = tf.gather(tf.constant(self._trained), rows)
-        if training and self.dropout > 0:
-            warm &= tf.random.uniform(tf.shape(rows)) >= self.dropout
+        if training and self._random is not None:
+            warm &= self._random.uniform(tf.shape(rows)) >= self.dropout
         fallback = tf.gather(self.fallback, tf.gather(tf.constant(self._groups), rows))
         return vectors, tf.where(warm[:, None], vectors, fallback)
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY
-from towers.inputs import History, HistoryEncoder
+from towers.inputs import History, HistoryEncoder, seeded_generator
 
 
 def weighted_means(*, decay_days: Sequence[float | None], power: float, dropout: float = 0.0) -> HistoryEncoder:
@@ -62,6 +62,7 @@ class HistoryWeights(tf_keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.decay_days = tuple(decay_days)
         self.power, self.dropout = power, dropout
+        self._random = seeded_generator() if dropout > 0 else None
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool | None = None) -> tf.Tensor:
         """Weighs items.
@@ -75,8 +76,8 @@ class HistoryWeights(tf_keras.layers.Layer):  # type: ignore[misc]
         """
         rows, age_days = inputs
         known = tf.cast(rows > 0, age_days.dtype)
-        if training and self.dropout:
-            known *= tf.cast(tf.random.uniform(tf.shape(known)) >= self.dropout, age_days.dtype)
+        if training and self._random is not None:
+            known *= tf.cast(self._random.uniform(tf.shape(known)) >= self.dropout, age_days.dtype)
         weights = tf.stack(
             [known if days is None else known * tf.exp(-age_days / days) for days in self.decay_days], axis=1
         )

@@ -38,6 +38,7 @@ class BucketDropout(tf_keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.rate = rate
         self.bucket_of_row = np.asarray(bucket_of_row, np.int32)
+        self._random = seeded_generator() if rate > 0 else None
 
     def call(self, rows: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Replaces some rows.
@@ -49,16 +50,21 @@ class BucketDropout(tf_keras.layers.Layer):  # type: ignore[misc]
         Returns:
             The same shape.
         """
-        if not training:
+        if not training or self._random is None:
             return rows
         last = len(self.bucket_of_row) - 1
         bucket = tf.gather(tf.constant(self.bucket_of_row), tf.minimum(rows, last))
-        replaced = (tf.random.uniform(tf.shape(rows)) < self.rate) & (rows <= last)
+        replaced = (self._random.uniform(tf.shape(rows)) < self.rate) & (rows <= last)
         return tf.where(replaced, bucket, rows)
 
     def get_config(self) -> dict[str, object]:
         """Arguments that make the same layer again."""
         return {**super().get_config(), "rate": self.rate, "bucket_of_row": self.bucket_of_row.tolist()}
+
+
+def seeded_generator() -> tf.random.Generator:
+    """A generator, seeded by the global seed, whose state is saved with a model, unlike that of `tf.random`."""
+    return tf.random.Generator.from_seed(int(tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32)), alg="philox")
 
 
 def pooled_lookup(vectors_of: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

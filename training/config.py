@@ -184,7 +184,9 @@ class TrainingConfig(Section):
     """How the towers are fitted."""
 
     epochs: int = Field(2, ge=1)
-    """Passes over the examples."""
+    """Passes over the examples, at most: validation chooses how many; without validation days all of them are made."""
+    patience: int = Field(2, ge=1)
+    """Early stopping: epochs in a row without a better validation recall after which the validation fit ends."""
     batch_size: int = Field(1024, ge=2)
     """Examples per step (B), about: the examples of a span are cut into equal batches."""
     optimizer: Literal["adam", "adagrad"] = "adam"
@@ -228,8 +230,9 @@ class TrainingConfig(Section):
     validation_days: int = Field(7, ge=0)
     """Days before `as_of` on which epochs are compared, before the towers are fitted on all days; fewer than
     example_days. 0 compares nothing and fits once."""
-    checkpoint_every_epochs: int = Field(1, ge=1)
-    """How often the weights are saved."""
+    checkpoint_every_minutes: float = Field(10.0, ge=0)
+    """How often a fit is saved within an epoch, and after each epoch besides: one that was killed resumes from there; 0
+    saves it after each step. Several processes (`distribute`) save nothing."""
     distribute: Literal["none", "multi_worker"] = "none"
     """Whether one process fits, or those that the environment variable TF_CONFIG names, each a share of every batch."""
 

@@ -54,6 +54,10 @@ class Processes(Protocol):
         """A step that all take at once, each with its share; its loss is that of the whole batch."""
         ...
 
+    def of_chief(self, value: float) -> float:
+        """What the chief gives, for all of them: the others' own is not read."""
+        ...
+
 
 class Alone:
     """One process, which takes whole batches."""
@@ -69,6 +73,10 @@ class Alone:
     def graph_of(self, train_step: TrainStep) -> TrainStep:
         """The step."""
         return graph_of(train_step)
+
+    def of_chief(self, value: float) -> float:
+        """The value."""
+        return value
 
 
 class Workers:
@@ -119,10 +127,15 @@ class Workers:
 
         return step
 
+    def of_chief(self, value: float) -> float:
+        """The chief's value; returns when all processes have asked for it."""
+        own = value if self.cluster.is_chief else 0.0
+        arrive = tf.function(lambda: self._strategy.run(lambda: tf.constant(own, tf.float64)))
+        return float(self._strategy.reduce(tf.distribute.ReduceOp.SUM, arrive(), axis=None))
+
     def wait(self) -> None:
         """Returns when all processes have come here: those still at work take one that has ended for a broken one."""
-        arrive = tf.function(lambda: self._strategy.run(lambda: tf.constant(1)))
-        self._strategy.reduce(tf.distribute.ReduceOp.SUM, arrive(), axis=None)
+        self.of_chief(1.0)
 
 
 @cache

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from artefacts.console import progress
+from artefacts.console import console, progress
 from features.encoding import Encoder
 from towers.dual_augmented import refresh_fallbacks
 from towers.ensemble import concatenate, part_widths
 from towers.history import HISTORY_ENCODERS
 from towers.mobius import with_three_parts
 from towers.two_tower import VECTOR, TwoTower, build_two_tower
+from training.checkpoints import Position
 from training.co_purchase import with_factors_of
 from training.config import TowerConfig, TrainingConfig
 from training.data.batches import Batch, BatchPlan, epoch_batches
 from training.data.not_finite import cause_of
 from training.data.training_data import TrainingData
 from training.distribution import PROCESSES
+from training.epochs import EarlyStopping, EpochMetrics, EpochReport
+from training.fit_loop import fit
 from training.held_out import TRAINED, Bools, WarmStart, state_file
 from training.losses.objective import DecayingWeight, Terms
 from training.methods import additions, state_of, terms
@@ -28,11 +31,13 @@ from training.negatives.queue import VectorQueue
 from training.negatives.sampling_bias import StreamingFrequency
 from training.negatives.source import Source
 from training.optimizers import make_optimizer
-from training.trainer import EpochMetrics, EpochReport, RetrievalModel, fit, make_deterministic
+from training.trainer import RetrievalModel, make_deterministic
 from training.warm_start import carry_over, save_state
 from training.warm_start import state_of as state_of_fit
 
 Evaluate = Callable[[TwoTower], EpochMetrics]
+TOWERS = "towers"
+"""Name of the fit of the towers that are served, among the numbers of epochs."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +48,31 @@ class Fitted:
         towers: As they are served.
         learned: Without what is appended to the learned vectors.
         parts: Widths of the vectors that are concatenated to one, the first pair's first.
-        reports: One for each epoch of the last fit.
+        reports: One for each epoch of the last fit, those after its best one included.
+        epochs: Name of each fit that it took -> epochs that it kept; the last fit comes last.
     """
 
     towers: TwoTower
     learned: TwoTower
     parts: tuple[int, ...]
     reports: list[EpochReport]
+    epochs: Mapping[str, int]
+
+    @property
+    def best(self) -> int:
+        """The epoch whose towers these are, from 1."""
+        return list(self.epochs.values())[-1]
 
 
 Report = Callable[[str, EpochReport], None]
 """Called with the name of the fit and what an epoch gave."""
+
+
+def resumed(title: str, at: Position, advance: Callable[[int], None]) -> None:
+    """Tells people where a fit resumes that was interrupted, and has its progress bar begin there."""
+    where = "was fitted" if at.is_finished else f"resumes at epoch {len(at.reports) + 1}, step {len(at.losses) + 1}"
+    console().print(f"  {title} {where}: the run before was interrupted")
+    advance(at.num_steps)
 
 
 def fit_phase(
@@ -64,14 +83,18 @@ def fit_phase(
     training: TrainingConfig,
     seed: int,
     folder: Path,
+    unfinished: Path,
     evaluate: Evaluate,
     report: Report,
+    stopping: EarlyStopping | None = None,
+    epochs: Mapping[str, int] | None = None,
     warm: WarmStart | None = None,
 ) -> Fitted:
     """Fits the towers of a phase, after any other towers that they need first.
 
     With a teacher (MOBIUS) or a hard model next to an easy one (EBR), plain towers are fitted first, on the same days.
-    Co-purchase factors, if any, are appended to what was learned.
+    Each fit stops by the recall of what it would serve itself. Co-purchase factors, if any, are appended to what was
+    learned.
 
     Args:
         encoder: The dataset's encoder.
@@ -79,17 +102,20 @@ def fit_phase(
         towers: Shape of the towers.
         training: How they are fitted.
         seed: Of every choice at random.
-        folder: Gets checkpoints and logs.
+        folder: Gets the state that a later fit starts from.
+        unfinished: Gets checkpoints and logs; a fit that was killed resumes from those that are there.
         evaluate: Measures towers as they would be served.
         report: Called after each epoch.
+        stopping: Ends each fit early, and keeps its best epoch; None keeps the last one.
+        epochs: How many each fit takes, by name; None takes those of the configuration.
         warm: The state that the fit starts from; None starts from random values.
     """
     join = with_factors_of(encoder, data.known, towers=towers, seed=seed)
-    has_first = training.mobius is not None or training.hard_model_weight is not None
-    single = _Single(towers, training, seed, encoder, data, folder, report, warm)
-    first = None
-    if has_first:
-        first, _ = single.fit("first", teacher=None, mined=None, evaluate=lambda pair: evaluate(join(pair)))
+    single = _Single(towers, training, seed, encoder, data, folder, unfinished, report, stopping, epochs or {}, warm)
+    first, kept = None, dict[str, int]()
+    if training.mobius is not None or training.hard_model_weight is not None:
+        first, found = single.fit("first", teacher=None, mined=None, evaluate=lambda pair: evaluate(join(pair)))
+        kept["first"] = single.best(found)
     if first is not None and training.hard_model_weight is not None:
         easy, weight = first, training.hard_model_weight
 
@@ -99,13 +125,15 @@ def fit_phase(
         hard, reports = single.fit(
             "hard", teacher=None, mined=data.mined, evaluate=lambda pair: evaluate(join(with_easy(pair)))
         )
+        kept["hard"] = single.best(reports)
         learned, parts = with_easy(hard), part_widths([easy, hard])
     else:
         learned, reports = single.fit("", teacher=first, mined=data.mined, evaluate=lambda pair: evaluate(join(pair)))
+        kept[TOWERS] = single.best(reports)
         parts = part_widths([learned])
     served = join(learned)
     rest = int(served.item.output.shape[-1]) - sum(parts)
-    return Fitted(served, learned, (*parts, rest) if rest else parts, reports)
+    return Fitted(served, learned, (*parts, rest) if rest else parts, reports, kept)
 
 
 @dataclass(frozen=True)
@@ -118,8 +146,15 @@ class _Single:
     encoder: Encoder
     data: TrainingData
     folder: Path
+    unfinished: Path
     report: Report
+    stopping: EarlyStopping | None
+    epochs: Mapping[str, int]
     warm: WarmStart | None
+
+    def best(self, reports: Sequence[EpochReport]) -> int:
+        """The epoch that a fit keeps."""
+        return self.stopping.best(reports) if self.stopping is not None else len(reports)
 
     def fit(
         self, name: str, *, teacher: TwoTower | None, mined: UserNegatives | None, evaluate: Evaluate
@@ -144,7 +179,7 @@ class _Single:
             refresh_fallbacks(towers)
             if plan.frequency is not None:
                 plan.frequency.restore(state)
-        folder = self.folder / "-".join(part for part in (self.data.name, name) if part)
+        folder = self.unfinished / "-".join(part for part in (self.data.name, name) if part)
 
         def batches_of(epoch: int) -> Iterator[Batch]:
             return processes.shares(epoch_batches(self.data.load_all(), plan, seed=[self.seed, epoch]))
@@ -155,12 +190,13 @@ class _Single:
                     weight.step()
             refresh_fallbacks(towers)
 
-        steps = training.epochs * max(1, round(int(self.data.item_counts.sum()) / training.batch_size))
+        epochs = self.epochs.get(name or TOWERS, training.epochs)
+        steps = epochs * max(1, round(int(self.data.item_counts.sum()) / training.batch_size))
         title = " ".join(part for part in (self.data.name, name) if part)
         with progress(f"training ({title})", total=steps) as advance:
             reports = fit(
                 model,
-                training.epochs,
+                epochs,
                 batches_of=batches_of,
                 optimizer=optimizer,
                 folder=folder,
@@ -168,14 +204,19 @@ class _Single:
                 after_steps=after_steps,
                 on_step=lambda loss: advance(1),
                 on_epoch=lambda report: self.report(title, report),
-                checkpoint_every_epochs=training.checkpoint_every_epochs,
+                on_resume=lambda at: resumed(title, at, advance),
+                stopping=self.stopping,
+                # What one process would resume alone, the others would not.
+                checkpoint_every_minutes=training.checkpoint_every_minutes if training.distribute == "none" else None,
                 saved=kept,
+                draws=plan.frequency,
                 graph_of=processes.graph_of,
+                of_chief=processes.of_chief,
                 cause_of=lambda batch: cause_of(batch, self.encoder),
             )
         seen = {} if plan.frequency is None else plan.frequency.state()
-        save_state(state_of_fit(carried, optimizer) | seen, state_file(folder.parent, name))
-        save_state(dict(zip(("users", "items"), trained, strict=True)), state_file(folder.parent, TRAINED))
+        save_state(state_of_fit(carried, optimizer) | seen, state_file(self.folder, name))
+        save_state(dict(zip(("users", "items"), trained, strict=True)), state_file(self.folder, TRAINED))
         return model.fitted, reports
 
     def _trained(self) -> tuple[Bools, Bools]:

@@ -11,7 +11,7 @@ Source: Su et al. (SparCode), SIGIR 2023, section 3.5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -38,13 +38,15 @@ from training.config import SparCodeFitConfig
 from training.data.batches import ITEM_PREFIX, LOG_Q, MASK, USER_PREFIX, WEIGHT, Batch, BatchPlan, epoch_batches
 from training.data.not_finite import cause_of
 from training.data.training_data import TrainingData
+from training.epochs import EpochMetrics
 from training.export import export_tower
-from training.fit import Fitted, Report
+from training.fit import Fitted, Report, resumed
+from training.fit_loop import fit
 from training.held_out import WarmStart, state_file
 from training.losses.objective import inputs_with_prefix, weighted_mean
 from training.losses.softmax import SOFTMAX, LogQ
 from training.negatives.even_draws import uniform
-from training.trainer import EpochMetrics, embed, fit, make_deterministic
+from training.trainer import embed, make_deterministic
 from training.warm_start import carry_over, save_state, state_of
 
 Floats = npt.NDArray[np.float64]
@@ -56,7 +58,7 @@ STATE = "sparcode"
 
 
 class SparCodeModel(tfrs.Model):  # type: ignore[misc]
-    """SparCode and its loss; `training.trainer.fit` takes it.
+    """SparCode and its loss; `training.fit_loop.fit` takes it.
 
     Args:
         sparcode: What is fitted; its quantizer has been started.
@@ -197,6 +199,8 @@ def fit_sparcode(
     users: Inputs,
     items: Inputs,
     folder: Path,
+    unfinished: Path,
+    checkpoint_every_minutes: float | None,
     evaluate: Callable[[SparCode], EpochMetrics] | None,
     report: Report,
     warm: WarmStart | None = None,
@@ -212,7 +216,9 @@ def fit_sparcode(
         seed: Of every choice at random.
         users: Model inputs of all users at the phase's moment, by row of the canonical tables.
         items: Likewise of all items.
-        folder: Gets checkpoints and logs.
+        folder: Gets the state that a later fit starts from.
+        unfinished: Gets checkpoints and logs; a fit that was killed resumes from those that are there.
+        checkpoint_every_minutes: How often the fit is saved; None saves nothing.
         evaluate: Measures the model before the first epoch and after each; None measures nothing.
         report: Called after each epoch.
         warm: The state that the fit starts from; None starts from random values.
@@ -235,37 +241,38 @@ def fit_sparcode(
     else:
         carry_over(warm.state(STATE), warm.growth, carried, optimizer)
 
-    def batches_of(epoch: int) -> Iterator[Batch]:
-        return epoch_batches(data.load_all(), plan, seed=[seed, epoch])
-
     def evaluated(fitted: SparCode) -> EpochMetrics:
         return {} if evaluate is None else evaluate(join(_refitted(fitted, users)))
 
     def measured(fitted: SparCode) -> EpochMetrics:
-        usage = model.usage
-        for warning in usage.warnings():
-            console().print(f"[yellow]warning[/] {warning}")
-        found.append(evaluated(fitted))
-        return {**usage.metrics(), **found[-1]}
+        _warn(model.usage)
+        return {**model.usage.metrics(), **evaluated(fitted)}
 
-    found = [evaluated(sparcode)]
+    before = evaluated(sparcode)
     title = f"{data.name} sparcode"
     steps = settings.epochs * max(1, round(int(data.item_counts.sum()) / settings.batch_size))
     with progress(f"training ({title})", total=steps) as advance:
-        fit(
+        reports = fit(
             model,
             settings.epochs,
-            batches_of=batches_of,
+            batches_of=lambda epoch: epoch_batches(data.load_all(), plan, seed=[seed, epoch]),
             optimizer=optimizer,
-            folder=folder / f"{data.name}-sparcode",
+            folder=unfinished / f"{data.name}-sparcode",
             evaluate=measured,
             on_step=lambda loss: advance(1),
             on_epoch=lambda epoch_report: report(title, epoch_report),
+            on_resume=lambda at: resumed(title, at, advance),
+            checkpoint_every_minutes=checkpoint_every_minutes,
             saved={"quantizer": sparcode.quantizer},
             cause_of=lambda batch: cause_of(batch, encoder),
         )
     save_state(state_of(carried, optimizer), state_file(folder, STATE))
-    return join(_refitted(sparcode, users)), found
+    return join(_refitted(sparcode, users)), [before, *(one.metrics for one in reports)]
+
+
+def _warn(usage: CodeUsage) -> None:
+    for warning in usage.warnings():
+        console().print(f"[yellow]warning[/] {warning}")
 
 
 def _token_width(backbone: Fitted, *, num_parts: int) -> int:

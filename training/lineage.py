@@ -78,8 +78,8 @@ def read_lineage(model: Path) -> dict[str, Any]:
     """How a fit came to be.
 
     Returns:
-        `parent`, whether the fit `is_warm_start` from it, the day of the last `full_fit`, `held_out_share` and what the
-        last full fit chose: `sparcode_epochs`, `factor_weight`, `factor_powers`.
+        `parent`, whether the fit `is_warm_start` from it, the day of the last `full_fit`, `held_out_share`, the number
+        of `epochs` by fit, and what the last full fit chose: `sparcode_epochs`, `factor_weight`, `factor_powers`.
     """
     found: dict[str, Any] = json.loads((model / LINEAGE_FILE).read_text())
     # The name of the key in fits of earlier versions.

@@ -24,10 +24,11 @@ from towers.two_tower import TwoTower
 from training.co_purchase import POWERS, UNCHOSEN_POWERS, WEIGHTS, recall_by_weight, with_factors_of, with_weight
 from training.config import TowerConfig, TrainSections
 from training.data.training_data import catalogue_inputs, seen_items
+from training.epochs import EpochMetrics
 from training.fit import Fitted
 from training.fit_sparcode import interaction_of
 from training.negatives.known_positives import KnownPositives
-from training.trainer import EpochMetrics, embed
+from training.trainer import embed
 
 TOP = 10
 SPARCODE_USERS = 1000
@@ -130,7 +131,7 @@ def evaluation_of(
 
 def validation_vectors(
     sections: TrainSections, encoder: Encoder, phase: Phase, fitted: Fitted, evaluation: Evaluation
-) -> tuple[ValidationVectors, TrainSections]:
+) -> tuple[ValidationVectors, float, TrainSections]:
     """What is served is chosen by these vectors, as those of the final fit know the days already.
 
     How the co-purchase factors are made and what they count is chosen first, unless it is given.
@@ -143,12 +144,13 @@ def validation_vectors(
         evaluation: What it is evaluated with.
 
     Returns:
-        The vectors, and the sections with what was chosen.
+        The vectors, their recall at the largest k, and the sections with what was chosen.
     """
     towers = sections.towers
     if not towers.factor_dim or (towers.factor_weight and towers.factor_powers):
         users, items = embed(fitted.towers.user, evaluation.users), embed(fitted.towers.item, evaluation.items)
-        return ValidationVectors(phase.moment, users, items), sections
+        recall = fitted.reports[fitted.best - 1].metrics[f"recall_at_{max(sections.ks)}"]
+        return ValidationVectors(phase.moment, users, items), recall, sections
     assert phase.relevant is not None
     first, k = int(fitted.learned.user.output.shape[-1]), max(sections.ks)
     best: tuple[float, ValidationVectors, TowerConfig] | None = None
@@ -171,4 +173,4 @@ def validation_vectors(
             vectors = ValidationVectors(phase.moment, with_weight(users, weight, learned_width=first), items)
             best = found[weight], vectors, tried.model_copy(update={"factor_weight": weight})
     assert best is not None
-    return best[1], replace(sections, towers=best[2])
+    return best[1], best[0], replace(sections, towers=best[2])

@@ -7,18 +7,20 @@ Which processes they are is given by the environment variable TF_CONFIG.
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 
 from artefacts import console, steps
 from artefacts.config import as_read
-from artefacts.files import json_text
-from artefacts.paths import RunPaths
+from artefacts.files import json_text, replace_text
+from artefacts.paths import EPOCHS, RunPaths
 from features.encoding import Encoder
 from features.schema_changes import SchemaFacts
 from serving.retrieval.vectors import PARTS_FILE
@@ -36,18 +38,24 @@ from training.data.training_data import (
     split_validation_days,
 )
 from training.distribution import read_cluster, workers
+from training.epochs import EarlyStopping, EpochMetrics, EpochReport
 from training.export import export_tower
 from training.fit import Fitted, fit_phase
+from training.fit_loop import LOGS
 from training.fit_sparcode import export_sparcode, fit_sparcode
 from training.held_out import HeldOut, Parent, WarmStart, compare
 from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
 from training.phase import TOP, Evaluation, Phase, evaluation_of, validation_vectors
-from training.trainer import EpochMetrics, EpochReport
 from training.warm_start import Growth
 
 
 def train(
-    sections: TrainSections, paths: RunPaths, *, parent: Parent | None = None, is_warm_start: bool = False
+    sections: TrainSections,
+    paths: RunPaths,
+    *,
+    parent: Parent | None = None,
+    is_warm_start: bool = False,
+    digest: str | None = None,
 ) -> str:
     """Fits, evaluates and exports the towers; returns one line of outcome.
 
@@ -57,6 +65,7 @@ def train(
         parent: An earlier fit to compare with, on users who are held out of this one.
         is_warm_start: Whether the fit starts from the parent's state, on the days since it; otherwise it is a full
             retrain on all days.
+        digest: Of everything that goes into the fit: an interrupted fit of the same one is resumed. None begins again.
 
     Raises:
         ValueError: A warm start is asked for without a parent.
@@ -69,30 +78,47 @@ def train(
         num_days = (paths.as_of - start.as_of).days + sections.replay_days
         sections = _of_new_days(sections, start)
     days = days_with_examples(paths, num_days=num_days, num_events=sections.example_events)
+    unfinished = _unfinished(paths, digest if sections.training.distribute == "none" else None)
     with steps.fresh_folder(paths.model) as folder:
         encoder, warm = _encoder(sections, paths, days, start)
         encoder.save(folder / "encoder")
         (folder / SECTIONS_FILE).write_text(json_text(as_read(asked), indent=2))
-        reports: dict[str, list[EpochReport]] = {}
-        if start is None:
-            reports, sections = _validate(sections, paths, encoder, days, folder)
+        validated = None if start is not None else _validate(sections, paths, encoder, days, folder)
+        if validated is not None:
+            sections = validated.sections
         phase = Phase("final", days, paths.as_of, None)
         held = None if parent is None else _held_out(sections, paths, parent)
-        fitted, sparcode, _, _ = _fit(sections, paths, encoder, phase, folder, warm=warm, held=held)
-        reports["final"] = fitted.reports
+        epochs = {} if validated is None else validated.fitted.epochs
+        fitted, sparcode, _, _ = _fit(sections, paths, encoder, phase, folder, epochs=epochs, warm=warm, held=held)
         _export(fitted, sparcode, folder)
-        plain = {name: [asdict(report) for report in phase] for name, phase in reports.items()}
-        (folder / "epochs.json").write_text(json_text(plain, indent=2))
+        _write_epochs(folder / EPOCHS, fitted, validated)
+        for logs in unfinished.glob(f"*/{LOGS}"):
+            shutil.copytree(logs, folder / logs.parent.name / LOGS)
         if (facts := SchemaFacts.load(paths.tables)) is not None:
             (folder / COLUMNS_FILE).write_text(json_text(facts.to_plain(), indent=2))
-        lineage = _lineage(sections, paths, parent, held, is_warm_start=is_warm_start)
+        lineage = _lineage(sections, paths, parent, held, fitted.epochs, is_warm_start=is_warm_start)
         (folder / LINEAGE_FILE).write_text(json_text(lineage, indent=2))
         compared = ""
         if parent is not None and held is not None:
             known = known_positives(encoder, paths, before=parent.as_of)
             then = with_factors_of(encoder, known, towers=sections.towers, seed=sections.seed)(fitted.learned)
             compared = compare(then, parent, encoder, paths, held, folder=folder, k=max(sections.ks))
-    return _outcome(sections, days, reports, compared, start)
+    shutil.rmtree(unfinished)
+    return _outcome(sections, days, fitted, validated, compared, start)
+
+
+def _unfinished(paths: RunPaths, digest: str | None) -> Path:
+    """The folder of the day's unfinished fit, emptied unless that is the same fit; those of other days go."""
+    folder = paths.unfinished_fit
+    key = folder / "digest.txt"
+    is_same = digest is not None and key.exists() and key.read_text() == digest
+    for other in folder.parent.glob(".????-??-??.fit"):
+        # Arms take no lock: another day's fit may be under way.
+        if not is_same if other == folder else paths.arm is None:
+            shutil.rmtree(other)
+    if not is_same:
+        replace_text(key, digest or "")
+    return folder
 
 
 def _held_out(sections: TrainSections, paths: RunPaths, parent: Parent) -> HeldOut | None:
@@ -106,7 +132,7 @@ def _held_out(sections: TrainSections, paths: RunPaths, parent: Parent) -> HeldO
 def _of_new_days(sections: TrainSections, parent: Parent) -> TrainSections:
     """What a warm start reads differently."""
     epochs = sections.warm_epochs
-    training = sections.training.model_copy(update={"epochs": epochs, "checkpoint_every_epochs": 1})
+    training = sections.training.model_copy(update={"epochs": epochs})
     before, towers, sparcode = read_lineage(parent.model), sections.towers, sections.sparcode
     if towers.factor_weight is None:
         towers = towers.model_copy(update={"factor_weight": before.get("factor_weight")})
@@ -129,23 +155,41 @@ def _encoder(
     return encoder, WarmStart(parent, Growth.between(parent.encoder, encoder))
 
 
+class Validated(NamedTuple):
+    """What the fit of the earlier days gave: its towers, their recall, and the settings that it chose."""
+
+    fitted: Fitted
+    recall: float
+    sections: TrainSections
+
+
 def _validate(
     sections: TrainSections, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], folder: Path
-) -> tuple[dict[str, list[EpochReport]], TrainSections]:
-    """Fits the earlier days and evaluates on the last ones; returns reports, and the settings chosen by them."""
+) -> Validated | None:
+    """Fits the earlier days and evaluates on the last ones; None where none are held out."""
     num_days = sections.training.validation_days
     earlier, held_out = split_validation_days(days, as_of=paths.as_of, num_days=num_days)
     if not earlier:
-        return {}, sections
+        return None
     relevant = first_meetings(encoder, paths, since=held_out)
     phase = Phase("validation", earlier, held_out, relevant)
     fitted, sparcode, evaluations, evaluation = _fit(sections, paths, encoder, phase, folder)
-    vectors, sections = validation_vectors(sections, encoder, phase, fitted, evaluation)
+    vectors, recall, sections = validation_vectors(sections, encoder, phase, fitted, evaluation)
     vectors.save(folder)
     if sparcode is not None and sections.sparcode is not None and sections.sparcode.choose_epochs:
         epochs = _best_epochs(evaluations, f"recall_at_{max(sections.ks)}")
         sections = replace(sections, sparcode=sections.sparcode.model_copy(update={"epochs": epochs}))
-    return {"validation": fitted.reports}, sections
+    return Validated(fitted, recall, sections)
+
+
+def _write_epochs(path: Path, fitted: Fitted, validated: Validated | None) -> None:
+    """Writes what each epoch gave, and which ones the fits kept."""
+    phases = {} if validated is None else {"validation": validated.fitted}
+    plain = {
+        name: [{**asdict(report), "is_kept": report.epoch == one.best} for report in one.reports]
+        for name, one in [*phases.items(), ("final", fitted)]
+    }
+    path.write_text(json_text(plain, indent=2))
 
 
 def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
@@ -168,19 +212,26 @@ def _export(fitted: Fitted, sparcode: SparCode | None, folder: Path) -> None:
 
 
 def _lineage(
-    sections: TrainSections, paths: RunPaths, parent: Parent | None, held: HeldOut | None, *, is_warm_start: bool
+    sections: TrainSections,
+    paths: RunPaths,
+    parent: Parent | None,
+    held: HeldOut | None,
+    epochs: Mapping[str, int],
+    *,
+    is_warm_start: bool,
 ) -> dict[str, object]:
     """How a fit came to be, for the one that follows."""
-    since, epochs = str(paths.as_of), None if sections.sparcode is None else sections.sparcode.epochs
+    since, of_sparcode = str(paths.as_of), None if sections.sparcode is None else sections.sparcode.epochs
     if parent is not None and is_warm_start:
         before = read_lineage(parent.model)
-        since, epochs = before["full_fit"], before.get("sparcode_epochs")
+        since, of_sparcode = before["full_fit"], before.get("sparcode_epochs")
     return {
         "parent": None if parent is None else str(parent.as_of),
         "is_warm_start": is_warm_start,
         "full_fit": since,
         "held_out_share": 0.0 if held is None else held.share,
-        "sparcode_epochs": epochs,
+        "epochs": dict(epochs),
+        "sparcode_epochs": of_sparcode,
         "factor_weight": sections.towers.factor_weight,
         "factor_powers": sections.towers.factor_powers,
     }
@@ -189,19 +240,21 @@ def _lineage(
 def _outcome(
     sections: TrainSections,
     days: Sequence[dt.date],
-    reports: Mapping[str, list[EpochReport]],
+    fitted: Fitted,
+    validated: Validated | None,
     compared: str,
     start: Parent | None,
 ) -> str:
-    last, k, training = reports["final"][-1], max(sections.ks), sections.training
-    found = [
-        f"recall@{k} of new items {report.metrics[f'recall_at_{k}']:.4f} on {training.validation_days} days held out"
-        for report in reports.get("validation", [])[-1:]
-    ]
+    last, k, held_out = fitted.reports[-1], max(sections.ks), sections.training.validation_days
+    found = []
+    if validated is not None:
+        chosen, num_tried = validated.fitted.best, len(validated.fitted.reports)
+        found += [f"validation chose epoch {chosen} of {num_tried} tried"]
+        found += [f"recall@{k} of new items {validated.recall:.4f} on {held_out} days held out"]
     found += [f"loss {last.loss:.3f}", f"{last.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
     found += [compared] if compared else []
     begun = "" if start is None else f", warm start from {start.as_of}"
-    return f"{len(days)} days, {training.epochs} epochs{begun}: {', '.join(found)}"
+    return f"{len(days)} days, {fitted.best} epochs{begun}: {', '.join(found)}"
 
 
 def _fit(
@@ -211,6 +264,7 @@ def _fit(
     phase: Phase,
     folder: Path,
     *,
+    epochs: Mapping[str, int] | None = None,
     warm: WarmStart | None = None,
     held: HeldOut | None = None,
 ) -> tuple[Fitted, SparCode | None, list[EpochMetrics], Evaluation]:
@@ -223,17 +277,25 @@ def _fit(
     )  # fmt: skip
     evaluation = evaluation_of(sections, paths, encoder, phase, known)
     fitted = fit_phase(
-        encoder, data, towers=towers, training=training, seed=seed, folder=folder, evaluate=evaluation.of_towers,
-        report=_print_epoch, warm=warm,
+        encoder, data, towers=towers, training=training, seed=seed, folder=folder, unfinished=paths.unfinished_fit,
+        evaluate=evaluation.of_towers, report=_print_epoch, stopping=_stopping(sections, phase.name), epochs=epochs,
+        warm=warm,
     )  # fmt: skip
     if sections.sparcode is None:
         return fitted, None, [], evaluation
     sparcode, evaluations = fit_sparcode(
         encoder, data, settings=sections.sparcode, backbone=fitted, temperature=towers.temperature, seed=seed,
-        users=evaluation.users, items=evaluation.items, folder=folder, report=_print_epoch, warm=warm,
+        users=evaluation.users, items=evaluation.items, folder=folder, unfinished=paths.unfinished_fit,
+        checkpoint_every_minutes=training.checkpoint_every_minutes if training.distribute == "none" else None,
+        report=_print_epoch, warm=warm,
         evaluate=None if phase.relevant is None else evaluation.of_sparcode,
     )  # fmt: skip
     return fitted, sparcode, evaluations, evaluation
+
+
+def _stopping(sections: TrainSections, phase: str) -> EarlyStopping | None:
+    """When the fit of a phase ends early: only where there is a recall to go by."""
+    return EarlyStopping(f"recall_at_{max(sections.ks)}", sections.training.patience) if phase == "validation" else None
 
 
 def _print_epoch(phase: str, report: EpochReport) -> None:
@@ -294,21 +356,25 @@ def take_part(sections: TrainSections, paths: RunPaths) -> str:
     earlier, held_out = split_validation_days(days, as_of=paths.as_of, num_days=training.validation_days)
     phases = [("validation", earlier, held_out)] if earlier else []
     phases.append(("final", days, paths.as_of))
+    epochs: Mapping[str, int] = {}
     with TemporaryDirectory() as folder:
         for name, fitted, moment in phases:
             known = known_positives(encoder, paths, before=moment)
             data = read_training_data(
                 paths, encoder, training=training, phase=name, days=fitted, known=known, before=moment
             )
-            fit_phase(
+            epochs = fit_phase(
                 encoder,
                 data,
                 towers=sections.towers,
                 training=training,
                 seed=sections.seed,
                 folder=Path(folder),
+                unfinished=Path(folder),
                 evaluate=lambda towers: {},
                 report=lambda title, report: None,
-            )
+                stopping=_stopping(sections, name),
+                epochs=epochs,
+            ).epochs
     processes.wait()
     return f"{len(days)} days, with the chief, as process {processes.cluster.number} of {processes.cluster.size}"

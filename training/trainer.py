@@ -1,14 +1,12 @@
-"""Trainer: a TFRS model, epochs over days in time order, an evaluation of the model after each.
+"""Retrieval model: two towers and the loss between them as a TFRS model, its optimiser, and vectors of its towers.
 
 Shape letters: B rows of a batch, Q columns of the queue, D vector width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +17,10 @@ import tf_keras
 from features.encoding import Inputs
 from towers.two_tower import VECTOR, TwoTower
 from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch
-from training.distribution import TrainStep, graph_of, item_parts, share_of_mean
+from training.distribution import item_parts, share_of_mean
 from training.losses.objective import Outputs, Terms, inputs_with_prefix, total_of
 
 Floats = npt.NDArray[np.float32]
-EpochMetrics = dict[str, float]
 
 
 class Queue(Protocol):
@@ -113,120 +110,10 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         return share_of_mean(loss)
 
 
-Result = TypeVar("Result", covariant=True)
-
-
-class Fittable(Protocol[Result]):
-    """A `tfrs.Model` that `fit` takes."""
-
-    train_step: TrainStep
-    compile: Callable[..., None]
-
-    @property
-    def fitted(self) -> Result:
-        """What is fitted, as it is now."""
-        ...
-
-    def begin_epoch(self) -> None:
-        """Gets ready for an epoch."""
-        ...
-
-
 def make_deterministic(seed: int) -> None:
     """Seeds Python, NumPy and TensorFlow, and asks TensorFlow for the same result on every run."""
     tf_keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch gave.
-
-    Attributes:
-        epoch: From 1.
-        loss: Mean over the batches, which are of equal size, nats.
-        metrics: What `evaluate` returned.
-    """
-
-    epoch: int
-    loss: float
-    metrics: EpochMetrics
-
-
-def fit(
-    model: Fittable[Result],
-    epochs: int,
-    *,
-    batches_of: Callable[[int], Iterator[Batch]],
-    optimizer: tf_keras.optimizers.Optimizer,
-    folder: Path,
-    evaluate: Callable[[Result], EpochMetrics],
-    after_steps: Callable[[], None] = lambda: None,
-    on_step: Callable[[float], None] = lambda loss: None,
-    on_epoch: Callable[[EpochReport], None] = lambda report: None,
-    checkpoint_every_epochs: int = 1,
-    saved: Mapping[str, tf.Module] | None = None,
-    graph_of: Callable[[TrainStep], TrainStep] = graph_of,
-    cause_of: Callable[[Batch], str | None] = lambda batch: None,
-) -> list[EpochReport]:
-    """Fits a model.
-
-    Args:
-        model: What is fitted, in place.
-        epochs: Passes.
-        batches_of: Batches of an epoch, counted from 0.
-        optimizer: Takes the steps.
-        folder: Gets `checkpoints/` and TensorBoard's `logs/`.
-        evaluate: Measures what is fitted after an epoch.
-        after_steps: Called after the steps of an epoch, before the evaluation: for weights that decay, and fallbacks
-            that follow what they replace.
-        on_step: Called with the loss of each batch, for a progress bar.
-        on_epoch: Called after each epoch.
-        checkpoint_every_epochs: How often the weights, the optimiser's state and the queue are saved.
-        saved: Further state that is saved with them, by name.
-        graph_of: Makes a graph of the model's step; that of `training.distribution` is taken by several processes.
-        cause_of: What is wrong with the numbers of a batch, asked where a loss is not finite; None where nothing is.
-
-    Returns:
-        A report for each epoch.
-
-    Raises:
-        FloatingPointError: The loss is not a finite number.
-        ValueError: There are no batches.
-    """
-    model.compile(optimizer=optimizer)
-    step = graph_of(model.train_step)
-    state = tf.train.Checkpoint(model=model, optimizer=optimizer, **(saved or {}))
-    checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoints"), max_to_keep=2)
-    writer = tf.summary.create_file_writer(str(folder / "logs"))
-    reports = []
-    for epoch in range(epochs):
-        losses = []
-        model.begin_epoch()
-        previous: Batch | None = None
-        for batch in batches_of(epoch):
-            losses.append(float(step(batch)["loss"]))
-            if not np.isfinite(losses[-1]):
-                # A step of the batch before may have made the weights what they are.
-                cause = cause_of(batch) or (previous and cause_of(previous))
-                raise FloatingPointError(
-                    f"epoch {epoch + 1}, step {len(losses)}: the loss is {losses[-1]}; "
-                    + (cause or "lower the learning rate, or raise the temperature")
-                )
-            on_step(losses[-1])
-            previous = batch
-        if not losses:
-            raise ValueError(
-                f"epoch {epoch + 1} has no examples; take more days (training.example_days) or training.examples: all"
-            )
-        after_steps()
-        report = EpochReport(epoch + 1, float(np.mean(losses)), evaluate(model.fitted))
-        _log(writer, report)
-        if (epoch + 1) % checkpoint_every_epochs == 0:
-            checkpoints.save(checkpoint_number=epoch + 1)
-        reports.append(report)
-        on_epoch(report)
-    return reports
 
 
 def embed(tower: tf_keras.Model, inputs: Inputs, *, block: int = 8192) -> Floats:
@@ -238,11 +125,3 @@ def embed(tower: tf_keras.Model, inputs: Inputs, *, block: int = 8192) -> Floats
         for begin in range(0, num_rows, block)
     ]
     return np.concatenate(parts)
-
-
-def _log(writer: tf.summary.SummaryWriter, report: EpochReport) -> None:
-    with writer.as_default(step=report.epoch):
-        tf.summary.scalar("loss", report.loss)
-        for name, value in report.metrics.items():
-            tf.summary.scalar(name, value)
-    writer.flush()

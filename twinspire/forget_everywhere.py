@@ -208,8 +208,8 @@ def _online(paths: RunPaths, people: Sequence[str]) -> Removed:
 
 
 def _remove_left_over(paths: RunPaths) -> None:
-    """Removes what killed runs left half written; bundles have a retention of their own for that."""
-    for path in [*paths.root.rglob(".*.tmp"), *paths.root.rglob(".*.old")]:
+    """Removes what killed runs left half written or to resume from; bundles have a retention of their own for that."""
+    for path in [left for pattern in (".*.tmp", ".*.old", ".*.fit") for left in paths.root.rglob(pattern)]:
         if path.relative_to(paths.root).parts[0] in ("arms", "bundles", ".tables.old"):
             continue
         if path.is_dir():

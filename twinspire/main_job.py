@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Run:
         beam: Where Beam jobs run.
         night: How a nightly run begins; None runs the job by itself.
         read_before: What the steps before this one read of the configuration, as the YAML file holds it.
+        digest: Of the step, with everything that goes into it.
     """
 
     paths: RunPaths
@@ -48,6 +49,7 @@ class Run:
     beam: BeamConfig
     night: WarmStartPlan | None = None
     read_before: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
 
 def _ingest(sections: IngestSections, run: Run) -> str:
@@ -68,12 +70,15 @@ def _features(sections: FeaturesSections, run: Run) -> str:
 
 
 def _mine(sections: MineSections, run: Run) -> str:
+    from shutil import rmtree
+
     from beam_jobs.steps import mine
 
     outcome = mine(sections, run.beam, run.paths)
     # Their digests cover how negatives are mined, not the earlier fit that these happen to come from.
     for name in {*STEP_NAMES, *NIGHT_STEP_NAMES} - {"ingest", "features", "mine"}:
         (run.paths.steps / f"{name}.json").unlink(missing_ok=True)
+    rmtree(run.paths.unfinished_fit, ignore_errors=True)
     return outcome
 
 
@@ -94,12 +99,12 @@ def _train(sections: TrainSections, run: Run) -> str:
         # From here on the day's bundle, which may be served, has another fit behind it: it is no parent any more.
         paths.bundle_name.unlink(missing_ok=True)
         if night is None or night.parent is None:
-            return train(sections, paths)
+            return train(sections, paths, digest=run.digest)
         from features.steps import keep_catalogue
 
         keep_catalogue(paths, night.parent)
         parent = Parent.open(RunPaths(paths.root, night.parent))
-        return train(sections, paths, parent=parent, is_warm_start=night.is_warm_start)
+        return train(sections, paths, parent=parent, is_warm_start=night.is_warm_start, digest=run.digest)
 
 
 def _embed(sections: EmbedSections, run: Run) -> str:
@@ -268,7 +273,7 @@ def plan(
         read_so_far.append(as_read(sections))
         run = Run(paths, now, config.beam, night, nested(*read_so_far))
         before = steps.digest_of({"before": before, "reads": read_so_far[-1], "inputs": declared.inputs(sections, run)})
-        made.append(_step(name, before, sections, run))
+        made.append(_step(name, before, sections, replace(run, digest=before)))
     return made
 
 

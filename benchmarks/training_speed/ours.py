@@ -23,11 +23,12 @@ from features.kinds import InputSpec
 from towers.history import HISTORY_ENCODERS
 from towers.two_tower import build_two_tower
 from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch, BatchPlan, batches
+from training.fit_loop import fit
 from training.losses.fused_softmax import fused_softmax
 from training.losses.softmax import softmax_term
 from training.negatives.even_draws import uniform
 from training.optimizers import make_optimizer
-from training.trainer import RetrievalModel, embed, fit
+from training.trainer import RetrievalModel, embed
 from twinspire.config import Config
 
 

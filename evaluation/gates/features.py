@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from evaluation.gates.candidate import Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
-from features.columns import seconds_of
 from features.examples import Day
 from features.online_versions import open_filled
 from features.schema import ENTITY_KEY, TOWERS, Tower
@@ -73,7 +72,7 @@ def catalogue(candidate: Candidate) -> Check:
 def freshness(candidate: Candidate) -> Check:
     """Age of the newest features in the catalogue, and whether the online store holds them."""
     paths, limit = candidate.paths, candidate.limits.max_feature_age_days
-    moment = seconds_of(paths.as_of)
+    moment = columns.seconds_of(paths.as_of)
     ages: dict[str, float] = {}
     for tower in TOWERS:
         seconds = pq.read_table(paths.catalogue(paths.as_of) / f"{tower}s.parquet", columns=[AS_OF[tower]]).column(0)

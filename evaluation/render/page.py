@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from artefacts.files import json_text
+from evaluation.learning_curves import Epochs, curves_of
 from evaluation.render import formats, plots
 from evaluation.render.headline import (
     SliceRow,
@@ -87,12 +88,13 @@ def write_comparison(report: Report, folder: Path) -> tuple[Path, Path]:
     return json_path, html_path
 
 
-def write_daily(reports: Sequence[Report], folder: Path) -> tuple[Path, Path]:
+def write_daily(reports: Sequence[Report], folder: Path, *, epochs: Epochs) -> tuple[Path, Path]:
     """Writes `report.json`, the self-contained `report.html` and `table.txt` into a folder, which is made if need be.
 
     Args:
         reports: Of one cut, one for each task; `tasks` of the JSON.
         folder: Where to.
+        epochs: Of the fit that is evaluated; `epochs` of the JSON, and learning curves on the page.
 
     Returns:
         The paths of the first two.
@@ -101,17 +103,17 @@ def write_daily(reports: Sequence[Report], folder: Path) -> tuple[Path, Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     json_path, html_path = folder / DAILY_JSON, folder / DAILY_PAGE
-    json_path.write_text(daily_json(reports), encoding="utf-8")
-    html_path.write_text(daily_page(reports), encoding="utf-8")
+    json_path.write_text(daily_json(reports, epochs=epochs), encoding="utf-8")
+    html_path.write_text(daily_page(reports, epochs=epochs), encoding="utf-8")
     with (folder / TABLE).open("w", encoding="utf-8") as file:
         print_daily(reports, Console(file=file, width=TABLE_WIDTH))
     return json_path, html_path
 
 
-def daily_json(reports: Sequence[Report]) -> str:
-    """The daily report as JSON text: the dataset, the cut and, under `tasks`, a report for each task."""
+def daily_json(reports: Sequence[Report], *, epochs: Epochs) -> str:
+    """The daily report as JSON: dataset, cut, under `tasks` a report for each task, under `epochs` those of the fit."""
     tasks = [json.loads(to_json(report)) for report in reports]
-    document = {"dataset": reports[0].dataset, "cut": reports[0].cuts[0], "tasks": tasks}
+    document = {"dataset": reports[0].dataset, "cut": reports[0].cuts[0], "tasks": tasks, "epochs": epochs}
     return json_text(document, indent=1)
 
 
@@ -142,14 +144,16 @@ def comparison_page(report: Report) -> str:
         others=other_lines(report),
         best=best,
         partitions=_partitions(report),
+        curves=[],
     )
 
 
-def daily_page(reports: Sequence[Report]) -> str:
-    """The page of the daily report: a section for each task.
+def daily_page(reports: Sequence[Report], *, epochs: Epochs) -> str:
+    """The page of the daily report: a section for each task, then the learning curves.
 
     Args:
         reports: Of one cut, one for each task.
+        epochs: Of the fit that is evaluated.
 
     Returns:
         HTML text; names in it are escaped.
@@ -171,7 +175,19 @@ def daily_page(reports: Sequence[Report]) -> str:
         title=f"{first.dataset}: retrieval report, cut {first.cuts[0][:10]}",
         heading=f"{first.dataset}: which arm retrieves better?",
         headline=None,
+        curves=_learning_curves(epochs, k=max(first.ks)),
     )
+
+
+def _learning_curves(epochs: Epochs, *, k: int) -> list[tuple[str, str]]:
+    """Loss, recall and coverage by epoch: what a drawing shows, and the drawing."""
+    figures = {"loss": "loss", f"recall_at_{k}": f"recall@{k}", "distinct_items": "distinct items in the top lists"}
+    found = {label: curves_of(epochs, figure) for figure, label in figures.items()}
+    return [
+        (f"{label} by epoch", plots.learning_curves(curves, label, name=f"epochs{place}"))
+        for place, (label, curves) in enumerate(found.items())
+        if curves
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from evaluation.learning_curves import Curve
 from evaluation.render.headline import DESCRIPTIVE, lowest_to_ship, slice_rows
 from evaluation.report import Layer, Report
 from evaluation.statistics import Interval
@@ -127,6 +128,23 @@ def recall_by_length(report: Report, *, name: str) -> str:
         axes.legend(fontsize=8, frameon=False, labelcolor=TEXT)
 
     return svg(paint, name, height_inches=3.6)
+
+
+def learning_curves(curves: Sequence[Curve], label: str, *, name: str) -> str:
+    """A figure against the epoch, a line a fit, with a dot on the epoch that was kept."""
+    from matplotlib.ticker import MaxNLocator
+
+    def paint(axes: Axes) -> None:
+        for place, curve in enumerate(curves):
+            numbers = range(1, len(curve.values) + 1)
+            axes.plot(numbers, curve.values, label=curve.phase, color=LINES[place], linewidth=1.6)
+            axes.plot([curve.kept], [curve.values[curve.kept - 1]], "o", color=LINES[place], markersize=6)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        _legend_above(axes)
+
+    return svg(paint, name, height_inches=2.8)
 
 
 def recall_by_latency(report: Report, *, name: str) -> str | None:

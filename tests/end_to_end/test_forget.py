@@ -62,6 +62,7 @@ class Story:
     before: list[str]
     forgot: Ran
     after: list[str]
+    unfinished: list[Path]
     again: Ran
     night: Ran
     online: set[str]
@@ -98,14 +99,16 @@ def story(shop_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     assert first.returncode == 0, first.stderr
     with (root / "nights" / f"{DAY}.log").open("a") as file:
         file.write(json.dumps({"event": "night fails", "error": f"1 row is missing, such as {WANDA} at noon"}) + "\n")
+    # What a fit that was interrupted leaves has rows of users that cannot be cut out.
+    (root / "models" / f".{DAY}.fit" / "final").mkdir(parents=True)
     before = naming(root)
     forgot = twinspire("forget", "--user", WANDA, "--user", "nobody", *flags)
-    after = naming(root)
+    after, unfinished = naming(root), list(root.glob("models/.*"))
     online = online_users(root)
     again = twinspire("forget", "--user", WANDA, *flags)
     night = twinspire("daily", "--date", NEXT_DAY, *flags)
     at_last = twinspire("forget", "--user", WANDA, "--bundles", "--json", *flags)
-    return Story(root, flags, before, forgot, after, again, night, online, at_last)
+    return Story(root, flags, before, forgot, after, unfinished, again, night, online, at_last)
 
 
 def test_a_person_is_named_in_many_places_and_then_only_by_the_bundle_that_is_served(story: Story) -> None:
@@ -115,6 +118,7 @@ def test_a_person_is_named_in_many_places_and_then_only_by_the_bundle_that_is_se
     assert (story.forgot.returncode, story.forgot.stderr) == (0, "")
     assert {name.split("/")[0] for name in story.after} == {"bundles"}
     assert {name.split("/")[1][:10] for name in story.after} == {str(DAY)}
+    assert story.unfinished == []
 
 
 def test_the_command_reports_what_was_removed_and_what_remains(story: Story) -> None:

@@ -120,6 +120,7 @@ def test_three_nights_are_published_one_on_the_other(nights: Nights) -> None:
     assert served(nights.shop) == nights.shop.version(THIRD)
     assert lineage(nights.shop, THIRD) == {
         "parent": str(SECOND), "is_warm_start": True, "full_fit": str(FIRST), "held_out_share": 0.5,
+        "epochs": {"towers": 1},
         "sparcode_epochs": None,
         "factor_weight": None,
         "factor_powers": None,

@@ -19,13 +19,15 @@ from towers.history import weighted_means
 from towers.two_tower import TwoTower, build_two_tower
 from training.data.batches import Batch, BatchPlan, Span, epoch_batches, load_span, spans
 from training.distribution import Alone, Processes
+from training.epochs import EpochReport
+from training.fit_loop import fit
 from training.losses.softmax import softmax_term
 from training.negatives.even_draws import per_row, uniform
 from training.negatives.known_positives import KnownPositives
 from training.negatives.private import UserNegatives, listed
 from training.negatives.source import Source
 from training.optimizers import make_optimizer
-from training.trainer import EpochReport, RetrievalModel, fit, make_deterministic
+from training.trainer import RetrievalModel, make_deterministic
 
 
 def negatives_of(*, in_batch: bool = True, queue_size: int = 0, **drawn: Any) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def fit_small(
     evaluate: Callable[[TwoTower], dict[str, float]] = lambda towers: {},
     make: Callable[[Encoder], RetrievalModel] | None = None,
     negatives: dict[str, Any] | None = None,
+    batch_size: int = 32,
     processes: Processes | None = None,
     **changes: Any,
 ) -> tuple[RetrievalModel, list[EpochReport]]:
@@ -66,7 +69,7 @@ def fit_small(
     processes = processes or Alone()
     encoder = Encoder.load(folder / "encoder")
     make_deterministic(seed)
-    batches_of = batches_for(folder, encoder, seed=seed, negatives=negatives)
+    batches_of = batches_for(folder, encoder, seed=seed, negatives=negatives, batch_size=batch_size)
     with processes.scope():
         model = (make or plain_model)(encoder)
         optimizer = optimizer or make_optimizer("adagrad", learning_rate)
@@ -84,7 +87,7 @@ def fit_small(
 
 
 def batches_for(
-    folder: Path, encoder: Encoder, *, seed: int, negatives: dict[str, object] | None = None
+    folder: Path, encoder: Encoder, *, seed: int, negatives: dict[str, object] | None = None, batch_size: int = 32
 ) -> Callable[[int], Iterator[Batch]]:
     """Batches of an epoch over all days of `folder`."""
     days = sorted(dt.date.fromisoformat(day.name) for day in (folder / "examples").iterdir())
@@ -114,7 +117,7 @@ def batches_for(
         )
     )
     plan = BatchPlan(
-        batch_size=32,
+        batch_size=batch_size,
         known=KnownPositives.of(users, items, num_user_rows=len(encoder.user_ids)),
         num_item_rows=len(encoder.item_ids),
         catalogue_size=len(encoder.item_ids) - 1,

@@ -14,8 +14,9 @@ import numpy as np
 from features.encoding import Encoder
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
-from towers.two_tower import build_two_tower
+from towers.two_tower import TwoTower, build_two_tower
 from training.distribution import PROCESSES, Distribute, workers
+from training.epochs import EarlyStopping
 from training.losses.counterpart import counterpart_term
 from training.losses.dual_augmented import category_alignment_term, mimic_term
 from training.losses.fused_softmax import fused_softmax
@@ -34,12 +35,12 @@ def fused(encoder: Encoder) -> RetrievalModel:
     return RetrievalModel(towers, terms=terms, temperature=0.2, learn_temperature=True)
 
 
-def composed(encoder: Encoder) -> RetrievalModel:
+def composed(encoder: Encoder, *, dropout: float = 0.0) -> RetrievalModel:
     """Methods that read more of the towers than their vectors: DAT with category alignment, generated fields."""
 
     def table(num_rows: int) -> AugmentedTable:
         trained, groups = np.arange(num_rows) > 0, np.zeros(num_rows, np.int32)
-        return AugmentedTable(num_rows=num_rows, width=8, trained=trained, groups=groups, dropout=0.0)
+        return AugmentedTable(num_rows=num_rows, width=8, trained=trained, groups=groups, dropout=dropout)
 
     towers = build_two_tower(
         encoder.input_specs("user"),
@@ -85,9 +86,30 @@ def fit_together(name: str, folder: Path, out: Path, *, distribute: Distribute) 
     return {"losses": np.array(losses), "temperature": np.array(model.temperature), **weights}
 
 
+def stop_together(folder: Path, out: Path) -> dict[str, Any]:
+    """A fit that ends early by what the chief alone measures: its recalls, its weights then and after each epoch."""
+    recalls, after_epoch = iter([0.1, 0.3, 0.2, 0.25, 0.9]), list[Any]()
+
+    def evaluate(towers: TwoTower) -> dict[str, float]:
+        after_epoch.append(np.concatenate([values.ravel() for values in towers.user.get_weights()]))
+        return {"recall": next(recalls)} if workers().cluster.is_chief else {}
+
+    model, reports = SMALL["fit_small"](
+        folder, out, seed=1, epochs=6, make=lambda encoder: composed(encoder, dropout=0.3), processes=workers(),
+        of_chief=workers().of_chief, stopping=EarlyStopping("recall", patience=2), evaluate=evaluate,
+    )  # fmt: skip
+    kept = np.concatenate([values.ravel() for values in model.user_tower.get_weights()])
+    return {
+        "recalls": np.array([report.metrics["recall"] for report in reports]),
+        "after_epoch": np.array(after_epoch),
+        "kept": kept,
+    }
+
+
 if __name__ == "__main__":
     folder_of_examples, folder_of_results = map(Path, sys.argv[1:])
     for number, fit_name in enumerate(FITS):
         found = fit_together(fit_name, folder_of_examples, folder_of_results / str(number), distribute="multi_worker")
         np.savez(folder_of_results / f"{fit_name}.npz", **found)
+    np.savez(folder_of_results / "stopped.npz", **stop_together(folder_of_examples, folder_of_results / "stopped"))
     workers().wait()

@@ -84,6 +84,15 @@ def test_the_weights_have_moved(together: list[Path]) -> None:
         assert abs(float(found["temperature"]) - 0.2) > 1e-3
 
 
+def test_processes_end_after_the_same_epochs_and_keep_the_best_one_of_the_chief(together: list[Path]) -> None:
+    found = [np.load(folder / "stopped.npz") for folder in together]
+    for one in found:
+        assert one["recalls"].tolist() == [0.1, 0.3, 0.2, 0.25]
+        np.testing.assert_array_equal(one["kept"], one["after_epoch"][1])
+        assert not np.array_equal(one["kept"], one["after_epoch"][3])
+    np.testing.assert_allclose(found[0]["kept"], found[1]["kept"], rtol=1e-4, atol=1e-5)
+
+
 def test_one_process_takes_whole_batches_and_needs_no_scope() -> None:
     batches = iter([{"weight": np.ones(2)}])
     assert Alone().shares(batches) is batches

@@ -20,10 +20,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from features.encoding import Encoder, Inputs
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented, refresh_fallbacks
-from towers.history import weighted_means
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 from training.data.batches import Batch, Span
+from training.epochs import EpochReport
+from training.fit_loop import fit
 from training.losses.counterpart import counterpart_term
 from training.losses.dual_augmented import category_alignment_term, mimic_term
 from training.losses.hard_in_batch import hard_in_batch_term
@@ -32,7 +33,7 @@ from training.losses.objective import DecayingWeight
 from training.losses.softmax import softmax_term
 from training.negatives.queue import VectorQueue
 from training.optimizers import make_optimizer
-from training.trainer import EpochReport, RetrievalModel, embed, fit, make_deterministic
+from training.trainer import RetrievalModel, embed, make_deterministic
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -208,28 +209,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(groups_folde
         assert [arrays[name].tobytes() for name in arrays.files] == [values.tobytes() for values in first.values()]
 
 
-def test_a_checkpoint_gives_the_weights_back(fitted: Fitted, encoder: Encoder) -> None:
-    folder = fitted.folder / "checkpoints"
-    latest = tf.train.latest_checkpoint(str(folder))
-    assert latest == str(folder / f"ckpt-{EPOCHS}")
-    assert len(list(folder.glob("*.index"))) == 2
-    towers = build_two_tower(
-        encoder.input_specs("user"),
-        encoder.input_specs("item"),
-        embedding_dim=8,
-        hidden_units=(6,),
-        history=weighted_means(decay_days=[30.0], power=0.5),
-    )
-    restored = model_of(towers, temperature=0.2)
-    tf.train.Checkpoint(model=restored).restore(latest).expect_partial().assert_existing_objects_matched()
-    found, expected = SMALL["weights_of"](restored), SMALL["weights_of"](fitted.model)
-    assert [values.tobytes() for values in found.values()] == [values.tobytes() for values in expected.values()]
-
-
 def test_tensorboard_shows_the_loss_and_the_held_out_metrics(fitted: Fitted) -> None:
     events = EventAccumulator(str(fitted.folder / "logs"), size_guidance={"tensors": 0})
     events.Reload()
-    assert set(events.Tags()["tensors"]) == {"loss", "recall_at_4"}
+    assert set(events.Tags()["tensors"]) == {"loss", "recall_at_4", "loss_by_step"}
+    by_step = events.Tensors("loss_by_step")
+    assert [entry.step for entry in by_step] == [*range(10, len(by_step) * 10 + 1, 10)]
     for tag, figures in (
         ("loss", [report.loss for report in fitted.reports]),
         ("recall_at_4", [report.metrics["recall_at_4"] for report in fitted.reports]),
@@ -303,7 +288,6 @@ def test_a_loss_that_is_not_finite_stops_the_fit_with_advice(tmp_path: Path) -> 
     with pytest.raises(FloatingPointError, match=message):
         run_fit(tmp_path, [good, bad, good], on_step=steps.append)
     assert len(steps) == 1
-    assert not list(tmp_path.glob("checkpoints/*.index"))
 
 
 def test_a_loss_that_is_not_finite_is_explained_by_its_batch_or_the_one_before(tmp_path: Path) -> None:
@@ -324,7 +308,7 @@ def test_an_epoch_without_examples_is_an_error(tmp_path: Path) -> None:
         run_fit(tmp_path, [])
 
 
-def test_steps_and_epochs_are_reported_and_checkpoints_follow_their_period(tmp_path: Path) -> None:
+def test_steps_and_epochs_are_reported(tmp_path: Path) -> None:
     batch = vector_batch(np.eye(2), np.eye(2))
     steps: list[float] = []
     reported: list[EpochReport] = []
@@ -341,12 +325,10 @@ def test_steps_and_epochs_are_reported_and_checkpoints_follow_their_period(tmp_p
         evaluate=evaluate,
         on_step=steps.append,
         on_epoch=reported.append,
-        checkpoint_every_epochs=2,
     )
     assert reported == reports
     assert [report.metrics["seen"] for report in reports] == [1, 2, 3, 4, 5]
     np.testing.assert_allclose([report.loss for report in reports], np.reshape(steps, (5, 2)).mean(axis=1))
-    assert sorted(path.stem for path in tmp_path.glob("checkpoints/*.index")) == ["ckpt-2", "ckpt-4"]
 
 
 def test_a_step_moves_only_the_rows_of_the_tables_that_a_batch_has(encoder: Encoder, tmp_path: Path) -> None:
@@ -374,13 +356,13 @@ def test_a_learned_temperature_moves_stays_positive_and_is_saved(tmp_path: Path)
     users, items = np.eye(2), np.array([[0.6, 0.8], [0.8, 0.6]])
     model = model_of(vector_towers(2), temperature=0.5, learn_temperature=True)
     assert float(model.temperature) == pytest.approx(0.5)
-    reports = run_fit(tmp_path, [vector_batch(users, items)] * 5, model=model, epochs=3)
+    settings = {"epochs": 3, "checkpoint_every_minutes": 0.0}
+    reports = run_fit(tmp_path, [vector_batch(users, items)] * 5, model=model, **settings)
     # The other item is nearer than the own one: what lowers the loss is a higher temperature.
     assert float(model.temperature) > 0.6
     assert reports[-1].loss < reports[0].loss
     restored = model_of(vector_towers(2), temperature=0.1, learn_temperature=True)
-    latest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
-    tf.train.Checkpoint(model=restored).restore(latest).expect_partial()
+    assert run_fit(tmp_path, [], model=restored, **settings) == reports
     assert float(restored.temperature) == float(model.temperature)
 
 
@@ -427,7 +409,7 @@ def test_the_queue_is_read_before_it_moves_on_and_is_reset_at_each_epoch(tmp_pat
     assert queue.vectors.numpy().any()
 
 
-def test_state_is_advanced_before_each_evaluation_and_restored_from_a_checkpoint(tmp_path: Path) -> None:
+def test_state_is_advanced_before_each_evaluation(tmp_path: Path) -> None:
     weight = DecayingWeight(1.0, decay=0.5)
     terms = [(1.0, softmax_term("yi2019")), (weight, lambda outputs: tf.constant(2.0))]
     model = model_of(vector_towers(2), temperature=1.0, terms=terms)
@@ -438,16 +420,10 @@ def test_state_is_advanced_before_each_evaluation_and_restored_from_a_checkpoint
         return {}
 
     batch = vector_batch(np.eye(2), np.eye(2))
-    reports = run_fit(
-        tmp_path, [batch], model=model, epochs=3, evaluate=evaluate, after_steps=weight.step, saved={"weight": weight}
-    )
+    reports = run_fit(tmp_path, [batch], model=model, epochs=3, evaluate=evaluate, after_steps=weight.step)
     assert seen == [0.5, 0.25, 0.125]
     # What the constant term adds: 2, then 1, then 1/2.
     assert reports[0].loss - reports[1].loss > 1
-    restored = DecayingWeight(1.0, decay=0.5)
-    latest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
-    tf.train.Checkpoint(weight=restored).restore(latest).expect_partial()
-    assert float(restored.value) == 0.125
 
 
 def test_a_model_without_terms_is_refused() -> None:

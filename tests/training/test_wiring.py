@@ -72,12 +72,13 @@ FULL_FIT: dict[str, Change] = {
     "towers.counterpart.weight": (0.375, "counterpart term.weight"),
     "towers.counterpart.decay": (0.32, "DecayingWeight.decay"),
     "training.epochs": (4, "fit.epochs"),
+    "training.patience": (5, "EarlyStopping.patience"),
     "training.batch_size": (640, "BatchPlan.batch_size", "~hard_per_row.num_easy"),
     "training.optimizer": ("adagrad", "make_optimizer.name"),
     "training.learning_rate": (0.41, "make_optimizer.learning_rate"),
     "training.user_balance": (0.42, "load_span.user_balance"),
     "training.log_q": ("none", "softmax.log_q", "~BatchPlan.correct"),
-    "training.frequency": ("exact", "~StreamingFrequency.*", "~BatchPlan.frequency"),
+    "training.frequency": ("exact", "~StreamingFrequency.*", "~BatchPlan.frequency", "~fit.draws"),
     "training.streaming.num_hashes": (5, "StreamingFrequency.num_hashes"),
     "training.streaming.num_buckets": (512, "StreamingFrequency.num_buckets"),
     "training.streaming.rate": (0.43, "StreamingFrequency.rate"),
@@ -105,7 +106,9 @@ FULL_FIT: dict[str, Change] = {
     "training.shuffle_days": (66, "spans.size"),
     "training.keep_in_memory": (False, "~spans.held"),
     "training.validation_days": (6, "split_validation_days.num_days"),
-    "training.checkpoint_every_epochs": (3, "fit.checkpoint_every_epochs"),
+    "training.checkpoint_every_minutes": (
+        3.5, "fit.checkpoint_every_minutes", "sparcode fit.checkpoint_every_minutes"
+    ),
     "sparcode.head_tokens": (3, "tokenizers.num_head_tokens"),
     "sparcode.interest_tokens": (4, "tokenizers.num_interest_tokens"),
     "sparcode.item_tokens": (5, "tokenizers.num_item_tokens", "MlpInteraction.num_item_tokens"),
@@ -132,7 +135,10 @@ CHANGED_ALONE: dict[str, tuple[dict[str, object], dict[str, Change]]] = {
         {"training.negatives.num_uniform": 5},
         {"training.negatives.in_batch": (False, "BatchPlan.in_batch")},
     ),
-    "several processes": ({}, {"training.distribute": ("multi_worker", "~processes", "~fit.graph_of")}),
+    "several processes": (
+        {},
+        {"training.distribute": ("multi_worker", "~processes", "~fit.graph_of", "~fit.of_chief", "~fit.checkpoint*")},
+    ),
     "another encoder": (
         {"towers.history_encoder": "toy_encoder", "towers.history_settings": {"num": 4}},
         {"towers.history_settings": ({"num": 5}, "~toy_encoder.num")},

@@ -121,7 +121,9 @@ def _replace_data(wiring: Wiring) -> None:
     wiring.silence(steps, "compare", "_outcome", answer="")
     wiring.silence(steps, "_lineage", "read_lineage", answer={})
     wiring.silence(steps, "_best_epochs", answer=3)
-    wiring.patch.setattr(steps, "validation_vectors", lambda sections, *others: (MagicMock(), sections))
+    wiring.patch.setattr(steps, "validation_vectors", lambda sections, *others: (MagicMock(), 0.5, sections))
+    wiring.record(steps, "EarlyStopping", answer=lambda given: SimpleNamespace(best=lambda reports: 3))
+    wiring.silence(steps, "_unfinished", "_write_epochs", "shutil")
     wiring.silence(steps.SchemaFacts, "load")
     steps.SchemaFacts.load.return_value = None  # type: ignore[attr-defined]
     patch.setattr(steps.steps, "fresh_folder", lambda folder: nullcontext(MagicMock()))

@@ -43,10 +43,12 @@ from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower
 from training.config import SparCodeFitConfig
 from training.data.batches import Batch, BatchPlan, Span, epoch_batches
+from training.epochs import EpochMetrics
+from training.fit_loop import fit
 from training.fit_sparcode import SparCodeModel, adam
 from training.negatives.even_draws import uniform
 from training.negatives.known_positives import KnownPositives
-from training.trainer import EpochMetrics, embed, fit, make_deterministic
+from training.trainer import embed, make_deterministic
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -21,6 +21,7 @@ from rich.console import Console
 from evaluation.catalogue import Catalogue
 from evaluation.comparison import compare_arms
 from evaluation.folds import Fold
+from evaluation.learning_curves import Curve, curves_of
 from evaluation.render.formats import difference_text, figure
 from evaluation.render.page import daily_json, daily_page, write_daily
 from evaluation.render.table import print_daily
@@ -36,6 +37,17 @@ POOR = np.array([[0, 3, 1], [0, 1, 2], [0, 1, 2]], np.int32)
 
 
 Reports = list[Report]
+# Of each epoch: recall@3 where days are held out, and how many items the lists have. Both fits kept the second one.
+EPOCHS = {
+    phase: [
+        {"epoch": number, "loss": 3.0 - number, "metrics": metrics, "is_kept": number == 2}
+        for number, metrics in enumerate(found, start=1)
+    ]
+    for phase, found in {
+        "validation": [{"recall_at_3": recall, "distinct_items": 5.0} for recall in (0.1, 0.3, 0.2)],
+        "final": [{"distinct_items": 4.0}, {"distinct_items": 6.0}],
+    }.items()
+}
 CATALOGUE = Catalogue(["a", "b", "c", "d", "e"], np.array([0, 0, 1, 1, 1]))
 
 
@@ -81,7 +93,7 @@ def test_figures_by_hand(reports: Reports) -> None:
 
 
 def test_json_holds_all_of_it(reports: Reports) -> None:
-    read = json.loads(daily_json(reports))
+    read = json.loads(daily_json(reports, epochs=EPOCHS))
     assert read["cut"] == "2020-01-10T00:00:00+00:00"
     task = read["tasks"][0]
     assert task["window_days"] == 3
@@ -91,12 +103,31 @@ def test_json_holds_all_of_it(reports: Reports) -> None:
     assert 0 < task["comparisons"][0]["metrics"]["recall@3"]["adjusted_p"] <= 1
 
 
+def test_json_holds_the_epochs_of_the_fit(reports: Reports) -> None:
+    assert json.loads(daily_json(reports, epochs=EPOCHS))["epochs"] == EPOCHS
+
+
+def test_learning_curves_are_of_the_fits_that_have_the_figure() -> None:
+    assert curves_of(EPOCHS, "loss") == [Curve("validation", (2.0, 1.0, 0.0), 2), Curve("final", (2.0, 1.0), 2)]
+    assert curves_of(EPOCHS, "recall_at_3") == [Curve("validation", (0.1, 0.3, 0.2), 2)]
+    # Nobody met anything new.
+    nothing = {"validation": [{"loss": 1.0, "metrics": {"recall_at_3": None}, "is_kept": True}]}
+    assert curves_of(nothing, "recall_at_3") == curves_of({}, "loss") == []
+
+
+def test_html_draws_the_learning_curves(reports: Reports) -> None:
+    text = daily_page(reports, epochs=EPOCHS)
+    for label in ("loss by epoch", "recall@3 by epoch", "distinct items in the top lists by epoch"):
+        assert f'aria-label="{label}"' in text
+    assert "Learning curves" not in daily_page(reports, epochs={})
+
+
 def test_json_has_null_where_there_is_no_figure(split: Split) -> None:
     nothing_new = dataclasses.replace(split, relevant_new=split.relevant_new * False)
     nothing_new.relevant_new.eliminate_zeros()
     reports = [report_of(nothing_new, NEW_TO_THE_USER, [arm("poor", POOR), arm("towers", NEW)], ks=(1,))]
-    assert json.loads(daily_json(reports))["tasks"][0]["arms"][0]["metrics"]["recall@1"]["mean"] is None
-    assert "poor" in daily_page(reports)
+    assert json.loads(daily_json(reports, epochs=EPOCHS))["tasks"][0]["arms"][0]["metrics"]["recall@1"]["mean"] is None
+    assert "poor" in daily_page(reports, epochs=EPOCHS)
 
 
 class Elements(HTMLParser):
@@ -115,7 +146,7 @@ class Elements(HTMLParser):
 
 def test_html_is_one_file_that_fetches_nothing(reports: Reports) -> None:
     seen = Elements()
-    text = daily_page(reports)
+    text = daily_page(reports, epochs=EPOCHS)
     seen.feed(text)
     assert all(address.startswith("#") for address in seen.addresses)
     assert {address[1:] for address in seen.addresses} <= set(seen.ids)
@@ -124,7 +155,7 @@ def test_html_is_one_file_that_fetches_nothing(reports: Reports) -> None:
 
 
 def test_html_names_the_measurement(reports: Reports) -> None:
-    text = " ".join(daily_page(reports).split())
+    text = " ".join(daily_page(reports, epochs=EPOCHS).split())
     for fact in ("2020-01-10", "3 days", "read once", "2 users with something relevant", "Paired difference to poor"):
         assert fact in text
     for layer in ("exact search over all items", "an approximate index", "no model: what it has to beat"):
@@ -133,17 +164,17 @@ def test_html_names_the_measurement(reports: Reports) -> None:
 
 
 def test_html_escapes_names_and_draws_them_as_they_are(reports: Reports) -> None:
-    text = daily_page(reports)
+    text = daily_page(reports, epochs=EPOCHS)
     assert "<b>$x$" not in text
     assert "&lt;b&gt;$x$ &amp; co" in text
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(drawings) == 4
+    assert len(drawings) == 4 + 3
     assert any("<b>$x$ & co" in (part.text or "") for part in ET.fromstring(drawings[0]).iter())
 
 
 def test_the_same_report_gives_the_same_files(reports: Reports, tmp_path: Path) -> None:
-    first = [path.read_bytes() for path in write_daily(reports, tmp_path / "new" / "first")]
-    second = [path.read_bytes() for path in write_daily(reports, tmp_path / "second")]
+    first = [path.read_bytes() for path in write_daily(reports, tmp_path / "new" / "first", epochs=EPOCHS)]
+    second = [path.read_bytes() for path in write_daily(reports, tmp_path / "second", epochs=EPOCHS)]
     assert first == second
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["report.html", "report.json", "table.txt"]
 
@@ -220,6 +251,6 @@ def test_reports_use_the_word_of_the_data_set(split: Split) -> None:
     assert (report.title, report.events) == ("all check-ins", "check-ins")
     # What somebody called an arm stays.
     assert [one.name for one in report.arms] == ["repeat check-in", "purchase model"]
-    page = daily_page([report])
+    page = daily_page([report], epochs={})
     assert "All check-ins" in page
     assert "purchase" not in page.replace("purchase model", "").replace("all purchases", "")

@@ -186,6 +186,9 @@ def test_every_shipped_arm_has_what_its_method_presumes_and_so_has_the_arm_it_is
         without = arm.towers.model_copy(update={"dual_augmented": None, "counterpart": None})
         if without != arm.towers:
             assert without == other.towers, f"{name}: the other arm has the same hidden layers"
+        if arm.towers.dual_augmented is not None and arm.towers.dual_augmented.category_alignment:
+            # What the loss is divided by, and is not in the paper.
+            assert arm.towers.dual_augmented.category_alignment == 4 * arm.towers.embedding_dim**2, name
         if arm.training.negatives.easy_per_hard is not None:
             assert arm.training.log_q == other.training.log_q, f"{name}: the other arm has the same correction"
             assert arm.training.negatives.in_batch == other.training.negatives.in_batch, name

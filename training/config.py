@@ -183,9 +183,9 @@ class LossConfig(Section):
 class TrainingConfig(Section):
     """How the towers are fitted."""
 
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(6, ge=1)
     """Passes over the examples, at most: validation chooses how many; without validation days all of them are made."""
-    patience: int = Field(2, ge=1)
+    patience: int = Field(1, ge=1)
     """Early stopping: epochs in a row without a better validation recall after which the validation fit ends."""
     batch_size: int = Field(1024, ge=2)
     """Examples per step (B), about: the examples of a span are cut into equal batches."""

@@ -52,9 +52,16 @@ ingest:
     users: {{path: {data}/users.csv}}
     items: {{path: {data}/items.csv}}
 features: {{history_length: 6, example_days: 12, join_days: 12}}
-towers: {{embedding_dim: 6, factor_dim: 3, text_length: 4, text_buckets: 16}}
+towers: {{embedding_dim: 6, factor_dim: 3, text_length: 4, text_buckets: 16, temperature: 0.2}}
 training:
-  {{epochs: 2, batch_size: 32, negatives: {{num_uniform: 6}}, example_days: 12, shuffle_days: 6, validation_days: 0}}
+  epochs: 2
+  batch_size: 32
+  optimizer: adagrad
+  learning_rate: 0.1
+  negatives: {{num_uniform: 6}}
+  example_days: 12
+  shuffle_days: 6
+  validation_days: 0
 index: {{m: 4, ef_construction: 40, ef_search: 40, num_queries: 10, min_recall: 0.01}}
 serving: {{max_fetch: 40, fusion_depth: 10}}
 evaluation: {{ks: [5]}}

@@ -105,7 +105,11 @@ class Shop:
     def write_manifest(self, *, read: int, aside: int) -> None:
         counts = {"num_users": NUM_USERS, "num_items": NUM_ITEMS, "num_added_users": 0, "num_added_items": 0}
         quarantined = {"events": {"null_id": aside}, "users": {}, "items": {}}
-        text = json.dumps({"rows_read": read, "quarantined": quarantined, **counts})
+        days = {
+            path.stem: {"digest": "", "num_events": pq.read_metadata(path).num_rows, "num_repeats": 0}
+            for path in sorted((self.paths.tables / "events").iterdir())
+        }
+        text = json.dumps({"rows_read": read, "quarantined": quarantined, "days": days, **counts})
         (self.paths.tables / "manifest.json").write_text(text)
 
     def write_examples(self, day: dt.date, count: int = DAY_EVENTS, **fields: Any) -> None:

@@ -26,9 +26,9 @@ Floats = npt.NDArray[np.float32]
 # Singular values of a float32 matrix that are smaller, relative to the largest, are 0 up to rounding.
 RELATIVE_TOLERANCE = 1e-3
 
-UNCHOSEN_WEIGHT = 8.0
+UNCHOSEN_WEIGHT = 2.0
 """What factors count where no validation days choose it."""
-WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """What is chosen from."""
 Powers = tuple[float, ...]
 UNCHOSEN_POWERS: Powers = (0.25, 0.3, 1.0)

@@ -60,7 +60,7 @@ class TowerConfig(Section):
     """Co-purchase factors that are appended to the learned vector (F); 0 leaves them out."""
     factor_weight: float | None = Field(None, gt=0)
     """What the factors count compared with the learned vector; null chooses it by recall on the validation days of the
-    last full fit, and takes 8 where there are none."""
+    last full fit, and takes 2 where there are none."""
     factor_powers: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(None, min_length=3, max_length=3)
     """How much less active users and popular items count in the factors, by the number of their pairs to the first two
     powers; the third is that of an item's length: 1 favours popular items as the data does, 0 ignores popularity. Null

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from training.method_checks import method_warnings
 from twinspire.config import Config
 from twinspire.load_config import load
 
@@ -60,6 +61,7 @@ def test_every_block_loads_within_a_configuration_and_sets_what_it_shows(block: 
     resolved = dict(leaves(config.model_dump(mode="json")))
     assert {key: resolved[key] for key in wanted} == wanted
     assert config != load(JOURNEY)
+    assert method_warnings(config.towers, config.training) == []
 
 
 def test_every_key_in_the_text_is_one_of_the_configuration() -> None:

@@ -35,6 +35,51 @@ def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema
     _check_shares(counterpart, dataset)
 
 
+def method_warnings(towers: TowerConfig, training: TrainingConfig) -> list[str]:
+    """Methods that lack what they presume, and so have little or no effect; a sentence each."""
+    found = []
+    for key in ("dual_augmented", "counterpart"):
+        if getattr(towers, key) is not None and not towers.hidden_units and towers.head == "residual":
+            found.append(
+                f"towers.{key} is added to towers without hidden layers: nothing crosses; set towers.hidden_units"
+            )
+    if towers.id_buckets and not towers.id_dropout:
+        found.append(
+            f"towers.id_buckets is {towers.id_buckets} and id_dropout is 0: no bucket is ever trained; set id_dropout, "
+            "0.1 for instance"
+        )
+    return found + _warnings_of_negatives(training)
+
+
+def _warnings_of_negatives(training: TrainingConfig) -> list[str]:
+    negatives, found = training.negatives, []
+    private = {key: getattr(negatives, key) for key in ("easy_per_hard", "num_impressions") if getattr(negatives, key)}
+    # A source of one's own may draw by popularity, too.
+    biased = negatives.in_batch or negatives.queue_size or negatives.extra_sources
+    if training.mobius is not None:
+        private |= {key: getattr(negatives, key) for key in ("queue_size", "num_random") if getattr(negatives, key)}
+        for key, value in private.items():
+            found.append(f"training.negatives.{key} is {value}, and training.mobius does not read it; leave one out")
+    elif training.log_q != "none" and not biased:
+        found.append(
+            f"training.log_q is {training.log_q}, and no negative is drawn by popularity: there is no bias to correct; "
+            "set training.negatives.in_batch: true, or training.log_q: none"
+        )
+    elif training.log_q == "yi2019":
+        for key, value in private.items():
+            found.append(
+                f"training.negatives.{key} is {value}, and log_q yi2019 corrects the own item but not these negatives, "
+                "which then weigh little; set training.log_q: khrylchenko2025"
+            )
+    first, last = negatives.mined_band
+    if negatives.easy_per_hard is not None and last - first + 1 < negatives.mined_per_user:
+        found.append(
+            f"training.negatives.mined_band is {negatives.mined_band}: {last - first + 1} ranks, and mined_per_user "
+            f"asks for {negatives.mined_per_user} items of them; widen the band"
+        )
+    return found
+
+
 def _check_registries(towers: TowerConfig, training: TrainingConfig) -> None:
     """Refuses names that are not registered, arguments that these do not take, and a fit without any loss."""
     # Registries are imported where one of their names is not built in: they import TensorFlow.

@@ -21,6 +21,7 @@ from twinspire.job import (
     code_version,
     errors,
     moment,
+    print_warnings,
     settle,
 )
 
@@ -205,7 +206,8 @@ def ablate(
 
         ablation = load_ablation(file, set_ or [])
         names = only.split(",") if only else []
-        ablation.chosen(names)
+        for name in ablation.chosen(names):
+            print_warnings(ablation.arms[name], arm=name)
 
         from artefacts.console import console
         from evaluation.render.markdown import write_markdown

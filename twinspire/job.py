@@ -148,12 +148,30 @@ def check_secrets(config: Config) -> None:
 
 
 def save_config(config: Config, paths: RunPaths) -> None:
-    """Saves the resolved configuration with the records of the steps, before the first of them starts."""
+    """Saves the resolved configuration with the records of the steps, and warns, before the first of them starts."""
     from artefacts.files import replace_text
     from twinspire.load_config import dump
 
     check_secrets(config)
+    print_warnings(config)
     replace_text(paths.steps / "config.yaml", dump(config))
+
+
+def print_warnings(config: Config, *, arm: str | None = None) -> None:
+    """Prints which methods lack what they presume.
+
+    Args:
+        config: Resolved.
+        arm: Of a comparison, named in front; None for a run.
+    """
+    from rich.markup import escape
+
+    from artefacts.console import console
+    from training.method_checks import method_warnings
+
+    for warning in method_warnings(config.towers, config.training):
+        where = "" if arm is None else f"arm {arm!r}: "
+        console().print(f"[yellow]warning[/] {escape(where + warning)}")
 
 
 def do(step: Step, *, force: bool) -> tuple[StepRecord, bool]:
@@ -227,6 +245,7 @@ def print_plan(config: Config, steps: Sequence[Step]) -> None:
     from artefacts.steps import finished
     from twinspire.load_config import dump
 
+    print_warnings(config)
     for step in steps:
         state = "unchanged, would be skipped" if finished(step) else "would run"
         writes = ", ".join(str(output) for output in step.outputs)

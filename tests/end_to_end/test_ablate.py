@@ -31,7 +31,7 @@ arms:
   unquantised: {{overrides: {{sparcode: {sparcode}}}, lists: unquantised, against: tables, note: without codes}}
   graph: {{overrides: {{sparcode: {sparcode}}}, lists: hnsw, against: tables, note: approximate}}
   both: {{overrides: {{sparcode: {sparcode}}}, lists: two_tower_and_sparcode, against: tables, note: fused}}
-  broken: {{overrides: {{towers.temperature: 1.0e-38}}}}
+  broken: {{overrides: {{towers.temperature: 1.0e-38, towers.dual_augmented: {{category_alignment: 0}}}}}}
 """
 
 
@@ -90,6 +90,15 @@ def test_an_arm_that_fails_is_named_and_the_others_have_figures(ablated: Ablated
     found = json.loads((ablated.folder / "figures.json").read_text())
     assert [arm["name"] for arm in found["arms"]] == [*BASELINES, *FITTED]
     assert list(found["failed"]) == ["broken"]
+
+
+def test_an_arm_without_what_its_method_presumes_is_warned_of_before_anything_is_fitted(ablated: Ablated) -> None:
+    first, *rest = ablated.ran.stdout.splitlines()
+    assert first == (
+        "warning arm 'broken': towers.dual_augmented is added to towers without hidden layers: nothing crosses; set "
+        "towers.hidden_units"
+    )
+    assert not [line for line in rest if line.startswith("warning arm")]
 
 
 def test_figures_are_of_the_same_users_and_an_untrained_share_of_chance_is_beaten(ablated: Ablated) -> None:

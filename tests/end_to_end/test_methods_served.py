@@ -33,6 +33,7 @@ NUM_ITEMS = 120
 USERS = ("c00", "c01", "c30")
 WEIGHTED = ("index.weight=value", "index.weight_power=0.5", "index.min_recall=0.9")
 ENSEMBLE = (
+    "training.log_q=khrylchenko2025",
     "training.negatives.easy_per_hard=10",
     "training.negatives.mined_band=[11, 40]",
     "training.negatives.mined_per_user=10",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from artefacts.config import ConfigError
+from training.method_checks import method_warnings
 from twinspire.config import Config
 from twinspire.load_config import load
 
@@ -193,3 +194,74 @@ def test_a_method_without_what_it_needs_is_refused(shop: Path, overrides: list[s
 )
 def test_a_method_with_what_it_needs_is_taken(shop: Path, overrides: list[str]) -> None:
     assert isinstance(load(shop, overrides), Config)
+
+
+CROSSES = "is added to towers without hidden layers: nothing crosses; set towers.hidden_units"
+COUNTERPART = "towers.counterpart={user_fields: [country], item_fields: [aisle]}"
+NO_BIAS = "and no negative is drawn by popularity: there is no bias to correct"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["towers.dual_augmented.category_alignment=0"], f"towers.dual_augmented {CROSSES}"),
+        ([COUNTERPART], f"towers.counterpart {CROSSES}"),
+        (["towers.id_buckets=7"], "towers.id_buckets is 7 and id_dropout is 0: no bucket is ever trained; set id_dro"),
+        (["training.negatives.in_batch=false"], f"training.log_q is yi2019, {NO_BIAS}"),
+        (
+            ["training.negatives={in_batch: false, easy_per_hard: 100}", "training.log_q=khrylchenko2025"],
+            f"training.log_q is khrylchenko2025, {NO_BIAS}",
+        ),
+        (
+            ["training.negatives.easy_per_hard=100"],
+            "training.negatives.easy_per_hard is 100.0, and log_q yi2019 corrects the own item but not these "
+            "negatives, which then weigh little; set training.log_q: khrylchenko2025",
+        ),
+        (
+            ["training.negatives={impressions: shown.parquet, num_impressions: 3}"],
+            "training.negatives.num_impressions is 3, and log_q yi2019 corrects the own item",
+        ),
+        (
+            [
+                "training.negatives={easy_per_hard: 100, mined_band: [101, 120], mined_per_user: 21}",
+                "training.log_q=khrylchenko2025",
+            ],
+            "training.negatives.mined_band is (101, 120): 20 ranks, and mined_per_user asks for 21 items of them; wid",
+        ),
+        (
+            ["training.mobius={}", "training.negatives.queue_size=64"],
+            "training.negatives.queue_size is 64, and training.mobius does not read it; leave one out",
+        ),
+    ],
+)
+def test_a_method_without_what_it_presumes_is_taken_with_a_warning(
+    shop: Path, overrides: list[str], message: str
+) -> None:
+    config = load(shop, overrides)
+    (warning,) = method_warnings(config.towers, config.training)
+    assert message in warning
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["towers.dual_augmented.category_alignment=0", "towers.hidden_units=[8]"],
+        # The last layer of an mlp is not linear.
+        [COUNTERPART, "towers.head=mlp"],
+        ["towers={id_buckets: 7, id_dropout: 0.1}"],
+        ["training.negatives.in_batch=false", "training.log_q=none"],
+        ["training.negatives={in_batch: false, queue_size: 64}"],
+        ["training.negatives={in_batch: false, extra_sources: {random: {num: 2}}}"],
+        ["training.negatives.easy_per_hard=100", "training.log_q=khrylchenko2025"],
+        ["training.negatives={in_batch: false, easy_per_hard: 100}", "training.log_q=none"],
+        [
+            "training.negatives={easy_per_hard: 100, mined_band: [101, 120], mined_per_user: 20}",
+            "training.log_q=khrylchenko2025",
+        ],
+        ["training.mobius={}", "training.negatives.in_batch=false"],
+    ],
+)
+def test_a_method_with_what_it_presumes_has_no_warning(shop: Path, overrides: list[str]) -> None:
+    config = load(shop, overrides)
+    assert method_warnings(config.towers, config.training) == []

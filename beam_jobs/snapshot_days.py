@@ -155,8 +155,9 @@ def write_snapshots(sections: config.FeaturesSections, beam: BeamConfig, paths: 
         beam: Where Beam runs.
         paths: Where things lie.
     """
-    first = sections.first_day
     facts = tables.day_facts(paths.tables)
+    # No example is older than the first event.
+    first = max(sections.first_day, min(facts, default=sections.first_day))
     written, changed = _what_holds(sections, paths, first, facts)
     _remove_after(paths.snapshots, written.end if written else dt.date.min)
     if written is None:

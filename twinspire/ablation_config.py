@@ -17,6 +17,8 @@ from evaluation.baselines import BASELINES
 from twinspire.config import Config
 from twinspire.load_config import explain, load, read_mapping
 
+ARM_EPOCHS = 2
+"""Passes of an arm for which the configuration does not name any."""
 FIXED = ("name", "as_of", "seed", "ingest", "evaluation")
 """What all arms share, so that they are compared on the same users."""
 
@@ -166,8 +168,9 @@ def _resolve(path: Path, name: str, settings: AblationSettings, shared: Sequence
         )
     if arm.lists not in ("exact", "cascade") and config.sparcode is None:
         raise ConfigError(f"{path}, arm {name!r}: lists is {arm.lists!r}, and sparcode is null; set sparcode: {{}} too")
-    # Arms are compared on the days after the cut: a phase before it would double the time and add nothing.
-    fitted = config.training.model_copy(update={"validation_days": 0})
+    # Arms are compared on the days after the cut: a phase before it would double the time. So nothing chooses epochs.
+    epochs = config.training.epochs if "epochs" in config.training.model_fields_set else ARM_EPOCHS
+    fitted = config.training.model_copy(update={"validation_days": 0, "epochs": epochs})
     return config.model_copy(update={"training": fitted})
 
 

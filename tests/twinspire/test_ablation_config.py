@@ -59,7 +59,7 @@ def test_an_arm_is_the_configuration_with_its_overrides_and_no_days_held_out(fol
     assert (arm.training.log_q, arm.towers.history_decay_days) == ("none", (1e-6,))
     assert arm.as_of == dt.date(2024, 5, 1)
     expected = load(TABLES, ["as_of=2024-05-01", "training.log_q=none", "towers.history_decay_days=0.000001"])
-    assert arm.training.model_dump() == {**expected.training.model_dump(), "validation_days": 0}
+    assert arm.training.model_dump() == {**expected.training.model_dump(), "validation_days": 0, "epochs": 2}
     assert (arm.towers, arm.features, arm.seed) == (expected.towers, expected.features, expected.seed)
     assert ablation.base == load(TABLES, ["as_of=2024-05-01"])
 

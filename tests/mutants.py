@@ -348,6 +348,35 @@ MUTANTS = (
         "moved[np.sort(rows[kept])] = values[kept]",
         "moved_rows",
     ),
+    Mutant(
+        "newest-examples-count-least",
+        "of",
+        "np.exp(-((self.until - day).days - 1) / self.days)",
+        "np.exp(((self.until - day).days - 1) / self.days)",
+        "Fade",
+        "example_weights.py",
+    ),
+    Mutant(
+        "one-size-of-cells",
+        "cell_names",
+        "np.floor(degrees[known] / side)",
+        "np.floor(degrees[known] / CELL_DEGREES[0])",
+        "cell_names",
+    ),
+    Mutant(
+        "moments-of-adam-mixed-up",
+        "_resource_apply_sparse",
+        'second = self.get_slot(var, "m"), self.get_slot(var, "v")',
+        'second = self.get_slot(var, "v"), self.get_slot(var, "m")',
+        "RowAdam",
+    ),
+    Mutant(
+        "facts-by-table-row",
+        "vectors_of",
+        "tf.gather(tf.constant(self.rows), known)",
+        "known",
+        "PooledFacts",
+    ),
 )
 
 

@@ -195,8 +195,9 @@ NEW_CUSTOMER, NEW_ARTICLE = "c60", "a120"
 # Of a night, so that it takes half a minute less.
 SMALL_NIGHT = {
     "features": {"history_length": 20, "example_days": 8, "join_days": 10, "late_days": 2},
+    # A night has a few steps, which are to be large enough to learn something.
     "training": {"epochs": 1, "batch_size": 64, "negatives": {"num_uniform": 16}, "example_days": 8,
-                 "validation_days": 0},
+                 "validation_days": 0, "optimizer": "adagrad", "learning_rate": 0.1},
 }  # fmt: skip
 
 

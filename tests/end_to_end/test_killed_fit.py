@@ -83,7 +83,9 @@ def test_a_fit_of_another_configuration_begins_again(first_day: Any, tmp_path: P
 
 def test_validation_chooses_the_epochs_of_the_final_fit_and_says_so(first_day: Any, tmp_path: Path) -> None:
     shop = first_day.copy(tmp_path / "runs")
-    ran = shop.do("train", "--set", "training.epochs=6", "--set", "training.learning_rate=0.5")
+    ran = shop.do(
+        "train", "--set", "training.epochs=6", "--set", "training.patience=2", "--set", "training.learning_rate=0.5"
+    )
     assert ran.returncode == 0, ran.stderr
     model = shop.root / "models" / str(shop.day)
     epochs = json.loads((model / "epochs.json").read_text())

@@ -30,7 +30,7 @@ def test_tuned_settings_change_the_keys_that_they_have(tmp_path: Path) -> None:
     (tmp_path / "journey.tuned.yaml").write_text("towers: {embedding_dim: 47}\n")
     (found,) = load_data_sets([tmp_path], tmp_path / "runs", RUN)
     assert found.tuned is not None
-    assert (found.config.towers.embedding_dim, found.tuned.towers.embedding_dim) == (31, 47)
+    assert (found.config.towers.embedding_dim, found.tuned.towers.embedding_dim) == (64, 47)
     assert found.tuned.ingest == found.config.ingest
 
 

@@ -113,6 +113,7 @@ def fitted(world: World, folder: Path, *, towers: dict[str, Any] | None = None, 
         training=how,
         seed=1,
         folder=folder,
+        unfinished=folder / "unfinished",
         evaluate=lambda pair: {},
         report=lambda title, report: None,
     )

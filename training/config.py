@@ -215,8 +215,8 @@ class TrainingConfig(Section):
     example_days: int = Field(730, ge=1)
     """Days before `as_of` that are fitted, at most: of those that features.example_days and example_events choose."""
     example_fade_days: float | None = Field(120.0, gt=0)
-    """Age at which an example counts 1/e, so that what users want now outweighs what they wanted; null has all ages
-    count alike."""
+    """Age at which an example counts 1/e, within the span that is shuffled together, so that what users want now
+    outweighs what they wanted; null has all ages count alike."""
     history_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of the items of an example's history that are left out at random."""
     shuffle_days: int = Field(120, ge=1)

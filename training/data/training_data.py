@@ -154,6 +154,7 @@ def read_training_data(
     def load_all() -> Iterator[batches.Span]:
         return batches.spans(days, training.shuffle_days, load, held=held)
 
+    facts = _facts(paths, encoder)
     user_counts, item_counts = (np.zeros(len(ids), np.int64) for ids in (encoder.user_ids, encoder.item_ids))
     # Both in one pass: without keep_in_memory each pass reads and encodes all days.
     for span in load_all():
@@ -166,14 +167,14 @@ def read_training_data(
         known=known,
         item_counts=item_counts,
         user_counts=user_counts,
-        categories=_categories(paths, encoder),
+        categories=_categories(facts, encoder),
         mined=None
         if negatives.easy_per_hard is None
         else _lists(encoder, *examples.read_negatives(paths.mined, encoder)),
         impressions=None
         if negatives.impressions is None
         else _lists(encoder, *read_impressions(negatives.impressions, encoder, before=before)),
-        facts=_facts(paths, encoder),
+        facts=facts,
     )
 
 
@@ -290,14 +291,11 @@ def first_meetings(encoder: encoding.Encoder, paths: RunPaths, *, since: dt.date
     )
 
 
-def _categories(paths: RunPaths, encoder: encoding.Encoder) -> npt.NDArray[np.int32]:
+def _categories(facts: Sequence[Fact], encoder: encoding.Encoder) -> npt.NDArray[np.int32]:
     """Category of each row of items, 0 for the unknown item and where there is none: [rows of items] int32."""
-    found = np.zeros(len(encoder.item_ids), np.int32)
-    category = encoder.schema.item_category
-    if category in encoder.vocabularies:
-        items = pq.read_table(paths.tables / "items.parquet", columns=[category])
-        found[1:] = encoder.vocabularies[category].rows(items.column(0).to_numpy(zero_copy_only=False))
-    return found
+    num_rows = len(encoder.item_ids)
+    found = (fact.rows[:num_rows] for fact in facts if fact.name == encoder.schema.item_category)
+    return next(found, np.zeros(num_rows, np.int32))
 
 
 def _facts(paths: RunPaths, encoder: encoding.Encoder) -> list[Fact]:

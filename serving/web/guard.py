@@ -149,12 +149,22 @@ class Guard:
         path = scope["path"]
         endpoint = path if path in self.endpoints else _named(path)
         begun = time.perf_counter()
-        status = 500
+        status, is_counted = 500, False
+
+        def count() -> None:
+            nonlocal is_counted
+            if not is_counted:
+                self.metrics.requests.labels(endpoint, str(status)).inc()
+                self.metrics.seconds.labels(endpoint).observe(time.perf_counter() - begun)
+            is_counted = True
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body"):
+                # Before the end of the answer leaves: what a client has got is counted, even if this process dies next.
+                count()
             await send(message)
 
         try:
@@ -167,8 +177,7 @@ class Guard:
             else:
                 await _answer(counted, *refused)
         finally:
-            self.metrics.requests.labels(endpoint, str(status)).inc()
-            self.metrics.seconds.labels(endpoint).observe(time.perf_counter() - begun)
+            count()
 
     def _wrong_host(self, scope: Scope) -> _Refused | None:
         """Refuses names by which a page of somebody else's could reach this machine, where no key keeps it out."""

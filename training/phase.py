@@ -23,7 +23,12 @@ from towers.sparcode import SparCode
 from towers.two_tower import TwoTower
 from training.co_purchase import POWERS, UNCHOSEN_POWERS, WEIGHTS, recall_by_weight, with_factors_of, with_weight
 from training.config import TowerConfig, TrainSections
-from training.data.training_data import catalogue_inputs, seen_items
+from training.data.training_data import (
+    catalogue_inputs,
+    first_meetings,
+    seen_items,
+    split_validation_days,
+)
 from training.epochs import EpochMetrics
 from training.fit import Fitted
 from training.fit_sparcode import interaction_of
@@ -49,6 +54,22 @@ class Phase:
     days: Sequence[dt.date]
     moment: dt.date
     relevant: sparse.csr_array | None
+
+
+def validation_phase(encoder: Encoder, paths: RunPaths, days: Sequence[dt.date], *, num_days: int) -> Phase | None:
+    """The fit of the earlier of some days, which is evaluated on the last ones.
+
+    Args:
+        encoder: Of the fit.
+        paths: Where the pairs that have met are.
+        days: All days, in time order.
+        num_days: How many are held out.
+
+    Returns:
+        The phase; None where no day is held out, or none is left to fit.
+    """
+    earlier, held_out = split_validation_days(days, as_of=paths.as_of, num_days=num_days)
+    return Phase("validation", earlier, held_out, first_meetings(encoder, paths, since=held_out)) if earlier else None
 
 
 @dataclass(frozen=True)
@@ -100,6 +121,13 @@ class Evaluation:
             exclude=self.seen[some],
         )
         return self._recall(rows, some)
+
+    def recall_by_user(self, towers: TwoTower, k: int) -> npt.NDArray[np.float64]:
+        """Recall of exact lists, [users] float64; nan for who has nothing to find."""
+        assert self.relevant is not None
+        user_vectors, item_vectors = embed(towers.user, self.users), embed(towers.item, self.items)
+        rows, _ = exact.search(user_vectors, item_vectors, k=k, exclude=self.seen)
+        return recall_at_k(find_hits(rows, self.relevant), k)
 
     def _recall(self, rows: npt.NDArray[np.int32], users: slice | npt.NDArray[np.int64]) -> EpochMetrics:
         if self.relevant is None:

@@ -30,7 +30,6 @@ from training.co_purchase import with_factors_of
 from training.config import TrainingConfig, TrainSections
 from training.data.training_data import (
     days_with_examples,
-    first_meetings,
     fit_encoder_on,
     grown_encoder,
     known_positives,
@@ -40,12 +39,12 @@ from training.data.training_data import (
 from training.distribution import read_cluster, workers
 from training.epochs import EarlyStopping, EpochMetrics, EpochReport
 from training.export import export_tower
-from training.fit import Fitted, fit_phase
+from training.fit import Fitted, Report, fit_phase
 from training.fit_loop import LOGS
 from training.fit_sparcode import export_sparcode, fit_sparcode
 from training.held_out import HeldOut, Parent, WarmStart, compare
 from training.lineage import COLUMNS_FILE, LINEAGE_FILE, SECTIONS_FILE, read_lineage
-from training.phase import TOP, Evaluation, Phase, evaluation_of, validation_vectors
+from training.phase import TOP, Evaluation, Phase, evaluation_of, validation_phase, validation_vectors
 from training.warm_start import Growth
 
 
@@ -89,7 +88,9 @@ def train(
         phase = Phase("final", days, paths.as_of, None)
         held = None if parent is None else _held_out(sections, paths, parent)
         epochs = {} if validated is None else validated.fitted.epochs
-        fitted, sparcode, _, _ = _fit(sections, paths, encoder, phase, folder, epochs=epochs, warm=warm, held=held)
+        fitted, sparcode, _, _ = fit_and_evaluate(
+            sections, paths, encoder, phase, folder, epochs=epochs, warm=warm, held=held
+        )
         _export(fitted, sparcode, folder)
         _write_epochs(folder / EPOCHS, fitted, validated)
         for logs in unfinished.glob(f"*/{LOGS}"):
@@ -167,13 +168,10 @@ def _validate(
     sections: TrainSections, paths: RunPaths, encoder: Encoder, days: Sequence[dt.date], folder: Path
 ) -> Validated | None:
     """Fits the earlier days and evaluates on the last ones; None where none are held out."""
-    num_days = sections.training.validation_days
-    earlier, held_out = split_validation_days(days, as_of=paths.as_of, num_days=num_days)
-    if not earlier:
+    phase = validation_phase(encoder, paths, days, num_days=sections.training.validation_days)
+    if phase is None:
         return None
-    relevant = first_meetings(encoder, paths, since=held_out)
-    phase = Phase("validation", earlier, held_out, relevant)
-    fitted, sparcode, evaluations, evaluation = _fit(sections, paths, encoder, phase, folder)
+    fitted, sparcode, evaluations, evaluation = fit_and_evaluate(sections, paths, encoder, phase, folder)
     vectors, recall, sections = validation_vectors(sections, encoder, phase, fitted, evaluation)
     vectors.save(folder)
     if sparcode is not None and sections.sparcode is not None and sections.sparcode.choose_epochs:
@@ -257,17 +255,37 @@ def _outcome(
     return f"{len(days)} days, {fitted.best} epochs{begun}: {', '.join(found)}"
 
 
-def _fit(
+def fit_and_evaluate(
     sections: TrainSections,
     paths: RunPaths,
     encoder: Encoder,
     phase: Phase,
     folder: Path,
     *,
+    unfinished: Path | None = None,
+    report: Report | None = None,
     epochs: Mapping[str, int] | None = None,
     warm: WarmStart | None = None,
     held: HeldOut | None = None,
 ) -> tuple[Fitted, SparCode | None, list[EpochMetrics], Evaluation]:
+    """Fits the towers of a phase, and SparCode where it is configured, with an evaluation after each epoch.
+
+    Args:
+        sections: What the step reads of the configuration.
+        paths: Where tables and features are.
+        encoder: Of the fit.
+        phase: Which days, and what is measured on.
+        folder: Gets the state that a later fit starts from.
+        unfinished: Gets checkpoints and logs; None takes the folder of the day's fit.
+        report: Called after each epoch; None prints it.
+        epochs: How many each fit takes, by name; None takes those of the configuration.
+        warm: The state that the fit starts from; None starts from random values.
+        held: Whose examples are left out; None takes all.
+
+    Returns:
+        The towers, SparCode or None, what SparCode had after each of its epochs, and what both were evaluated with.
+    """
+    unfinished, report = unfinished or paths.unfinished_fit, report or _print_epoch
     known = known_positives(encoder, paths, before=phase.moment)
     keep = None if held is None else held.keep(encoder)
     towers, training, seed = sections.towers, sections.training, sections.seed
@@ -277,17 +295,17 @@ def _fit(
     )  # fmt: skip
     evaluation = evaluation_of(sections, paths, encoder, phase, known)
     fitted = fit_phase(
-        encoder, data, towers=towers, training=training, seed=seed, folder=folder, unfinished=paths.unfinished_fit,
-        evaluate=evaluation.of_towers, report=_print_epoch, stopping=_stopping(sections, phase.name), epochs=epochs,
+        encoder, data, towers=towers, training=training, seed=seed, folder=folder, unfinished=unfinished,
+        evaluate=evaluation.of_towers, report=report, stopping=_stopping(sections, phase.name), epochs=epochs,
         warm=warm,
     )  # fmt: skip
     if sections.sparcode is None:
         return fitted, None, [], evaluation
     sparcode, evaluations = fit_sparcode(
         encoder, data, settings=sections.sparcode, backbone=fitted, temperature=towers.temperature, seed=seed,
-        users=evaluation.users, items=evaluation.items, folder=folder, unfinished=paths.unfinished_fit,
+        users=evaluation.users, items=evaluation.items, folder=folder, unfinished=unfinished,
         checkpoint_every_minutes=training.checkpoint_every_minutes if training.distribute == "none" else None,
-        report=_print_epoch, warm=warm,
+        report=report, warm=warm,
         evaluate=None if phase.relevant is None else evaluation.of_sparcode,
     )  # fmt: skip
     return fitted, sparcode, evaluations, evaluation

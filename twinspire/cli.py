@@ -52,6 +52,7 @@ from twinspire.job import (
     take_part,
 )
 from twinspire.nightly import backfill, daily, status
+from twinspire.tune_command import tune
 from twinspire.world_command import world
 
 if TYPE_CHECKING:
@@ -282,6 +283,7 @@ app.command()(backfill)
 app.command()(status)
 app.command()(deny)
 app.command()(forget)
+app.command()(tune)
 app.command()(world)
 app.command()(ab)
 app.command()(ablate)

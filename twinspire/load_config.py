@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from artefacts.config import ConfigError
+from artefacts.config import ConfigError, nested
 from artefacts.secrets import SECRET_NAME
 from features.config import CompleteJourneySource, MovieLensSource, TablesSource
 from serving.served import AUTO
@@ -21,6 +21,10 @@ from twinspire.config import Config
 
 _KIND = re.compile(r"dict\[.*\]|constrained-float|bool")
 Sections = TypeVar("Sections", bound=BaseModel)
+TUNED_SUFFIX = ".tuned.yaml"
+"""NAME.tuned.yaml has the tuned settings of NAME.yaml."""
+EXTENDS = "extends"
+"""Key of a file that holds only what is different from another one, which it names."""
 SOURCES: dict[str, type[BaseModel]] = {
     "complete_journey": CompleteJourneySource,
     "movielens": MovieLensSource,
@@ -32,7 +36,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file, applies `key.sub=value` overrides and validates the result.
 
     Args:
-        path: The YAML file of a dataset.
+        path: The YAML file of a dataset, or of what is different from another one (`extends`).
         overrides: As given on the command line; each value is read as YAML.
 
     Returns:
@@ -41,8 +45,52 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: The file or an override cannot be read, or a key or value is not valid.
     """
-    raw = read_mapping(path, expected="a mapping with the keys name, as_of, ingest, ...")
+    raw = read_extended(path, expected="a mapping with the keys name, as_of, ingest, ...")
     return resolve(Config, raw, overrides, source=str(path))
+
+
+def read_extended(path: Path, *, expected: str) -> dict[str, Any]:
+    """Reads a YAML file, and the one that it extends under it, which it names by its path from its own folder.
+
+    Args:
+        path: The file.
+        expected: What it should hold, for the message.
+
+    Raises:
+        ConfigError: A file cannot be read, or extends itself.
+    """
+    raw, files = read_mapping(path, expected=expected), [path.resolve()]
+    while (base := raw.pop(EXTENDS, None)) is not None:
+        if not isinstance(base, str):
+            raise ConfigError(f"{files[-1]}: {EXTENDS} is {base!r}, expected the name of a YAML file")
+        files.append((files[-1].parent / base).resolve())
+        if files[-1] in files[:-1]:
+            raise ConfigError(f"{path}: extends itself, by way of {' and '.join(file.name for file in files[1:])}")
+        raw = merged(read_mapping(files[-1], expected=expected), raw)
+    return raw
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mapping holds with changes, section by section."""
+    return {**base} | {
+        key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in changes.items()
+    }
+
+
+def with_values(config: Config, values: Mapping[str, Any], *, source: str) -> Config:
+    """A configuration with other values of some dotted keys.
+
+    Args:
+        config: Resolved.
+        values: Dotted key -> value, as JSON has it.
+        source: Where they come from, for the message.
+
+    Raises:
+        ConfigError: A key or a value is not valid.
+    """
+    changes = nested(values)
+    return resolve(Config, merged(json.loads(config.model_dump_json()), changes), (), source=source)
 
 
 def resolve(kind: type[Sections], raw: dict[str, Any], overrides: Sequence[str], *, source: str) -> Sections:

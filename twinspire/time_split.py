@@ -27,7 +27,6 @@ from serving.bundles.bundle import CURRENT, Bundle
 from twinspire import ablation_config, job, kept_lists, load_config, trained_arm
 from twinspire.config import Config
 
-TUNED_SUFFIX = ".tuned.yaml"
 Arms = list[tuple[settings.Arm, evaluation.Lists]]
 
 
@@ -58,7 +57,7 @@ def load_data_sets(
     Raises:
         ConfigError: A file is not valid, two have one name, or there is none of a name.
     """
-    raws = {path: load_config.read_mapping(path, expected="a run configuration or a world") for path in _listed(files)}
+    raws = {path: load_config.read_extended(path, expected="a run configuration or a world") for path in _listed(files)}
     names = [str(raw.get("name", path.stem)) for path, raw in raws.items()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two data sets are called {twice[0]!r}; give each a `name` of its own")
@@ -71,14 +70,14 @@ def load_data_sets(
             raw = load_config.read_mapping(_make_world(path, raw, runs, run), expected="what `twinspire world` wrote")
         config = load_config.resolve(Config, dict(raw), (), source=str(path))
         job.check_day(config.as_of, run.now)
-        found.append(DataSet(config, _tuned(path.with_name(f"{path.stem}{TUNED_SUFFIX}"), raw, config)))
+        found.append(DataSet(config, _tuned(path.with_name(f"{path.stem}{load_config.TUNED_SUFFIX}"), raw, config)))
     return found
 
 
 def _listed(files: Sequence[Path]) -> list[Path]:
     """The files of folders, by name, without those of tuned settings."""
     found = [one for path in files for one in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
-    found = [path for path in dict.fromkeys(found) if not path.name.endswith(TUNED_SUFFIX)]
+    found = [path for path in dict.fromkeys(found) if not path.name.endswith(load_config.TUNED_SUFFIX)]
     if not found:
         raise ConfigError(f"{', '.join(map(str, files))}: no data sets; expected files NAME.yaml")
     return found
@@ -114,19 +113,14 @@ def _tuned(path: Path, base: dict[str, Any], config: Config) -> Config | None:
     if not path.exists():
         return None
     changes = load_config.read_mapping(path, expected="the keys that are tuned")
-    found = load_config.resolve(Config, _merged(base, changes), (), source=str(path))
+    # The defaults, which are read already; those of a world are made.
+    changes.pop(load_config.EXTENDS, None)
+    found = load_config.resolve(Config, load_config.merged(base, changes), (), source=str(path))
     for key in ablation_config.FIXED:
         if getattr(found, key) != getattr(config, key):
             raise ConfigError(f"{path}: {key} is not that of the defaults, and both are measured on the same days")
     trained_arm.check_needs_no_earlier_fit(found, str(path))
     return found
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return base | {
-        key: _merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-        for key, value in changes.items()
-    }
 
 
 def benchmark(data_sets: Sequence[DataSet], runs: Path, run: trained_arm.Invocation, *, command: str) -> Benchmark:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from artefacts.files import json_text
+from artefacts.files import json_text, json_value
 from evaluation.learning_curves import Epochs, curves_of
-from evaluation.render import formats, plots
+from evaluation.render import html, plots
+from evaluation.render import tuning as trials
 from evaluation.render.headline import (
     SliceRow,
     best_challenger,
@@ -24,6 +23,7 @@ from evaluation.render.headline import (
 from evaluation.render.table import print_daily, problems
 from evaluation.report import Difference, Layer, Protocol, Report, to_json
 from evaluation.statistics import Decision, Interval
+from evaluation.tuning import Tuning
 from features.schema import in_words_of
 
 JSON, PAGE, VERDICT = "ab.json", "ab.html", "verdict.json"
@@ -88,13 +88,16 @@ def write_comparison(report: Report, folder: Path) -> tuple[Path, Path]:
     return json_path, html_path
 
 
-def write_daily(reports: Sequence[Report], folder: Path, *, epochs: Epochs) -> tuple[Path, Path]:
+def write_daily(
+    reports: Sequence[Report], folder: Path, *, epochs: Epochs, tuning: Tuning | None = None
+) -> tuple[Path, Path]:
     """Writes `report.json`, the self-contained `report.html` and `table.txt` into a folder, which is made if need be.
 
     Args:
         reports: Of one cut, one for each task; `tasks` of the JSON.
         folder: Where to.
         epochs: Of the fit that is evaluated; `epochs` of the JSON, and learning curves on the page.
+        tuning: Trials of settings, for the page; None where there were none.
 
     Returns:
         The paths of the first two.
@@ -104,7 +107,7 @@ def write_daily(reports: Sequence[Report], folder: Path, *, epochs: Epochs) -> t
     folder.mkdir(parents=True, exist_ok=True)
     json_path, html_path = folder / DAILY_JSON, folder / DAILY_PAGE
     json_path.write_text(daily_json(reports, epochs=epochs), encoding="utf-8")
-    html_path.write_text(daily_page(reports, epochs=epochs), encoding="utf-8")
+    html_path.write_text(daily_page(reports, epochs=epochs, tuning=tuning), encoding="utf-8")
     with (folder / TABLE).open("w", encoding="utf-8") as file:
         print_daily(reports, Console(file=file, width=TABLE_WIDTH))
     return json_path, html_path
@@ -112,7 +115,7 @@ def write_daily(reports: Sequence[Report], folder: Path, *, epochs: Epochs) -> t
 
 def daily_json(reports: Sequence[Report], *, epochs: Epochs) -> str:
     """The daily report as JSON: dataset, cut, under `tasks` a report for each task, under `epochs` those of the fit."""
-    tasks = [json.loads(to_json(report)) for report in reports]
+    tasks = [json_value(to_json(report)) for report in reports]
     document = {"dataset": reports[0].dataset, "cut": reports[0].cuts[0], "tasks": tasks, "epochs": epochs}
     return json_text(document, indent=1)
 
@@ -145,15 +148,17 @@ def comparison_page(report: Report) -> str:
         best=best,
         partitions=_partitions(report),
         curves=[],
+        tuning=None,
     )
 
 
-def daily_page(reports: Sequence[Report], *, epochs: Epochs) -> str:
-    """The page of the daily report: a section for each task, then the learning curves.
+def daily_page(reports: Sequence[Report], *, epochs: Epochs, tuning: Tuning | None = None) -> str:
+    """The page of the daily report: a section for each task, then the learning curves, then what was tuned.
 
     Args:
         reports: Of one cut, one for each task.
         epochs: Of the fit that is evaluated.
+        tuning: Trials of settings; None where there were none.
 
     Returns:
         HTML text; names in it are escaped.
@@ -176,6 +181,7 @@ def daily_page(reports: Sequence[Report], *, epochs: Epochs) -> str:
         heading=f"{first.dataset}: which arm retrieves better?",
         headline=None,
         curves=_learning_curves(epochs, k=max(first.ks)),
+        tuning=None if tuning is None else trials.of_page(tuning),
     )
 
 
@@ -226,24 +232,10 @@ def _partitions(report: Report) -> list[_Partition]:
 
 
 def _render(reports: Sequence[Report], drawings: Sequence[Sequence[tuple[str, str]]], **values: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=jinja2.FunctionLoader(_source)
-    )
-    environment.filters |= {
-        "figure": formats.figure,
-        "interval": formats.interval_text,
-        "difference": formats.difference_text,
-        "p": formats.p_text,
-        "ms": formats.milliseconds,
-        "rows": formats.rows_text,
-        "count": formats.count_text,
-    }
     layers = {arm.layer for report in reports for arm in report.arms}
     layers |= {layer for report in reports for check in report.layers for layer in (check.upper, check.lower)}
     estimators = {row.estimator for report in reports for row in report.off_policy}
-    return environment.get_template("page.html.j2").render(
+    return html.template("page.html.j2").render(
         reports=reports,
         plots=drawings,
         badges=_BADGES,
@@ -267,7 +259,3 @@ def _meanings(report: Report) -> dict[str, str]:
     names = [name.partition("@") for name in (*report.arms[0].metrics, *report.arms[0].lists)]
     found = {name + (f"{at}k" if at else ""): METRICS.get(name) for name, at, _ in names}
     return {name: in_words_of(report.event_name, meaning) for name, meaning in found.items() if meaning}
-
-
-def _source(name: str) -> str:
-    return (resources.files("evaluation.render") / "templates" / name).read_text(encoding="utf-8")

@@ -101,7 +101,7 @@ def test_no_option_of_the_command_line_is_declared_twice() -> None:
 
 
 def test_the_command_line_starts_without_the_heavy_libraries(tmp_path: Path) -> None:
-    heavy = ("tensorflow", "tf_keras", "tensorflow_recommenders", "feast", "apache_beam", "pandas")
+    heavy = ("tensorflow", "tf_keras", "tensorflow_recommenders", "feast", "apache_beam", "pandas", "optuna")
     code = f"import sys, twinspire.cli; print(sorted(set({heavy}) & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.strip(), ran.stderr) == (0, "[]", "")

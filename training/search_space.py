@@ -34,7 +34,7 @@ HELD_FIXED = (
     "training.keep_in_memory",
 )
 """What decides how a trial is measured, or changes no result."""
-_RANGE = re.compile(r"(?P<low>[^.\[\]]\S*?)\.\.(?P<high>\S+)")
+_RANGE = re.compile(r"(?P<low>[^\[\]\s]+?)\.\.(?P<high>\S+)")
 _DIGITS = 3
 
 

@@ -1,6 +1,7 @@
 """Runs a command that kills itself in a fit: `python killed_fit_for_tests.py validation 20 train --config ...`.
 
-It is killed after the given step of the fit, counted over all its epochs, before that step is saved.
+It is killed after the given step of the fit, counted over all its epochs, before that step is saved. A fit is named by
+how the path of its checkpoints ends.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def main() -> None:
     after_step = Checkpoints.after_step
 
     def killed(checkpoints: Checkpoints, at: Position) -> None:
-        if checkpoints._folder.name == name and at.num_steps == step:
+        if str(checkpoints._folder).endswith(name) and at.num_steps == step:
             os.kill(os.getpid(), signal.SIGKILL)
         after_step(checkpoints, at)
 

@@ -244,3 +244,30 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read as a text file"):
         load(tmp_path)
+
+
+def test_a_file_that_extends_another_one_has_what_is_different(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text(TABLES.read_text())
+    (tmp_path / "tuned").mkdir()
+    tuned = tmp_path / "tuned" / "shop.yaml"
+    tuned.write_text("extends: ../shop.yaml\ntraining: {batch_size: 77, negatives: {num_uniform: 7}}\n")
+    base, found = load(TABLES), load(tuned)
+    assert (found.training.batch_size, found.training.negatives.num_uniform) == (77, 7)
+    assert found.model_copy(update={"training": base.training}) == base
+    again = tmp_path / "again.yaml"
+    again.write_text("extends: tuned/shop.yaml\ntraining: {batch_size: 78}\n")
+    assert load(again, ["seed=3"]).training == found.training.model_copy(update={"batch_size": 78})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: ./circle.yaml", r"circle.yaml: extends itself, by way of circle.yaml"),
+        ("extends: [shop.yaml]", r"circle.yaml: extends is \['shop.yaml'\], expected the name of a YAML file"),
+        ("extends: nowhere.yaml", r"nowhere.yaml: no such file"),
+    ],
+)
+def test_a_file_that_extends_nothing_to_build_on_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "circle.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path / "circle.yaml")

@@ -27,7 +27,7 @@ def test_every_configuration_of_the_folder_is_valid(tmp_path: Path) -> None:
 
 def test_tuned_settings_change_the_keys_that_they_have(tmp_path: Path) -> None:
     (tmp_path / "journey.yaml").write_text(JOURNEY.read_text())
-    (tmp_path / "journey.tuned.yaml").write_text("towers: {embedding_dim: 47}\n")
+    (tmp_path / "journey.tuned.yaml").write_text("extends: journey.yaml\ntowers: {embedding_dim: 47}\n")
     (found,) = load_data_sets([tmp_path], tmp_path / "runs", RUN)
     assert found.tuned is not None
     assert (found.config.towers.embedding_dim, found.tuned.towers.embedding_dim) == (64, 47)

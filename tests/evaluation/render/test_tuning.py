@@ -67,7 +67,7 @@ def test_the_page_has_names_escaped_every_trial_and_both_plots() -> None:
     page = tuning_page(TUNING)
     assert "&lt;b&gt;shop" in page
     assert "<b>shop" not in page
-    assert "trial 2 is better: recall@20 of new items on the 7 days before 2024-06-01 is .2000" in page
+    assert "Trial 2 is better: recall@20 of new items on the 7 days before 2024-06-01 is .2000" in page
     assert all(f"<th>{name}</th>" in page for name in ("2", "0, own values", "1, pruned", "3, diverged"))
     assert page.count("<svg") == 2
     assert tuning_page(replace(TUNING, importance={})).count("<svg") == 1

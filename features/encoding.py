@@ -72,6 +72,8 @@ HISTORY, HISTORY_AGE = "user_history", "user_history_age_days"
 CELLS: dict[Tower, str] = {"user": "user_cells", "item": "item_cells"}
 """Input of the cells of places, and key of their vocabulary."""
 NUMERIC_INPUT: dict[Tower, str] = {"user": "user_numeric", "item": "item_numeric"}
+MOST_DEVIATIONS = 10.0
+"""A scaled number ends here: one that hardly varied in training may be a thousand deviations off when it is served."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ class Encoder:
         numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
         means, deviations = zip(*(self.scaling[name] for name in numbers), strict=True)
         scaled = (np.stack(list(numbers.values()), axis=1) - means) / deviations
-        inputs[NUMERIC_INPUT[tower]] = np.where(np.isnan(scaled), 0.0, scaled).astype(np.float32)
+        limited = np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+        inputs[NUMERIC_INPUT[tower]] = np.where(np.isnan(limited), 0.0, limited).astype(np.float32)
         if self.schema.geo_of(tower) is not None:
             inputs[CELLS[tower]] = self.cells_of(raw, tower)
         for field in self.schema.shares_of(tower):

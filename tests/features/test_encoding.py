@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.encoding import Encoder, Inputs, fit_encoder, moments_of
+from features.encoding import MOST_DEVIATIONS, Encoder, Inputs, fit_encoder, moments_of
 from features.ids import IdMap, stable_number
 from features.kinds import trigrams
 from features.numbers import numeric_names, numeric_values
@@ -181,7 +181,12 @@ def test_numbers_are_shifted_and_scaled(encoder: Encoder) -> None:
     # log(1 + x) of events, items, days, value and days since the last event, then the column as it is.
     plain = [math.log(8), math.log(4), math.log(3), math.log(13.5), math.log(1 + 3), 30.0]
     expected = [(value - place / 10) / (1 + place / 7) for place, value in enumerate(plain)]
-    np.testing.assert_allclose(inputs, expected, rtol=1e-6)
+    np.testing.assert_allclose(inputs, np.minimum(expected, MOST_DEVIATIONS), rtol=1e-6)
+
+
+def test_a_number_far_from_those_of_training_is_limited(encoder: Encoder) -> None:
+    far = [encoded(encoder, "user", {"user_id": "u1", **PAST, "income": value}) for value in (1e20, -1e20)]
+    assert [one["user_numeric"][0][-1] for one in far] == [MOST_DEVIATIONS, -MOST_DEVIATIONS]
 
 
 def test_a_user_without_events_has_no_recency_and_refunds_do_not_make_a_value_negative(encoder: Encoder) -> None:
@@ -353,11 +358,11 @@ def test_both_sides_have_as_many_buckets_as_asked_for() -> None:
 
 def test_a_column_may_be_category_and_number_at_once() -> None:
     schema = Schema.model_validate({"item_columns": {"year": ["categorical", "numeric"]}})
-    users, items = pa.table({"user_id": ["u1"]}), pa.table({"item_id": ["i1", "i2"], "year": ["1999", "2001"]})
+    users, items = pa.table({"user_id": ["u1"]}), pa.table({"item_id": ["i1", "i2"], "year": ["8", "9"]})
     made = fit_encoder(schema, users, items, [], history_length=1, text_length=1, text_buckets=1)
-    inputs = encoded(made, "item", {"item_id": "i1", "year": "2001"}, {"item_id": "i2", "year": None})
+    inputs = encoded(made, "item", {"item_id": "i1", "year": "9"}, {"item_id": "i2", "year": None})
     assert inputs["year"].tolist() == [2, 0]
-    assert inputs["item_numeric"][:, -1].tolist() == [2001.0, 0.0]
+    assert inputs["item_numeric"][:, -1].tolist() == [9.0, 0.0]
 
 
 def test_moments_are_whole_unix_seconds(schema: Schema) -> None:

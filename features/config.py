@@ -34,6 +34,22 @@ class MovieLensSource(Section):
     """Ratings below this are filtered as no interaction; the rating becomes the reward."""
 
 
+class LightGcnSource(Section):
+    """A published split in LightGCN's format, whose pairs get times: those of test the day 2000-01-01."""
+
+    kind: Literal["lightgcn"]
+    """Names this kind of source."""
+    path: Path
+    """Folder with `train.txt` and `test.txt`."""
+    order: Literal["line", "random"] = "line"
+    """Whether a user's pairs of train happened in the order of the line, or in a random one."""
+    held_out: Literal["last", "random"] = "last"
+    """Which 15% of them come on the seven days before 2000-01-01, for validation: the last of the line, or random
+    ones."""
+    seed: int = Field(0, ge=0)
+    """Of what is random."""
+
+
 class TableFile(Section):
     """One Parquet or CSV table and which of its columns are which."""
 
@@ -82,7 +98,7 @@ class TablesSource(Section):
 class IngestConfig(Section):
     """From raw files to canonical tables."""
 
-    source: CompleteJourneySource | MovieLensSource | TablesSource = Field(discriminator="kind")
+    source: CompleteJourneySource | LightGcnSource | MovieLensSource | TablesSource = Field(discriminator="kind")
     """Where the raw data comes from."""
     chunk_rows: int = Field(250_000, ge=1)
     """Rows read at a time."""

@@ -29,6 +29,7 @@ from features.schema_changes import SchemaFacts
 from features.sources.changed_files import Before, EventReader, EventsRead, Ledger
 from features.sources.complete_journey import open_complete_journey
 from features.sources.events import first_fault, split_repeats
+from features.sources.lightgcn import open_lightgcn
 from features.sources.movielens import open_movielens
 from features.sources.quarantine import SOURCE, SOURCE_ROW, Quarantine, QuarantineError, Reason
 from features.sources.raw import Chunk, RawTable, Source, SourceError, nearest
@@ -40,6 +41,7 @@ from features.tables import WITHDRAWN_FILE
 
 OPENERS: dict[str, Callable[..., Source]] = {
     "complete_journey": open_complete_journey,
+    "lightgcn": open_lightgcn,
     "movielens": open_movielens,
     "tables": open_tables,
 }

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from artefacts.config import Section, read
-from features.config import CompleteJourneySource, MovieLensSource, TablesSource
+from features.config import CompleteJourneySource, LightGcnSource, MovieLensSource, TablesSource
 from features.schema import Schema
 
 Setting = bool | int | float | str
@@ -328,7 +328,7 @@ class WarmStartSections:
     """What decides whether a night's fit is a warm start."""
 
     dataset: Schema = read("dataset")
-    source: CompleteJourneySource | MovieLensSource | TablesSource = read("ingest.source")
+    source: CompleteJourneySource | LightGcnSource | MovieLensSource | TablesSource = read("ingest.source")
     towers: TowerConfig = read("towers")
     training: TrainingConfig = read("training")
     sparcode: SparCodeFitConfig | None = read("sparcode")

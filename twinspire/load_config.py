@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from artefacts.config import ConfigError, nested
 from artefacts.secrets import SECRET_NAME
-from features.config import CompleteJourneySource, MovieLensSource, TablesSource
+from features.config import CompleteJourneySource, LightGcnSource, MovieLensSource, TablesSource
 from serving.served import AUTO
 from twinspire.config import Config
 
@@ -27,6 +27,7 @@ EXTENDS = "extends"
 """Key of a file that holds only what is different from another one, which it names."""
 SOURCES: dict[str, type[BaseModel]] = {
     "complete_journey": CompleteJourneySource,
+    "lightgcn": LightGcnSource,
     "movielens": MovieLensSource,
     "tables": TablesSource,
 }

@@ -291,7 +291,7 @@ def _step(name: str, digest: str, sections: object, run: Run) -> steps.Step:
 
 def _sources(sections: IngestSections) -> list[Path]:
     source = sections.ingest.source
-    if source.kind == "movielens":
+    if source.kind in ("lightgcn", "movielens"):
         return [source.path]
     if source.kind == "tables":
         return [table.path for table in (source.events, source.users, source.items) if table is not None]

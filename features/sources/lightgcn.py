@@ -1,24 +1,39 @@
 """Adapter of published splits in LightGCN's format: one line a user, its id, then its items.
 
+The files know no times, and a daily job needs some. Pairs of test get the day `CUT`, those of train days before it:
+the part of each user that is held out for validation the last `VALIDATION_DAYS`, the others one day each before them,
+in the order of the line or in a random one.
+
 Shape letters: U users, N items, P pairs.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from features.sources.raw import SourceError
+from features import columns
+from features.computed import DAY_SECONDS
+from features.schema import Schema
+from features.sources.raw import Chunk, RawTable, Source, SourceError, refuse_columns
 
 Ints = npt.NDArray[np.int64]
 TRAIN_FILE, TEST_FILE = "train.txt", "test.txt"
-# Above it lines are taken for sorted by id, which carries no information about time.
-MOST_ASCENDING = 0.95
+CUT = dt.date(2000, 1, 1)
+VALIDATION_DAYS = 7
+# Earlier ones of a long line share a day, in their order: each further day costs snapshots of all users and items.
+MOST_DAYS = 120
+HELD_OUT_SHARE = 0.15
 LARGEST_ID = np.iinfo(np.int64).max
+Order = Literal["line", "random"]
+Part = Literal["last", "random"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,6 @@ class PublishedSplit:
         num_unseen_users: Users of test that train lacks.
         num_repeats: Repeats of an item in its line, dropped.
         num_overlap: Pairs of test that train has too; they are masked and count as missed.
-        has_order: Whether the lines of train may be in order of time: most of them are not in that of the ids.
     """
 
     train: Pairs
@@ -67,7 +81,6 @@ class PublishedSplit:
     num_unseen_users: int
     num_repeats: int
     num_overlap: int
-    has_order: bool
 
 
 def read_published_split(folder: Path) -> PublishedSplit:
@@ -93,8 +106,77 @@ def read_published_split(folder: Path) -> PublishedSplit:
         num_unseen_users=len(np.setdiff1d(test.users, train.users)),
         num_repeats=len(user_rows) - len(train) - len(test),
         num_overlap=int(both.sum()),
-        has_order=_share_ascending(train_users, train_items) < MOST_ASCENDING,
     )
+
+
+def open_lightgcn(
+    *, schema: Schema, path: Path, order: Order = "line", held_out: Part = "last", seed: int = 0
+) -> Source:
+    """Opens a split as events; users and items are known from them alone.
+
+    Args:
+        schema: The declared columns: none, as the files have none.
+        path: Folder with `train.txt` and `test.txt`.
+        order: Whether a user's pairs are in the order of the line or in a random one.
+        held_out: Which of them come in the days for validation: the last part of the line, or a random one.
+        seed: Of what is random.
+
+    Raises:
+        SourceError: The folder's files are not of that format, or a column is declared.
+    """
+    where = f"{path} (a split in LightGCN's format)"
+    refuse_columns(schema, "user", where=where)
+    refuse_columns(schema, "item", where=where)
+    names = (columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP)
+
+    def read(chunk_rows: int) -> Iterator[Chunk]:
+        split = read_published_split(path)
+        in_train = moments(split.train, order=order, held_out=held_out, seed=seed)
+        for file, pairs, seconds in ((TRAIN_FILE, split.train, in_train), (TEST_FILE, split.test, _seconds(CUT))):
+            ids = split.user_ids[pairs.users], split.item_ids[pairs.items]
+            rows = pa.table([*ids, np.broadcast_to(seconds, len(pairs)) + np.zeros(len(pairs), np.int64)], names=names)
+            numbers = pa.array(np.arange(1, len(pairs) + 1))
+            none, no = pa.nulls(len(pairs), pa.string()), pa.array(np.zeros(len(pairs), bool))
+            yield from Chunk(file, numbers, rows, none, no).slices(chunk_rows)
+
+    return Source(events=RawTable({name: name for name in names}, (), read, kinds=dict.fromkeys(names, "int64")))
+
+
+def moments(pairs: Pairs, *, order: Order, held_out: Part, seed: int) -> Ints:
+    """When each pair of train is said to have happened: [P] int64, Unix seconds before `CUT`.
+
+    Args:
+        pairs: By user, in the order of their lines.
+        order: As in `open_lightgcn`.
+        held_out: Likewise: 15% of a user's pairs, rounded down.
+        seed: Of what is random.
+    """
+    rng = np.random.default_rng(seed)
+    lot = rng.random((3, len(pairs)))
+    counts = np.bincount(pairs.users)[pairs.users]
+    place = pairs.from_last if held_out == "last" else _from_last(pairs, lot[0])
+    is_out = place < np.floor(counts * HELD_OUT_SHARE)
+    # From the end of the user's time: those held out first, and each of both parts in its order.
+    key = -pairs.from_last.astype(float) if order == "line" else lot[1]
+    later = _from_last(pairs, key + np.where(is_out, len(pairs), 0))
+    num_out = np.bincount(pairs.users, weights=is_out)[pairs.users]
+    rest = later - num_out
+    # At no fixed time of day: what is always the same length of time ago would be taken for a law.
+    age_of_rest = VALIDATION_DAYS + np.where(rest < MOST_DAYS, rest + lot[2], MOST_DAYS + (rest + 1) / (rest.max() + 2))
+    age_days = np.where(is_out, (later + lot[2]) * VALIDATION_DAYS / np.maximum(num_out, 1), age_of_rest)
+    return _seconds(CUT) - np.maximum(np.asarray(age_days * DAY_SECONDS, np.int64), 1)
+
+
+def _from_last(pairs: Pairs, key: npt.NDArray[np.float64]) -> Ints:
+    """How many of its user's pairs have a higher key than each: [P]."""
+    ordered = np.lexsort((key, pairs.users))
+    place = np.empty(len(pairs), np.int64)
+    place[ordered] = Pairs(pairs.users[ordered], pairs.items[ordered]).from_last
+    return place
+
+
+def _seconds(day: dt.date) -> int:
+    return (day - dt.date(1970, 1, 1)).days * DAY_SECONDS
 
 
 def _read(path: Path) -> tuple[Ints, Ints]:
@@ -136,9 +218,3 @@ def _distinct(users: Ints, items: Ints, *, num_items: int) -> Pairs:
     first = np.sort(first)
     order = first[np.argsort(users[first], kind="stable")]
     return Pairs(users[order], items[order])
-
-
-def _share_ascending(users: Ints, items: Ints) -> float:
-    """Share of the steps within lines that go to a higher id: half of them where the order is not that of ids."""
-    inside = users[1:] == users[:-1]
-    return float((items[1:] > items[:-1])[inside].mean()) if inside.any() else 1.0

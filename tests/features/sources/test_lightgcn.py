@@ -1,10 +1,18 @@
 """A published split is read unchanged, and every defect in it is reported with its line."""
 
+import datetime as dt
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from features.sources.lightgcn import read_published_split
+from features import columns
+from features.computed import DAY_SECONDS
+from features.schema import Schema
+from features.sources.lightgcn import CUT, VALIDATION_DAYS, Pairs, moments, open_lightgcn, read_published_split
 from features.sources.raw import SourceError
+
+EPOCH = dt.date(1970, 1, 1)
 
 
 @pytest.fixture
@@ -48,9 +56,64 @@ def test_pairs_keep_the_order_of_their_line_and_their_position_from_its_end(writ
     np.testing.assert_array_equal(train.from_last, [1, 0, 2, 1, 0])
 
 
-@pytest.mark.parametrize(("train", "has_order"), [("1 2 3 4\n2 1 5 9\n", False), ("1 4 2 3\n2 9 5 1\n", True)])
-def test_lines_sorted_by_id_have_no_order_in_time(write, train, has_order):
-    assert read_published_split(write(train)).has_order is has_order
+def pairs_of_long_lines() -> Pairs:
+    """Users with 40, 3 and 400 items, in no order of their ids."""
+    users = np.repeat([0, 1, 2], [40, 3, 400])
+    return Pairs(users, np.random.default_rng(1).permutation(len(users)))
+
+
+@pytest.mark.parametrize("order", ["line", "random"])
+@pytest.mark.parametrize("held_out", ["last", "random"])
+def test_the_part_held_out_of_each_user_has_the_last_days_before_the_cut(order, held_out):
+    pairs = pairs_of_long_lines()
+    age_days = (CUT - EPOCH).days - moments(pairs, order=order, held_out=held_out, seed=3) / DAY_SECONDS
+    assert age_days.min() > 0
+    is_out = age_days < VALIDATION_DAYS
+    np.testing.assert_array_equal(np.bincount(pairs.users[is_out], minlength=3), [6, 0, 60])
+    assert age_days[~is_out].min() >= VALIDATION_DAYS
+    assert len(np.unique(age_days)) == len(pairs), "no two pairs of a user are simultaneous"
+    is_last = pairs.from_last < np.array([6, 0, 60])[pairs.users]
+    assert np.array_equal(is_out, is_last) is (held_out == "last")
+
+
+@pytest.mark.parametrize("held_out", ["last", "random"])
+def test_pairs_of_a_part_are_in_the_order_of_the_line_or_in_another(held_out):
+    pairs = pairs_of_long_lines()
+    by_line = moments(pairs, order="line", held_out=held_out, seed=3)
+    shuffled = moments(pairs, order="random", held_out=held_out, seed=3)
+    for user in range(3):
+        mine = pairs.users == user
+        assert_ascend_within_parts(by_line[mine])
+    assert not np.array_equal(np.argsort(by_line), np.argsort(shuffled))
+    with pytest.raises(AssertionError):
+        assert_ascend_within_parts(shuffled[pairs.users == 2])
+
+
+def assert_ascend_within_parts(seconds):
+    is_out = seconds >= columns.midnight(CUT).timestamp() - VALIDATION_DAYS * DAY_SECONDS
+    for part in (seconds[is_out], seconds[~is_out]):
+        assert (np.diff(part) > 0).all()
+
+
+def test_the_time_between_two_pairs_of_a_user_varies():
+    pairs = pairs_of_long_lines()
+    gaps = np.diff(np.sort(moments(pairs, order="line", held_out="last", seed=3)[pairs.users == 0]))
+    assert gaps.std() > DAY_SECONDS / 10
+
+
+def test_a_source_has_the_pairs_of_both_files(write):
+    source = open_lightgcn(schema=Schema(), path=write("9 30 10\n7 20\n", "7 10 40\n"))
+    assert source.users is None
+    assert source.items is None
+    rows = pa.concat_tables([chunk.rows for chunk in source.events.read(2)]).to_pydict()
+    assert list(zip(rows["user_id"], rows["item_id"], strict=True)) == [(7, 20), (9, 30), (9, 10), (7, 10), (7, 40)]
+    cut = columns.midnight(CUT).timestamp()
+    assert [moment >= cut for moment in rows["timestamp"]] == [False, False, False, True, True]
+
+
+def test_a_split_has_no_columns_to_declare(write):
+    with pytest.raises(SourceError, match=r"dataset\.item_columns declares: colour"):
+        open_lightgcn(schema=Schema(item_columns={"colour": ("categorical",)}), path=write("1 2\n"))
 
 
 @pytest.mark.parametrize(

@@ -275,18 +275,24 @@ def _cuts(
 @benchmarks.command()
 def lightgcn(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with train.txt and test.txt.")],
-    json_: JsonFile = None,
+    runs: Runs = DEFAULT_BENCHMARK_RUNS,
+    test: Annotated[
+        Literal["later", "random", "unknown"],
+        typer.Option(help="What is known of the test pairs: later than those of train, or a random part of each user."),
+    ] = "unknown",
     dim: Annotated[int, typer.Option(min=2, help="Width of the vectors.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the held-out part and of every fit.")] = 20170101,
-    model: Annotated[
-        Literal["two-tower", "sparcode"], typer.Option(help="Towers alone, or SparCode over them and next to them.")
-    ] = "two-tower",
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that gets vectors and lists as Parquet files.")] = None,
+    json_: JsonFile = None,
+    now: Now = None,
 ) -> None:
-    """Fit towers of ids on a published split: a line a user, its id, then its items."""
+    """Run the daily job on a published split: a line a user, its id, then its items."""
     with errors():
-        from training.published.lightgcn import benchmark
+        from twinspire.published_split import benchmark
+        from twinspire.trained_arm import Invocation
 
-        found = benchmark(data, embedding_dim=dim, seed=seed, model=model)
+        run = Invocation(moment(now), code_version())
+        found = benchmark(data, runs, run, test=test, dim=dim, changes=set_ or (), out=out)
         if json_ is not None:
             replace_text(json_, json_text(found, indent=2) + "\n")
 

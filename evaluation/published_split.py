@@ -1,0 +1,61 @@
+"""Recall and NDCG by the rules of the tables that papers publish for splits of pairs.
+
+Shape letters: U users, N items, D vector width, T users of test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k
+from serving.retrieval import exact
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Pairs = tuple[Ints, Ints]
+"""Rows of users and of items, [P] each."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the users with something to find.
+
+    Attributes:
+        recall: Hits among the first k / all that the user has in test.
+        ndcg: Ideal cut at min(k, what the user has).
+        users: [T] int64, rows of the users counted.
+        lists: [T, k] int32, rows of their items, the best first; -1 where there are fewer.
+        recalls: [T] float64, the recall of each.
+    """
+
+    recall: float
+    ndcg: float
+    users: Ints
+    lists: npt.NDArray[np.int32]
+    recalls: npt.NDArray[np.float64]
+
+
+def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, test: Pairs, k: int) -> Score:
+    """Exact search over all items that the user does not have among the fitted pairs.
+
+    Args:
+        user_vectors: [U, D] float32.
+        item_vectors: [N, D] float32.
+        fitted: Rows of users and items; left out of the lists.
+        test: Likewise, to be found; every pair counts in the denominator.
+        k: Length of the lists.
+    """
+    shape = (len(user_vectors), len(item_vectors))
+    users = np.unique(test[0])
+    lists, _ = exact.search(user_vectors[users], item_vectors, k=k, exclude=_matrix(fitted, shape, np.float32)[users])
+    found = find_hits(lists, _matrix(test, shape, bool)[users])
+    recalls = np.asarray(recall_at_k(found, k), np.float64)
+    return Score(float(recalls.mean()), float(ndcg_at_k(found, k).mean()), users, lists, recalls)
+
+
+def _matrix(pairs: Pairs, shape: tuple[int, int], dtype: type) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(len(pairs[0]), dtype), pairs), shape=shape)

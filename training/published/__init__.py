@@ -1,1 +1,0 @@
-"""Id-only models for splits that papers publish figures on."""

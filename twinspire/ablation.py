@@ -70,8 +70,13 @@ def ablate(ablation: Ablation, runs: Path, *, only: Sequence[str], num_seeds: in
         seed=ablation.base.seed,
         by_day=False,
     )
-    methods = baselines_of(ablation.base.evaluation.world).values()
-    fitted = [_baseline_arm(baseline, ablation, base, folds, run, k=max(ks)) for baseline in methods]
+    wanted = ablation.settings.baselines
+    methods = baselines_of(ablation.base.evaluation.world).items()
+    fitted = [
+        _baseline_arm(baseline, ablation, base, folds, run, k=max(ks))
+        for name, baseline in methods
+        if wanted is None or name in wanted
+    ]
     baselines, notes = [arm for arm, _ in fitted], [note for _, of_arm in fitted for note in of_arm]
     found = _retrieve_all(fits, folds, run, k=max(ks), costs=ablation.settings.costs)
     arms = [found.arm(name, ablation, seeds) for name in names if name not in found.failed]
@@ -142,7 +147,7 @@ def _folder(ablation: Ablation, name: str) -> str:
 
     def fitted(arm: str) -> tuple[object, ...]:
         config, needs = ablation.arms[arm], ablation.settings.arms[arm].needs
-        return config.dataset, config.features, config.towers, config.training, config.sparcode, needs
+        return config.dataset, config.features, config.towers, config.training, config.sparcode, config.index, needs
 
     return next(folder_of(other) for other in ablation.arms if fitted(other) == fitted(name))
 

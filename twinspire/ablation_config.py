@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from artefacts.config import ConfigError, Section
 from evaluation.baselines import BASELINES
+from evaluation.report import ORACLE
 from twinspire.config import Config
 from twinspire.load_config import explain, load, read_mapping
 
@@ -53,8 +54,13 @@ class AblationSettings(Section):
     """Days taken for `as_of`, in time order; each arm is evaluated on the days after each."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Each arm is fitted once with each."""
+    validation_days: int = Field(0, ge=0)
+    """Days before each cut on which a fit chooses its epochs and what its factors count, in twice the time; 0 chooses
+    nothing."""
     reference: str
     """Arm that the others are compared with."""
+    baselines: tuple[str, ...] | None = None
+    """Baselines that are compared too, by name (`ease`, `als`, ..., on a world `oracle`); null takes all."""
     costs: bool = False
     """Whether the size, build time and query time of what each arm searches are measured too."""
     arms: dict[str, ArmSettings] = Field(min_length=1)
@@ -69,6 +75,8 @@ class AblationSettings(Section):
             raise ValueError(f"seeds are {list(self.seeds)}; give each once")
         if self.reference not in self.arms:
             raise ValueError(f"reference is {self.reference!r}, expected one of the arms: {', '.join(self.arms)}")
+        if unknown := set(self.baselines or ()) - {*BASELINES, ORACLE}:
+            raise ValueError(f"baselines names {min(unknown)!r}, expected some of: {', '.join((*BASELINES, ORACLE))}")
         folders = {folder_of(name): item.title for item in BASELINES.values() for name in (item.name, item.title)}
         before: list[str] = []
         for name, arm in self.arms.items():
@@ -92,7 +100,7 @@ class Ablation:
     Attributes:
         settings: The file.
         base: The configuration with the overrides of all arms, at the first cut.
-        arms: Name -> resolved configuration at the first cut, with the seed of the features; no days are held out.
+        arms: Name -> resolved configuration at the first cut, with the seed of the features.
     """
 
     settings: AblationSettings
@@ -166,11 +174,12 @@ def _resolve(path: Path, name: str, settings: AblationSettings, shared: Sequence
             f"{path}, arm {name!r}: training.negatives.easy_per_hard is {config.training.negatives.easy_per_hard} and "
             f"needs is {arm.needs!r}; give both, the arm that hard negatives are mined from, or neither"
         )
-    if arm.lists not in ("exact", "cascade") and config.sparcode is None:
+    if arm.lists not in ("exact", "cascade", "hnsw") and config.sparcode is None:
         raise ConfigError(f"{path}, arm {name!r}: lists is {arm.lists!r}, and sparcode is null; set sparcode: {{}} too")
-    # Arms are compared on the days after the cut: a phase before it would double the time. So nothing chooses epochs.
-    epochs = config.training.epochs if "epochs" in config.training.model_fields_set else ARM_EPOCHS
-    fitted = config.training.model_copy(update={"validation_days": 0, "epochs": epochs})
+    # Arms are compared on the days after the cut. A phase before it doubles the time; without it, no epochs are chosen.
+    is_given = "epochs" in config.training.model_fields_set or settings.validation_days
+    epochs = config.training.epochs if is_given else ARM_EPOCHS
+    fitted = config.training.model_copy(update={"validation_days": settings.validation_days, "epochs": epochs})
     return config.model_copy(update={"training": fitted})
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from artefacts.paths import RunPaths
 from evaluation.split import Split
 from features import columns, encoding
-from serving.retrieval import distinct, eligible, purchases, ranking, retrievers, vector_search, vectors
+from serving.retrieval import distinct, eligible, purchases, ranking, retrievers, vector_search, vectors, weights
 from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport
 from serving.served import settled
 from serving.sparcode import all_to_all, files, interactions, postings, retriever
@@ -112,7 +112,9 @@ def _exact(config: Config, paths: RunPaths) -> vector_search.TwoTowerRetriever:
 
 
 def _hnsw(config: Config, paths: RunPaths) -> vector_search.TwoTowerRetriever:
-    items = np.load(paths.index / VECTORS_FILE, allow_pickle=False)
+    items, file = np.load(paths.index / VECTORS_FILE, allow_pickle=False), paths.index / weights.WEIGHTS_FILE
+    if file.exists():
+        items = weights.weighted(items, weights.load_weights(file, num_items=len(items)))
     report = IndexReport(**json.loads((paths.index / REPORT_FILE).read_text()))
     withdrawn = eligible.withdrawn_in(paths.index, num_items=len(items))
     index = distinct.load_index(report.form, paths.index / INDEX_FILE, items, withdrawn)

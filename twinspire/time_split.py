@@ -67,7 +67,7 @@ def load_data_sets(
     found = []
     for path, raw in chosen.items():
         if "ingest" not in raw:
-            raw = load_config.read_mapping(_make_world(path, raw, runs, run), expected="what `twinspire world` wrote")
+            raw = load_config.read_mapping(make_world(path, raw, runs, run), expected="what `twinspire world` wrote")
         config = load_config.resolve(Config, dict(raw), (), source=str(path))
         job.check_day(config.as_of, run.now)
         found.append(DataSet(config, _tuned(path.with_name(f"{path.stem}{load_config.TUNED_SUFFIX}"), raw, config)))
@@ -83,7 +83,7 @@ def _listed(files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _make_world(path: Path, raw: dict[str, Any], runs: Path, run: trained_arm.Invocation) -> Path:
+def make_world(path: Path, raw: dict[str, Any], runs: Path, run: trained_arm.Invocation) -> Path:
     """Makes a world unless it is there; returns the configuration that reads it."""
     from evaluation.worlds.config import WorldConfig
     from evaluation.worlds.truth import TRUTH_FILE

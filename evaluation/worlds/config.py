@@ -26,6 +26,8 @@ class CatalogueConfig(Section):
     """Variants of a product: they share category, words, tags and vector, and differ by `variant` alone."""
     popularity: float = Field(0.8, ge=0)
     """Exponent of Zipf's law within a category; 0 makes items equally popular."""
+    price_spread: float = Field(1.0, ge=0)
+    """How much prices differ, as a multiple of what is usual; 0 gives all items the same price."""
     turnover: float = Field(0.005, ge=0, le=0.2)
     """Share of the catalogue that is withdrawn, and as many new items listed, each day."""
 

@@ -69,8 +69,8 @@ def make_items(world: WorldConfig) -> Items:
     rank = uniforms(seed, "popularity", np.arange(n)) * np.diff(starts)[category]
     weight = (1 + rank) ** -shop.popularity
     listed, withdrawn = _lives(world)
-    logs = 2 + 0.7 * normals(seed, "price", category) + 0.4 * normals(seed, "price of", family)
-    price: Floats = np.exp(logs).round(2)
+    logs = 0.7 * normals(seed, "price", category) + 0.4 * normals(seed, "price of", family)
+    price: Floats = np.exp(2 + shop.price_spread * logs).round(2)
     appeal = weight * np.exp(_liking(world)[:, kind])
     if world.taste.variants > 0:
         preferred = np.arange(world.num_styles) // world.taste.kinds

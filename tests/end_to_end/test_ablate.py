@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import forking
@@ -31,12 +32,13 @@ arms:
   unquantised: {{overrides: {{sparcode: {sparcode}}}, lists: unquantised, against: tables, note: without codes}}
   graph: {{overrides: {{sparcode: {sparcode}}}, lists: hnsw, against: tables, note: approximate}}
   both: {{overrides: {{sparcode: {sparcode}}}, lists: two_tower_and_sparcode, against: tables, note: fused}}
+  valued: {{overrides: {{towers.factor_dim: 0, index.weight: value, index.weight_power: 1}}, lists: hnsw}}
   broken: {{overrides: {{towers.temperature: 1.0e-38, towers.dual_augmented: {{category_alignment: 0}}}}}}
 """
 
 
 BASELINES = ["popularity, 28 days", "repeat purchase", "item-kNN", "EASE", "ALS"]
-FITTED = ["default", "learned", "tables", "unquantised", "graph", "both"]
+FITTED = ["default", "learned", "tables", "unquantised", "graph", "both", "valued"]
 SPARCODE = "{parts: 2, codes: 8, interest_tokens: 1, hidden_units: 2, batch_size: 64, num_uniform: 16}"
 
 
@@ -142,6 +144,14 @@ def test_arms_of_sparcode_share_a_fit_and_differ_in_their_lists(ablated: Ablated
     assert found["tables"]["metrics"]["recall@20"]["mean"] > 20 / 60
     compared = {comparison["name"]: comparison["reference"] for comparison in report["comparisons"]}
     assert compared["both"] == found["tables"]["letter"]
+
+
+def test_a_graph_of_vectors_that_are_weighted_by_value_ranks_by_value(ablated: Ablated) -> None:
+    unweighted, weighted = (
+        np.load(ablated.lists(fit).with_stem(way)) for fit, way in (("learned-1", "exact"), ("valued-1", "hnsw"))
+    )
+    # Prices rise with the number of an item modulo 7.
+    assert (weighted[:, :5] % 7).mean() > (unweighted[:, :5] % 7).mean() + 0.5
 
 
 def test_the_size_and_the_latency_of_an_arms_search_are_measured(ablated: Ablated) -> None:

@@ -64,6 +64,15 @@ def test_an_arm_is_the_configuration_with_its_overrides_and_no_days_held_out(fol
     assert ablation.base == load(TABLES, ["as_of=2024-05-01"])
 
 
+def test_validation_days_are_held_out_where_a_file_asks_for_them(folder: Path) -> None:
+    arm = loaded(folder, validation_days=3).arms["default"]
+    assert (arm.training.validation_days, arm.training.epochs) == (3, load(TABLES).training.epochs)
+
+
+def test_the_graph_is_searched_without_sparcode(folder: Path) -> None:
+    assert loaded(folder, arms=with_arm(lists="hnsw")).settings.arms["odd"].lists == "hnsw"
+
+
 def test_overrides_of_all_arms_come_before_those_of_an_arm(folder: Path) -> None:
     ablation = loaded(
         folder,
@@ -112,6 +121,11 @@ def test_an_arm_brings_its_requirements_and_its_reference(folder: Path) -> None:
         ({"seeds": [1, 1]}, "seeds are [1, 1]; give each once"),
         ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
         ({"config": "none.yaml"}, "none.yaml: no such file"),
+        (
+            {"baselines": ["eas"]},
+            "baselines names 'eas', expected some of: popularity, repeat, item-knn, ease, als, or",
+        ),
+        ({"arms": with_arm(lists="sparcode")}, "lists is 'sparcode', and sparcode is null; set sparcode: {} too"),
     ],
 )
 def test_a_mistake_is_named_with_what_was_expected(folder: Path, changes: dict[str, object], message: str) -> None:

@@ -24,6 +24,7 @@ arms:
   mined: {{overrides: &mined {{training.negatives.easy_per_hard: 100}}, needs: default}}
   cascade: {{overrides: {{<<: *mined}}, lists: cascade, needs: default}}
   short history: {{overrides: {{features.history_length: 5}}}}
+  valued: {{overrides: {{index.weight: value}}, lists: hnsw}}
 """
 RUN = Invocation(dt.datetime(2024, 7, 1, tzinfo=dt.UTC), "1")
 
@@ -45,8 +46,8 @@ def fits(ablation: Ablation) -> dict[tuple[str, int, dt.date], Fit]:
 def test_every_arm_is_fitted_at_every_cut_with_every_seed_and_one_seed_is_whole_before_the_next(
     fits: dict[tuple[str, int, dt.date], Fit],
 ) -> None:
-    assert len(fits) == 4 * 2 * 2
-    assert [seed for _, seed, _ in fits] == [1] * 8 + [2] * 8
+    assert len(fits) == 5 * 2 * 2
+    assert [seed for _, seed, _ in fits] == [1] * 10 + [2] * 10
     for (_, seed, cut), fit in fits.items():
         assert (fit.config.seed, fit.config.as_of, fit.paths.as_of) == (seed, cut, cut)
 
@@ -56,7 +57,7 @@ def test_a_fit_lies_apart_and_shares_tables_and_features(fits: dict[tuple[str, i
     assert one.model == Path("runs/my_shop/arms/default-1/models/2024-05-01")
     assert other.steps == Path("runs/my_shop/arms/mined-2/steps/2024-05-01")
     assert one.examples == other.examples == Path("runs/my_shop/features/examples")
-    assert len({fit.paths.model for fit in fits.values()}) == 3 * 2 * 2
+    assert len({fit.paths.model for fit in fits.values()}) == 4 * 2 * 2
 
 
 def test_arms_that_differ_in_retrieval_only_share_a_fit_which_is_kept(
@@ -65,6 +66,10 @@ def test_arms_that_differ_in_retrieval_only_share_a_fit_which_is_kept(
     assert fits["cascade", 1, SECOND].paths == fits["mined", 1, SECOND].paths
     kept = {name: fits[name, 1, FIRST].keep for name in ("default", "mined", "cascade", "short history")}
     assert kept == {"default": True, "mined": True, "cascade": True, "short history": False}
+
+
+def test_arms_that_differ_in_their_index_have_lists_of_their_own(fits: dict[tuple[str, int, dt.date], Fit]) -> None:
+    assert fits["valued", 1, FIRST].paths != fits["default", 1, FIRST].paths
 
 
 def test_an_arm_that_overrides_features_has_features_of_its_own(fits: dict[tuple[str, int, dt.date], Fit]) -> None:

@@ -28,6 +28,11 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message names the key or the file."""
 
 
+def as_tuple(value: object) -> object:
+    """For a `BeforeValidator`: one value alone is a list of one."""
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
 class Section(BaseModel):
     """A frozen part of the configuration that knows no other keys than its own."""
 

@@ -95,10 +95,13 @@ class TablesSource(Section):
         return self
 
 
+AnySource = CompleteJourneySource | LightGcnSource | MovieLensSource | TablesSource
+
+
 class IngestConfig(Section):
     """From raw files to canonical tables."""
 
-    source: CompleteJourneySource | LightGcnSource | MovieLensSource | TablesSource = Field(discriminator="kind")
+    source: AnySource = Field(discriminator="kind")
     """Where the raw data comes from."""
     chunk_rows: int = Field(250_000, ge=1)
     """Rows read at a time."""

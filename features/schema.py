@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from artefacts.config import as_tuple
 from features import columns
 from features.computed import COMPUTED
 from features.kinds import KINDS, TEXT_SUFFIX, Kind, Storage, stored_as
@@ -83,11 +84,7 @@ def in_words_of(event_name: str, text: str) -> str:
     )
 
 
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Kinds = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Kinds = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
 
 class Shares(NamedTuple):

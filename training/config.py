@@ -9,16 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from artefacts.config import Section, read
-from features.config import CompleteJourneySource, LightGcnSource, MovieLensSource, TablesSource
+from artefacts.config import Section, as_tuple, read
+from features.config import AnySource
 from features.schema import Schema
 
 Setting = bool | int | float | str
 """A value of the configuration that an entry of a registry takes as an argument."""
-
-
-def _as_tuple(value: object) -> object:
-    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 class DualAugmentedConfig(Section):
@@ -71,7 +67,7 @@ class TowerConfig(Section):
     """How a user's history becomes one vector, one of `towers.history.HISTORY_ENCODERS`."""
     history_power: float = Field(0.5, ge=0, le=1)
     """Of `mean`: exponent of the length that a history is divided by: 1 is the mean of its items, 0 their sum."""
-    history_decay_days: Annotated[tuple[Annotated[float, Field(gt=0)] | None, ...], BeforeValidator(_as_tuple)] = Field(
+    history_decay_days: Annotated[tuple[Annotated[float, Field(gt=0)] | None, ...], BeforeValidator(as_tuple)] = Field(
         (None, 60.0, 7.0), min_length=1
     )
     """Of `mean`: times after which an item in the history counts 1/e, one for each of the means that are taken; null
@@ -328,7 +324,7 @@ class WarmStartSections:
     """What decides whether a night's fit is a warm start."""
 
     dataset: Schema = read("dataset")
-    source: CompleteJourneySource | LightGcnSource | MovieLensSource | TablesSource = read("ingest.source")
+    source: AnySource = read("ingest.source")
     towers: TowerConfig = read("towers")
     training: TrainingConfig = read("training")
     sparcode: SparCodeFitConfig | None = read("sparcode")

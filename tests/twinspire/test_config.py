@@ -174,7 +174,7 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_one(override: str, unknow
         ("serving.exclude_known=maybe", "serving.exclude_known: Input should be a valid boolean"),
         ("serving.choice_metric=auc", "serving.choice_metric: Input should be 'ndcg', 'recall' or 'mrr'"),
         ("ingest.source={}", "expected a key `kind` with one of: complete_journey, lightgcn, movielens, tables"),
-        ("ingest.source.kind=excel", "'complete_journey', 'movielens', 'tables'"),
+        ("ingest.source.kind=excel", "'complete_journey', 'lightgcn', 'movielens', 'tables'"),
         ("name=My Shop", "name: String should match pattern '^[a-z0-9_]+$' (found 'My Shop')"),
         ("as_of=2017-12-01 12:00:00", "as_of: expected a day such as 2017-12-01, without a time"),
         ("as_of=2017-12-01T00:00:00Z", "as_of: expected a day such as 2017-12-01, without a time"),

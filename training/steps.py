@@ -192,9 +192,9 @@ def _write_epochs(path: Path, fitted: Fitted, validated: Validated | None) -> No
 
 def _best_epochs(evaluations: Sequence[EpochMetrics], measure: str) -> int:
     """Early stopping: the number of SparCode's epochs with the best validation recall; the fewest of equals."""
-    found = [metrics[measure] for metrics in evaluations]
-    best = int(np.nanargmax(found)) if np.isfinite(found).any() else len(found) - 1
-    listed = ", ".join(f"{value:.4f}" for value in found)
+    reports = [EpochReport(number, np.nan, metrics) for number, metrics in enumerate(evaluations)]
+    best = reports[EarlyStopping(measure, patience=1).best(reports) - 1].epoch
+    listed = ", ".join(f"{metrics[measure]:.4f}" for metrics in evaluations)
     console.console().print(
         f"  sparcode: {best} epochs, as {measure.replace('_at_', '@')} was {listed} after 0 and so on"
     )

@@ -97,7 +97,7 @@ def run(
 ) -> None:
     """Do all steps: ingest, features, (mine,) train, embed, index, (codes,) bundle, publish, evaluate."""
     with errors():
-        settings, paths, steps = prepare(config, set_, as_of, runs, now)
+        settings, paths, steps = prepare(config, set_, as_of, runs, now, only_plans=dry_run)
         if dry_run:
             print_plan(settings, steps)
             return
@@ -119,7 +119,8 @@ def _step_command(name: str, text: str) -> None:
         now: Now = None,
     ) -> None:
         with errors():
-            _do_one(name, prepare(config, set_, as_of, runs, now), force=force, dry_run=dry_run, now=now)
+            prepared = prepare(config, set_, as_of, runs, now, only_plans=dry_run)
+            _do_one(name, prepared, force=force, dry_run=dry_run, now=now)
 
     app.command(name, help=text)(command)
 
@@ -194,7 +195,7 @@ def codes(
     with errors():
         targets = {"target_size_bytes": target_size, "target_recall": target_recall}
         chosen = [f"sparcode.{name}={value}" for name, value in targets.items() if value is not None]
-        prepared = prepare(config, [*(set_ or []), *chosen], as_of, runs, now)
+        prepared = prepare(config, [*(set_ or []), *chosen], as_of, runs, now, only_plans=dry_run)
         _do_one("codes", prepared, force=force, dry_run=dry_run, now=now)
         if not dry_run:
             from serving.sparcode.files import read_report

@@ -30,7 +30,8 @@ class Config(Section):
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """Name of the dataset: its folder under `runs/` and its Feast project."""
     as_of: dt.date
-    """Everything before this day (00:00 UTC) is known; nothing from it on is."""
+    """Everything before this day (00:00 UTC) is known; nothing from it on is. Left out, it leaves the last
+    evaluation.window_days days of the events for evaluation, where enough are left to fit."""
     seed: int = 20170101
     """Same seed, data and configuration give the same artefacts."""
     dataset: Schema = Schema()

@@ -85,14 +85,24 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def prepare(
-    config: Path, overrides: list[str] | None, as_of: dt.datetime | None, runs: Path, now: dt.datetime | None
+    config: Path,
+    overrides: list[str] | None,
+    as_of: dt.datetime | None,
+    runs: Path,
+    now: dt.datetime | None,
+    *,
+    only_plans: bool = False,
 ) -> tuple[Config, RunPaths, list[Step]]:
-    """Resolves the arguments of a command: the configuration, where things go, and the steps."""
+    """Resolves the arguments of a command: the configuration, where things go, and the steps.
+
+    Without a day, the events say which one, and are read first, unless the command only plans.
+    """
     from twinspire.main_job import plan
 
-    settings, paths = settle(config, overrides, None if as_of is None else as_of.date(), runs)
-    check_day(settings.as_of, moment(now))
-    return settings, paths, plan(settings, paths, now=moment(now), code_version=code_version())
+    day, at = None if as_of is None else as_of.date(), moment(now)
+    settings, paths = settle(config, overrides, day, runs, reads_events_at=None if only_plans else at)
+    check_day(settings.as_of, at)
+    return settings, paths, plan(settings, paths, now=at, code_version=code_version())
 
 
 def check_day(as_of: dt.date, now: dt.datetime) -> None:
@@ -118,13 +128,68 @@ def ids_as_stored(ids: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(map(normal_id, ids)))
 
 
-def settle(config: Path, overrides: list[str] | None, as_of: dt.date | None, runs: Path) -> tuple[Config, RunPaths]:
-    """The resolved configuration of a day, and where its things go."""
+def settle(
+    config: Path,
+    overrides: list[str] | None,
+    as_of: dt.date | None,
+    runs: Path,
+    *,
+    reads_events_at: dt.datetime | None = None,
+) -> tuple[Config, RunPaths]:
+    """The resolved configuration of a day, and where its things go.
+
+    Args:
+        config: The YAML file.
+        overrides: As given on the command line.
+        as_of: The day; None takes that of the file, or else one that leaves the last days for evaluation.
+        runs: Folder of the runs.
+        reads_events_at: The moment at which events are read, where they have to say which day; None takes the tables
+            that are there.
+    """
     from artefacts.paths import RunPaths
     from twinspire.load_config import load
 
-    settings = load(config, [*(overrides or []), *([f"as_of={as_of}"] if as_of else [])])
+    def last_cut(settings: Config) -> dt.date:
+        return _last_cut(settings, RunPaths(runs / settings.name, settings.as_of), reads_events_at)
+
+    changes = [*(overrides or []), *([f"as_of={as_of}"] if as_of else [])]
+    settings = load(config, changes, last_cut=last_cut)
     return settings, RunPaths(runs / settings.name, settings.as_of)
+
+
+def _last_cut(config: Config, paths: RunPaths, now: dt.datetime | None) -> dt.date:
+    """The day that leaves as many days of events for evaluation as it reads, or else the one after the last.
+
+    Raises:
+        ConfigError: There are no tables, and none may be made.
+    """
+    from artefacts.config import ConfigError
+    from artefacts.console import console
+    from artefacts.locks import only_run
+    from features.tables import event_days
+    from twinspire.main_job import plan
+
+    if now is not None:
+        ingest = next(
+            step for step in plan(config, paths, now=now, code_version=code_version()) if step.name == "ingest"
+        )
+        with only_run(paths.root, command="twinspire ingest", now=now):
+            do(ingest, force=False)
+    try:
+        days = event_days(paths.tables)
+    except FileNotFoundError:
+        raise ConfigError(
+            "as_of is not given, and there are no tables yet that have the days of the events; run `twinspire ingest` "
+            "first, or give a day (--as-of)"
+        ) from None
+    window, one_day = config.evaluation.window_days, dt.timedelta(days=1)
+    cut = days[-1] + one_day - window * one_day
+    if cut - config.training.validation_days * one_day <= days[0]:
+        cut, window = days[-1] + one_day, 0
+    if now is not None:
+        left = f"the last {window} days of events are left for evaluation" if window else "too few days for evaluation"
+        console().print(f"as_of is not given: {cut} ({left})", markup=False)
+    return cut
 
 
 def code_version() -> str:

@@ -6,9 +6,9 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,10 +19,14 @@ from features.config import CompleteJourneySource, LightGcnSource, MovieLensSour
 from serving.served import AUTO
 from twinspire.config import Config
 
+if TYPE_CHECKING:
+    import datetime as dt
+
 _KIND = re.compile(r"dict\[.*\]|constrained-float|bool")
 Sections = TypeVar("Sections", bound=BaseModel)
 TUNED_SUFFIX = ".tuned.yaml"
 """NAME.tuned.yaml has the tuned settings of NAME.yaml."""
+AS_OF, ANY_DAY = "as_of", "1970-01-01"
 EXTENDS = "extends"
 """Key of a file that holds only what is different from another one, which it names."""
 SOURCES: dict[str, type[BaseModel]] = {
@@ -33,12 +37,13 @@ SOURCES: dict[str, type[BaseModel]] = {
 }
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: Path, overrides: Sequence[str] = (), *, last_cut: Callable[[Config], dt.date] | None = None) -> Config:
     """Reads a YAML file, applies `key.sub=value` overrides and validates the result.
 
     Args:
         path: The YAML file of a dataset, or of what is different from another one (`extends`).
         overrides: As given on the command line; each value is read as YAML.
+        last_cut: The day to take for `as_of` where it is not given, by the configuration with any day; None refuses.
 
     Returns:
         The resolved, frozen configuration.
@@ -47,6 +52,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: The file or an override cannot be read, or a key or value is not valid.
     """
     raw = read_extended(path, expected="a mapping with the keys name, as_of, ingest, ...")
+    is_given = raw.get(AS_OF) is not None or any(override.startswith(f"{AS_OF}=") for override in overrides)
+    if last_cut is not None and not is_given:
+        with_any_day = resolve(Config, raw | {AS_OF: ANY_DAY}, overrides, source=str(path))
+        raw[AS_OF] = last_cut(with_any_day)
     return resolve(Config, raw, overrides, source=str(path))
 
 

@@ -73,7 +73,7 @@ def tune(
         from twinspire.tuned_file import refuse_edited, write_tuned
 
         target = out or config.with_name(f"{config.stem}{TUNED_SUFFIX}")
-        settings, paths, steps = prepare(config, set_, as_of, runs, now)
+        settings, paths, steps = prepare(config, set_, as_of, runs, now, only_plans=dry_run)
         own, space = _space(settings, only.split(",") if only else [], ranges or [])
         if not force:
             refuse_edited(target)

@@ -183,6 +183,8 @@ class TrainingConfig(Section):
     """What takes the steps; either touches only the rows of the tables that a batch has."""
     learning_rate: float = Field(0.003, gt=0)
     """Of the optimiser; Adagrad wants some thirty times as much as Adam."""
+    learning_rate_decay: float = Field(1.0, gt=0, le=1)
+    """What it is multiplied by after each epoch; 1 leaves it as it is."""
     user_balance: float = Field(0.0, ge=0, le=1)
     """Exponent of the number of a user's examples that each of them is divided by: 0 counts examples alike, 1 users."""
     log_q: Literal["none", "yi2019", "khrylchenko2025"] = "yi2019"

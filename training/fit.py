@@ -199,6 +199,7 @@ class _Single:
                 epochs,
                 batches_of=batches_of,
                 optimizer=optimizer,
+                learning_rate_decay=training.learning_rate_decay,
                 folder=folder,
                 evaluate=evaluate,
                 after_steps=after_steps,

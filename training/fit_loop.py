@@ -52,6 +52,7 @@ def fit(
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     on_resume: Callable[[Position], None] = lambda position: None,
     stopping: EarlyStopping | None = None,
+    learning_rate_decay: float = 1.0,
     checkpoint_every_minutes: float | None = None,
     saved: Mapping[str, tf.Module] | None = None,
     draws: Draws | None = None,
@@ -74,6 +75,7 @@ def fit(
         on_epoch: Called after each epoch.
         on_resume: Called with where the fit resumes, if it does.
         stopping: Ends the fit early, and keeps its best epoch; None keeps the last one.
+        learning_rate_decay: What the optimizer's learning rate is multiplied by after each epoch.
         checkpoint_every_minutes: How often the fit is saved within an epoch; None saves nothing to resume from.
         saved: Further state that is saved, by name.
         draws: Likewise of what batches are drawn with; None where that is their seed alone.
@@ -89,6 +91,7 @@ def fit(
         ValueError: There are no batches, or the checkpoint is of another model.
     """
     model.compile(optimizer=optimizer)
+    first_rate = float(optimizer.learning_rate)
     step = graph_of(model.train_step)
     state = tf.train.Checkpoint(model=model, optimizer=optimizer, **(saved or {}))
     checkpoints = Checkpoints(folder, state, draws=draws or NoDraws(), every_minutes=checkpoint_every_minutes)
@@ -101,6 +104,7 @@ def fit(
         on_resume(at)
     writer = tf.summary.create_file_writer(str(folder / LOGS))
     while not _has_ended(at, epochs, stopping):
+        optimizer.learning_rate = first_rate * learning_rate_decay ** len(at.reports)
         if not at.losses:
             model.begin_epoch()
             checkpoints.begin_epoch()

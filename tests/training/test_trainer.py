@@ -192,6 +192,18 @@ def test_three_classes_learn_the_groups_from_a_teacher(
         np.testing.assert_array_equal(before, after)
 
 
+def test_the_learning_rate_decays_after_each_epoch(groups_folder: Path, tmp_path: Path) -> None:
+    def weights(run: str, **settings: Any) -> dict[str, npt.NDArray[np.float32]]:
+        model, _ = SMALL["fit_small"](groups_folder, tmp_path / run, seed=1, **settings)
+        found: dict[str, npt.NDArray[np.float32]] = SMALL["weights_of"](model)
+        return found
+
+    once, twice = weights("once", epochs=1), weights("twice", epochs=2)
+    stopped = weights("stopped", epochs=2, learning_rate_decay=1e-20)
+    assert all(np.array_equal(stopped[name], values) for name, values in once.items())
+    assert not any(np.array_equal(twice[name], values) for name, values in once.items())
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(groups_folder: Path, tmp_path: Path) -> None:
     def weights(run: str, seed: int) -> dict[str, npt.NDArray[np.float32]]:
         model, _ = SMALL["fit_small"](groups_folder, tmp_path / run, seed=seed)

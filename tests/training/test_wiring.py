@@ -75,6 +75,7 @@ FULL_FIT: dict[str, Change] = {
     "training.batch_size": (640, "BatchPlan.batch_size", "~hard_per_row.num_easy"),
     "training.optimizer": ("adagrad", "make_optimizer.name"),
     "training.learning_rate": (0.41, "make_optimizer.learning_rate"),
+    "training.learning_rate_decay": (0.77, "fit.learning_rate_decay"),
     "training.user_balance": (0.42, "load_span.user_balance"),
     "training.log_q": ("none", "softmax.log_q", "~BatchPlan.correct"),
     "training.frequency": ("exact", "~StreamingFrequency.*", "~BatchPlan.frequency", "~fit.draws"),

@@ -17,7 +17,7 @@ import pytest
 
 from artefacts.config import pick
 from artefacts.paths import RunPaths
-from training import co_purchase, fit, fit_sparcode, methods, steps
+from training import co_purchase, fit, fit_sparcode, methods, phase, steps
 from training.config import TrainSections
 from training.data import batches, training_data
 from training.negatives.known_positives import KnownPositives
@@ -114,10 +114,11 @@ def _replace_data(wiring: Wiring) -> None:
     encoder.schema.item_category, encoder.item_ids.num_table_rows = "aisle", 3
     known = KnownPositives.of(np.array([1]), np.array([1]), num_user_rows=2)
     wiring.record(steps, "days_with_examples", answer=lambda given: [DAY])
-    wiring.record(steps, "split_validation_days", answer=lambda given: ([DAY], DAY))
+    wiring.record(phase, "split_validation_days", answer=lambda given: ([DAY], DAY))
     wiring.record(steps, "HeldOut")
     wiring.silence(steps, "known_positives", answer=known)
-    wiring.silence(steps, "evaluation_of", "first_meetings", "_export", "Growth", "WarmStart")
+    wiring.silence(steps, "evaluation_of", "_export", "Growth", "WarmStart")
+    wiring.silence(phase, "first_meetings")
     wiring.silence(steps, "compare", "_outcome", answer="")
     wiring.silence(steps, "_lineage", "read_lineage", answer={})
     wiring.silence(steps, "_best_epochs", answer=3)

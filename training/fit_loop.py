@@ -91,7 +91,7 @@ def fit(
         ValueError: There are no batches, or the checkpoint is of another model.
     """
     model.compile(optimizer=optimizer)
-    first_rate = float(optimizer.learning_rate)
+    first_rate = float(tf_keras.backend.get_value(optimizer.learning_rate))
     step = graph_of(model.train_step)
     state = tf.train.Checkpoint(model=model, optimizer=optimizer, **(saved or {}))
     checkpoints = Checkpoints(folder, state, draws=draws or NoDraws(), every_minutes=checkpoint_every_minutes)

@@ -29,14 +29,12 @@ class Score:
         ndcg: Ideal cut at min(k, what the user has).
         users: [T] int64, rows of the users counted.
         lists: [T, k] int32, rows of their items, the best first; -1 where there are fewer.
-        recalls: [T] float64, the recall of each.
     """
 
     recall: float
     ndcg: float
     users: Ints
     lists: npt.NDArray[np.int32]
-    recalls: npt.NDArray[np.float64]
 
 
 def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, test: Pairs, k: int) -> Score:
@@ -53,8 +51,7 @@ def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, test: Pa
     users = np.unique(test[0])
     lists, _ = exact.search(user_vectors[users], item_vectors, k=k, exclude=_matrix(fitted, shape, np.float32)[users])
     found = find_hits(lists, _matrix(test, shape, bool)[users])
-    recalls = np.asarray(recall_at_k(found, k), np.float64)
-    return Score(float(recalls.mean()), float(ndcg_at_k(found, k).mean()), users, lists, recalls)
+    return Score(float(recall_at_k(found, k).mean()), float(ndcg_at_k(found, k).mean()), users, lists)
 
 
 def _matrix(pairs: Pairs, shape: tuple[int, int], dtype: type) -> sparse.csr_array:

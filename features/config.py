@@ -44,8 +44,7 @@ class LightGcnSource(Section):
     order: Literal["line", "random"] = "line"
     """Whether a user's pairs of train happened in the order of the line, or in a random one."""
     held_out: Literal["last", "random"] = "last"
-    """Which 15% of them come on the seven days before 2000-01-01, for validation: the last of the line, or random
-    ones."""
+    """Which four of them come on the days before 2000-01-01, for validation: the last of the line, or random ones."""
     seed: int = Field(0, ge=0)
     """Of what is random."""
 

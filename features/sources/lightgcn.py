@@ -1,8 +1,8 @@
 """Adapter of published splits in LightGCN's format: one line a user, its id, then its items.
 
-The files know no times, and a daily job needs some. Pairs of test get the day `CUT`, those of train days before it:
-the part of each user that is held out for validation the last `VALIDATION_DAYS`, the others one day each before them,
-in the order of the line or in a random one.
+The files know no times, and a daily job needs some. Pairs of test get the day `CUT`. Those of train have a day each
+before it, in the order of the line or in a random one; the days of the latest `VALIDATION_DAYS` pairs of each user, the
+last of the line or random ones, are there for validation.
 
 Shape letters: U users, N items, P pairs.
 """
@@ -27,10 +27,9 @@ from features.sources.raw import Chunk, RawTable, Source, SourceError, refuse_co
 Ints = npt.NDArray[np.int64]
 TRAIN_FILE, TEST_FILE = "train.txt", "test.txt"
 CUT = dt.date(2000, 1, 1)
-VALIDATION_DAYS = 7
+VALIDATION_DAYS = 4
 # Earlier ones of a long line share a day, in their order: each further day costs snapshots of all users and items.
 MOST_DAYS = 120
-HELD_OUT_SHARE = 0.15
 LARGEST_ID = np.iinfo(np.int64).max
 Order = Literal["line", "random"]
 Part = Literal["last", "random"]
@@ -118,7 +117,7 @@ def open_lightgcn(
         schema: The declared columns: none, as the files have none.
         path: Folder with `train.txt` and `test.txt`.
         order: Whether a user's pairs are in the order of the line or in a random one.
-        held_out: Which of them come in the days for validation: the last part of the line, or a random one.
+        held_out: Which of them come last, in the days for validation: the last of the line, or random ones.
         seed: Of what is random.
 
     Raises:
@@ -148,22 +147,16 @@ def moments(pairs: Pairs, *, order: Order, held_out: Part, seed: int) -> Ints:
     Args:
         pairs: By user, in the order of their lines.
         order: As in `open_lightgcn`.
-        held_out: Likewise: 15% of a user's pairs, rounded down.
+        held_out: Likewise.
         seed: Of what is random.
     """
     rng = np.random.default_rng(seed)
-    lot = rng.random((3, len(pairs)))
-    counts = np.bincount(pairs.users)[pairs.users]
-    place = pairs.from_last if held_out == "last" else _from_last(pairs, lot[0])
-    is_out = place < np.floor(counts * HELD_OUT_SHARE)
-    # From the end of the user's time: those held out first, and each of both parts in its order.
-    key = -pairs.from_last.astype(float) if order == "line" else lot[1]
-    later = _from_last(pairs, key + np.where(is_out, len(pairs), 0))
-    num_out = np.bincount(pairs.users, weights=is_out)[pairs.users]
-    rest = later - num_out
+    lots = rng.random((3, len(pairs)))
+    by_line = -pairs.from_last.astype(float)
+    is_last = _from_last(pairs, by_line if held_out == "last" else lots[0]) < VALIDATION_DAYS
+    place = _from_last(pairs, (by_line if order == "line" else lots[1]) + np.where(is_last, len(pairs), 0))
     # At no fixed time of day: what is always the same length of time ago would be taken for a law.
-    age_of_rest = VALIDATION_DAYS + np.where(rest < MOST_DAYS, rest + lot[2], MOST_DAYS + (rest + 1) / (rest.max() + 2))
-    age_days = np.where(is_out, (later + lot[2]) * VALIDATION_DAYS / np.maximum(num_out, 1), age_of_rest)
+    age_days = np.where(place < MOST_DAYS, place + lots[2], MOST_DAYS + (place + 1) / (place.max() + 2))
     return _seconds(CUT) - np.maximum(np.asarray(age_days * DAY_SECONDS, np.int64), 1)
 
 

@@ -9,7 +9,15 @@ import pytest
 from features import columns
 from features.computed import DAY_SECONDS
 from features.schema import Schema
-from features.sources.lightgcn import CUT, VALIDATION_DAYS, Pairs, moments, open_lightgcn, read_published_split
+from features.sources.lightgcn import (
+    CUT,
+    MOST_DAYS,
+    VALIDATION_DAYS,
+    Pairs,
+    moments,
+    open_lightgcn,
+    read_published_split,
+)
 from features.sources.raw import SourceError
 
 EPOCH = dt.date(1970, 1, 1)
@@ -64,16 +72,18 @@ def pairs_of_long_lines() -> Pairs:
 
 @pytest.mark.parametrize("order", ["line", "random"])
 @pytest.mark.parametrize("held_out", ["last", "random"])
-def test_the_part_held_out_of_each_user_has_the_last_days_before_the_cut(order, held_out):
+def test_the_pairs_held_out_of_each_user_have_the_last_days_before_the_cut(order, held_out):
     pairs = pairs_of_long_lines()
     age_days = (CUT - EPOCH).days - moments(pairs, order=order, held_out=held_out, seed=3) / DAY_SECONDS
     assert age_days.min() > 0
+    for user, num_pairs in enumerate([40, 3, 400]):
+        mine = np.sort(age_days[pairs.users == user])
+        assert len(np.unique(mine)) == num_pairs, "no two pairs of a user are simultaneous"
+        one_a_day = np.floor(mine[:MOST_DAYS])
+        np.testing.assert_array_equal(one_a_day, np.arange(len(one_a_day)))
+        assert mine.max() < MOST_DAYS + 1
     is_out = age_days < VALIDATION_DAYS
-    np.testing.assert_array_equal(np.bincount(pairs.users[is_out], minlength=3), [6, 0, 60])
-    assert age_days[~is_out].min() >= VALIDATION_DAYS
-    assert len(np.unique(age_days)) == len(pairs), "no two pairs of a user are simultaneous"
-    is_last = pairs.from_last < np.array([6, 0, 60])[pairs.users]
-    assert np.array_equal(is_out, is_last) is (held_out == "last")
+    assert np.array_equal(is_out, pairs.from_last < VALIDATION_DAYS) is (held_out == "last")
 
 
 @pytest.mark.parametrize("held_out", ["last", "random"])

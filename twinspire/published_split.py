@@ -6,6 +6,7 @@ validation, on the last part of each line, on a random part, or on both, by what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,8 +166,9 @@ def configuration(data: Path, order: Order, held_out: Part, *, dim: int, changes
     Raises:
         ConfigError: A change is not valid.
     """
+    name = re.sub("[^a-z0-9]+", "_", data.resolve().name.lower())
     plain = {
-        "name": f"{data.resolve().name}_{order}_{held_out}",
+        "name": f"{name}_{order}_{held_out}",
         "as_of": CUT,
         "dataset": {"event_name": "interaction"},
         "ingest": {"source": {"kind": "lightgcn", "path": str(data), "order": order, "held_out": held_out}},

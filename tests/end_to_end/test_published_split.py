@@ -63,8 +63,8 @@ class Benchmarked:
 @pytest.fixture(scope="module")
 def benchmarked(tmp_path_factory: pytest.TempPathFactory) -> Benchmarked:
     folder = tmp_path_factory.mktemp("published")
-    write_split(folder / "groups")
-    flags = ["--data", str(folder / "groups"), "--test", "later", "--dim", "16", *SHORT_FITS]
+    write_split(folder / "Groups, 1st")
+    flags = ["--data", str(folder / "Groups, 1st"), "--test", "later", "--dim", "16", *SHORT_FITS]
     ran = benchmark(folder, *flags, "--json", folder / "found.json", "--out", folder / "out")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return Benchmarked(folder, flags, ran, json.loads((folder / "found.json").read_text()))
@@ -81,7 +81,7 @@ def test_the_order_of_the_lines_is_taken_where_it_helps(benchmarked: Benchmarked
 
 
 def test_the_written_lists_have_the_recall_that_is_reported(benchmarked: Benchmarked) -> None:
-    train, test = (read_split(benchmarked.folder / "groups" / f"{name}.txt") for name in ("train", "test"))
+    train, test = (read_split(benchmarked.folder / "Groups, 1st" / f"{name}.txt") for name in ("train", "test"))
     for order in ("line", "random"):
         lists = pq.read_table(benchmarked.folder / "out" / order / "lists.parquet").to_pylist()
         recalls = [len({*one["item_ids"]} & {*test[one["user_id"]]}) / TEST for one in lists]
@@ -91,7 +91,7 @@ def test_the_written_lists_have_the_recall_that_is_reported(benchmarked: Benchma
 
 
 def test_the_lists_are_those_of_the_written_vectors(benchmarked: Benchmarked) -> None:
-    out, train = benchmarked.folder / "out" / "line", read_split(benchmarked.folder / "groups" / "train.txt")
+    out, train = benchmarked.folder / "out" / "line", read_split(benchmarked.folder / "Groups, 1st" / "train.txt")
     users, items = (pq.read_table(out / f"{name}s.parquet").to_pydict() for name in ("user", "item"))
     vectors = np.array(items["vector"])
     assert vectors.shape == (GROUPS * GROUP_SIZE, 16)

@@ -172,7 +172,8 @@ def configuration(data: Path, order: Order, held_out: Part, *, dim: int, changes
         "as_of": CUT,
         "dataset": {"event_name": "interaction"},
         "ingest": {"source": {"kind": "lightgcn", "path": str(data), "order": order, "held_out": held_out}},
-        "towers": {"embedding_dim": dim, "factor_dim": 0},
+        # A day is one pair of a user's: the fastest mean is all but the very last one.
+        "towers": {"embedding_dim": dim, "factor_dim": 0, "history_decay_days": [None, 60, 7, 1]},
         "training": {"epochs": 100, "patience": 2, "example_fade_days": None, "validation_days": VALIDATION_DAYS},
         "evaluation": {"ks": [K]},
     }

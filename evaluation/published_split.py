@@ -12,12 +12,11 @@ import numpy.typing as npt
 from scipy import sparse
 
 from evaluation.metrics import find_hits, ndcg_at_k, recall_at_k
+from features.sources.lightgcn import Pairs
 from serving.retrieval import exact
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Pairs = tuple[Ints, Ints]
-"""Rows of users and of items, [P] each."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,16 @@ def score(user_vectors: Floats, item_vectors: Floats, *, fitted: Pairs, test: Pa
     Args:
         user_vectors: [U, D] float32.
         item_vectors: [N, D] float32.
-        fitted: Rows of users and items; left out of the lists.
+        fitted: By rows of users and items; left out of the lists.
         test: Likewise, to be found; every pair counts in the denominator.
         k: Length of the lists.
     """
     shape = (len(user_vectors), len(item_vectors))
-    users = np.unique(test[0])
+    users = np.unique(test.users)
     lists, _ = exact.search(user_vectors[users], item_vectors, k=k, exclude=_matrix(fitted, shape, np.float32)[users])
     found = find_hits(lists, _matrix(test, shape, bool)[users])
     return Score(float(recall_at_k(found, k).mean()), float(ndcg_at_k(found, k).mean()), users, lists)
 
 
 def _matrix(pairs: Pairs, shape: tuple[int, int], dtype: type) -> sparse.csr_array:
-    return sparse.csr_array((np.ones(len(pairs[0]), dtype), pairs), shape=shape)
+    return sparse.csr_array((np.ones(len(pairs), dtype), (pairs.users, pairs.items)), shape=shape)

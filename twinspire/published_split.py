@@ -27,7 +27,6 @@ from features.sources.lightgcn import (
     CUT,
     VALIDATION_DAYS,
     Order,
-    Pairs,
     Part,
     PublishedSplit,
     read_published_split,
@@ -99,7 +98,7 @@ def benchmark(
     for order in ORDERS:
         config, paths = jobs.do(order, OWN_PART[order], "ingest", "features", "train", "embed")
         vectors = _vectors(paths, split)
-        of_test = score(*vectors, fitted=_pairs(split.train), test=_pairs(split.test), k=K)
+        of_test = score(*vectors, fitted=split.train, test=split.test, k=K)
         found[order] = {
             f"recall@{K}": of_test.recall,
             f"ndcg@{K}": of_test.ndcg,
@@ -248,10 +247,6 @@ class _Jobs:
 
 def _say_epoch(epoch: int, recall: float) -> None:
     console.console().print(f"  validation epoch {epoch}: recall@{K} {recall:.4f}")
-
-
-def _pairs(pairs: Pairs) -> tuple[Ints, Ints]:
-    return pairs.users, pairs.items
 
 
 def _vectors(paths: RunPaths, split: PublishedSplit) -> tuple[Floats, Floats]:

@@ -27,6 +27,7 @@ from features.sources.raw import Chunk, RawTable, Source, SourceError, refuse_co
 Ints = npt.NDArray[np.int64]
 TRAIN_FILE, TEST_FILE = "train.txt", "test.txt"
 CUT = dt.date(2000, 1, 1)
+_CUT_SECONDS = int(columns.midnight(CUT).timestamp())
 VALIDATION_DAYS = 4
 # Earlier ones of a long line share a day, in their order: each further day costs snapshots of all users and items.
 MOST_DAYS = 120
@@ -131,9 +132,9 @@ def open_lightgcn(
     def read(chunk_rows: int) -> Iterator[Chunk]:
         split = read_published_split(path)
         in_train = moments(split.train, order=order, held_out=held_out, seed=seed)
-        for file, pairs, seconds in ((TRAIN_FILE, split.train, in_train), (TEST_FILE, split.test, _seconds(CUT))):
-            ids = split.user_ids[pairs.users], split.item_ids[pairs.items]
-            rows = pa.table([*ids, np.broadcast_to(seconds, len(pairs)) + np.zeros(len(pairs), np.int64)], names=names)
+        in_test = np.full(len(split.test), _CUT_SECONDS)
+        for file, pairs, seconds in ((TRAIN_FILE, split.train, in_train), (TEST_FILE, split.test, in_test)):
+            rows = pa.table([split.user_ids[pairs.users], split.item_ids[pairs.items], seconds], names=names)
             numbers = pa.array(np.arange(1, len(pairs) + 1))
             none, no = pa.nulls(len(pairs), pa.string()), pa.array(np.zeros(len(pairs), bool))
             yield from Chunk(file, numbers, rows, none, no).slices(chunk_rows)
@@ -157,7 +158,7 @@ def moments(pairs: Pairs, *, order: Order, held_out: Part, seed: int) -> Ints:
     place = _from_last(pairs, (by_line if order == "line" else lots[1]) + np.where(is_last, len(pairs), 0))
     # At no fixed time of day: what is always the same length of time ago would be taken for a law.
     age_days = np.where(place < MOST_DAYS, place + lots[2], MOST_DAYS + (place + 1) / (place.max() + 2))
-    return _seconds(CUT) - np.maximum(np.asarray(age_days * DAY_SECONDS, np.int64), 1)
+    return _CUT_SECONDS - np.maximum(np.asarray(age_days * DAY_SECONDS, np.int64), 1)
 
 
 def _from_last(pairs: Pairs, key: npt.NDArray[np.float64]) -> Ints:
@@ -166,10 +167,6 @@ def _from_last(pairs: Pairs, key: npt.NDArray[np.float64]) -> Ints:
     place = np.empty(len(pairs), np.int64)
     place[ordered] = Pairs(pairs.users[ordered], pairs.items[ordered]).from_last
     return place
-
-
-def _seconds(day: dt.date) -> int:
-    return (day - dt.date(1970, 1, 1)).days * DAY_SECONDS
 
 
 def _read(path: Path) -> tuple[Ints, Ints]:

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from evaluation.published_split import Pairs, score
+from evaluation.published_split import score
+from features.sources.lightgcn import Pairs
 
 
 def pairs(*found: tuple[int, int]) -> Pairs:
     users, items = np.array(found).T
-    return users, items
+    return Pairs(users, items)
 
 
 def test_recall_and_ndcg_by_hand():

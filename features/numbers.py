@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features import columns
+from features.column_kind import Number
 from features.computed import COMPUTED, DAY_SECONDS
 from features.kinds import KINDS, to_floats
 from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, STATISTICS, Schema, Tower
@@ -112,7 +113,7 @@ def numeric_inputs(schema: Schema, tower: Tower) -> list[NumericInput]:
             "OF_STATISTICS in features/numbers.py, or remove it from the statistics"
         )
     for name, kinds in schema.columns_of(tower).items():
-        inputs += [_of_column(name, kind) for kind in kinds if KINDS[kind].numbers is not None]
+        inputs += [_of_column(name, word, number) for kind in kinds for word, number in KINDS[kind].numbers.items()]
     return inputs
 
 
@@ -138,9 +139,7 @@ def _of_computed(name: str) -> NumericInput:
     return NumericInput(name, (name,), lambda raw, moments: feature.encode(to_floats(raw.column(name))))
 
 
-def _of_column(name: str, kind: str) -> NumericInput:
-    numbers = KINDS[kind].numbers
-    assert numbers is not None  # the caller asks for kinds that give numbers
-    # One of the built-in kind is called after its column alone.
-    label = name if kind == "numeric" else f"{name}_{kind}"
-    return NumericInput(label, (name,), lambda raw, moments: numbers(raw.column(name)))
+def _of_column(name: str, word: str, number: Number) -> NumericInput:
+    # No column is called so: its name has no dot.
+    label = f"{name}.{word}" if word else name
+    return NumericInput(label, (name,), lambda raw, moments: number(raw.column(name), moments))

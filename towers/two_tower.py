@@ -22,13 +22,15 @@ from towers.inputs import (
     Fact,
     History,
     HistoryEncoder,
-    PooledFacts,
     PooledLookup,
+    SideBySideIdentities,
     Tables,
     Tensors,
     embedding_tables,
     feature_vectors,
     input_tensors,
+    pooled_fact,
+    projections,
 )
 
 Head = Literal["residual", "mlp"]
@@ -148,7 +150,8 @@ def build_two_tower(
             hidden layers; `mlp` ends in a layer of width D, all layers with the activation.
         activation: Of the hidden layers, and of both ends of an `mlp`.
         history: How a user's history becomes one vector; None takes the mean of its items.
-        item_facts: What is known of the items of a history besides their ids.
+        item_facts: What is known of the items of a history besides their ids. The place of the latest item is a feature
+            of the user tower, which begins as the vector of that place in the item tower.
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
         bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
@@ -163,6 +166,7 @@ def build_two_tower(
     user_tensors, item_tensors = input_tensors(user_specs), input_tensors(item_specs)
     user_tables = embedding_tables(user_specs, width=embedding_dim)
     item_tables = embedding_tables(item_specs, width=embedding_dim)
+    of_items = {**item_tables, **projections(item_specs, width=embedding_dim)}
     buckets = {user_id.name: bucket_of_user_row, item_id.name: bucket_of_item_row, HISTORY: bucket_of_item_row}
     dropout = {
         name: BucketDropout(rate=id_dropout, bucket_of_row=rows, name=f"{name}_dropout")
@@ -174,28 +178,41 @@ def build_two_tower(
     def encode_history(table_rows: tf.Tensor) -> tf.Tensor:
         items, age_days = user_tensors[HISTORY], user_tensors[HISTORY_AGE]
         ids = PooledLookup(item_tables[item_id.name], name=f"{HISTORY}_sum")
-        facts = [
-            PooledFacts(item_tables[fact.name], rows=fact.rows, name=f"{HISTORY}_{fact.name}") for fact in item_facts
-        ]
+        facts = [pooled_fact(fact, of_items[fact.name], name=f"{HISTORY}_{fact.name}") for fact in item_facts]
         return encoder(History(items, table_rows, age_days, ids, facts))
 
     user_features = feature_vectors(
         user_specs,
         user_tensors,
         width=embedding_dim,
-        tables=user_tables,
+        tables={**user_tables, **projections(user_specs, width=embedding_dim)},
         encode_history=encode_history,
         id_dropout=dropout,
     )
-    item_features = feature_vectors(
-        item_specs, item_tensors, width=embedding_dim, tables=item_tables, id_dropout=dropout
-    )
+    user_features += [
+        _last_place(fact, of_items[fact.name], user_tensors[HISTORY], width=embedding_dim)
+        for fact in item_facts
+        if fact.is_place
+    ]
+    item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=dropout)
     user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
     item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
     shape = _Shape(hidden_units, head, activation)
     user, user_parts = _tower("user", user_bottom, user_adds, shape)
     item, item_parts = _tower("item", item_bottom, item_adds, shape)
     return TwoTower(user, item, user_parts, item_parts)
+
+
+def _last_place(fact: Fact, table: tf_keras.layers.Embedding, items: tf.Tensor, *, width: int) -> tf.Tensor:
+    """Where a user was last: the place of the latest item of the history, [B, T] -> [B, D], zeros where there is none.
+
+    Its cells have the vectors that they have in the item tower, so that inner products begin by falling with distance.
+    """
+    latest = items[:, :1]
+    there = tf.cast(latest > 0, tf.float32)[:, None, :]
+    place = pooled_fact(fact, table, name=f"{HISTORY}_last_{fact.name}")((latest, there))[:, 0, :]
+    kernel, name = SideBySideIdentities(), f"{HISTORY}_last_{fact.name}_weights"
+    return tf_keras.layers.Dense(width, use_bias=False, kernel_initializer=kernel, name=name)(place)
 
 
 @dataclass(frozen=True)

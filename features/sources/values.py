@@ -162,7 +162,7 @@ def to_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         return to_text(array.cast(kind.value_type), where)
     if pt.is_floating(kind):
         text = _text_of_floats(array.cast(pa.float64()))
-    elif _is_list(kind):
+    elif is_list(kind):
         text = _text_of_lists(array, where)
     else:
         try:
@@ -175,9 +175,10 @@ def to_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
     return pc.if_else(pc.equal(text, ""), None, text)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    lists = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
-    return any(is_list(kind) for is_list in lists)
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is of lists of any form."""
+    forms = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
+    return any(is_form(kind) for is_form in forms)
 
 
 def _text_of_lists(array: pa.Array, where: str) -> pa.Array:

@@ -48,6 +48,11 @@ def snapshot_row(schema: Schema) -> Callable[..., Row]:
                 Storage.STRINGS: [f"{name} {number}", f"é{place}"],
                 Storage.INTS: [number, place, 2**40],
                 Storage.FLOATS: [1 / 2 + number / 1024, 1 / 4],
+                Storage.BOOL: bool(number % 2),
+                Storage.MOMENT: 1_000_000_007 + number,
+                Storage.VECTOR: [number / 2, place / 8, -1.0],
+                Storage.WEIGHTS: [number / 4, 1.0],
+                Storage.PLACE: [number / 8, -place / 8],
             }[storage]
         return row | {f"{tower}_as_of_seconds": int(at.timestamp())}
 

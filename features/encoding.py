@@ -5,7 +5,7 @@ Shape letters: B rows, T history length, L trigrams, F numeric inputs of a tower
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def dense_shares(raw: pa.Table, field: Shares, vocabulary: IdMap) -> npt.NDArray
     return dense
 
 
+Values = Callable[[pa.ChunkedArray], pa.Array | pa.ChunkedArray]
 Inputs = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
 Floats = npt.NDArray[np.float64]
 
@@ -254,6 +255,14 @@ def own_inputs(schema: Schema, tower: Tower) -> list[tuple[str, OwnInput]]:
         if kind.own is not None
         for name in schema.columns_of_kind(tower, word)
     ]
+
+
+def category_inputs(
+    schema: Schema, tower: Tower
+) -> list[tuple[str, str, Callable[[pa.ChunkedArray], pa.ChunkedArray]]]:
+    """Columns of a tower whose values are categories, the name of the input, and raw values -> those that they hold."""
+    own_of = own_inputs(schema, tower)
+    return [(name, name + own.suffix, own.values) for name, own in own_of if own.values and own.are_categories]
 
 
 def _inputs_with_values(schema: Schema) -> list[str]:

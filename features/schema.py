@@ -123,7 +123,7 @@ class Schema(BaseModel):
     item_geo: tuple[str, str] | None = None
     """Numeric item columns with the latitude and the longitude of each item, likewise."""
     user_statistics_of: tuple[str, ...] = ()
-    """Item columns with categories whose values' shares among the items met so far are a feature of each user."""
+    """Categorical item columns whose values' shares among the items met so far are a feature of each user."""
     item_statistics_of: tuple[str, ...] = ()
     """Categorical user columns whose values' shares among the buyers so far are a feature of each item."""
     computed_features: tuple[str, ...] = ()

@@ -365,9 +365,9 @@ class Recommender:
     def _items(self, rows: Rows, scores: Scores, explained: Sequence[Explanation] | None) -> list[RecommendedItem]:
         found = rows[rows >= 0]
         item_ids = self.bundle.encoder.item_ids.ids(found + 1)
-        names, categories = self.bundle.item_names, self.bundle.categories
+        names, category_of = self.bundle.item_names, self.bundle.category_of
         items: list[RecommendedItem] = [
-            {"item_id": item_id, "item_name": names[row], "category": categories[row], "score": score}
+            {"item_id": item_id, "item_name": names[row], "category": category_of(row), "score": score}
             for item_id, row, score in zip(item_ids, found.tolist(), scores[: len(found)].tolist(), strict=True)
         ]
         for item, explanation in zip(items, explained or (), strict=False):

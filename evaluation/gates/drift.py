@@ -26,9 +26,8 @@ from scipy import stats
 from evaluation.gates.candidate import MORE_DAYS, Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
-from features.encoding import moments_of
+from features.encoding import category_inputs, moments_of
 from features.examples import ITEM_ROW, USER_ROW, Day
-from features.kinds import Kind
 from features.numbers import numeric_values
 from features.schema import TOWERS
 
@@ -185,8 +184,9 @@ def _values(candidate: Candidate, day: Day, events: pa.Table, *, categories: boo
     for tower, table, row in zip(TOWERS, (day.users, day.items), (USER_ROW, ITEM_ROW), strict=True):
         rows, schema = events.column(row).to_numpy(), candidate.sections.dataset
         if categories:
-            for name in schema.columns_of_kind(tower, Kind.CATEGORICAL):
-                found[f"{tower}s.{name}"] = table.column(name).to_numpy(zero_copy_only=False)[rows]
+            for name, key, values_of in category_inputs(schema, tower):
+                values = values_of(table.column(name).take(pa.array(rows)))
+                found[f"{tower}s.{key}"] = values.to_numpy(zero_copy_only=False).astype(object)
         else:
             numbers = numeric_values(table, schema, tower, as_of_seconds=moments_of(table))
             found |= {name: values[rows] for name, values in numbers.items()}

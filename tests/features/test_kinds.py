@@ -61,7 +61,7 @@ def test_a_kind_gives_either_numbers_or_an_input_of_its_own() -> None:
 
 
 def test_a_kind_is_not_stored_as_a_statistic() -> None:
-    with pytest.raises(ValueError, match="asks to be stored as floats, expected one of: string, float, strings, bool, moment, vector"):
+    with pytest.raises(ValueError, match="asks to be stored as floats, expected one of: string, float, strings, bool"):
         ColumnKind(Storage.FLOATS, numbers={"flag": flag_to_number})
 
 

@@ -25,7 +25,16 @@ VERSION = "2017-01-05-5f3c9a71"
 def schema() -> Schema:
     return Schema.model_validate(
         {
-            "user_columns": {"age": "categorical", "income": "numeric"},
+            "user_columns": {
+                "age": "categorical",
+                "income": "numeric",
+                "likes": "categories",
+                "likes_weights": "weights",
+                "taste": "vector",
+                "joined": "timestamp",
+                "home": "geo",
+                "member": "boolean",
+            },
             "item_columns": {"aisle": ["categorical", "text"], "size": "numeric"},
             "item_category": "aisle",
             "user_statistics_of": ["aisle"],

@@ -1,7 +1,7 @@
 """Columns that hold a list in each row: several values, their weights, and vectors of numbers.
 
     <column>_values   [B, L] rows of the values, for a mean of their embeddings; 0 is padding, or a value not known
-    <column>_weights  [B, L] what each value counts; all alike in a row without weights
+    <column>_weights  [B, L] what each value counts, 1 on average; all alike in a row without weights
     <column>          [B, W + 1] the vector, scaled to a mean norm of 1; zeros and a last 1 where there is none
 
 Shape letters: B rows, L values kept of each, W width of a vector.
@@ -18,6 +18,7 @@ from features.column_kind import Encoding, Input, InputSpec, Ints, Measure, OwnI
 
 MAX_VALUES = 32
 """Values of a row that are read at most, the first ones."""
+TINY = np.float32(1e-30)
 MOST = 10.0
 """A scaled number of a vector ends here."""
 VALUES_SUFFIX, WEIGHTS_SUFFIX = "_values", "_weights"
@@ -101,7 +102,9 @@ def _encode_weights(encoder: Encoding, column: str, raw: pa.ChunkedArray) -> Inp
     values, place = flat(raw, length)
     weights[place] = values
     weights[raw.is_null().to_numpy()] = 1.0
-    return weights
+    totals = weights.sum(axis=1, keepdims=True)
+    numbers = (weights > 0).sum(axis=1, keepdims=True, dtype=np.float32)
+    return np.asarray(weights * (numbers / np.maximum(totals, TINY)), np.float32)
 
 
 def _measure_vectors(lists: pa.ChunkedArray) -> Measure:

@@ -255,7 +255,7 @@ def _vectors(array: pa.Array, where: str) -> Converted:
 
 def _weights(array: pa.Array, where: str) -> Converted:
     lists = _number_lists(array, where)
-    wrong = lists.any_of(pc.or_(_not_finite(lists.numbers), pc.less(lists.numbers, 0.0)))
+    wrong = lists.any_of(pc.or_kleene(_not_finite(lists.numbers), pc.less(lists.numbers, 0.0)))
     return Converted(lists.where(pc.is_valid(lists.lengths)), {**lists.faults, Reason.UNPARSABLE_VALUE: wrong})
 
 

@@ -142,7 +142,9 @@ def test_lists_vectors_and_places_point_to_their_rows(encoder: Encoder) -> None:
     users = encoded(encoder, "user", {"user_id": "u2", **PAST}, {"user_id": "u1", **PAST, **other}, {"user_id": "u1"})
     # Blue is 1, red is 2, what is not known is 0; the fourth value is one too many.
     assert users["likes_values"].tolist() == [[2, 0, 1], [1, 0, 0], [0, 0, 0]]
-    assert users["likes_weights"].tolist() == [[0.5, 1.0, 0.25], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    # Weights that add up to 7/4 where there are three of them.
+    weights = [[6 / 7, 12 / 7, 3 / 7], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    np.testing.assert_allclose(users["likes_weights"], weights, rtol=1e-6)
     # Half of (3, -4), and the mark of what is missing: a vector of another width is none.
     assert users["taste"].tolist() == [[1.5, -2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
     assert users["home_cells"].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
@@ -203,8 +205,8 @@ def test_numbers_are_shifted_and_scaled(encoder: Encoder) -> None:
     inputs = encoded(encoder, "user", {"user_id": "u1", **PAST})["user_numeric"][0]
     # log(1 + x) of events, items, days, value and days since the last event, then the column as it is.
     plain = [math.log(8), math.log(4), math.log(3), math.log(13.5), math.log(1 + 3), 30.0]
-    # Joined two days before, on a Wednesday at midnight, when 332 of the 365 days of 2017 had passed: age, not ahead, and
-    # sine and cosine of hour, weekday and day of the year. Then the flag.
+    # Joined two days before, on a Wednesday at midnight, when 332 of the 365 days of 2017 had passed: age, not ahead,
+    # and sine and cosine of hour, weekday and day of the year. Then the flag.
     shares = [0, 2 / 7, 332 / 365]
     waves = [wave(2 * math.pi * share) for share in shares for wave in (math.sin, math.cos)]
     plain += [math.log(3), 0.0, *waves, 1.0]

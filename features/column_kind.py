@@ -141,11 +141,13 @@ class ColumnKind:
         numbers: Numbers of a row that join the tower's numeric input, by a word for each; the empty word is for one
             that is called after its column alone.
         own: An input of its own.
+        moves_with_time: Whether its numbers become others as days pass, so that it is no news when they do.
     """
 
     storage: Storage
     numbers: Mapping[str, Number] = field(default_factory=dict)
     own: OwnInput | None = None
+    moves_with_time: bool = False
 
     def __post_init__(self) -> None:
         """Refuses a kind that gives no input, or two."""

@@ -85,7 +85,7 @@ KINDS: dict[str, ColumnKind] = {
     Kind.CATEGORIES: ColumnKind(Storage.STRINGS, own=CATEGORIES_INPUT),
     Kind.WEIGHTS: ColumnKind(Storage.WEIGHTS, own=WEIGHTS_INPUT),
     "vector": ColumnKind(Storage.VECTOR, own=VECTOR_INPUT),
-    "timestamp": ColumnKind(Storage.MOMENT, numbers=MOMENT_NUMBERS),
+    "timestamp": ColumnKind(Storage.MOMENT, numbers=MOMENT_NUMBERS, moves_with_time=True),
     "geo": ColumnKind(Storage.PLACE, own=PLACE_INPUT),
     "boolean": ColumnKind(Storage.BOOL, numbers={"": _flag}),
 }

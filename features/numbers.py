@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features import columns
-from features.column_kind import Number
 from features.computed import COMPUTED, DAY_SECONDS
 from features.kinds import KINDS, to_floats
 from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, STATISTICS, Schema, Tower
@@ -37,11 +36,13 @@ class NumericInput:
         name: Key of its scale.
         reads: Fields of the feature view.
         value: (raw rows [B], moment of each row [B], Unix seconds) -> [B] float64, nan where unknown.
+        moves_with_time: See `ColumnKind`.
     """
 
     name: str
     reads: tuple[str, ...]
     value: Callable[[pa.Table, Ints], Floats]
+    moves_with_time: bool = False
 
 
 def _count(name: str, field: str) -> NumericInput:
@@ -113,7 +114,7 @@ def numeric_inputs(schema: Schema, tower: Tower) -> list[NumericInput]:
             "OF_STATISTICS in features/numbers.py, or remove it from the statistics"
         )
     for name, kinds in schema.columns_of(tower).items():
-        inputs += [_of_column(name, word, number) for kind in kinds for word, number in KINDS[kind].numbers.items()]
+        inputs += [_of_column(name, word, kind) for kind in kinds for word in KINDS[kind].numbers]
     return inputs
 
 
@@ -139,7 +140,10 @@ def _of_computed(name: str) -> NumericInput:
     return NumericInput(name, (name,), lambda raw, moments: feature.encode(to_floats(raw.column(name))))
 
 
-def _of_column(name: str, word: str, number: Number) -> NumericInput:
+def _of_column(name: str, word: str, kind: str) -> NumericInput:
+    number = KINDS[kind].numbers[word]
     # No column is called so: its name has no dot.
     label = f"{name}.{word}" if word else name
-    return NumericInput(label, (name,), lambda raw, moments: number(raw.column(name), moments))
+    return NumericInput(
+        label, (name,), lambda raw, moments: number(raw.column(name), moments), KINDS[kind].moves_with_time
+    )

@@ -28,7 +28,7 @@ from evaluation.gates.report import Check
 from features import columns
 from features.encoding import category_inputs, moments_of
 from features.examples import ITEM_ROW, USER_ROW, Day
-from features.numbers import numeric_values
+from features.numbers import numeric_inputs, numeric_values
 from features.schema import TOWERS
 
 NUM_BINS, NUM_VALUES = 10, 20
@@ -100,12 +100,12 @@ def binned(new: Values, before: Values) -> tuple[npt.NDArray[np.int64], npt.NDAr
 
 
 def numeric_drift(candidate: Candidate) -> Check:
-    """Drift of each number that enters a tower."""
+    """Drift of each number that enters a tower, but those of moments, which become others by themselves."""
     return _check(candidate, "numeric_drift", candidate.limits.max_numeric_drift, categories=False)
 
 
 def category_drift(candidate: Candidate) -> Check:
-    """Drift of the mix of each categorical column."""
+    """Drift of the mix of each column with categories."""
     return _check(candidate, "category_drift", candidate.limits.max_category_drift, categories=True)
 
 
@@ -189,7 +189,8 @@ def _values(candidate: Candidate, day: Day, events: pa.Table, *, categories: boo
                 found[f"{tower}s.{key}"] = values.to_numpy(zero_copy_only=False).astype(object)
         else:
             numbers = numeric_values(table, schema, tower, as_of_seconds=moments_of(table))
-            found |= {name: values[rows] for name, values in numbers.items()}
+            moving = {one.name for one in numeric_inputs(schema, tower) if one.moves_with_time}
+            found |= {name: values[rows] for name, values in numbers.items() if name not in moving}
     if not categories:
         found |= {name: _number(events, name) for name in (columns.REWARD, columns.VALUE)}
     return found

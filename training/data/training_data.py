@@ -210,8 +210,19 @@ def grown_encoder(
     towers: config.TowerConfig,
     history_length: int,
 ) -> encoding.Encoder:
-    """The encoder of an earlier fit with today's ids and values; numbers are scaled as they were then."""
+    """The encoder of an earlier fit with today's ids and values; numbers are scaled as they were then.
+
+    Raises:
+        ValueError: Vectors have another width than they had.
+    """
     today = fit_encoder_on(paths, [], dataset=dataset, towers=towers, history_length=history_length)
+    for spec in (spec for tower in schema.TOWERS for spec in today.input_specs(tower) if spec.kind == "vector"):
+        before, now = parent.measures[spec.name].length, today.measures[spec.name].length
+        if before != now:
+            raise ValueError(
+                f"the vectors of column {spec.name} have {now} numbers, expected {before} as in the fit that this one "
+                "would start from; correct the source, or do a full retrain, with --full"
+            )
     measures = {
         name: replace(measure, scale=parent.measures[name].scale) if name in parent.measures else measure
         for name, measure in today.measures.items()

@@ -89,7 +89,6 @@ class InputSpec:
         num_rows: Rows of the embedding table it points into, row 0 and buckets included; 0 for numbers.
         weights: Name of the input that holds a weight for each of its values; None where all count alike.
         is_fact: Of an item: whether the items of a history are known by it too.
-        is_place: Whether it says where a row is.
     """
 
     name: str
@@ -98,7 +97,6 @@ class InputSpec:
     num_rows: int = 0
     weights: str | None = None
     is_fact: bool = False
-    is_place: bool = False
 
     @property
     def dtype(self) -> type[np.int32] | type[np.float32]:

@@ -75,7 +75,7 @@ def _names_of_pairs(raw: pa.ChunkedArray) -> Names:
 def _spec(encoder: Encoding, column: str) -> InputSpec:
     name = column + CELLS_SUFFIX
     num_rows = len(encoder.vocabularies[name])
-    return InputSpec(name, "cells", len(CELL_DEGREES), num_rows, is_fact=True, is_place=True)
+    return InputSpec(name, "cells", len(CELL_DEGREES), num_rows, is_fact=True)
 
 
 def _encode(encoder: Encoding, column: str, raw: pa.ChunkedArray) -> Input:

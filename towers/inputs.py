@@ -155,7 +155,7 @@ class Fact:
             known is in row 0; or [rows, W] float32, vectors as that input has them.
         weights: [rows, L] float32, what each value counts.
         is_mean: Whether an item is described by the weighted mean of the values that are known, or by the sum of all.
-        is_place: Whether the place of the latest item is a feature of its own.
+        is_place: Whether it is where an item is, and the place of the latest one a feature of its own.
     """
 
     name: str

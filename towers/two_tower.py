@@ -6,7 +6,7 @@ Shape letters: B rows, D vector width, F features of a tower.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE
+from features.encoding import CELLS, HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
 from towers.history import weighted_means
 from towers.inputs import (
@@ -189,11 +189,7 @@ def build_two_tower(
         encode_history=encode_history,
         id_dropout=dropout,
     )
-    user_features += [
-        _last_place(fact, of_items[fact.name], user_tensors[HISTORY], width=embedding_dim)
-        for fact in item_facts
-        if fact.is_place
-    ]
+    user_features += _last_places(item_facts, of_items, user_tensors, width=embedding_dim)
     item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=dropout)
     user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
     item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
@@ -203,16 +199,34 @@ def build_two_tower(
     return TwoTower(user, item, user_parts, item_parts)
 
 
-def _last_place(fact: Fact, table: tf_keras.layers.Embedding, items: tf.Tensor, *, width: int) -> tf.Tensor:
-    """Where a user was last: the place of the latest item of the history, [B, T] -> [B, D], zeros where there is none.
+def with_last_place(facts: Sequence[Fact], *, chosen: bool | None) -> list[Fact]:
+    """Facts of which those that are places are features of their own, or are not.
+
+    Args:
+        facts: Of the items of a history.
+        chosen: Whether they are; None makes those of columns so, and not the cells of two numeric columns.
+    """
+    return [
+        replace(fact, is_place=fact.is_place and (fact.name != CELLS["item"] if chosen is None else chosen))
+        for fact in facts
+    ]
+
+
+def _last_places(facts: Sequence[Fact], tables: Tables, tensors: Tensors, *, width: int) -> list[tf.Tensor]:
+    """Where a user was last, for each place of an item: that of the latest item of the history, zeros without one.
 
     Its cells have the vectors that they have in the item tower, so that inner products begin by falling with distance.
     """
-    latest = items[:, :1]
-    there = tf.cast(latest > 0, tf.float32)[:, None, :]
-    place = pooled_fact(fact, table, name=f"{HISTORY}_last_{fact.name}")((latest, there))[:, 0, :]
-    kernel, name = SideBySideIdentities(), f"{HISTORY}_last_{fact.name}_weights"
-    return tf_keras.layers.Dense(width, use_bias=False, kernel_initializer=kernel, name=name)(place)
+    found = []
+    for fact in (fact for fact in facts if fact.is_place):
+        latest = tensors[HISTORY][:, :1]
+        there = tf.cast(latest > 0, tf.float32)[:, None, :]
+        name = f"{HISTORY}_last_{fact.name}"
+        place = pooled_fact(fact, tables[fact.name], name=name)((latest, there))[:, 0, :]
+        kernel = SideBySideIdentities()
+        weights = tf_keras.layers.Dense(width, use_bias=False, kernel_initializer=kernel, name=f"{name}_weights")
+        found.append(weights(place))
+    return found
 
 
 @dataclass(frozen=True)

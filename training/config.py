@@ -74,6 +74,9 @@ class TowerConfig(Section):
     counts all alike."""
     history_settings: Mapping[str, Setting] = {}
     """Arguments of another encoder than `mean`."""
+    last_place: bool | None = None
+    """Whether the place of the latest item in the history is a feature of the user, where items have places; null makes
+    it one of `geo` columns, and of `dataset.item_geo` none."""
     text_length: int = Field(32, ge=1)
     """Letter trigrams kept of a text (L)."""
     text_buckets: int = Field(4096, ge=2)

@@ -18,13 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from artefacts.files import json_value
-from features.geo import MOST_EAST, MOST_NORTH
+from features import geo, lists, moments
 from features.kinds import FALSE_TEXTS, KINDS, TRUE_TEXTS, Storage, stored_as
-from features.lists import most_common_width, weighted_column
-from features.moments import LAST_SECOND
 from features.sources.quarantine import Reason
 from features.sources.raw import SourceError, TimestampUnit
-from features.sources.values import is_list, to_microseconds, to_numbers, to_text, too_large
+from features.sources.values import is_list, is_text, to_microseconds, to_numbers, to_text, too_large
 
 LATITUDES, LONGITUDES = ("lat", "latitude"), ("lon", "lng", "long", "longitude")
 BETWEEN_NUMBERS = r"[\s,;|]+"
@@ -105,9 +103,9 @@ def are_of_wrong_width(table: pa.Table, kinds: Mapping[str, Sequence[str]]) -> n
         if storage not in (Storage.VECTOR, Storage.WEIGHTS):
             continue
         widths = pc.list_value_length(table.column(name))
-        expected: pa.Scalar | pa.ChunkedArray = pa.scalar(most_common_width(table.column(name)), pa.int32())
+        expected: pa.Scalar | pa.ChunkedArray = pa.scalar(lists.most_common_width(table.column(name)), pa.int32())
         if storage == Storage.WEIGHTS:
-            expected = pc.fill_null(pc.list_value_length(table.column(weighted_column(name))), 0)
+            expected = pc.fill_null(pc.list_value_length(table.column(lists.weighted_column(name))), 0)
         wrong |= pc.fill_null(pc.not_equal(widths, expected), False).to_numpy()
     return wrong
 
@@ -132,12 +130,13 @@ def _flags(array: pa.Array, where: str) -> Converted:
 
 
 def _moments(array: pa.Array, unit: TimestampUnit) -> Converted:
-    moments = to_microseconds(array, unit)
-    seconds = pa.array(moments.fill_null(0).to_numpy(zero_copy_only=False) // 1_000_000, pa.int64())
-    known = pc.and_(pc.is_valid(moments), pc.less_equal(seconds, LAST_SECOND))
+    found = to_microseconds(array, unit)
+    seconds = pa.array(found.fill_null(0).to_numpy(zero_copy_only=False) // 1_000_000, pa.int64())
+    known = pc.and_(pc.is_valid(found), pc.less_equal(seconds, moments.LAST_SECOND))
     filled = array.is_valid()
-    if pt.is_string(array.type) or pt.is_large_string(array.type):
-        filled = pc.and_(filled, pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(array), ""), False))
+    if is_text(array.type):
+        trimmed = pc.utf8_trim_whitespace(array.cast(pa.string()))
+        filled = pc.and_(filled, pc.fill_null(pc.not_equal(trimmed, ""), False))
     elif pt.is_floating(array.type):
         filled = pc.and_(filled, pc.fill_null(pc.invert(pc.is_nan(array)), False))
     return Converted(pc.if_else(known, seconds, None), {Reason.UNPARSABLE_TIMESTAMP: pc.and_(filled, pc.invert(known))})
@@ -145,11 +144,11 @@ def _moments(array: pa.Array, unit: TimestampUnit) -> Converted:
 
 def _texts(array: pa.Array, where: str) -> Converted:
     if is_list(array.type):
-        lists, no_list = array, pa.repeat(False, len(array))
+        found, no_list = array, pa.repeat(False, len(array))
     else:
-        lists, no_list = _split_texts(to_text(array, where))
-    owners = pc.list_parent_indices(lists).to_numpy()
-    texts = pc.utf8_trim_whitespace(to_text(pc.list_flatten(lists), where))
+        found, no_list = _split_texts(to_text(array, where))
+    owners = pc.list_parent_indices(found).to_numpy()
+    texts = pc.utf8_trim_whitespace(to_text(pc.list_flatten(found), where))
     kept = pc.fill_null(pc.not_equal(texts, ""), False)
     counts = np.bincount(owners[kept.to_numpy(zero_copy_only=False)], minlength=len(array))
     return Converted(_lists(counts, texts.filter(kept), counts > 0), {Reason.UNPARSABLE_VALUE: no_list})
@@ -159,14 +158,14 @@ def _split_texts(texts: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Lists of texts, and which are JSON of something else."""
     trimmed = pc.utf8_trim_whitespace(texts)
     is_json = pc.fill_null(pc.starts_with(trimmed, "["), False).to_numpy(zero_copy_only=False)
-    lists = pc.split_pattern(texts, "|")
+    found = pc.split_pattern(texts, "|")
     no_list = np.zeros(len(texts), np.bool_)
     if is_json.any():
         rows = zip(trimmed.to_pylist(), is_json, strict=True)
         parsed = [_parsed(text) if of_json else None for text, of_json in rows]
         no_list = is_json & np.array([values is None for values in parsed])
-        lists = pc.if_else(pa.array(is_json), pa.array(parsed, pa.list_(pa.string())), lists)
-    return lists, pa.array(no_list)
+        found = pc.if_else(pa.array(is_json), pa.array(parsed, pa.list_(pa.string())), found)
+    return found, pa.array(no_list)
 
 
 def _parsed(text: str) -> list[str | None] | None:
@@ -210,7 +209,7 @@ def _number_lists(array: pa.Array, where: str) -> _NumberLists:
     if pt.is_struct(array.type):
         array = _pairs(array, where)
     elif not is_list(array.type):
-        if not (pt.is_string(array.type) or pt.is_large_string(array.type) or pt.is_null(array.type)):
+        if not is_text(array.type) and not pt.is_null(array.type):
             raise SourceError(
                 f"{where}: has type {array.type}, which holds no lists of numbers; expected a list, a struct of a "
                 "latitude and a longitude, or text such as [0.5, 1]. Convert the column in the source"
@@ -222,10 +221,10 @@ def _number_lists(array: pa.Array, where: str) -> _NumberLists:
     if pt.is_string(elements.type):
         elements = pc.if_else(pc.equal(elements, "null"), None, elements)
     numbers, wrong = to_numbers(elements, where)
-    lists = _NumberLists(pc.list_value_length(array), numbers, owners, {})
+    read = _NumberLists(pc.list_value_length(array), numbers, owners, {})
     beyond = too_large(pc.if_else(pc.is_finite(numbers), numbers, None))
-    lists.faults.update({Reason.UNPARSABLE_NUMBER: lists.any_of(wrong), Reason.NUMBER_TOO_LARGE: lists.any_of(beyond)})
-    return lists
+    read.faults.update({Reason.UNPARSABLE_NUMBER: read.any_of(wrong), Reason.NUMBER_TOO_LARGE: read.any_of(beyond)})
+    return read
 
 
 def _pairs(array: pa.Array, where: str) -> pa.Array:
@@ -237,10 +236,10 @@ def _pairs(array: pa.Array, where: str) -> pa.Array:
             f"{where}: has the fields {', '.join(array.type.names)}, expected one of {', '.join(LATITUDES)} and one of "
             f"{', '.join(LONGITUDES)}; rename them in the source"
         )
-    both = [pc.struct_field(array, name).cast(pa.float64()) for name in found]
-    flat = np.stack([numbers.to_numpy(zero_copy_only=False) for numbers in both], axis=1).ravel()
+    both = [to_text(pc.struct_field(array, name), where) for name in found]
+    flat = np.stack([texts.to_numpy(zero_copy_only=False) for texts in both], axis=1).ravel()
     known = array.is_valid().to_numpy(zero_copy_only=False)
-    return _lists(np.where(known, 2, 0), pa.array(flat).filter(pa.array(np.repeat(known, 2))), known)
+    return _lists(np.where(known, 2, 0), pa.array(flat, pa.string()).filter(pa.array(np.repeat(known, 2))), known)
 
 
 def _not_finite(numbers: pa.Array) -> pa.Array:
@@ -248,29 +247,27 @@ def _not_finite(numbers: pa.Array) -> pa.Array:
 
 
 def _vectors(array: pa.Array, where: str) -> Converted:
-    lists = _number_lists(array, where)
+    read = _number_lists(array, where)
     # As of a number: NaN and infinities are no knowledge, and a vector with one is none.
-    return Converted(lists.where(pc.invert(lists.any_of(_not_finite(lists.numbers)))), lists.faults)
+    return Converted(read.where(pc.invert(read.any_of(_not_finite(read.numbers)))), read.faults)
 
 
 def _weights(array: pa.Array, where: str) -> Converted:
-    lists = _number_lists(array, where)
-    wrong = lists.any_of(pc.or_kleene(_not_finite(lists.numbers), pc.less(lists.numbers, 0.0)))
-    return Converted(lists.where(pc.is_valid(lists.lengths)), {**lists.faults, Reason.UNPARSABLE_VALUE: wrong})
+    read = _number_lists(array, where)
+    wrong = read.any_of(pc.or_kleene(_not_finite(read.numbers), pc.less(read.numbers, 0.0)))
+    return Converted(read.where(pc.is_valid(read.lengths)), {**read.faults, Reason.UNPARSABLE_VALUE: wrong})
 
 
 def _places(array: pa.Array, where: str) -> Converted:
-    lists = _number_lists(array, where)
-    unknown = lists.any_of(_not_finite(lists.numbers))
-    is_pair = pc.fill_null(pc.equal(lists.lengths, 2), False)
-    has_any = pc.fill_null(pc.greater(lists.lengths, 0), False)
-    is_first = np.arange(len(lists.owners)) == np.searchsorted(lists.owners, lists.owners)
-    limits = np.where(is_first, MOST_NORTH, MOST_EAST)
-    beyond = lists.any_of(pc.greater(pc.abs(lists.numbers), pa.array(limits)))
+    read = _number_lists(array, where)
+    unknown = read.any_of(_not_finite(read.numbers))
+    is_pair = pc.fill_null(pc.equal(read.lengths, 2), False)
+    has_any = pc.fill_null(pc.greater(read.lengths, 0), False)
+    is_first = np.arange(len(read.owners)) == np.searchsorted(read.owners, read.owners)
+    limits = np.where(is_first, geo.MOST_NORTH, geo.MOST_EAST)
+    beyond = read.any_of(pc.greater(pc.abs(read.numbers), pa.array(limits)))
     wrong = pc.and_(has_any, pc.or_(pc.invert(is_pair), pc.and_(beyond, pc.invert(unknown))))
-    return Converted(
-        lists.where(pc.and_(is_pair, pc.invert(unknown))), {**lists.faults, Reason.UNPARSABLE_VALUE: wrong}
-    )
+    return Converted(read.where(pc.and_(is_pair, pc.invert(unknown))), {**read.faults, Reason.UNPARSABLE_VALUE: wrong})
 
 
 def _lists(counts: npt.NDArray[np.int64], values: pa.Array, known: npt.NDArray[np.bool_]) -> pa.Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -371,9 +370,10 @@ def _metadata(path: Path) -> pq.FileMetaData:
     if not any(pa.types.is_fixed_size_list(field.type) for field in metadata.schema.to_arrow_schema()):
         return metadata
     with path.open("rb") as file:
-        file.seek(-8, os.SEEK_END)
+        end = file.seek(0, 2)
+        file.seek(end - 8)
         size = int.from_bytes(file.read(4), "little") + 8
-        file.seek(-size, os.SEEK_END)
+        file.seek(end - size)
         footer = file.read().replace(b"ARROW:schema", b"ARROW-schema")
     return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
 

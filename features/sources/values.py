@@ -54,7 +54,7 @@ def to_microseconds(column: pa.Array | pa.ChunkedArray, unit: TimestampUnit) -> 
         return _from_integers(array.cast(pa.int64()), unit)
     if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind):
         return _from_floats(array.cast(pa.float64(), safe=False), unit)
-    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
+    if is_text(kind):
         return _from_text(array.cast(pa.string()), unit)
     return pa.nulls(len(array), pa.int64())
 
@@ -173,6 +173,11 @@ def to_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
                 "a list of texts. Convert the column in the source"
             ) from error
     return pc.if_else(pc.equal(text, ""), None, text)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is of texts of any form."""
+    return pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)  # type: ignore[no-any-return]
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -13,7 +13,7 @@ from features.encoding import HISTORY, HISTORY_AGE, Inputs
 from features.kinds import InputSpec
 from towers.history import weighted_means
 from towers.inputs import Fact
-from towers.two_tower import TwoTower, UnitLength, build_two_tower
+from towers.two_tower import TwoTower, UnitLength, build_two_tower, with_last_place
 
 Rows = Callable[..., Inputs]
 Randomise = Callable[[tf_keras.Model], None]
@@ -247,5 +247,14 @@ def test_the_place_of_the_latest_item_is_a_feature_of_the_user() -> None:
     bias = built.user.get_layer("user_bias").bias.numpy()
     expected = (last + bias) / np.linalg.norm(last + bias, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    plain = build_two_tower(users, items, embedding_dim=2, item_facts=[Fact("place_cells", cells)])
+    plain = build_two_tower(users, items, embedding_dim=2, item_facts=with_last_place([fact], chosen=False))
     assert not any("last" in layer.name for layer in plain.user.layers)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [(True, [True, True, False]), (False, [False] * 3), (None, [True, False, False])]
+)
+def test_the_last_place_is_read_of_columns_or_as_chosen(chosen: bool | None, expected: list[bool]) -> None:
+    cells = np.zeros((4, 2), np.int32)
+    places = [Fact("place_cells", cells, is_place=True), Fact("item_cells", cells, is_place=True), Fact("kind", cells)]
+    assert [fact.is_place for fact in with_last_place(places, chosen=chosen)] == expected

@@ -341,8 +341,8 @@ def _facts(paths: RunPaths, encoder: encoding.Encoder) -> list[Fact]:
         if spec.kind == "vector" and by_row[spec.name].nbytes > LARGEST_VECTORS_BYTES:
             continue
         weights = by_row[spec.weights] if spec.weights else None
-        is_mean = spec.kind == "categories"
-        facts.append(Fact(spec.name, by_row[spec.name], weights, is_mean=is_mean, is_place=spec.is_place))
+        is_mean, is_place = spec.kind == "categories", spec.kind == "cells"
+        facts.append(Fact(spec.name, by_row[spec.name], weights, is_mean=is_mean, is_place=is_place))
     return facts
 
 

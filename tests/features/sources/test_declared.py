@@ -146,12 +146,27 @@ def test_places_are_pairs_in_range() -> None:
     assert read(["48.5,11.5", "[48.5, 11.5]", "48.5 11.5"], Storage.PLACE) == [place] * 3
     assert read([[48.5, 11.5], (48.5, 11.5), [NAN, 11.5], None], Storage.PLACE) == [place, place, unknown, unknown]
     assert read([{"Latitude": 48.5, "lng": 11.5}, None], Storage.PLACE) == [place, unknown]
+    assert read([{"lat": "48.5", "lon": "11.5"}], Storage.PLACE) == [place]
+    assert read([{"lat": "north", "lon": "11.5"}], Storage.PLACE)[0][1] == "unparsable_number"
     faults = [fault for _, fault in read(["91,0", "-90,181", "48", "1,2,3", "-90,-180", ""], Storage.PLACE)]
     assert faults == [wrong, wrong, wrong, wrong, None, None]
     with pytest.raises(
         SourceError, match="has the fields x, y, expected one of lat, latitude and one of lon, lng, long"
     ):
         read([{"x": 1.0, "y": 2.0}], Storage.PLACE)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_texts_of_any_form_are_read_alike(kind: pa.DataType) -> None:
+    found = {
+        Storage.MOMENT: read(["1700000000", "", None], Storage.MOMENT, kind),
+        Storage.VECTOR: read(["1 2", "", None], Storage.VECTOR, kind),
+        Storage.STRINGS: read(["a|b", "", None], Storage.STRINGS, kind),
+        Storage.BOOL: read(["no", "", None], Storage.BOOL, kind),
+        Storage.PLACE: read(["1,2", "", None], Storage.PLACE, kind),
+    }
+    known = [1_700_000_000, [1.0, 2.0], ["a", "b"], False, [1.0, 2.0]]
+    assert list(found.values()) == [[(value, None), (None, None), (None, None)] for value in known]
 
 
 def test_a_column_of_several_kinds_is_faulty_where_any_of_them_cannot_read_it() -> None:

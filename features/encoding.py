@@ -257,10 +257,8 @@ def own_inputs(schema: Schema, tower: Tower) -> list[tuple[str, OwnInput]]:
     ]
 
 
-def category_inputs(
-    schema: Schema, tower: Tower
-) -> list[tuple[str, str, Callable[[pa.ChunkedArray], pa.ChunkedArray]]]:
-    """Columns of a tower whose values are categories, the name of the input, and raw values -> those that they hold."""
+def category_inputs(schema: Schema, tower: Tower) -> list[tuple[str, str, Values]]:
+    """Columns of a tower whose values are categories, the name of the input, and what finds the values in raw ones."""
     own_of = own_inputs(schema, tower)
     return [(name, name + own.suffix, own.values) for name, own in own_of if own.values and own.are_categories]
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import embed, item_snapshots, snapshot_state, user_snapshots
-from features import columns, computed, ids, lists
+from features import columns, computed, event_kinds, ids, lists
 from features.schema import ENTITY_KEY, MOMENT, PAIRS_SCHEMA, Schema, Tower, snapshot_schema
 
 NUM_BEFORE = "num_before"
@@ -137,9 +137,11 @@ class UserShard(_SnapshotShard):
         ]
         events = _events(table, *(code.to_numpy() for code in codes))
         known = snapshot_state.known_pairs(saved_pairs, entity_ids, item_ids)
-        met = snapshot_state.pairs(events, known)
-        first = met.first_meeting(len(events.user))
-        yield from self._meetings(table, members, events.user, first)
+        positive = self._positives(table)
+        met = snapshot_state.pairs(events.at(positive), known)
+        first = np.zeros(len(events.user), np.int64)
+        first[positive] = met.first_meeting(len(positive))
+        yield from self._meetings(table.take(pa.array(positive)), members, events.user[positive], first[positive])
         yield from self._meetings_before(members, known, item_ids)
         item_names = item_ids.to_numpy(zero_copy_only=False)
         yield beam.pvalue.TaggedOutput(
@@ -155,6 +157,14 @@ class UserShard(_SnapshotShard):
             rows.append(self._arrow(members, found.user, found.moment, statistics))
         yield shard, pa.concat_tables(rows)
         yield beam.pvalue.TaggedOutput("state", (shard, snapshot_state.user_table(state, entity_ids, item_names)))
+
+    def _positives(self, table: pa.Table) -> user_snapshots.Ints:
+        """Positions of the events with which a user meets an item: [P] int64."""
+        kinds = self._schema.kinds_of_events()
+        if kinds is None or columns.KIND not in table.column_names:
+            return np.arange(table.num_rows)
+        are = pc.is_in(table.column(columns.KIND), value_set=pa.array(list(kinds.positives), pa.string()))
+        return np.flatnonzero(are.to_numpy())
 
     def _meetings(
         self, table: pa.Table, members: pa.Table, user: user_snapshots.Ints, first: user_snapshots.Ints
@@ -274,16 +284,24 @@ def _events(table: pa.Table, user: user_snapshots.Ints, item: user_snapshots.Int
 
 
 class ReadDay(beam.DoFn):  # type: ignore[misc]
-    """Path of a day's events -> (user shard, events)."""
+    """Path of a day's events -> (user shard, events that make histories).
 
-    def __init__(self, num_shards: int) -> None:
-        """Takes the number of shards."""
-        self._num_shards = num_shards
+    They have their kind where not all kinds are positives.
+    """
+
+    def __init__(self, num_shards: int, kinds: event_kinds.EventKinds | None = None) -> None:
+        """Takes the number of shards and the kinds of events."""
+        self._num_shards, self._kinds = num_shards, kinds
 
     def process(self, path: str) -> Iterator[tuple[int, pa.Table]]:
         """Reads one file."""
         wanted = [columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP, columns.VALUE]
-        yield from split_by_shard(pq.read_table(path, columns=wanted), columns.USER_ID, self._num_shards)
+        kinds = self._kinds
+        if kinds is None or kinds.chooses_all("positives"):
+            table = pq.read_table(path, columns=wanted)
+        else:
+            table = event_kinds.of_kinds(pq.read_table(path, columns=[*wanted, columns.KIND]), kinds.histories)
+        yield from split_by_shard(table, columns.USER_ID, self._num_shards)
 
 
 class DailySnapshots(beam.PTransform):  # type: ignore[misc]
@@ -307,7 +325,7 @@ class DailySnapshots(beam.PTransform):  # type: ignore[misc]
             "days": (columns.number_of(days[0]), columns.number_of(days[1])),
             "rows_from": columns.number_of(rows_from),
         }
-        self.num_shards = num_shards
+        self.num_shards, self._kinds = num_shards, schema.kinds_of_events()
         users, items = str(tables / "users.parquet"), str(tables / "items.parquet")
         self._users = UserShard(
             users, schema, items=items, history_length=history_length, refresh_days=user_refresh_days, **shared
@@ -318,7 +336,7 @@ class DailySnapshots(beam.PTransform):  # type: ignore[misc]
         """Builds the graph."""
         # A shard without events still has members whose rows are due.
         everywhere = paths.pipeline | "all shards" >> beam.Create([(shard, None) for shard in range(self.num_shards)])
-        by_user = (paths | "read" >> beam.ParDo(ReadDay(self.num_shards)), everywhere)
+        by_user = (paths | "read" >> beam.ParDo(ReadDay(self.num_shards, self._kinds)), everywhere)
         users = (
             by_user
             | "users" >> beam.Flatten()

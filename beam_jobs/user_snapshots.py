@@ -40,6 +40,10 @@ class Events:
         """[E] day number since 1970."""
         return self.seconds // DAY_SECONDS
 
+    def at(self, chosen: Ints) -> Events:
+        """The events at some positions, ascending."""
+        return Events(*(values[chosen] for values in vars(self).values()))
+
 
 @dataclass(frozen=True)
 class UserRows:

@@ -68,7 +68,8 @@ class Folds:
         cuts: Day of each.
         folds: As many.
         item_ids: [N] object, in the order of the catalogue.
-        events: All events that a fold may look at, by time.
+        events: All events that a fold may look at, by time: of the kinds that are positives.
+        histories: Likewise of the kinds that make histories, by which leakage of features is checked.
         problems: In a file of relevant pairs.
     """
 
@@ -76,6 +77,7 @@ class Folds:
     folds: tuple[Fold, ...]
     item_ids: npt.NDArray[np.object_]
     events: pa.Table
+    histories: pa.Table
     problems: tuple[Problem, ...] = ()
 
 
@@ -122,7 +124,10 @@ def make_folds(
     if protocol == "leave-last-out":
         end = stored.event_days(tables)[-1] + dt.timedelta(days=1)
         window_days = max((end - last).days, 1)
-    events = stored.read_events(tables, first_day=dt.date.min, end_day=last if protocol == "given" else end)
+    until = last if protocol == "given" else end
+    events = histories = stored.read_events(tables, first_day=dt.date.min, end_day=until)
+    if stored.has_other_histories(tables):
+        histories = stored.read_events(tables, first_day=dt.date.min, end_day=until, purpose="histories")
     problems: tuple[Problem, ...] = ()
     if protocol == "leave-last-out":
         events = _with_last_alone(events, last)
@@ -143,7 +148,7 @@ def make_folds(
         item_groups = (popularity, slices.items_by_novelty(counts), *([by_category] if by_category else []))
         user_groups = tuple(divide(split) for divide in user_partitions)
         folds.append(Fold(split, item_groups, user_groups, counts, popularity.labels == 0))
-    return Folds(tuple(cuts), tuple(folds), item_ids, events, problems)
+    return Folds(tuple(cuts), tuple(folds), item_ids, events, histories, problems)
 
 
 def _split(events: pa.Table, item_ids: npt.NDArray[np.object_], cut: dt.date, window_days: int) -> Split:

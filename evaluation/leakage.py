@@ -86,19 +86,21 @@ def check_popularity(
         )
 
 
-def check_features(folder: Path, events: pa.Table, cut: dt.date) -> None:
+def check_features(folder: Path, events: pa.Table, cut: dt.date, *, histories: pa.Table | None = None) -> None:
     """Refuses features that speak of later moments, of items not met yet, or that have counted more than there was.
 
     Args:
         folder: Of a catalogue: `users.parquet` and `items.parquet`.
         events: Everything that happened.
         cut: What they may know ends here.
+        histories: Of what users are described by, where that is more than the events.
 
     Raises:
         LeakageError: Names the file, the column and the first row.
     """
-    past = _before(events, cut)
+    of_tower = {"user": events if histories is None else histories, "item": events}
     for tower in ("user", "item"):
+        past = _before(of_tower[tower], cut)
         path, name = folder / f"{tower}s.parquet", IDS[tower]
         table = pq.read_table(path)
         for column in MOMENTS[tower]:

@@ -10,6 +10,7 @@ ITEM_ID: Final = "item_id"
 TIMESTAMP: Final = "timestamp"
 REWARD: Final = "reward"
 VALUE: Final = "value"
+KIND: Final = "kind"
 ITEM_NAME: Final = "item_name"
 
 # Feature snapshots, as Feast reads them.

@@ -120,7 +120,8 @@ def ingest(
         raise ValueError(f"now is {now.isoformat()} without a time zone; give one, such as datetime.UTC")
     ledger = out.with_name(f"{out.name}.sources")
     # Another version of Arrow may write other bytes.
-    reading = f"{source.events.reading()} {pa.__version__}{forgotten.digest()}"
+    kinds = schema.kinds_of_events() or ""
+    reading = f"{source.events.reading()} {kinds}{pa.__version__}{forgotten.digest()}"
     with _replacing(out) as folder:
         job = _Job(folder, out.with_name(f"{out.name}.quarantine"), chunk_rows, max_quarantine_share, now, forgotten)
         before = _read_before(out, ledger, reading) if reuse else None
@@ -202,7 +203,7 @@ class _Job:
         users, bad_users, num_forgotten = self._entities(source.users, schema, "user")
         items, bad_items, _ = self._entities(source.items, schema, "item")
         offered = items.column(0)
-        read, bad_events = self._events(source.events, before, progress)
+        read, bad_events = self._events(source.events, schema, before, progress)
         span = span_of(self.folder / "events", read.days)
         filtered = {} if source.events.min_reward is None else {BELOW_MIN_RATING: read.num_filtered}
         filtered |= {FORGOTTEN: read.num_forgotten} if self.forgotten else {}
@@ -259,11 +260,11 @@ class _Job:
         return table, quarantine.counts_by_reason(), num_forgotten
 
     def _events(
-        self, raw: RawTable, before: Before | None, progress: Callable[[int], None]
+        self, raw: RawTable, schema: Schema, before: Before | None, progress: Callable[[int], None]
     ) -> tuple[EventsRead, dict[str, int]]:
         with Quarantine(self.folder / "quarantine" / "events.parquet", "events") as quarantine:
             reader = EventReader(
-                raw, self.folder, self.chunk_rows, self.now, quarantine, progress, forgotten=self.forgotten
+                raw, self.folder, self.chunk_rows, self.now, quarantine, progress, schema, forgotten=self.forgotten
             )
             read = reader.read(before)
         self._check(quarantine, read.num_rows - read.num_forgotten, "events")

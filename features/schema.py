@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from artefacts.config import as_tuple
 from features import columns
 from features.computed import COMPUTED
+from features.event_kinds import EventKinds
 from features.kinds import KINDS, TEXT_SUFFIX, Kind, Storage, stored_as
 from features.lists import WEIGHTS_SUFFIX, weighted_column
 
@@ -128,6 +129,14 @@ class Schema(BaseModel):
     """Categorical user columns whose values' shares among the buyers so far are a feature of each item."""
     computed_features: tuple[str, ...] = ()
     """Further features that the daily snapshots compute from the events, by name (features/computed.py)."""
+    event_kinds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    """Kind of event, in the events' column `kind` -> reward of its events that have none of their own, such as `{view:
+    0.1, purchase: 1}`; empty where all events are of one kind."""
+    positive_kinds: tuple[str, ...] | None = None
+    """Kinds that are fitted, are relevant in evaluation and make an item known to a user; null takes those with a
+    reward above 0."""
+    history_kinds: tuple[str, ...] | None = None
+    """Kinds that make users' histories and statistics, the positive ones among them; null takes all."""
     value_meaning: str = "business value"
     """What the `value` of an event is, with its unit, for reports and model cards."""
     event_name: str = Field("purchase", pattern=r"^[^\W\d_][\w -]{0,31}$")
@@ -158,6 +167,7 @@ class Schema(BaseModel):
     def model_post_init(self, _context: object) -> None:
         """Refuses names that would mean two things in the joined examples."""
         self._check_names()
+        self.kinds_of_events()
         self._check_shares()
         self._check_geo()
         names = [*self.user_columns, *self.item_columns, *columns.EVENT_COLUMNS, columns.ITEM_NAME]
@@ -253,6 +263,10 @@ class Schema(BaseModel):
     def columns_of_kind(self, tower: Tower, kind: str) -> list[str]:
         """Declared columns that enter a tower as `kind`, in order of declaration."""
         return [name for name, kinds in self.columns_of(tower).items() if kind in kinds]
+
+    def kinds_of_events(self) -> EventKinds | None:
+        """The kinds of events; None where all are of one kind."""
+        return EventKinds.of(self.event_kinds, self.positive_kinds, self.history_kinds)
 
     def geo_of(self, tower: Tower) -> tuple[str, str] | None:
         """Columns with the latitude and longitude of a tower's rows; None where there are none."""

@@ -93,6 +93,7 @@ def schema_changes(before: SchemaFacts, now: SchemaFacts) -> list[SchemaChange]:
         found += _statistics(before, now, tower)
     for table in ("events", "users", "items"):
         found += _source(before, now, table)
+    found += _event_kinds(before, now)
     was, is_now = (facts.dataset["item_category"] for facts in (before, now))
     if was != is_now:
         meaning = "reports, filters and answers name another column; no model depends on it"
@@ -139,6 +140,16 @@ def _statistics(before: SchemaFacts, now: SchemaFacts, tower: Tower) -> Iterator
     if was != is_now:
         what = f"was {_words(was)} and is {_words(is_now)} now"
         yield SchemaChange(f"dataset.{name}", what, f"the {tower} tower has other inputs; {FULL}", True)
+
+
+def _event_kinds(before: SchemaFacts, now: SchemaFacts) -> Iterator[SchemaChange]:
+    for name in ("event_kinds", "positive_kinds", "history_kinds"):
+        # Tables of earlier versions have none.
+        was, is_now = (facts.dataset.get(name) or None for facts in (before, now))
+        if was != is_now:
+            what = f"was {was or 'nothing'} and is {is_now or 'nothing'} now"
+            meaning = f"other events are fitted, are in histories, or count another reward; {FULL}"
+            yield SchemaChange(f"dataset.{name}", what, meaning, True)
 
 
 def _source(before: SchemaFacts, now: SchemaFacts, table: str) -> Iterator[SchemaChange]:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artefacts.files import json_text, json_value
-from features import columns
+from features import columns, event_kinds
 from features.forgotten import are_of, name_any
 from features.sources.events import EVENTS_SCHEMA
 from features.sources.summary import DayFacts
@@ -77,25 +77,67 @@ def example_days(tables: Path, *, first: dt.date, end: dt.date, num_events: int 
     if num_events is None:
         with pq.ParquetFile(tables / "users.parquet") as users:
             num_events = max(LEAST_EVENTS, EVENTS_PER_USER * users.metadata.num_rows)
+    kinds = event_kinds_of(tables)
+    is_whole = kinds is None or kinds.chooses_all("positives")
     found: list[dt.date] = []
     total = 0
     for day in sorted((day for day in facts if first <= day < end), reverse=True):
         if total >= num_events:
             break
-        found.append(day)
-        total += facts[day].num_events
+        if number := facts[day].num_events if is_whole else num_positives(tables, day):
+            found.append(day)
+            total += number
     return found[::-1]
 
 
-def read_events(tables: Path, *, first_day: dt.date, end_day: dt.date) -> pa.Table:
-    """Events of the days from `first_day` to the one before `end_day`, in order of time.
+def read_events(
+    tables: Path, *, first_day: dt.date, end_day: dt.date, purpose: event_kinds.Purpose = "positives"
+) -> pa.Table:
+    """Events of the days from `first_day` to the one before `end_day`, in order of time: `EVENTS_SCHEMA`.
+
+    Args:
+        tables: The canonical tables.
+        first_day: The first day.
+        end_day: The day after the last.
+        purpose: Which events, where they are of several kinds.
 
     Raises:
         FileNotFoundError: There are no tables in the folder.
     """
     days = [day for day in event_days(tables) if first_day <= day < end_day]
-    files = (tables / "events" / f"{day}.parquet" for day in days)
-    return pa.concat_tables([EVENTS_SCHEMA.empty_table(), *(pq.read_table(file) for file in files)])
+    kinds = event_kinds_of(tables)
+    names = None if kinds is None or kinds.chooses_all(purpose) else kinds.chosen(purpose)
+    parts = [EVENTS_SCHEMA.empty_table()]
+    for day in days:
+        of_day = pq.read_table(
+            tables / "events" / f"{day}.parquet", columns=[*EVENTS_SCHEMA.names, *([columns.KIND] if names else [])]
+        )
+        parts.append(event_kinds.of_kinds(of_day, names).drop_columns([columns.KIND]) if names else of_day)
+    return pa.concat_tables(parts)
+
+
+def num_positives(tables: Path, day: dt.date) -> int:
+    """Events of a day that become examples; 0 where the day has no file."""
+    path = tables / "events" / f"{day}.parquet"
+    if not path.exists():
+        return 0
+    kinds = event_kinds_of(tables)
+    if kinds is None or kinds.chooses_all("positives"):
+        return int(pq.read_metadata(path).num_rows)
+    return int(event_kinds.of_kinds(pq.read_table(path, columns=[columns.KIND]), kinds.positives).num_rows)
+
+
+def has_other_histories(tables: Path) -> bool:
+    """Whether histories are made of events that are no positives."""
+    kinds = event_kinds_of(tables)
+    return kinds is not None and len(kinds.histories) > len(kinds.positives)
+
+
+def event_kinds_of(tables: Path) -> event_kinds.EventKinds | None:
+    """The kinds of the events that were ingested, from the manifest; None where all are of one kind."""
+    dataset = json_value((tables / "manifest.json").read_text(encoding="utf-8")).get("schema", {}).get("dataset", {})
+    names = ("positive_kinds", "history_kinds")
+    return event_kinds.EventKinds.of(dataset.get("event_kinds", {}), *(dataset.get(name) for name in names))
 
 
 def read_users(tables: Path) -> pa.Table:

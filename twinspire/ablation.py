@@ -139,7 +139,7 @@ def check_leakage(fits: Mapping[Key, Fit], folds: Folds) -> None:
         LeakageError: Names the file, the column and the first row.
     """
     for folder, cut in dict.fromkeys((fit.paths.catalogue(cut), cut) for (_, _, cut), fit in fits.items()):
-        check_features(folder, folds.events, cut)
+        check_features(folder, folds.events, cut, histories=folds.histories)
 
 
 def _folder(ablation: Ablation, name: str) -> str:

@@ -192,7 +192,7 @@ class _Retrieval:
     def _ask_bundle(self, place: int, folds: Folds, seed: int | None, *, measured: bool) -> Rows:
         """The lists of a bundle; its latency and layers are measured at the last cut, with the first seed."""
         config, paths, folder = self._bundle(folds.cuts[place], seed)
-        bundle = BundleAtCut(folder, config.serving, config.index.ef_search, paths, folds.events)
+        bundle = BundleAtCut(folder, config.serving, config.index.ef_search, paths, folds)
         settings, fold = self.plan.settings, folds.folds[place]
         asked = Asked(max(settings.ks), self.plan.new_only, self.spec.retriever, self.spec.weight_exponent)
         recommender = bundle.recommender(exact=False)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from artefacts.paths import RunPaths
 from evaluation import foreign_tables, leakage
+from evaluation.folds import Folds
 from features import columns, schema
 from serving import answers, config
 from serving.bundles.bundle import Bundle
@@ -60,7 +61,7 @@ class BundleAtCut:
         ranking: How lists are made.
         ef_search: Beam width of the index; None takes the bundle's.
         paths: Whose catalogue of features is read; at the cut.
-        events: Everything that happened, for the check that features know nothing later.
+        folds: Everything that happened, for the check that features know nothing later.
 
     Raises:
         ValueError: The bundle, its features or its purchases know something from the cut on, or there are no features
@@ -68,18 +69,18 @@ class BundleAtCut:
     """
 
     def __init__(
-        self, folder: Path, ranking: config.RankingConfig, ef_search: int | None, paths: RunPaths, events: pa.Table
+        self, folder: Path, ranking: config.RankingConfig, ef_search: int | None, paths: RunPaths, folds: Folds
     ) -> None:
         """Opens and checks everything."""
         self.bundle = Bundle.open(folder)
-        leakage.check_bundle(self.bundle, events, paths.as_of)
+        leakage.check_bundle(self.bundle, folds.events, paths.as_of)
         features = paths.catalogue(paths.as_of)
         if not features.is_dir():
             raise ValueError(
                 f"{features}: there are no features of {paths.as_of}, at which {self.bundle.version} is to be asked; "
                 f"make them with `twinspire features --as-of {paths.as_of}`, or compare at the day of the bundle"
             )
-        leakage.check_features(features, events, paths.as_of)
+        leakage.check_features(features, folds.events, paths.as_of, histories=folds.histories)
         self._features = FeaturesAtCut(features / "users.parquet", self.bundle.manifest.dataset_schema)
         self._ranking, self._ef_search = ranking, ef_search
 

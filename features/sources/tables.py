@@ -56,7 +56,7 @@ def open_tables(
 
     Args:
         schema: The declared columns.
-        events: Has user_id, item_id and timestamp, perhaps reward and value.
+        events: Has user_id, item_id and timestamp, and a kind where kinds are declared; perhaps reward and value.
         users: Has user_id and the declared user columns.
         items: Has item_id and the declared item columns, perhaps item_name.
         timestamp_unit: Of numeric timestamps, those of users and items too.
@@ -67,7 +67,7 @@ def open_tables(
     Raises:
         SourceError: A file or a column is missing, or a column is mapped that nothing asks for.
     """
-    needed = [columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP]
+    needed = [columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP, *([columns.KIND] if schema.event_kinds else [])]
     return Source(
         events=_table(events, needed, [columns.REWARD, columns.VALUE], key="events", timestamp_unit=timestamp_unit),
         users=_entities(users, schema, "user", [], timestamp_unit),

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.forgotten import NOBODY, Forgotten
-from features.sources.events import EVENTS_SCHEMA, TRACED_SCHEMA, split_repeats, validate_events
-from features.sources.quarantine import REASONS, Quarantine, Reason
+from features.schema import Schema
+from features.sources.events import split_repeats, traced_schema, validate_events
+from features.sources.quarantine import REASONS, SOURCE, SOURCE_ROW, Quarantine, Reason
 from features.sources.raw import Chunk, RawTable
 from features.sources.summary import DayFacts
 from features.sources.values import without
@@ -69,13 +70,14 @@ class DaySpill:
 
     Args:
         path: The scratch file.
+        schema: Of the dataset.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, schema: Schema) -> None:
         """Creates the file."""
-        self._path = path
+        self._path, self.schema = path, schema
         self._file = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_file(self._file, TRACED_SCHEMA)
+        self._writer = pa.ipc.new_file(self._file, traced_schema(schema))
         self._num_batches = 0
         self._slices: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
 
@@ -91,7 +93,7 @@ class DaySpill:
         self._file.close()
 
     def add(self, events: pa.Table) -> None:
-        """Appends events, `TRACED_SCHEMA`, in the order of the source."""
+        """Appends events, as `traced_schema` has them, in the order of the source."""
         if not events.num_rows:
             return
         moments = events.column(columns.TIMESTAMP).cast(pa.int64()).to_numpy()
@@ -113,7 +115,7 @@ class DaySpill:
                 yield dt.date(1970, 1, 1) + dt.timedelta(days=number), pa.Table.from_batches(parts)
 
 
-EVENT_KEY = (columns.TIMESTAMP, columns.USER_ID, columns.ITEM_ID)
+EVENT_KEY = (columns.TIMESTAMP, columns.USER_ID, columns.ITEM_ID, columns.KIND)
 Days = Mapping[dt.date, DayFacts]
 
 
@@ -167,7 +169,7 @@ def spill_events(
     counts = Counts()
     for read in chunks:
         chunk = _known(read, raw, forgotten)
-        found = validate_events(chunk, raw, now=now)
+        found = validate_events(chunk, raw, schema=spill.schema, now=now)
         quarantine.add_faults(chunk, found.faults)
         spill.add(found.events)
         counts.num_rows += read.rows.num_rows
@@ -196,7 +198,7 @@ def spill_days(
     """Reads events once more, for some days: their usable events go to the spill, all others are left out."""
     wanted = np.array(sorted(days))
     for chunk in chunks:
-        events = validate_events(_known(chunk, raw, forgotten), raw, now=now).events
+        events = validate_events(_known(chunk, raw, forgotten), raw, schema=spill.schema, now=now).events
         spill.add(events.filter(pa.array(np.isin(_microseconds(events) // DAY_MICROSECONDS, wanted))))
 
 
@@ -220,14 +222,14 @@ class DaysBefore:
 def write_days(
     spill: DaySpill, folder: Path, *, quarantine: Quarantine, before: DaysBefore | None, ids: tuple[IdDays, IdDays]
 ) -> dict[dt.date, DayFacts]:
-    """Writes `<folder>/2017-01-31.parquet`, one file a day, by (timestamp, user_id, item_id).
+    """Writes `<folder>/2017-01-31.parquet`, one file a day, by `EVENT_KEY`.
 
     A file that would come out as it was before is the one from before.
 
     Args:
         spill: Closed for writing; has no event of the days that stay.
         folder: Is created.
-        quarantine: Gets all but the first event of each user, item and timestamp.
+        quarantine: Gets all but the first event of each user, item and timestamp, and kind where events have kinds.
         before: Earlier files; None where there are none.
         ids: Users and items, in which the days written are counted.
 
@@ -244,9 +246,9 @@ def write_days(
                 quarantine.add_kept(rows)
             days[day] = before.days[day]
             continue
-        kept, repeats = split_repeats(events, EVENT_KEY)
+        kept, repeats = split_repeats(events, [name for name in EVENT_KEY if name in events.column_names])
         quarantine.add_canonical(repeats, Reason.DUPLICATE)
-        kept = kept.select(EVENTS_SCHEMA.names)
+        kept = kept.drop_columns([SOURCE, SOURCE_ROW])
         digest = _write_day(kept, folder / f"{day}.parquet", day, before)
         days[day] = DayFacts(digest, kept.num_rows, repeats.num_rows)
         for counted, name in zip(ids, (columns.USER_ID, columns.ITEM_ID), strict=True):

@@ -68,6 +68,8 @@ dataset:
     place: geo
     fresh: boolean
   item_category: tags
+  event_kinds: {{look: 0.1, order: 1}}
+  positive_kinds: [order]
 ingest:
   source:
     kind: tables
@@ -108,11 +110,13 @@ def write_source(folder: Path) -> None:
             f"i{rng.integers(NUM_ITEMS)}",
             f"{FIRST + dt.timedelta(days=day)}T{rng.integers(10, 20)}:00:00",
             2.5,
+            kind,
         )
         for day in range(NUM_DAYS)
         for user in range(NUM_USERS)
+        for kind in ("look", "order")
     ]
-    names = ["user_id", "item_id", "timestamp", "value"]
+    names = ["user_id", "item_id", "timestamp", "value", "kind"]
     pd.DataFrame(orders, columns=names).to_csv(folder / "orders.csv", index=False)
     users = [
         {
@@ -261,6 +265,22 @@ def test_items_are_filtered_by_any_of_their_categories(shop: Shop) -> None:
     assert set(found.values()) == {"red, blue", "red, blue, round"}
     assert {item["item_id"] for item in denied["results"][0]["items"]} == {i for i, own in tags.items() if not own}
     assert "'old', which no item of this catalogue is of" in unknown["errors"][0]["message"]
+
+
+def test_what_was_looked_at_is_in_histories_and_what_was_ordered_is_known(shop: Shop) -> None:
+    events = pd.concat(pq.read_table(path).to_pandas() for path in sorted((shop.paths.tables / "events").iterdir()))
+    past = events[events.timestamp < pd.Timestamp(AS_OF, tz="UTC")]
+    users = pq.read_table(shop.paths.catalogue(AS_OF) / "users.parquet").to_pandas().set_index("user_id")
+    assert users.user_num_events.to_dict() == past.groupby("user_id").size().to_dict()
+    ordered = past[past.kind == "order"]
+    pairs = pq.read_table(shop.paths.pairs).to_pandas()
+    assert set(zip(pairs.user_id, pairs.item_id, strict=True)) == set(
+        zip(ordered.user_id, ordered.item_id, strict=True)
+    )
+    fitted = sum(
+        pq.read_metadata(folder / "events.parquet").num_rows for folder in shop.paths.examples.glob("????-??-??")
+    )
+    assert fitted == (ordered.timestamp >= pd.Timestamp(AS_OF - dt.timedelta(days=9), tz="UTC")).sum()
 
 
 def test_gates_look_at_every_column(shop: Shop) -> None:

@@ -172,3 +172,15 @@ def test_the_same_columns_are_no_change(tmp_path: Path) -> None:
 def test_a_declared_column_that_vanished_stops_the_opening_of_the_source(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"has no column 'brand'; the nearest existing column is '.*', and there are"):
         facts(tmp_path, items=without(ITEMS, "brand"))
+
+
+def test_other_kinds_of_events_need_a_full_retrain(tmp_path: Path) -> None:
+    events = EVENTS | {"kind": ["view"]}
+    before, now = (facts(tmp_path, events=events, event_kinds={"view": reward}) for reward in (1, 0.5))
+    [found] = schema_changes(before, now)
+    assert found.needs_full
+    assert str(found) == (
+        "dataset.event_kinds was {'view': 1.0} and is {'view': 0.5} now: other events are fitted, are in histories, or "
+        "count another reward; do a full retrain with --full"
+    )
+    assert schema_changes(now, now) == []

@@ -19,24 +19,25 @@ from ai_edge_litert.interpreter import Interpreter
 SIGNATURE = "serving_default"
 
 Array = npt.NDArray[Any]
-_HAS_ALLOCATED = threading.Event()
+_FIRST_ALLOCATION, _HAS_ALLOCATED = threading.Lock(), threading.Event()
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Standard error closed for the first allocation of a process: LiteRT's delegate announces itself there, once."""
+    """No standard error at the first allocation of a process: LiteRT's delegate announces itself there, once."""
     if _HAS_ALLOCATED.is_set():
         yield
         return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-        _HAS_ALLOCATED.set()
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with _FIRST_ALLOCATION:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+            _HAS_ALLOCATED.set()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 class ExportedTower:

@@ -151,16 +151,14 @@ def build_two_tower(
         activation: Of the hidden layers, and of both ends of an `mlp`.
         history: How a user's history becomes one vector; None takes the mean of its items.
         item_facts: What is known of the items of a history besides their ids.
-        num_positions: P, earlier positions of a history that the user tower gives vectors of, while training: of the
-            history alone, as other features are those of the row's own moment.
+        num_positions: P, earlier positions of a history that have vectors, too, while training: of the history alone.
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
         bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
         user_adds: Parts that add to the user tower, in order.
         item_adds: Likewise for the item tower.
 
-    Source: Yi et al., RecSys 2019, section 4 (features of the history through the shared id table, L2-normalised); head
-        `mlp` with `tanh`, Huang et al. (DSSM), CIKM 2013, section 3.
+    Source: Yi et al., RecSys 2019, section 4; head `mlp` with `tanh`, Huang et al. (DSSM), CIKM 2013, section 3.
     """
     item_id = next(spec for spec in item_specs if spec.kind == "id")
     user_id = next(spec for spec in user_specs if spec.kind == "id")
@@ -194,12 +192,7 @@ def build_two_tower(
     item_features = feature_vectors(
         item_specs, item_tensors, width=embedding_dim, tables=item_tables, id_dropout=dropout
     )
-    user_features, positions = _apart(user_features)
-    if num_positions and positions is None:
-        raise ValueError(
-            f"num_positions is {num_positions}, and the history encoder gives one vector a row or there is no history; "
-            "expected one for each position; set training.positions: 0, or another towers.history_encoder"
-        )
+    user_features, positions = _apart(user_features, num_positions)
     user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
     item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
     shape = _Shape(hidden_units, head, activation)
@@ -217,9 +210,17 @@ class _Shape:
     activation: Activation
 
 
-def _apart(features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor | None]:
-    """Features [B, D], and those of a history at earlier positions, [B, P, D], if it is encoded at any."""
+def _apart(features: Sequence[tf.Tensor], num_positions: int) -> tuple[list[tf.Tensor], tf.Tensor | None]:
+    """Features [B, D], and that of a history at earlier positions, [B, P, D], if it is encoded at any.
+
+    The others have no part in earlier positions: numbers and columns are those of the row's own moment.
+    """
     by_position = [feature for feature in features if feature.shape.rank == 3]
+    if num_positions and not by_position:
+        raise ValueError(
+            f"num_positions is {num_positions}, and the history encoder gives one vector a row or there is no history; "
+            "expected one for each position; set training.positions: 0, or another towers.history_encoder"
+        )
     latest = [feature[:, 0] if feature.shape.rank == 3 else feature for feature in features]
     return latest, by_position[0][:, 1:] if by_position else None
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import embed, item_snapshots, snapshot_state, user_snapshots
-from features import columns, computed, ids
+from features import columns, computed, ids, lists
 from features.schema import ENTITY_KEY, MOMENT, PAIRS_SCHEMA, Schema, Tower, snapshot_schema
 
 NUM_BEFORE = "num_before"
@@ -161,14 +161,14 @@ class UserShard(_SnapshotShard):
     ) -> Iterator[object]:
         table = table.drop_columns([columns.USER_ID]).append_column("first", pa.array(first))
         for field in self._schema.shares_of("item"):
-            values = members.column(field.column).take(pa.array(user))
+            values = lists.as_text(members.column(field.column)).take(pa.array(user))
             table = table.append_column(field.values, _if_first(values, first))
         yield from self._to_items(table)
 
     def _meetings_before(self, members: pa.Table, known: snapshot_state.Pairs, item_ids: pa.Array) -> Iterator[object]:
         """How often each item had met each value: counted again each time, for a user's value may have changed."""
         for field in self._schema.shares_of("item"):
-            values = members.column(field.column).take(pa.array(known.user)).cast(pa.string())
+            values = lists.as_text(members.column(field.column)).take(pa.array(known.user)).cast(pa.string())
             table = pa.table({columns.ITEM_ID: item_ids.take(pa.array(known.item)), field.values: values})
             # With threads the order would be another one each time.
             counts = table.group_by(table.column_names, use_threads=False).aggregate([([], "count_all")])
@@ -186,7 +186,8 @@ class UserShard(_SnapshotShard):
         values = items.take(pc.index_in(item_ids, value_set=items.column(columns.ITEM_ID).combine_chunks()))
         day = met.first_seconds // user_snapshots.DAY_SECONDS
         # Of each item, not of each pair, until they are numbers.
-        return [snapshot_state.ValueMeetings.of_coded(values.column(name), met.item, met.user, day) for name in counted]
+        named = ((lists.as_text(values.column(name)), met.item, met.user, day) for name in counted)
+        return [snapshot_state.ValueMeetings.of_coded(*one) for one in named]
 
 
 class ItemShard(_SnapshotShard):

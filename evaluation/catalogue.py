@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from evaluation.foreign_tables import rows_of
 from features import columns
+from features.lists import as_text
 from features.tables import read_items
 from serving.retrieval.weights import positive
 
@@ -49,7 +50,7 @@ def catalogue_of(tables: Path, features: Path, *, item_category: str | None) -> 
     names = items.column(columns.ITEM_NAME).to_pylist()
     labels = np.full(items.num_rows, -1, np.int64)
     if item_category:
-        encoded = items.column(item_category).combine_chunks().cast(pa.string()).dictionary_encode()
+        encoded = as_text(items.column(item_category)).combine_chunks().cast(pa.string()).dictionary_encode()
         labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return Catalogue(
         [name or item_id for name, item_id in zip(names, ids, strict=True)],

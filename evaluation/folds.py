@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from evaluation import foreign_tables, slices
 from evaluation.report import NEW_TO_THE_USER, Problem, Protocol, Task
 from evaluation.split import Split, make_split
-from features import columns
+from features import columns, lists
 from features import tables as stored
 
 NUM_CATEGORIES = 10
@@ -131,7 +131,7 @@ def make_folds(
             raise ValueError("protocol is given, and no file of pairs; name one with --relevant")
         pairs, problems = read_pairs(relevant, item_ids, last)
         events, window_days = pa.concat_tables([events.select(pairs.column_names), pairs]), 1
-    names = items.column(item_category).cast(pa.string()).to_pylist() if item_category else None
+    names = lists.as_text(items.column(item_category)).cast(pa.string()).to_pylist() if item_category else None
     by_category: slices.Groups | None = None
     folds = []
     for cut in cuts:

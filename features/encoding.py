@@ -5,8 +5,8 @@ Shape letters: B rows, T history length, L trigrams, F numeric inputs of a tower
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from artefacts.files import json_text, json_value
-from features import columns, geo
+from features import columns, geo, lists
 from features.computed import DAY_SECONDS
 from features.ids import IdMap
-from features.kinds import KINDS, InputSpec, OwnInput
+from features.kinds import KINDS, InputSpec, Kind, Measure, OwnInput
 from features.numbers import numeric_names, numeric_values
 from features.schema import ENTITY_KEY, MAX_SHARES, TOWERS, Schema, Shares, Tower
-
-
-def flat_list(
-    raw: pa.Table, name: str, length: int
-) -> tuple[npt.NDArray[np.object_], tuple[npt.NDArray[np.int64], ...]]:
-    """Values of a list column cut to `length` each, and the (row, place) that each belongs to."""
-    column = raw.column(name)
-    lists = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if len(lists) == 1:  # One user of a request: a quarter of the time.
-        values = lists.flatten().to_numpy(zero_copy_only=False)[:length]
-        return values, (np.zeros(len(values), np.int64), np.arange(len(values)))
-    counts = np.diff(lists.offsets.to_numpy()).astype(np.int64)
-    if lists.null_count:
-        counts[lists.is_null().to_numpy(zero_copy_only=False)] = 0
-    row = np.repeat(np.arange(raw.num_rows), counts)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    values = lists.flatten().to_numpy(zero_copy_only=False)
-    if counts.max(initial=0) <= length:
-        return values, (row, place)
-    kept = place < length
-    return values[kept], (row[kept], place[kept])
 
 
 def dense_shares(raw: pa.Table, field: Shares, vocabulary: IdMap) -> npt.NDArray[np.float32]:
@@ -57,18 +36,20 @@ def dense_shares(raw: pa.Table, field: Shares, vocabulary: IdMap) -> npt.NDArray
     Returns:
         [B, V] float32, rows that sum to 1 or are all 0.
     """
-    values, (row, _) = flat_list(raw, field.values, MAX_SHARES)
-    shares, _ = flat_list(raw, field.shares, MAX_SHARES)
+    values, (row, _) = lists.flat(raw.column(field.values), MAX_SHARES)
+    shares, _ = lists.flat(raw.column(field.shares), MAX_SHARES)
     dense = np.zeros((raw.num_rows, len(vocabulary)), np.float32)
     total = np.bincount(row, weights=shares, minlength=raw.num_rows)
     np.add.at(dense, (row, vocabulary.rows(values)), shares / total[row])
     return dense
 
 
+Values = Callable[[pa.ChunkedArray], pa.Array | pa.ChunkedArray]
 Inputs = dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]
 Floats = npt.NDArray[np.float64]
 
 HISTORY, HISTORY_AGE = "user_history", "user_history_age_days"
+VALUES_SUFFIX = lists.VALUES_SUFFIX
 CELLS: dict[Tower, str] = {"user": "user_cells", "item": "item_cells"}
 """Input of the cells of places, and key of their vocabulary."""
 NUMERIC_INPUT: dict[Tower, str] = {"user": "user_numeric", "item": "item_numeric"}
@@ -83,11 +64,12 @@ class Encoder:
     Attributes:
         schema: The dataset.
         user_ids, item_ids: Rows of the id tables, with the buckets of unknown ids.
-        vocabularies: Rows of the values of each categorical column, and of the cells of places.
+        vocabularies: Rows of the values of columns, and of the cells of places, by the input that looks them up.
         scaling: Mean and standard deviation of each numeric input.
         history_length: T.
         text_length: L.
         text_buckets: Buckets for trigrams.
+        measures: Length and scale of the inputs that hold lists.
     """
 
     schema: Schema
@@ -98,6 +80,12 @@ class Encoder:
     history_length: int
     text_length: int
     text_buckets: int
+    measures: dict[str, Measure] = field(default_factory=dict)
+
+    def weights_of(self, column: str) -> str | None:
+        """The column with the weights of a column's values; None where there is none."""
+        name = column + lists.WEIGHTS_SUFFIX
+        return name if any(name in self.schema.columns_of_kind(tower, Kind.WEIGHTS) for tower in TOWERS) else None
 
     def input_specs(self, tower: Tower) -> list[InputSpec]:
         """The inputs of a tower, in a fixed order."""
@@ -107,9 +95,9 @@ class Encoder:
         specs.append(InputSpec(NUMERIC_INPUT[tower], "numeric", len(numeric_names(self.schema, tower))))
         if self.schema.geo_of(tower) is not None:
             cells = len(self.vocabularies[CELLS[tower]])
-            specs.append(InputSpec(CELLS[tower], "cells", len(geo.CELL_DEGREES), cells))
-        for field in self.schema.shares_of(tower):
-            specs.append(InputSpec(field.shares, "shares", len(self.vocabularies[field.column])))
+            specs.append(InputSpec(CELLS[tower], "cells", len(geo.CELL_DEGREES), cells, is_fact=True))
+        for shares in self.schema.shares_of(tower):
+            specs.append(InputSpec(shares.shares, "shares", len(self.vocabularies[shares.column])))
         if tower == "user":
             specs.append(InputSpec(HISTORY, "history", self.history_length, self.item_ids.num_table_rows))
             specs.append(InputSpec(HISTORY_AGE, "history_number", self.history_length))
@@ -127,11 +115,11 @@ class Encoder:
             buckets, which are beyond those of the catalogue.
         """
         inputs = self._encode_side(raw, "user", as_of_seconds)
-        items, place = flat_list(raw, "user_history", self.history_length)
+        items, place = lists.flat(raw.column("user_history"), self.history_length)
         shape = (raw.num_rows, self.history_length)
         inputs[HISTORY] = np.zeros(shape, np.int32)
         inputs[HISTORY][place] = self.item_ids.table_rows(items)
-        seconds, _ = flat_list(raw, "user_history_seconds", self.history_length)
+        seconds, _ = lists.flat(raw.column("user_history_seconds"), self.history_length)
         inputs[HISTORY_AGE] = np.zeros(shape, np.float32)
         inputs[HISTORY_AGE][place] = np.maximum(as_of_seconds[place[0]] - seconds.astype(np.int64), 0) / DAY_SECONDS
         return inputs
@@ -152,8 +140,8 @@ class Encoder:
         inputs[NUMERIC_INPUT[tower]] = np.where(np.isnan(limited), 0.0, limited).astype(np.float32)
         if self.schema.geo_of(tower) is not None:
             inputs[CELLS[tower]] = self.cells_of(raw, tower)
-        for field in self.schema.shares_of(tower):
-            inputs[field.shares] = dense_shares(raw, field, self.vocabularies[field.column])
+        for shares in self.schema.shares_of(tower):
+            inputs[shares.shares] = dense_shares(raw, shares, self.vocabularies[shares.column])
         return inputs
 
     def cells_of(self, raw: pa.Table, tower: Tower) -> npt.NDArray[np.int32]:
@@ -163,16 +151,22 @@ class Encoder:
         latitude, longitude = (raw.column(name) for name in place)
         return geo.cell_rows(latitude, longitude, self.vocabularies[CELLS[tower]])
 
-    def facts_of(self, items: pa.Table, spec: InputSpec) -> npt.NDArray[np.int32]:
-        """Rows of the values of a categorical item column, [n], or of the cells of items, [n, G] int32.
+    def facts_of(self, items: pa.Table) -> list[tuple[InputSpec, Inputs]]:
+        """What the items of a history are known by: of each such input of the item tower its values, and their weights.
 
         Args:
             items: Canonical items.
-            spec: The item tower's input.
         """
-        if spec.kind == "cells":
-            return self.cells_of(items, "item")
-        return self.vocabularies[spec.name].rows(items.column(spec.name).to_numpy(zero_copy_only=False))
+        own_of = {name + own.suffix: (name, own) for name, own in own_inputs(self.schema, "item")}
+
+        def values(name: str) -> npt.NDArray[np.int32] | npt.NDArray[np.float32]:
+            if name not in own_of:
+                return self.cells_of(items, "item")
+            column, own = own_of[name]
+            return own.encode(self, column, items.column(column))
+
+        facts = [spec for spec in self.input_specs("item") if spec.is_fact]
+        return [(spec, {name: values(name) for name in (spec.name, spec.weights) if name}) for spec in facts]
 
     def save(self, folder: Path) -> None:
         """Writes `encoder.json` and a Parquet file for each id map."""
@@ -187,6 +181,7 @@ class Encoder:
             "history_length": self.history_length,
             "text_length": self.text_length,
             "text_buckets": self.text_buckets,
+            "measures": {name: asdict(measure) for name, measure in self.measures.items()},
         }
         (folder / "encoder.json").write_text(json_text(plain, indent=2))
 
@@ -195,7 +190,9 @@ class Encoder:
         """Reads what `save` wrote."""
         plain = json_value((folder / "encoder.json").read_text())
         schema = Schema.model_validate(plain.pop("schema"))
-        names = _columns_with_values(schema)
+        names = _inputs_with_values(schema)
+        # Encoders of earlier versions have none.
+        measures = {name: Measure(**values) for name, values in plain.pop("measures", {}).items()}
         scaling = {name: (mean, deviation) for name, (mean, deviation) in plain.pop("scaling").items()}
         return cls(
             schema=schema,
@@ -203,6 +200,7 @@ class Encoder:
             item_ids=IdMap.load(folder / "item_ids.parquet"),
             vocabularies={name: IdMap.load(folder / f"values_{name}.parquet") for name in names},
             scaling=scaling,
+            measures=measures,
             **plain,
         )
 
@@ -226,12 +224,14 @@ def fit_encoder(
     Returns:
         The encoder; a number that never varies is scaled by 1.
     """
-    vocabularies = {}
+    vocabularies, measures = {}, {}
     for tower, table in zip(TOWERS, (users, items), strict=True):
         for name, own in own_inputs(schema, tower):
-            if own.learns_values:
-                values = pc.unique(table.column(name)).drop_null()
-                vocabularies[name] = IdMap(sorted(values.to_pylist()))
+            if own.values is not None:
+                values = pc.unique(own.values(table.column(name))).drop_null()
+                vocabularies[name + own.suffix] = IdMap(sorted(values.to_pylist()))
+            if own.measure is not None:
+                measures[name + own.suffix] = own.measure(table.column(name))
         if (place := schema.geo_of(tower)) is not None:
             vocabularies[CELLS[tower]] = geo.vocabulary_of(*(table.column(name) for name in place))
     return Encoder(
@@ -243,6 +243,7 @@ def fit_encoder(
         history_length=history_length,
         text_length=text_length,
         text_buckets=text_buckets,
+        measures=measures,
     )
 
 
@@ -256,8 +257,15 @@ def own_inputs(schema: Schema, tower: Tower) -> list[tuple[str, OwnInput]]:
     ]
 
 
-def _columns_with_values(schema: Schema) -> list[str]:
-    names = [name for tower in TOWERS for name, own in own_inputs(schema, tower) if own.learns_values]
+def category_inputs(schema: Schema, tower: Tower) -> list[tuple[str, str, Values]]:
+    """Columns of a tower whose values are categories, the name of the input, and what finds the values in raw ones."""
+    own_of = own_inputs(schema, tower)
+    return [(name, name + own.suffix, own.values) for name, own in own_of if own.values and own.are_categories]
+
+
+def _inputs_with_values(schema: Schema) -> list[str]:
+    own_of = [(name, own) for tower in TOWERS for name, own in own_inputs(schema, tower)]
+    names = [name + own.suffix for name, own in own_of if own.values is not None]
     return names + [CELLS[tower] for tower in TOWERS if schema.geo_of(tower) is not None]
 
 

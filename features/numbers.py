@@ -36,11 +36,13 @@ class NumericInput:
         name: Key of its scale.
         reads: Fields of the feature view.
         value: (raw rows [B], moment of each row [B], Unix seconds) -> [B] float64, nan where unknown.
+        moves_with_time: See `ColumnKind`.
     """
 
     name: str
     reads: tuple[str, ...]
     value: Callable[[pa.Table, Ints], Floats]
+    moves_with_time: bool = False
 
 
 def _count(name: str, field: str) -> NumericInput:
@@ -112,7 +114,7 @@ def numeric_inputs(schema: Schema, tower: Tower) -> list[NumericInput]:
             "OF_STATISTICS in features/numbers.py, or remove it from the statistics"
         )
     for name, kinds in schema.columns_of(tower).items():
-        inputs += [_of_column(name, kind) for kind in kinds if KINDS[kind].numbers is not None]
+        inputs += [_of_column(name, word, kind) for kind in kinds for word in KINDS[kind].numbers]
     return inputs
 
 
@@ -138,9 +140,10 @@ def _of_computed(name: str) -> NumericInput:
     return NumericInput(name, (name,), lambda raw, moments: feature.encode(to_floats(raw.column(name))))
 
 
-def _of_column(name: str, kind: str) -> NumericInput:
-    numbers = KINDS[kind].numbers
-    assert numbers is not None  # the caller asks for kinds that give numbers
-    # One of the built-in kind is called after its column alone.
-    label = name if kind == "numeric" else f"{name}_{kind}"
-    return NumericInput(label, (name,), lambda raw, moments: numbers(raw.column(name)))
+def _of_column(name: str, word: str, kind: str) -> NumericInput:
+    number = KINDS[kind].numbers[word]
+    # No column is called so: its name has no dot.
+    label = f"{name}.{word}" if word else name
+    return NumericInput(
+        label, (name,), lambda raw, moments: number(raw.column(name), moments), KINDS[kind].moves_with_time
+    )

@@ -13,6 +13,7 @@ from artefacts.config import as_tuple
 from features import columns
 from features.computed import COMPUTED
 from features.kinds import KINDS, TEXT_SUFFIX, Kind, Storage, stored_as
+from features.lists import WEIGHTS_SUFFIX, weighted_column
 
 Tower = Literal["user", "item"]
 TOWERS: tuple[Tower, ...] = ("user", "item")
@@ -110,7 +111,8 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     user_columns: dict[str, Kinds] = Field(default_factory=dict)
-    """Column of the users table -> `categorical`, `numeric`, `text` or another kind of column, or a list of them."""
+    """Column of the users table -> `categorical`, `categories`, `numeric`, `boolean`, `timestamp`, `text`, `vector`,
+    `geo` or another kind of column, or a list of them."""
     item_columns: dict[str, Kinds] = Field(default_factory=dict)
     """Column of the items table -> its kind or kinds, likewise."""
     item_category: str | None = None
@@ -137,6 +139,10 @@ class Schema(BaseModel):
         for name, kinds in value.items():
             if wrong := [kind for kind in kinds if kind not in KINDS]:
                 raise ValueError(f"column {name!r} has kind {wrong[0]!r}; a column is one of: {', '.join(KINDS)}")
+            try:
+                stored_as(kinds)
+            except ValueError as error:
+                raise ValueError(f"column {name!r} {error}") from None
         return value
 
     @field_validator("computed_features")
@@ -173,6 +179,7 @@ class Schema(BaseModel):
                 f"item_category is {self.item_category!r}, which is not an item column; "
                 f"expected one of: {', '.join(self.item_columns) or '(none declared)'}"
             )
+        self._check_inputs()
 
     def _check_names(self) -> None:
         """Refuses names that a model input cannot have, or that the encoder gives to inputs of its own."""
@@ -193,6 +200,26 @@ class Schema(BaseModel):
                     f"column {name!r} is what a model input is called ({reserved}, or anything ending in "
                     f"{TEXT_SUFFIX}); give it another name under `columns` of its source"
                 )
+
+    def _check_inputs(self) -> None:
+        """Refuses inputs that two columns would share, and weights of nothing."""
+        inputs: dict[str, str] = dict.fromkeys(INPUT_NAMES, "")
+        for tower in TOWERS:
+            for name, kinds in self.columns_of(tower).items():
+                for own in (KINDS[kind].own for kind in kinds):
+                    if own is not None and (other := inputs.setdefault((name + own.suffix).casefold(), name)) != name:
+                        raise ValueError(
+                            f"column {name!r} becomes the model input {name + own.suffix!r}, as "
+                            f"{f'the column {other!r}' if other else 'a place'} does; give it another name under "
+                            "`columns` of its source"
+                        )
+            lists = self.columns_of_kind(tower, Kind.CATEGORIES)
+            for name in self.columns_of_kind(tower, Kind.WEIGHTS):
+                if weighted_column(name) not in lists:
+                    raise ValueError(
+                        f"column {name!r} has weights, expected the name of a column of categories with "
+                        f"{WEIGHTS_SUFFIX} behind: {', '.join(lists) or '(none declared)'}"
+                    )
 
     def _check_geo(self) -> None:
         """Refuses a latitude or longitude that is no numeric column of the tower."""
@@ -260,6 +287,11 @@ ARROW_TYPES: dict[Storage, pa.DataType] = {
     Storage.STRINGS: pa.list_(pa.string()),
     Storage.INTS: pa.list_(pa.int64()),
     Storage.FLOATS: pa.list_(pa.float32()),
+    Storage.BOOL: pa.bool_(),
+    Storage.MOMENT: pa.int64(),
+    Storage.VECTOR: pa.list_(pa.float32()),
+    Storage.WEIGHTS: pa.list_(pa.float32()),
+    Storage.PLACE: pa.list_(pa.float32()),
 }
 MOMENT = pa.timestamp("us", tz="UTC")
 VIEW_NAMES: dict[Tower, str] = {"user": "user_daily", "item": "item_daily"}

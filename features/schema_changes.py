@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from features import columns
-from features.kinds import Kind
+from features.kinds import KINDS
 from features.schema import TOWERS, Schema, Tower
 from features.sources.raw import Source
 
@@ -125,7 +126,7 @@ def _declared(before: SchemaFacts, now: SchemaFacts, tower: Tower) -> Iterator[S
 
 def _of_kinds(old: list[str], new: list[str]) -> str:
     lost = [kind for kind in old if kind not in new]
-    if Kind.CATEGORICAL in lost:
+    if any(own is not None and own.are_categories for own in (KINDS[kind].own for kind in lost if kind in KINDS)):
         return "the id tables of it cannot be carried over"
     if lost:
         return f"what was learned of it as {_words(lost)} cannot be carried over"
@@ -160,6 +161,10 @@ def _source(before: SchemaFacts, now: SchemaFacts, table: str) -> Iterator[Schem
             yield SchemaChange(f"{table}.{raw}", "is gone from the source", meaning, True)
     for raw in (raw for raw in new if raw in old and old[raw] != new[raw]):
         what = f"was {old[raw]} and is {new[raw]} now in the source"
+        if None not in (widths := (_width(old[raw]), _width(new[raw]))) and widths[0] != widths[1] and raw in used:
+            meaning = f"vectors of another width, which what was learned of them does not fit; {FULL}"
+            yield SchemaChange(f"{table}.{raw}", what, meaning, True)
+            continue
         if used.get(raw) in (columns.USER_ID, columns.ITEM_ID):
             meaning = (
                 "ids are compared as text: check whether 17 has become 17.0, as then no id would be known any more"
@@ -169,6 +174,12 @@ def _source(before: SchemaFacts, now: SchemaFacts, table: str) -> Iterator[Schem
         else:
             meaning = "nothing reads it"
         yield SchemaChange(f"{table}.{raw}", what, meaning, False)
+
+
+def _width(kind: str) -> str | None:
+    """Numbers in each row of a column of lists of one size, as its type in the source has it; None of any other."""
+    found = re.fullmatch(r"fixed_size_list<.*>\[(\d+)\]", kind)
+    return None if found is None else found[1]
 
 
 def _words(values: list[str]) -> str:

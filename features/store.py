@@ -54,7 +54,9 @@ class StoreSettings:
 
     def to_json(self) -> str:
         """Text that `from_json` reads back."""
-        return json_text({**vars(self), "schema": self.schema.model_dump(mode="json")}, indent=2, sort_keys=True)
+        plain = {**vars(self), "schema": self.schema.model_dump(mode="json")}
+        # Not `sort_keys`: columns are fields in the order of their declaration.
+        return json_text(dict(sorted(plain.items())), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> StoreSettings:

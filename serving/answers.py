@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NotRequired, TypedDict
 
@@ -64,6 +64,12 @@ class RecommendedItem(TypedDict):
     category: str | None
     score: float
     explanation: NotRequired[Explanation]
+
+
+MOST_VALUES = 1_000
+"""Values of a list in a request, at most."""
+ContextValue = str | float | bool | Sequence[str] | Sequence[float] | None
+"""A value of a user column in a request."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ class RecommendRequest:
     """Ids of items that do not come; unknown ones change nothing."""
     weight_exponent: float | None = None
     """Power of the items' business values; None takes the one that the index was built with."""
-    context: Mapping[str, str | float | None] = field(default_factory=dict)
+    context: Mapping[str, ContextValue] = field(default_factory=dict)
     """User column -> value of this moment, in place of the stored one."""
     recent_items: tuple[str, ...] = ()
     """What the one user has met since the features were computed, latest first; unknown ids change nothing."""

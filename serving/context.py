@@ -1,13 +1,11 @@
-"""Features at the moment of a request: context, recent items, and what replaces an online store that is down.
+"""Features at the moment of a request: recent items, and what replaces an online store that is down.
 
 B users of a request, T history length.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,73 +14,12 @@ import pyarrow as pa
 from features import columns
 from features.encoding import Encoder
 from features.ids import IdMap
-from features.kinds import Kind, Storage, stored_as
-from features.numbers import LARGEST_NUMBER
 from features.schema import Schema, view_schema
-from serving.answers import RequestError, did_you_mean
 from serving.retrieval.purchases import Purchases
 
 NUM_PROBES = 8
 LATEST = 50
 """Items of the history that are used where the online store has no features."""
-
-
-NUMBER_AS_TEXT = r"^-?[0-9]{1,30}(\.[0-9]{1,30})?$"
-"""What the text of a column looks like that is read as a number, too."""
-
-
-def value_schema(kinds: Sequence[str]) -> dict[str, Any]:
-    """JSON schema of a value of this moment of a user column, without null, which any column takes.
-
-    Args:
-        kinds: Of the column.
-    """
-    if stored_as(tuple(kinds)) is Storage.FLOAT:
-        return {"type": "number", "minimum": -LARGEST_NUMBER, "maximum": LARGEST_NUMBER}
-    return {"type": "string"} | ({"pattern": NUMBER_AS_TEXT} if Kind.NUMERIC in kinds else {})
-
-
-def check_context(context: Mapping[str, str | float | None], schema: Schema) -> None:
-    """Validates the values of a request that replace stored ones.
-
-    Args:
-        context: User column -> value.
-        schema: The dataset.
-
-    Raises:
-        RequestError: A column is not one of the user's, or a value is not of its kind.
-    """
-    for name, value in context.items():
-        if name not in schema.user_columns:
-            known = ", ".join(schema.user_columns) or "(none declared)"
-            meant = did_you_mean(name, schema.user_columns)
-            raise RequestError(f"context.{name}", f"is not a column of users; expected some of: {known}{meant}")
-        wanted = value_schema(schema.user_columns[name])
-        if value is None:
-            continue
-        if wanted["type"] == "number":
-            fits = not isinstance(value, bool | str) and abs(value) <= LARGEST_NUMBER
-            expected = f"a number of at most {LARGEST_NUMBER:g}"
-        else:
-            pattern = wanted.get("pattern")
-            fits = isinstance(value, str) and (pattern is None or re.fullmatch(pattern, value) is not None)
-            expected = "text" if pattern is None else "a number, as text"
-        if not fits:
-            raise RequestError(f"context.{name}", f"is {value!r}, expected {expected}")
-
-
-def with_context(raw: pa.Table, context: Mapping[str, str | float | None]) -> pa.Table:
-    """Replaces stored values by those of the request.
-
-    Args:
-        raw: [B] rows of the user view.
-        context: User column -> value, the same for all rows; validated by `check_context`.
-    """
-    for name, value in context.items():
-        place = raw.schema.get_field_index(name)
-        kind = raw.schema.field(place).type
-        raw = raw.set_column(place, name, pa.array([value] * raw.num_rows, kind))
-    return raw
 
 
 def with_recent(raw: pa.Table, recent: Sequence[str], *, as_of_seconds: int) -> pa.Table:

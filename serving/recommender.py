@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from serving import context, context_values
 from serving.answers import (
     Answer,
     Explanation,
@@ -27,7 +28,6 @@ from serving.answers import (
     explanations,
 )
 from serving.bundles.bundle import Bundle
-from serving.context import check_context, complete, lost, probes, with_context, with_recent
 from serving.retrieval.eligible import (
     NO_ITEMS,
     DeniedItems,
@@ -92,7 +92,7 @@ class Recommender:
         self.retrievers = dict(retrievers)
         self.default_retriever, self.exclude_known = default_retriever, exclude_known
         self.read_users = read_users
-        self.probes = probes(bundle.purchases, bundle.encoder.user_ids)
+        self.probes = context.probes(bundle.purchases, bundle.encoder.user_ids)
         """A few users whose features must be there."""
         self.eligibility = Eligibility(bundle.categories, _KeptOut(bundle.withdrawn, denied))
         midnight = dt.datetime.combine(bundle.manifest.facts.as_of, dt.time(), dt.UTC)
@@ -209,7 +209,7 @@ class Recommender:
             read: pa.Table | Unavailable | None = None
             if not request.is_anonymous:
                 read = self.read_users(list(user_ids)) if features is None else features
-            raw, is_lost = complete(
+            raw, is_lost = context.complete(
                 None if isinstance(read, Unavailable) else read,
                 user_ids,
                 purchases,
@@ -263,7 +263,7 @@ class Recommender:
         rows = self.bundle.encoder.user_ids.rows([user_id])
         if rows[0] == 0 and _num_events(raw)[0] == 0:
             return None
-        if lost(raw, self.bundle.purchases.of(rows)).any():
+        if context.lost(raw, self.bundle.purchases.of(rows)).any():
             raise LookupError("the online store has none of this user")
         moments = np.array([self.as_of_seconds], np.int64)
         inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
@@ -312,7 +312,7 @@ class Recommender:
             raise RequestError("retriever", f"is {name!r}, expected one of: {', '.join(self.retrievers)}")
         if request.recent_items and len(request.user_ids) > 1:
             raise RequestError("recent_items", f"are given for {len(request.user_ids)} users, expected one user")
-        check_context(request.context, self.bundle.encoder.schema)
+        context_values.check_context(request.context, self.bundle.encoder)
         if request.weight_exponent is not None and not self.has_weights:
             raise RequestError(
                 "weight_exponent", "is given, and this bundle has no business weights; configure index.weight"
@@ -347,9 +347,9 @@ class Recommender:
     def _at_request(self, raw: pa.Table, request: RecommendRequest, as_of_seconds: int) -> pa.Table:
         """Features with the context and recent items of the request."""
         if request.context:
-            raw = with_context(raw, request.context)
+            raw = context_values.with_context(raw, request.context, self.bundle.encoder.schema)
         if request.recent_items:
-            raw = with_recent(raw, request.recent_items, as_of_seconds=as_of_seconds)
+            raw = context.with_recent(raw, request.recent_items, as_of_seconds=as_of_seconds)
         return raw
 
     def _scale(self, request: RecommendRequest) -> Scores | None:
@@ -365,9 +365,9 @@ class Recommender:
     def _items(self, rows: Rows, scores: Scores, explained: Sequence[Explanation] | None) -> list[RecommendedItem]:
         found = rows[rows >= 0]
         item_ids = self.bundle.encoder.item_ids.ids(found + 1)
-        names, categories = self.bundle.item_names, self.bundle.categories
+        names, category_of = self.bundle.item_names, self.bundle.category_of
         items: list[RecommendedItem] = [
-            {"item_id": item_id, "item_name": names[row], "category": categories[row], "score": score}
+            {"item_id": item_id, "item_name": names[row], "category": category_of(row), "score": score}
             for item_id, row, score in zip(item_ids, found.tolist(), scores[: len(found)].tolist(), strict=True)
         ]
         for item, explanation in zip(items, explained or (), strict=False):

@@ -19,6 +19,8 @@ from features.kinds import InputSpec
 
 Tensors = dict[str, tf.Tensor]
 Tables = dict[str, tf_keras.layers.Embedding]
+SMALLEST_WEIGHT = 1e-3
+"""Added to a total weight, so that a mean of nothing is zero."""
 # From there on, a dense product costs less than what is sparse saves.
 MOST_SPARSE_SUMS = 8
 
@@ -164,15 +166,31 @@ class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Fact:
-    """What is known of each item whenever it is met: values of a column, or cells of its place.
+    """What is known of each item whenever it is met: values of a column, cells of its place, or a vector.
 
     Attributes:
         name: Of the item tower's input.
-        rows: [rows of the items' table] or [rows, L] int32, rows of that input's table.
+        values: [rows of the items' table] or [rows, L] int32, rows of that input's table, of which a value that is not
+            known is in row 0; or [rows, W] float32, vectors as that input has them.
+        weights: [rows, L] float32, what each value counts.
+        is_mean: Whether an item is described by the weighted mean of the values that are known, or by the sum of all.
+        is_place: Whether it is where an item is, and the place of the latest one a feature of its own.
     """
 
     name: str
-    rows: npt.NDArray[np.int32]
+    values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32] | None = None
+    is_mean: bool = False
+    is_place: bool = False
+
+    @property
+    def shares(self) -> npt.NDArray[np.float32] | None:
+        """[rows, L] what each value counts in the mean of its row; None where values are added up."""
+        if not self.is_mean:
+            return None
+        known = (self.values > 0).astype(np.float32)
+        weights = known if self.weights is None else known * self.weights
+        return np.asarray(weights / (weights.sum(axis=1, keepdims=True) + SMALLEST_WEIGHT), np.float32)
 
 
 class PooledFacts(PooledLookup):
@@ -181,18 +199,69 @@ class PooledFacts(PooledLookup):
     Args:
         table: Of the facts.
         rows: See `Fact`.
+        shares: See `Fact`.
     """
 
-    def __init__(self, table: tf_keras.layers.Embedding, *, rows: npt.NDArray[np.int32], **kwargs: object) -> None:
+    def __init__(
+        self,
+        table: tf_keras.layers.Embedding,
+        *,
+        rows: npt.NDArray[np.int32],
+        shares: npt.NDArray[np.float32] | None = None,
+        **kwargs: object,
+    ) -> None:
         """Takes table and facts."""
         super().__init__(table, **kwargs)
-        self.rows = rows
+        self.rows, self.shares = rows, shares
 
     def vectors_of(self, rows: tf.Tensor) -> tf.Tensor:
-        """Item rows [...] -> vectors [..., D], the sum over the L facts of each."""
+        """Item rows [...] -> vectors [..., D], the sum or the mean over the L facts of each."""
         known = tf.minimum(tf.cast(rows, tf.int32), len(self.rows) - 1)
         vectors = tf.gather(self.table.embeddings, tf.gather(tf.constant(self.rows), known))
+        if self.shares is not None:
+            vectors *= tf.gather(tf.constant(self.shares), known)[..., None]
         return vectors if self.rows.ndim == 1 else tf.reduce_sum(vectors, axis=-2)
+
+
+class PooledVectors(PooledLookup):
+    """Weighted sums of the vectors of items: (item rows [B, T], weights [B, K, T]) -> [B, K, D].
+
+    Args:
+        projection: The linear layer that brings vectors to width D; the item tower may share it.
+        vectors: [rows of the items' table, W] float32.
+    """
+
+    def __init__(
+        self, projection: tf_keras.layers.Dense, *, vectors: npt.NDArray[np.float32], **kwargs: object
+    ) -> None:
+        """Takes projection and vectors."""
+        super().__init__(projection, **kwargs)
+        self.vectors = vectors
+
+    def build(self, shapes: object) -> None:
+        """Makes the projection's variable if nothing has read it yet, under its own name."""
+        if not self.table.built:
+            with tf.name_scope(f"{self.table.name}/"):
+                self.table.build((None, self.vectors.shape[1]))
+        super().build(shapes)
+
+    def vectors_of(self, rows: tf.Tensor) -> tf.Tensor:
+        """Item rows [...] -> vectors [..., D]."""
+        known = tf.minimum(tf.cast(rows, tf.int32), len(self.vectors) - 1)
+        return tf.matmul(tf.gather(tf.constant(self.vectors), known), self.table.kernel)
+
+
+def pooled_fact(fact: Fact, table: tf_keras.layers.Layer, *, name: str) -> PooledFacts | PooledVectors:
+    """The layer that reads a fact.
+
+    Args:
+        fact: What.
+        table: The item tower's embedding table of it, or its projection of vectors.
+        name: Of the layer.
+    """
+    if fact.values.dtype == np.int32:
+        return PooledFacts(table, rows=fact.values.astype(np.int32), shares=fact.shares, name=name)
+    return PooledVectors(table, vectors=fact.values.astype(np.float32), name=name)
 
 
 @dataclass(frozen=True)
@@ -229,7 +298,7 @@ class History:
     table_rows: tf.Tensor
     age_days: tf.Tensor
     ids: PooledLookup
-    facts: Sequence[PooledFacts] = ()
+    facts: Sequence[PooledFacts | PooledVectors] = ()
     codes: Mapping[str, Code] = field(default_factory=dict)
     num_positions: int = 1
 
@@ -291,7 +360,19 @@ def embedding_tables(specs: Iterable[InputSpec], *, width: int) -> Tables:
             spec.num_rows, width, embeddings_initializer=initial(spec), name=f"{spec.name}_table"
         )
         for spec in specs
-        if spec.kind in ("id", "categorical", "text", "cells")
+        if spec.kind in ("id", "categorical", "categories", "text", "cells")
+    }
+
+
+def projections(specs: Iterable[InputSpec], *, width: int) -> dict[str, tf_keras.layers.Dense]:
+    """The linear layer of each input that is a vector, by the input's name.
+
+    A row without a vector has zeros and a last 1, so that the layer's last row is the vector of what is missing.
+    """
+    return {
+        spec.name: tf_keras.layers.Dense(width, use_bias=False, name=f"{spec.name}_projection")
+        for spec in specs
+        if spec.kind == "vector"
     }
 
 
@@ -300,7 +381,7 @@ def feature_vectors(
     tensors: Tensors,
     *,
     width: int,
-    tables: Mapping[str, tf_keras.layers.Embedding],
+    tables: Mapping[str, tf_keras.layers.Layer],
     encode_history: Callable[[tf.Tensor], tf.Tensor] | None = None,
     id_dropout: Mapping[str, BucketDropout] | None = None,
 ) -> list[tf.Tensor]:
@@ -310,7 +391,7 @@ def feature_vectors(
         specs: The tower's inputs.
         tensors: The symbolic inputs by name.
         width: D.
-        tables: What `embedding_tables` made of the tower's inputs.
+        tables: What `embedding_tables` and `projections` made of the tower's inputs.
         encode_history: From the rows of the items' table that a history is looked up at, [B, T], to its vector [B, any
             width], or to those of several positions, [B, positions, any width]; needed by a tower that has one.
         id_dropout: By input, what ids pass before they are looked up; None passes them as they are.
@@ -330,14 +411,16 @@ def feature_vectors(
     def of_id(spec: InputSpec) -> tf.Tensor:
         return tables[spec.name](ids_of(spec.name))
 
-    def of_category(spec: InputSpec) -> tf.Tensor:
+    def of_one(spec: InputSpec) -> tf.Tensor:
         return tables[spec.name](tensors[spec.name])
 
-    def of_text(spec: InputSpec) -> tf.Tensor:
-        buckets = tensors[spec.name]
-        known = tf.cast(buckets > 0, tf.float32)
-        total = PooledLookup(tables[spec.name], name=f"{spec.name}_sum")((buckets, known[:, None, :]))[:, 0, :]
-        return total / (tf.reduce_sum(known, axis=1, keepdims=True) + 1e-3)
+    def of_several(spec: InputSpec) -> tf.Tensor:
+        rows = tensors[spec.name]
+        weights = tf.cast(rows > 0, tf.float32)
+        if spec.weights is not None:
+            weights *= tensors[spec.weights]
+        total = PooledLookup(tables[spec.name], name=f"{spec.name}_sum")((rows, weights[:, None, :]))[:, 0, :]
+        return total / (tf.reduce_sum(weights, axis=1, keepdims=True) + SMALLEST_WEIGHT)
 
     def of_cells(spec: InputSpec) -> tf.Tensor:
         return tf.reduce_sum(tables[spec.name](tensors[spec.name]), axis=1)
@@ -355,8 +438,10 @@ def feature_vectors(
 
     of_kind: dict[str, Callable[[InputSpec], tf.Tensor]] = {
         "id": of_id,
-        "categorical": of_category,
-        "text": of_text,
+        "categorical": of_one,
+        "categories": of_several,
+        "text": of_several,
+        "vector": of_one,
         "cells": of_cells,
         "numeric": of_numbers,
         "history": of_history,

@@ -6,7 +6,7 @@ Shape letters: B rows, D vector width, F features of a tower.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from features.encoding import HISTORY, HISTORY_AGE
+from features.encoding import CELLS, HISTORY, HISTORY_AGE
 from features.kinds import InputSpec
 from towers.history import weighted_means
 from towers.inputs import (
@@ -22,13 +22,15 @@ from towers.inputs import (
     Fact,
     History,
     HistoryEncoder,
-    PooledFacts,
     PooledLookup,
+    SideBySideIdentities,
     Tables,
     Tensors,
     embedding_tables,
     feature_vectors,
     input_tensors,
+    pooled_fact,
+    projections,
 )
 
 Head = Literal["residual", "mlp"]
@@ -150,7 +152,8 @@ def build_two_tower(
             hidden layers; `mlp` ends in a layer of width D, all layers with the activation.
         activation: Of the hidden layers, and of both ends of an `mlp`.
         history: How a user's history becomes one vector; None takes the mean of its items.
-        item_facts: What is known of the items of a history besides their ids.
+        item_facts: What is known of the items of a history besides their ids. The place of the latest item is a feature
+            of the user tower, which begins as the vector of that place in the item tower.
         num_positions: P, earlier positions of a history that have vectors, too, while training: of the history alone.
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
@@ -165,6 +168,7 @@ def build_two_tower(
     user_tensors, item_tensors = input_tensors(user_specs), input_tensors(item_specs)
     user_tables = embedding_tables(user_specs, width=embedding_dim)
     item_tables = embedding_tables(item_specs, width=embedding_dim)
+    of_items = {**item_tables, **projections(item_specs, width=embedding_dim)}
     buckets = {user_id.name: bucket_of_user_row, item_id.name: bucket_of_item_row, HISTORY: bucket_of_item_row}
     dropout = {
         name: BucketDropout(rate=id_dropout, bucket_of_row=rows, name=f"{name}_dropout")
@@ -176,22 +180,19 @@ def build_two_tower(
     def encode_history(table_rows: tf.Tensor) -> tf.Tensor:
         items, age_days = user_tensors[HISTORY], user_tensors[HISTORY_AGE]
         ids = PooledLookup(item_tables[item_id.name], name=f"{HISTORY}_sum")
-        facts = [
-            PooledFacts(item_tables[fact.name], rows=fact.rows, name=f"{HISTORY}_{fact.name}") for fact in item_facts
-        ]
+        facts = [pooled_fact(fact, of_items[fact.name], name=f"{HISTORY}_{fact.name}") for fact in item_facts]
         return encoder(History(items, table_rows, age_days, ids, facts, num_positions=1 + num_positions))
 
     user_features = feature_vectors(
         user_specs,
         user_tensors,
         width=embedding_dim,
-        tables=user_tables,
+        tables={**user_tables, **projections(user_specs, width=embedding_dim)},
         encode_history=encode_history,
         id_dropout=dropout,
     )
-    item_features = feature_vectors(
-        item_specs, item_tensors, width=embedding_dim, tables=item_tables, id_dropout=dropout
-    )
+    user_features += _last_places(item_facts, of_items, user_tensors, width=embedding_dim)
+    item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=dropout)
     user_features, positions = _apart(user_features, num_positions)
     user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
     item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
@@ -199,6 +200,36 @@ def build_two_tower(
     user, user_parts = _tower("user", user_bottom, user_adds, shape, positions)
     item, item_parts = _tower("item", item_bottom, item_adds, shape)
     return TwoTower(user, item, user_parts, item_parts)
+
+
+def with_last_place(facts: Sequence[Fact], *, chosen: bool | None) -> list[Fact]:
+    """Facts of which those that are places are features of their own, or are not.
+
+    Args:
+        facts: Of the items of a history.
+        chosen: Whether they are; None makes those of columns so, and not the cells of two numeric columns.
+    """
+    return [
+        replace(fact, is_place=fact.is_place and (fact.name != CELLS["item"] if chosen is None else chosen))
+        for fact in facts
+    ]
+
+
+def _last_places(facts: Sequence[Fact], tables: Tables, tensors: Tensors, *, width: int) -> list[tf.Tensor]:
+    """Where a user was last, for each place of an item: that of the latest item of the history, zeros without one.
+
+    Its cells have the vectors that they have in the item tower, so that inner products begin by falling with distance.
+    """
+    found = []
+    for fact in (fact for fact in facts if fact.is_place):
+        latest = tensors[HISTORY][:, :1]
+        there = tf.cast(latest > 0, tf.float32)[:, None, :]
+        name = f"{HISTORY}_last_{fact.name}"
+        place = pooled_fact(fact, tables[fact.name], name=name)((latest, there))[:, 0, :]
+        kernel = SideBySideIdentities()
+        weights = tf_keras.layers.Dense(width, use_bias=False, kernel_initializer=kernel, name=f"{name}_weights")
+        found.append(weights(place))
+    return found
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,9 @@ class TowerConfig(Section):
     """Arguments of another encoder than `mean`: `length`, latest items that are read (null reads all); `means`,
     weighted means of the history that are put next to it, as history_decay_days, and `power`, as history_power; `heads`
     of `attention` and `self_attention`, and `blocks` and `dropout` of the latter."""
+    last_place: bool | None = None
+    """Whether the place of the latest item in the history is a feature of the user, where items have places; null makes
+    it one of `geo` columns, and of `dataset.item_geo` none."""
     text_length: int = Field(32, ge=1)
     """Letter trigrams kept of a text (L)."""
     text_buckets: int = Field(4096, ge=2)

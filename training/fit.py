@@ -12,7 +12,7 @@ from towers.dual_augmented import refresh_fallbacks
 from towers.ensemble import concatenate, part_widths
 from towers.history import HISTORY_ENCODERS
 from towers.mobius import with_three_parts
-from towers.two_tower import VECTOR, TwoTower, build_two_tower
+from towers.two_tower import VECTOR, TwoTower, build_two_tower, with_last_place
 from training.checkpoints import Position
 from training.co_purchase import with_factors_of
 from training.config import TowerConfig, TrainingConfig
@@ -257,7 +257,7 @@ class _Single:
             head=shape.head,
             activation=shape.activation,
             history=HISTORY_ENCODERS[shape.history_encoder](**shape.history_arguments),
-            item_facts=self.data.facts,
+            item_facts=with_last_place(self.data.facts, chosen=shape.last_place),
             num_positions=0 if student else self.training.positions,
             id_dropout=shape.id_dropout,
             bucket_of_user_row=users.bucket_of_row() if shape.id_buckets else None,

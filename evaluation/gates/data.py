@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from evaluation.gates.candidate import MORE_DAYS, NEXT_NIGHT, NO_PARENT, Candidate, Look
 from evaluation.gates.report import Check
 from features.columns import day_range
-from features.kinds import Kind
+from features.encoding import category_inputs
 from features.schema import TOWERS
 
 WEEKS, MIN_WEEKS, MIN_DAYS = 4, 3, 14
@@ -118,13 +118,13 @@ def new_categories(candidate: Candidate) -> Check:
         return Check.not_applicable("new_categories", NO_PARENT, NEXT_NIGHT)
     shares = {}
     for tower in TOWERS:
-        names = candidate.sections.dataset.columns_of_kind(tower, Kind.CATEGORICAL)
-        table = pq.read_table(candidate.paths.tables / f"{tower}s.parquet", columns=names)
-        for name in names:
-            if name in encoder.vocabularies:
-                values = table.column(name).drop_null().to_numpy(zero_copy_only=False)
-                unknown = encoder.vocabularies[name].rows(values) == 0
-                shares[f"{tower}s.{name}"] = float(unknown.mean()) if len(unknown) else 0.0
+        inputs = category_inputs(candidate.sections.dataset, tower)
+        table = pq.read_table(candidate.paths.tables / f"{tower}s.parquet", columns=[name for name, *_ in inputs])
+        for name, known, values_of in inputs:
+            if known in encoder.vocabularies:
+                values = values_of(table.column(name)).drop_null().to_numpy(zero_copy_only=False)
+                unknown = encoder.vocabularies[known].rows(values) == 0
+                shares[f"{tower}s.{known}"] = float(unknown.mean()) if len(unknown) else 0.0
     if not shares:
         return Check.not_applicable("new_categories", "no categorical columns are declared")
     limit, worst = candidate.limits.max_new_category_share, max(shares, key=lambda name: shares[name])

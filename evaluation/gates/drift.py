@@ -26,10 +26,9 @@ from scipy import stats
 from evaluation.gates.candidate import MORE_DAYS, Candidate, Look
 from evaluation.gates.report import Check
 from features import columns
-from features.encoding import moments_of
+from features.encoding import category_inputs, moments_of
 from features.examples import ITEM_ROW, USER_ROW, Day
-from features.kinds import Kind
-from features.numbers import numeric_values
+from features.numbers import numeric_inputs, numeric_values
 from features.schema import TOWERS
 
 NUM_BINS, NUM_VALUES = 10, 20
@@ -101,12 +100,12 @@ def binned(new: Values, before: Values) -> tuple[npt.NDArray[np.int64], npt.NDAr
 
 
 def numeric_drift(candidate: Candidate) -> Check:
-    """Drift of each number that enters a tower."""
+    """Drift of each number that enters a tower, but those of moments, which become others by themselves."""
     return _check(candidate, "numeric_drift", candidate.limits.max_numeric_drift, categories=False)
 
 
 def category_drift(candidate: Candidate) -> Check:
-    """Drift of the mix of each categorical column."""
+    """Drift of the mix of each column with categories."""
     return _check(candidate, "category_drift", candidate.limits.max_category_drift, categories=True)
 
 
@@ -185,11 +184,13 @@ def _values(candidate: Candidate, day: Day, events: pa.Table, *, categories: boo
     for tower, table, row in zip(TOWERS, (day.users, day.items), (USER_ROW, ITEM_ROW), strict=True):
         rows, schema = events.column(row).to_numpy(), candidate.sections.dataset
         if categories:
-            for name in schema.columns_of_kind(tower, Kind.CATEGORICAL):
-                found[f"{tower}s.{name}"] = table.column(name).to_numpy(zero_copy_only=False)[rows]
+            for name, key, values_of in category_inputs(schema, tower):
+                values = values_of(table.column(name).take(pa.array(rows)))
+                found[f"{tower}s.{key}"] = values.to_numpy(zero_copy_only=False).astype(object)
         else:
             numbers = numeric_values(table, schema, tower, as_of_seconds=moments_of(table))
-            found |= {name: values[rows] for name, values in numbers.items()}
+            moving = {one.name for one in numeric_inputs(schema, tower) if one.moves_with_time}
+            found |= {name: values[rows] for name, values in numbers.items() if name not in moving}
     if not categories:
         found |= {name: _number(events, name) for name in (columns.REWARD, columns.VALUE)}
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
-from feast.types import Array, FeastType, Float32, Int64, String
+from feast.types import Array, Bool, FeastType, Float32, Int64, String
 
 from features import columns
 from features.kinds import Storage
@@ -27,6 +27,11 @@ FEAST_TYPES: dict[Storage, FeastType] = {
     Storage.STRINGS: Array(String),
     Storage.INTS: Array(Int64),
     Storage.FLOATS: Array(Float32),
+    Storage.BOOL: Bool,
+    Storage.MOMENT: Int64,
+    Storage.VECTOR: Array(Float32),
+    Storage.WEIGHTS: Array(Float32),
+    Storage.PLACE: Array(Float32),
 }
 
 

@@ -100,22 +100,22 @@ def validate_events(chunk: Chunk, table: RawTable, *, now: dt.datetime) -> Valid
     reward, no_reward = _numbers(chunk, table, columns.REWARD)
     value, no_value = _numbers(chunk, table, columns.VALUE)
     masks: dict[Reason, Mask] = {
-        Reason.OPEN_QUOTE: _mask(chunk.swallowed),
-        Reason.WRONG_FIELDS: _mask(pc.is_valid(chunk.broken)),
-        Reason.NULL_ID: _mask(pc.or_(pc.is_null(user_id), pc.is_null(item_id))),
-        Reason.BAD_ID: _mask(pc.or_(bad_user, bad_item)),
-        Reason.UNPARSABLE_TIMESTAMP: _mask(pc.is_null(moments)),
-        Reason.FUTURE_TIMESTAMP: _mask(pc.greater(moments, (now - EPOCH) // MICROSECOND)),
-        Reason.UNPARSABLE_NUMBER: _mask(pc.or_(no_reward, no_value)),
-        Reason.NUMBER_TOO_LARGE: _mask(pc.or_(too_large(reward), too_large(value))),
-        Reason.NEGATIVE_REWARD: _mask(_no_amount(reward)),
-        Reason.NEGATIVE_VALUE: _mask(_no_amount(value)),
+        Reason.OPEN_QUOTE: as_mask(chunk.swallowed),
+        Reason.WRONG_FIELDS: as_mask(pc.is_valid(chunk.broken)),
+        Reason.NULL_ID: as_mask(pc.or_(pc.is_null(user_id), pc.is_null(item_id))),
+        Reason.BAD_ID: as_mask(pc.or_(bad_user, bad_item)),
+        Reason.UNPARSABLE_TIMESTAMP: as_mask(pc.is_null(moments)),
+        Reason.FUTURE_TIMESTAMP: as_mask(pc.greater(moments, (now - EPOCH) // MICROSECOND)),
+        Reason.UNPARSABLE_NUMBER: as_mask(pc.or_(no_reward, no_value)),
+        Reason.NUMBER_TOO_LARGE: as_mask(pc.or_(too_large(reward), too_large(value))),
+        Reason.NEGATIVE_REWARD: as_mask(_no_amount(reward)),
+        Reason.NEGATIVE_VALUE: as_mask(_no_amount(value)),
     }
     faults = first_fault(masks, chunk.rows.num_rows)
     reward = pc.fill_null(reward, 1.0)
     filtered = np.zeros(len(faults), dtype=bool)
     if table.min_reward is not None:
-        filtered = (faults < 0) & _mask(pc.less(reward, table.min_reward))
+        filtered = (faults < 0) & as_mask(pc.less(reward, table.min_reward))
     good = pa.array((faults < 0) & ~filtered)
     file = pa.repeat(chunk.file, chunk.rows.num_rows)
     arrays = (user_id, item_id, moments, reward, value, file, chunk.numbers)
@@ -144,6 +144,7 @@ def _no_amount(numbers: pa.Array) -> pa.Array:
     return pc.or_(pc.less(numbers, 0.0), pc.invert(pc.is_finite(numbers)))
 
 
-def _mask(array: pa.Array) -> Mask:
+def as_mask(array: pa.Array) -> Mask:
+    """[n] bool, false where it is null."""
     mask: Mask = pc.fill_null(array, False).to_numpy(zero_copy_only=False)
     return mask

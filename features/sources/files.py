@@ -353,12 +353,29 @@ def read_file(
         yield from read_delimited(path, dialect, wanted=wanted, chunk_rows=chunk_rows, name=name)
         return
     number = 1
-    with _explained(path), pq.ParquetFile(path) as file:
+    with _explained(path), pq.ParquetFile(path, metadata=_metadata(path)) as file:
         for batch in file.iter_batches(batch_size=chunk_rows, columns=list(wanted)):
             numbers = pa.array(np.arange(number, number + batch.num_rows, dtype=np.int64))
             none = pa.nulls(batch.num_rows, pa.string())
             yield Chunk(name or path.name, numbers, pa.table(batch), none, pa.repeat(False, batch.num_rows))
             number += batch.num_rows
+
+
+def _metadata(path: Path) -> pq.FileMetaData:
+    """A Parquet file's metadata; without the types that Arrow had when it wrote lists of one size.
+
+    Arrow cannot read such lists back where some are null (apache/arrow issue 35692); as plain lists it can.
+    """
+    metadata = pq.read_metadata(path)
+    if not any(pa.types.is_fixed_size_list(field.type) for field in metadata.schema.to_arrow_schema()):
+        return metadata
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(end - 8)
+        size = int.from_bytes(file.read(4), "little") + 8
+        file.seek(end - size)
+        footer = file.read().replace(b"ARROW:schema", b"ARROW-schema")
+    return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
 
 
 def read_files(

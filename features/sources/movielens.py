@@ -28,11 +28,11 @@ GENRE_FLAGS = (
 
 
 def describe(rows: pa.Table, genres: Callable[[pa.Table], pa.ChunkedArray]) -> pa.Table:
-    """Adds title without year, year, genres as one text, and the name 'title (year)'.
+    """Adds title without year, year, the list of genres, and the name 'title (year)'.
 
     Args:
         rows: Movies with item_id, movie_title ('Toy Story (1995)', or without year) and perhaps release_year.
-        genres: Rows -> [n] string, genres separated by blanks.
+        genres: Rows -> [n] lists of genres.
 
     Returns:
         The rows with these columns; where a raw column has the name of one, it is replaced.
@@ -49,16 +49,16 @@ def describe(rows: pa.Table, genres: Callable[[pa.Table], pa.ChunkedArray]) -> p
     return pa.table({**kept, **added})
 
 
-def genres_of_flags(rows: pa.Table) -> pa.Array:
-    """Genres of a movie as one text, from a column of 0 or 1 for each."""
+def genres_of_flags(rows: pa.Table) -> pa.ChunkedArray:
+    """Genres of a movie, from a column of 0 or 1 for each."""
     flags = [pc.if_else(pc.equal(rows.column(genre), "1"), genre, None) for genre in GENRE_FLAGS]
-    return join_known(flags, " ")
+    return pc.split_pattern(join_known(flags, "|"), "|")
 
 
 def genres_of_bars(rows: pa.Table) -> pa.ChunkedArray:
-    """Genres of a movie as one text, from `Action|Comedy` in the column genre_list."""
-    text = pc.replace_substring(rows.column("genre_list"), "|", " ")
-    return pc.if_else(pc.equal(text, "(no genres listed)"), None, text)
+    """Genres of a movie, from `Action|Comedy` in the column genre_list."""
+    text = rows.column("genre_list")
+    return pc.split_pattern(pc.if_else(pc.equal(text, "(no genres listed)"), None, text), "|")
 
 
 RATING = "rating"
@@ -177,7 +177,7 @@ def _recbole_movies(path: Path, dialect: Dialect, names: Mapping[str, str]) -> P
     def derive(rows: pa.Table) -> pa.Table:
         plain = rows.rename_columns([name.partition(":")[0] for name in rows.column_names])
         text = rows.column(genres) if genres else pa.nulls(rows.num_rows, pa.string())
-        return describe(plain, lambda _: text)
+        return describe(plain, lambda _: pc.utf8_split_whitespace(text))
 
     return Part(path, dialect, _same(MOVIE_COLUMNS), derive)
 
@@ -217,7 +217,7 @@ def open_movielens(*, schema: Schema, path: Path, min_rating: float = 0.0) -> So
     """Recognises the layout of a folder and opens it.
 
     Columns that can be declared: users have `age`, `gender`, `occupation` and `zip_code` (100k, 1M and RecBole's
-    layout; 25M has no users table), items have `title` (without year), `year` and `genres` ('Action Comedy').
+    layout; 25M has no users table), items have `title` (without year), `year` and `genres` (a list).
 
     Args:
         schema: The declared columns.

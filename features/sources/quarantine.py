@@ -29,10 +29,12 @@ class Reason(StrEnum):
     WRONG_FIELDS = "wrong_fields"  # a line with more or fewer fields than the header
     NULL_ID = "null_id"  # an id is null or empty
     BAD_ID = "bad_id"  # an id has control characters, is too long, or is a float that has lost digits
-    UNPARSABLE_TIMESTAMP = "unparsable_timestamp"  # null, no moment, or before year 1
+    UNPARSABLE_TIMESTAMP = "unparsable_timestamp"  # null (of an event), no moment, before year 1 or after 9999
     FUTURE_TIMESTAMP = "future_timestamp"  # after the moment of the run
     UNPARSABLE_NUMBER = "unparsable_number"  # text that is no number in a numeric column
     NUMBER_TOO_LARGE = "number_too_large"  # beyond LARGEST_NUMBER, up to which sums are finite as 32-bit floats
+    UNPARSABLE_VALUE = "unparsable_value"  # no boolean, place or list where one is declared
+    WRONG_WIDTH = "wrong_width"  # a vector of another width than most, or not one weight for each value
     NEGATIVE_REWARD = "negative_reward"  # below zero, NaN or infinite
     NEGATIVE_VALUE = "negative_value"  # below zero, NaN or infinite
     DUPLICATE = "duplicate"  # user, item and timestamp of an earlier row
@@ -93,13 +95,16 @@ class Quarantine:
         reasons = np.array([reason.value for reason in REASONS], dtype=object)[faults[positions]]
         self._add([pa.repeat(chunk.file, len(positions)), chunk.numbers.take(taken), pa.array(reasons), texts])
 
-    def add_repeats(self, repeats: pa.Table, reason: Reason) -> None:
-        """Sets aside canonical rows that repeat earlier ones; of these the file holds the canonical columns."""
-        if not repeats.num_rows:
+    def add_canonical(self, traced: pa.Table, reason: Reason) -> None:
+        """Sets aside canonical rows that only the whole table shows to be faulty, such as those that repeat others.
+
+        Of these the file holds the canonical columns.
+        """
+        if not traced.num_rows:
             return
-        rows = repeats.drop_columns([SOURCE, SOURCE_ROW])
+        rows = traced.drop_columns([SOURCE, SOURCE_ROW])
         texts = as_json(rows, pa.nulls(rows.num_rows, pa.string()))
-        where = [repeats.column(name).combine_chunks() for name in (SOURCE, SOURCE_ROW)]
+        where = [traced.column(name).combine_chunks() for name in (SOURCE, SOURCE_ROW)]
         self._add([*where, pa.repeat(reason.value, rows.num_rows), texts])
 
     def add_kept(self, rows: pa.Table) -> None:

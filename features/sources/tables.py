@@ -59,7 +59,7 @@ def open_tables(
         events: Has user_id, item_id and timestamp, perhaps reward and value.
         users: Has user_id and the declared user columns.
         items: Has item_id and the declared item columns, perhaps item_name.
-        timestamp_unit: Of numeric timestamps.
+        timestamp_unit: Of numeric timestamps, those of users and items too.
 
     Returns:
         The dataset.
@@ -70,16 +70,19 @@ def open_tables(
     needed = [columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP]
     return Source(
         events=_table(events, needed, [columns.REWARD, columns.VALUE], key="events", timestamp_unit=timestamp_unit),
-        users=_entities(users, schema, "user", []),
-        items=_entities(items, schema, "item", [columns.ITEM_NAME]),
+        users=_entities(users, schema, "user", [], timestamp_unit),
+        items=_entities(items, schema, "item", [columns.ITEM_NAME], timestamp_unit),
     )
 
 
-def _entities(table: NamedTable | None, schema: Schema, tower: Tower, optional: Sequence[str]) -> RawTable | None:
+def _entities(
+    table: NamedTable | None, schema: Schema, tower: Tower, optional: Sequence[str], timestamp_unit: TimestampUnit
+) -> RawTable | None:
     if table is None:
         refuse_columns(schema, tower, where="ingest.source")
         return None
-    return _table(table, [ENTITY_KEY[tower], *schema.columns_of(tower)], optional, key=f"{tower}s")
+    needed = [ENTITY_KEY[tower], *schema.columns_of(tower)]
+    return _table(table, needed, optional, key=f"{tower}s", timestamp_unit=timestamp_unit)
 
 
 def _table(

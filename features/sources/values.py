@@ -54,7 +54,7 @@ def to_microseconds(column: pa.Array | pa.ChunkedArray, unit: TimestampUnit) -> 
         return _from_integers(array.cast(pa.int64()), unit)
     if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind):
         return _from_floats(array.cast(pa.float64(), safe=False), unit)
-    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
+    if is_text(kind):
         return _from_text(array.cast(pa.string()), unit)
     return pa.nulls(len(array), pa.int64())
 
@@ -162,7 +162,7 @@ def to_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         return to_text(array.cast(kind.value_type), where)
     if pt.is_floating(kind):
         text = _text_of_floats(array.cast(pa.float64()))
-    elif _is_list(kind):
+    elif is_list(kind):
         text = _text_of_lists(array, where)
     else:
         try:
@@ -175,9 +175,15 @@ def to_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
     return pc.if_else(pc.equal(text, ""), None, text)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    lists = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
-    return any(is_list(kind) for is_list in lists)
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is of texts of any form."""
+    return pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)  # type: ignore[no-any-return]
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is of lists of any form."""
+    forms = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
+    return any(is_form(kind) for is_form in forms)
 
 
 def _text_of_lists(array: pa.Array, where: str) -> pa.Array:

@@ -245,7 +245,7 @@ def write_days(
             days[day] = before.days[day]
             continue
         kept, repeats = split_repeats(events, EVENT_KEY)
-        quarantine.add_repeats(repeats, Reason.DUPLICATE)
+        quarantine.add_canonical(repeats, Reason.DUPLICATE)
         kept = kept.select(EVENTS_SCHEMA.names)
         digest = _write_day(kept, folder / f"{day}.parquet", day, before)
         days[day] = DayFacts(digest, kept.num_rows, repeats.num_rows)

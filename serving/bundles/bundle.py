@@ -28,7 +28,7 @@ item. Item row = catalogue row + 1. Users have the encoder's rows, 0 to U - 1, w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,7 +82,7 @@ class Bundle:
     """Over the ranked vectors of what is not withdrawn."""
     item_names: list[str | None]
     """[N] by catalogue row."""
-    categories: list[str | None]
+    categories: list[eligible.Categories]
     """[N] by catalogue row."""
     purchases: Purchases
     """[U, N]."""
@@ -101,6 +101,11 @@ class Bundle:
     def version(self) -> str:
         """Name of the bundle."""
         return self.manifest.bundle_version
+
+    def category_of(self, row: int) -> str | None:
+        """The category of a catalogue row, or its categories in one text, for people."""
+        found = self.categories[row]
+        return ", ".join(found) if isinstance(found, tuple) else found
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
@@ -153,7 +158,7 @@ class Bundle:
             digest = postings.catalogue_digest(item_ids)
             sparcode = _load(folder / SPARCODE, lambda path: files.SparCodeParts.open(path, catalogue=digest))
             _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
-        item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared_texts(items.column(CATEGORY))
+        item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared(items.column(CATEGORY))
         del items
         # What Parquet's readers took, Arrow would keep.
         pa.default_memory_pool().release_unused()
@@ -228,11 +233,13 @@ def _expect(path: Path, what: str, found: object, expected: object) -> None:
         )
 
 
-def _shared_texts(column: pa.ChunkedArray) -> list[str | None]:
-    """Texts of a column; equal ones are one object, as items are many and categories are few."""
-    encoded = column.combine_chunks().dictionary_encode()
-    texts = [*encoded.dictionary.to_pylist(), None]
-    return [texts[number] for number in encoded.indices.fill_null(len(texts) - 1).to_pylist()]
+def _shared(column: pa.ChunkedArray) -> list[eligible.Categories]:
+    """Texts, or lists of texts, of a column; equal ones are one object, as items are many and categories are few."""
+    values: Iterable[eligible.Categories] = column.to_pylist()
+    if pa.types.is_list(column.type):
+        values = (None if value is None else tuple(value) for value in column.to_pylist())
+    found: dict[eligible.Categories, eligible.Categories] = {}
+    return [found.setdefault(value, value) for value in values]
 
 
 def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -67,7 +67,7 @@ class Parts:
     sparcode: Path | None
     """Folder with the files of `serving.sparcode.files`; None where there is no such retriever."""
     items: pa.Table
-    """[N] item_id, item_name, category by catalogue row; names and categories may be null."""
+    """[N] item_id, item_name, category by catalogue row; names and categories may be null, and categories be lists."""
     purchases: Purchases
     """[U, N]."""
     popularity: npt.NDArray[np.float32]

@@ -183,6 +183,15 @@ Mask = npt.NDArray[np.bool_]
 KEPT_MASKS = 64
 
 
+Categories = str | tuple[str, ...] | None
+"""What an item is of: a category, several, or none."""
+
+
+def names_of(categories: Categories) -> tuple[str, ...]:
+    """The names of an item's categories."""
+    return (categories,) if isinstance(categories, str) else categories or ()
+
+
 class UnknownCategoryError(ValueError):
     """A category is asked for that no item has; the message names it."""
 
@@ -223,15 +232,17 @@ class Eligibility:
     """Which items of a catalogue may be answered with: not withdrawn, not denied, of the categories asked for.
 
     Args:
-        categories: [N] name of each item's category, or None.
+        categories: [N] name of each item's category, or of several, or None.
         kept_out: Catalogue rows that no user gets now. Called for every request, and returns the same array as long as
             nothing has changed.
     """
 
-    def __init__(self, categories: Sequence[str | None], kept_out: Callable[[], Items]) -> None:
-        """Numbers the categories."""
-        self._numbers: dict[str | None, int] = {None: 0}
-        self._of_item = np.array([self._numbers.setdefault(name, len(self._numbers)) for name in categories], np.int32)
+    def __init__(self, categories: Sequence[Categories], kept_out: Callable[[], Items]) -> None:
+        """Numbers what items are of, each combination of categories alike."""
+        numbers: dict[Categories, int] = {None: 0}
+        self._of_item = np.array([numbers.setdefault(found, len(numbers)) for found in categories], np.int32)
+        self._names = [names_of(found) for found in numbers]
+        self._known = dict.fromkeys(name for names in self._names for name in names)
         self._kept_out = kept_out
         self._last: tuple[Items, EligibleItems | None] | None = None
         self._of_categories = lru_cache(KEPT_MASKS)(self._mask_of)
@@ -239,7 +250,7 @@ class Eligibility:
     @property
     def category_names(self) -> list[str]:
         """Categories that an item has, in the order of the catalogue."""
-        return [name for name in self._numbers if name is not None]
+        return list(self._known)
 
     def of(
         self, *, allow: Iterable[str] | None = None, deny: Iterable[str] = (), exclude: npt.NDArray[np.integer]
@@ -247,7 +258,7 @@ class Eligibility:
         """What may be answered with.
 
         Args:
-            allow: Categories of which alone items come; None lets all come.
+            allow: Categories of which alone items come, those that have any of them; None lets all come.
             deny: Categories of which none come; one that no item has changes nothing.
             exclude: Catalogue rows that do not come.
 
@@ -260,7 +271,7 @@ class Eligibility:
         allowed = None if allow is None else frozenset(allow)
         self._check(allowed or ())
         eligible = self._unfiltered()
-        denied = frozenset(name for name in deny if name in self._numbers)
+        denied = frozenset(name for name in deny if name in self._known)
         if allowed is not None or denied:
             mask = self._of_categories(allowed, denied)
             eligible = EligibleItems(mask if eligible is None else mask & eligible.mask)
@@ -277,16 +288,16 @@ class Eligibility:
         return last[1]
 
     def _mask_of(self, allowed: frozenset[str] | None, denied: frozenset[str]) -> Mask:
-        chosen = np.full(len(self._numbers), allowed is None)
-        chosen[[self._numbers[name] for name in allowed or ()]] = True
-        chosen[[self._numbers[name] for name in denied]] = False
-        mask = chosen[self._of_item]
+        chosen = [
+            (allowed is None or not allowed.isdisjoint(names)) and denied.isdisjoint(names) for names in self._names
+        ]
+        mask = np.array(chosen)[self._of_item]
         mask.flags.writeable = False
         return mask
 
     def _check(self, names: Iterable[str]) -> None:
         for name in sorted(names):
-            if name not in self._numbers:
+            if name not in self._known:
                 near = difflib.get_close_matches(name, self.category_names, n=1)
                 meant = f"; did you mean {near[0]!r}?" if near else ""
                 raise UnknownCategoryError(f"{name!r}, which no item of this catalogue is of{meant}")

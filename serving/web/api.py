@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from features.ids import MAX_LENGTH, normal_id
-from serving.answers import ANONYMOUS, EXPLAIN_COST, RecommendRequest, did_you_mean
+from serving.answers import ANONYMOUS, EXPLAIN_COST, MOST_VALUES, RecommendRequest, did_you_mean
 
 MAX_USERS = 256
 DEFAULT_K = 10
@@ -57,10 +57,10 @@ def _as_whole(value: object) -> object:
 
 
 def _as_context(value: object) -> object:
-    is_finite = math.isfinite(value) if isinstance(value, float) else isinstance(value, int | str | None)
-    if is_finite and not isinstance(value, bool):
+    single = value if isinstance(value, list) and len(value) <= MOST_VALUES else [value]
+    if all(math.isfinite(one) if isinstance(one, float) else isinstance(one, int | str | None) for one in single):
         return value
-    raise ValueError("expected text, a finite number or null")
+    raise ValueError(f"expected text, a finite number, true, false, null or a list of at most {MOST_VALUES:,} of them")
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LENGTH)]

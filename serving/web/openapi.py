@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serving.context import value_schema
+from serving.context_values import value_schema
 from serving.recommender import Recommender
 from serving.web.api import ID_SCHEMA, MAX_NAMES, MAX_USERS, Limits, RecommendBody, SimilarItemsBody
 from serving.web.guard import PROTECTED
@@ -80,11 +80,11 @@ def recommend_schema(limits: Limits, served: Sequence[Recommender], categories: 
     fields["allow_categories"]["anyOf"][0] = _some_of(categories)
     if not all(recommender.has_weights for recommender in served):
         fields["weight_exponent"] |= {"anyOf": [_NULL]}
-    columns = served[0].bundle.encoder.schema.user_columns
+    encoder = served[0].bundle.encoder
     fields["context"] = {
         "type": "object",
         "description": fields["context"]["description"],
-        "properties": {name: {"anyOf": [value_schema(kinds), _NULL]} for name, kinds in columns.items()},
+        "properties": {name: {"anyOf": [value_schema(encoder, name), _NULL]} for name in encoder.schema.user_columns},
         "additionalProperties": False,
     }
     schema["oneOf"] = [

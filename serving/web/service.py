@@ -213,7 +213,7 @@ class Service:
             {
                 "item_id": item_id,
                 "item_name": bundle.item_names[own.indices[place]],
-                "category": bundle.categories[own.indices[place]],
+                "category": bundle.category_of(own.indices[place]),
                 "num_events": int(own.counts[place]),
                 "last_seconds": int(own.last_seconds[place]),
             }

@@ -120,7 +120,7 @@ def write_source(folder: Path) -> None:
 def register(patch: pytest.MonkeyPatch, calls: Counter[str]) -> None:
     """Enters each toy into its registry."""
 
-    def yes_or_no(raw: pa.ChunkedArray) -> np.ndarray:
+    def yes_or_no(raw: pa.ChunkedArray, moments: np.ndarray) -> np.ndarray:
         calls["kind"] += 1
         return np.array([{"yes": 1.0, "no": 0.0}.get(value, np.nan) for value in raw.to_pylist()])
 
@@ -153,7 +153,7 @@ def register(patch: pytest.MonkeyPatch, calls: Counter[str]) -> None:
 
         return Fitted(rank)
 
-    patch.setitem(KINDS, "yes_or_no", ColumnKind(Storage.STRING, numbers=yes_or_no))
+    patch.setitem(KINDS, "yes_or_no", ColumnKind(Storage.STRING, numbers={"yes_or_no": yes_or_no}))
     patch.setitem(COMPUTED, "user_toy_value", ComputedFeature("user", "value so far", lambda day: day.sum(day.value)))
     patch.setitem(HISTORY_ENCODERS, "latest", latest)
     patch.setitem(LOSSES, "toy_loss", toy_loss)
@@ -182,7 +182,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_training_reads_the_column_the_feature_the_encoder_the_loss_and_the_source(shop: Shop) -> None:
     scaling = Encoder.load(shop.paths.model / "encoder").scaling
-    assert scaling["member_yes_or_no"] == pytest.approx((0.5, 0.5), abs=0.05)
+    assert scaling["member.yes_or_no"] == pytest.approx((0.5, 0.5), abs=0.05)
     # log(1 + 2.5 n) of the n orders so far, one a day: never constant.
     assert scaling["user_toy_value"][1] > 0.1
     assert all(shop.calls[name] for name in ("kind", "encoder", "loss", "source"))

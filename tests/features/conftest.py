@@ -25,7 +25,16 @@ VERSION = "2017-01-05-5f3c9a71"
 def schema() -> Schema:
     return Schema.model_validate(
         {
-            "user_columns": {"age": "categorical", "income": "numeric"},
+            "user_columns": {
+                "age": "categorical",
+                "income": "numeric",
+                "likes": "categories",
+                "likes_weights": "weights",
+                "taste": "vector",
+                "joined": "timestamp",
+                "home": "geo",
+                "member": "boolean",
+            },
             "item_columns": {"aisle": ["categorical", "text"], "size": "numeric"},
             "item_category": "aisle",
             "user_statistics_of": ["aisle"],
@@ -48,6 +57,11 @@ def snapshot_row(schema: Schema) -> Callable[..., Row]:
                 Storage.STRINGS: [f"{name} {number}", f"é{place}"],
                 Storage.INTS: [number, place, 2**40],
                 Storage.FLOATS: [1 / 2 + number / 1024, 1 / 4],
+                Storage.BOOL: bool(number % 2),
+                Storage.MOMENT: 1_000_000_007 + number,
+                Storage.VECTOR: [number / 2, place / 8, -1.0],
+                Storage.WEIGHTS: [number / 4, 1.0],
+                Storage.PLACE: [number / 8, -place / 8],
             }[storage]
         return row | {f"{tower}_as_of_seconds": int(at.timestamp())}
 

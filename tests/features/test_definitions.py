@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from feast.cli.cli import cli
-from feast.types import Array, Float32, Int64, String
+from feast.types import Array, Bool, Float32, Int64, String
 
 from features.feast_repo.definitions import FEAST_TYPES, definitions
 from features.kinds import Storage
@@ -23,6 +23,11 @@ TYPES = {
     Storage.STRINGS: Array(String),
     Storage.INTS: Array(Int64),
     Storage.FLOATS: Array(Float32),
+    Storage.BOOL: Bool,
+    Storage.MOMENT: Int64,
+    Storage.VECTOR: Array(Float32),
+    Storage.WEIGHTS: Array(Float32),
+    Storage.PLACE: Array(Float32),
 }
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from features.encoding import MOST_DEVIATIONS, Encoder, Inputs, fit_encoder, moments_of
 from features.ids import IdMap, stable_number
-from features.kinds import trigrams
+from features.kinds import Measure, trigrams
 from features.numbers import numeric_names, numeric_values
 from features.schema import TOWERS, Schema, Tower, view_schema
 
@@ -35,6 +35,12 @@ PAST = {
     "user_aisle_shares": [0.5, 0.25, 0.25],
     "age": "old",
     "income": 30.0,
+    "likes": ["red", "gone", "blue", "red"],
+    "likes_weights": [0.5, 1.0, 0.25, 4.0],
+    "taste": [3.0, -4.0],
+    "joined": NOW - 2 * DAY,
+    "home": [48.13, 11.57],
+    "member": True,
 }
 SALES = {
     "item_as_of_seconds": NOW - 7 * DAY,
@@ -60,11 +66,17 @@ def encoder(schema: Schema) -> Encoder:
         schema=schema,
         user_ids=IdMap(["u1", "u2"]),
         item_ids=IdMap(["i1", "i2", "i3", "i4", "i5"]),
-        vocabularies={"age": IdMap(["old", "young"]), "aisle": IdMap(["Ice cream", "tea"])},
+        vocabularies={
+            "age": IdMap(["old", "young"]),
+            "aisle": IdMap(["Ice cream", "tea"]),
+            "likes_values": IdMap(["blue", "red"]),
+            "home_cells": IdMap(["2:24:5"]),
+        },
         scaling={name: (place / 10, 1 + place / 7) for place, name in enumerate(names)},
         history_length=4,
         text_length=5,
         text_buckets=97,
+        measures={"likes_values": Measure(3), "taste": Measure(2, 0.5)},
     )
 
 
@@ -125,6 +137,19 @@ def test_ids_categories_and_texts_point_to_their_rows(encoder: Encoder) -> None:
     np.testing.assert_array_equal(items["aisle_text"], ice_cream)
 
 
+def test_lists_vectors_and_places_point_to_their_rows(encoder: Encoder) -> None:
+    other = {"likes": ["blue"], "likes_weights": None, "taste": [1.0], "home": None}
+    users = encoded(encoder, "user", {"user_id": "u2", **PAST}, {"user_id": "u1", **PAST, **other}, {"user_id": "u1"})
+    # Blue is 1, red is 2, what is not known is 0; the fourth value is one too many.
+    assert users["likes_values"].tolist() == [[2, 0, 1], [1, 0, 0], [0, 0, 0]]
+    # Weights that add up to 7/4 where there are three of them.
+    weights = [[6 / 7, 12 / 7, 3 / 7], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    np.testing.assert_allclose(users["likes_weights"], weights, rtol=1e-6)
+    # Half of (3, -4), and the mark of what is missing: a vector of another width is none.
+    assert users["taste"].tolist() == [[1.5, -2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
+    assert users["home_cells"].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
 def test_unknown_ids_and_nulls_have_row_zero(encoder: Encoder) -> None:
     users = encoded(encoder, "user", {"user_id": "new", **PAST, "age": "ancient"}, {"user_id": None, "age": None})
     assert users["user_id"].tolist() == users["age"].tolist() == [0, 0]
@@ -172,7 +197,7 @@ def test_a_schema_without_shares_has_no_such_input(encoder: Encoder) -> None:
 
 def test_an_unknown_number_is_encoded_as_the_average(encoder: Encoder) -> None:
     """Scaled numbers are centred, and nothing known is zero there."""
-    assert encoded(encoder, "user", {"user_id": "u1"})["user_numeric"].tolist() == [[0.0] * 6]
+    assert encoded(encoder, "user", {"user_id": "u1"})["user_numeric"].tolist() == [[0.0] * 15]
     assert encoded(encoder, "item", {"item_id": "i1"})["item_numeric"].tolist() == [[0.0] * 10]
 
 
@@ -180,13 +205,19 @@ def test_numbers_are_shifted_and_scaled(encoder: Encoder) -> None:
     inputs = encoded(encoder, "user", {"user_id": "u1", **PAST})["user_numeric"][0]
     # log(1 + x) of events, items, days, value and days since the last event, then the column as it is.
     plain = [math.log(8), math.log(4), math.log(3), math.log(13.5), math.log(1 + 3), 30.0]
+    # Joined two days before, on a Wednesday at midnight, when 332 of the 365 days of 2017 had passed: age, not ahead,
+    # and sine and cosine of hour, weekday and day of the year. Then the flag.
+    shares = [0, 2 / 7, 332 / 365]
+    waves = [wave(2 * math.pi * share) for share in shares for wave in (math.sin, math.cos)]
+    plain += [math.log(3), 0.0, *waves, 1.0]
     expected = [(value - place / 10) / (1 + place / 7) for place, value in enumerate(plain)]
     np.testing.assert_allclose(inputs, np.minimum(expected, MOST_DEVIATIONS), rtol=1e-6)
 
 
 def test_a_number_far_from_those_of_training_is_limited(encoder: Encoder) -> None:
     far = [encoded(encoder, "user", {"user_id": "u1", **PAST, "income": value}) for value in (1e20, -1e20)]
-    assert [one["user_numeric"][0][-1] for one in far] == [MOST_DEVIATIONS, -MOST_DEVIATIONS]
+    place = numeric_names(encoder.schema, "user").index("income")
+    assert [one["user_numeric"][0][place] for one in far] == [MOST_DEVIATIONS, -MOST_DEVIATIONS]
 
 
 def test_a_user_without_events_has_no_recency_and_refunds_do_not_make_a_value_negative(encoder: Encoder) -> None:
@@ -332,7 +363,12 @@ def test_a_number_that_never_varies_or_was_never_seen_is_scaled_by_one(schema: S
 
 
 def fit(schema: Schema, samples: Any) -> Encoder:
-    users = pa.table({"user_id": ["u2", "u1"], "age": ["young", None], "income": [1.0, 2.0]})
+    users = raw(
+        schema,
+        "user",
+        {"user_id": "u2", "age": "young", "income": 1.0, "likes": ["red", "blue"], "taste": [3.0, 4.0]},
+        {"user_id": "u1", "income": 2.0, "likes": ["red", "red", "old"], "home": [48.13, 11.57]},
+    )
     items = pa.table({"item_id": ["i1", "i9", "i5"], "aisle": ["tea", "Ice", "tea"], "size": [1.0, 2.0, None]})
     return fit_encoder(schema, users, items, samples, history_length=4, text_length=5, text_buckets=97)
 
@@ -344,7 +380,11 @@ def test_ids_have_the_rows_of_their_tables_and_categories_those_of_the_alphabet(
     assert {name: values.ids(range(1, len(values))) for name, values in made.vocabularies.items()} == {
         "age": ["young"],
         "aisle": ["Ice", "tea"],
+        "likes_values": ["blue", "old", "red"],
+        "home_cells": ["0.02:2406:578", "0.1:481:115", "0.5:96:23", "2:24:5"],
     }
+    # The longest list; the width of vectors, and one over their mean length.
+    assert made.measures == {"likes_values": Measure(3), "taste": Measure(2, 0.2)}
 
 
 def test_both_sides_have_as_many_buckets_as_asked_for() -> None:

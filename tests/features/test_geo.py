@@ -77,6 +77,20 @@ def test_cells_are_an_input_of_the_tower_and_survive_on_disk(tmp_path: Path) -> 
         assert (found[1] == 0).all()
 
 
+def test_a_pair_in_one_column_lies_in_the_cells_of_two_columns() -> None:
+    places = [(48.13, 11.57), (-0.01, 179.99), (48.13, None), None, (89.9, -179.9)]
+    schema = Schema.model_validate({"item_columns": {"place": "geo"}})
+    names = [f"i{number}" for number in range(len(places))]
+    pairs = pa.array([None if pair is None or None in pair else pair for pair in places], pa.list_(pa.float32()))
+    items = pa.table({"item_id": names, "place": pairs})
+    made = fit_encoder(schema, pa.table({"user_id": ["u"]}), items, [], history_length=2, text_length=3, text_buckets=7)
+    [(spec, facts)] = made.facts_of(items)
+    north, east = zip(*((None, None) if pair is None else pair for pair in places), strict=True)
+    expected = cell_rows(column(*north), column(*east), vocabulary_of(column(*north), column(*east)))
+    assert (spec.name, spec.kind, spec.num_rows) == ("place_cells", "cells", expected.max() + 1)
+    np.testing.assert_array_equal(facts["place_cells"], expected)
+
+
 @pytest.mark.parametrize(
     ("geo", "message"),
     [

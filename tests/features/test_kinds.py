@@ -9,22 +9,22 @@ from pydantic import ValidationError
 
 from features.computed import COMPUTED, ComputedFeature
 from features.encoding import fit_encoder
-from features.ingest import entity_schema
 from features.kinds import KINDS, ColumnKind, InputSpec, OwnInput, Storage
 from features.numbers import OF_STATISTICS, numeric_inputs, numeric_names, numeric_values
 from features.schema import Schema, view_schema
+from features.sources.entities import entity_schema
 
 
-def flag_to_number(raw: pa.ChunkedArray) -> np.ndarray:
+def flag_to_number(raw: pa.ChunkedArray, moments: np.ndarray) -> np.ndarray:
     return np.array([{"yes": 1.0, "no": 0.0}.get(value, np.nan) for value in raw.to_pylist()])
 
 
 def test_a_kind_that_gives_numbers_joins_the_numeric_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "flag", ColumnKind(Storage.STRING, numbers=flag_to_number))
+    monkeypatch.setitem(KINDS, "flag", ColumnKind(Storage.STRING, numbers={"flag": flag_to_number}))
     schema = Schema.model_validate({"user_columns": {"member": "flag", "age": "numeric"}})
     assert entity_schema(schema, "user").field("member").type == pa.string()
     assert view_schema(schema, "user").field("member").type == pa.string()
-    assert numeric_names(schema, "user")[-2:] == ["member_flag", "age"]
+    assert numeric_names(schema, "user")[-2:] == ["member.flag", "age"]
     raw = [
         {"member": "yes"},
         {"member": "no"},
@@ -32,7 +32,7 @@ def test_a_kind_that_gives_numbers_joins_the_numeric_input(monkeypatch: pytest.M
     ]
     table = pa.Table.from_pylist(raw, schema=view_schema(schema, "user"))
     found = numeric_values(table, schema, "user", as_of_seconds=np.zeros(3, np.int64))
-    np.testing.assert_array_equal(found["member_flag"], [1.0, 0.0, np.nan])
+    np.testing.assert_array_equal(found["member.flag"], [1.0, 0.0, np.nan])
 
 
 def test_a_kind_with_its_own_input_gets_one_in_addition_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +60,9 @@ def test_a_kind_gives_either_numbers_or_an_input_of_its_own() -> None:
         ColumnKind(Storage.FLOAT)
 
 
-def test_a_kind_is_stored_as_text_or_as_numbers() -> None:
-    with pytest.raises(ValueError, match="stored as string or float, and this kind asks for floats"):
-        ColumnKind(Storage.FLOATS, numbers=flag_to_number)
+def test_a_kind_is_not_stored_as_a_statistic() -> None:
+    with pytest.raises(ValueError, match="asks to be stored as floats, expected one of: string, float, strings, bool"):
+        ColumnKind(Storage.FLOATS, numbers={"flag": flag_to_number})
 
 
 def test_an_unknown_computed_feature_is_named_with_the_known_ones() -> None:

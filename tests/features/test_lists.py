@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.encoding import dense_shares, flat_list
+from features.encoding import dense_shares
 from features.ids import IdMap
+from features.lists import flat
 from features.schema import MAX_SHARES, Shares
 
 FIELD = Shares("age", "item_age_values", "item_age_shares")
@@ -28,7 +29,7 @@ def table_of(rows: list[list[tuple[str, float]] | None]) -> pa.Table:
 
 @given(st.lists(st.none() | LISTS.filter(lambda row: len(row) <= 5), max_size=6), st.integers(0, 3))
 def test_each_value_has_its_row_and_its_place_in_it(rows: list[list[tuple[str, float]] | None], length: int) -> None:
-    values, (row, place) = flat_list(table_of(rows), FIELD.values, length)
+    values, (row, place) = flat(table_of(rows).column(FIELD.values), length)
     expected = [
         (value, number, spot) for number, row in enumerate(rows) for spot, (value, _) in enumerate((row or [])[:length])
     ]

@@ -45,6 +45,7 @@ def fill(store: Store, until: int) -> None:
 def store(make_store: Callable[..., Store], snapshot_row: Callable[..., Row], tmp_path: Path) -> Store:
     """Boris has nulls and empty lists; the others have every field."""
     boris: Row = {"user_history": [], "user_history_seconds": [], "age": None, "income": None, "user_value": -0.0}
+    boris |= dict.fromkeys(("likes", "likes_weights", "taste", "joined", "home", "member"))
     rows = [snapshot_row("user", name, day(1), 7) for name in ("anna", "zoë", "")]
     rows += [snapshot_row("user", "boris", day(1), 8) | boris, snapshot_row("user", "anna", day(2), 9)]
     store = make_store(tmp_path / "features", user=rows, version=VERSION)
@@ -64,7 +65,7 @@ def test_every_kind_of_field_is_read_as_feast_reads_it(store: Store) -> None:
     schema = view_schema(store.settings.schema, "user")
     by_feast = OnlineUsers(store.feast, schema, wait_seconds=1.0)
     assert {str(kind) for kind in schema.types} == {
-        "int64", "float", "string", "list<item: string>", "list<item: int64>", "list<item: float>",
+        "int64", "float", "string", "bool", "list<item: string>", "list<item: int64>", "list<item: float>",
     }  # fmt: skip
     for asked in (USERS, *([user] for user in USERS), []):
         found = direct(store)(asked)

@@ -39,8 +39,7 @@ NO_PAST = {
     "user_history_seconds": [],
     "user_aisle_values": [],
     "user_aisle_shares": [],
-    "age": None,
-    "income": None,
+    **dict.fromkeys(("age", "income", "likes", "likes_weights", "taste", "joined", "home", "member")),
 }
 Row = dict[str, Any]
 

@@ -45,6 +45,20 @@ def without(table: dict[str, list[Any]], name: str) -> dict[str, list[Any]]:
     return {column: values for column, values in table.items() if column != name}
 
 
+VECTORS: dict[int, list[Any]] = {size: pa.array([[1.0] * size], pa.list_(pa.float32(), size)) for size in (2, 3)}
+
+
+def test_vectors_of_another_width_need_a_full_retrain(tmp_path: Path) -> None:
+    declared = DECLARED | {"content": "vector"}
+    before, now = (facts(tmp_path, items=ITEMS | {"content": VECTORS[n]}, item_columns=declared) for n in (2, 3))
+    [found] = schema_changes(before, now)
+    assert found.needs_full
+    assert str(found) == (
+        "items.content was fixed_size_list<element: float>[2] and is fixed_size_list<element: float>[3] now in the "
+        "source: vectors of another width, which what was learned of them does not fit; do a full retrain with --full"
+    )
+
+
 CHANGES = [
     pytest.param(
         {"items": ITEMS | {"shelf": [3]}},

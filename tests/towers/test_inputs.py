@@ -21,6 +21,7 @@ from towers.inputs import (
     embedding_tables,
     feature_vectors,
     input_tensors,
+    projections,
 )
 
 ROWS = np.array([[3, 5, 0, 0]], np.int32)
@@ -118,6 +119,33 @@ def test_each_kind_of_input_gives_its_vector_by_hand() -> None:
     # The mean of buckets 1 and 3; padding counts nothing, for any content of row 0.
     np.testing.assert_allclose(of_text, [[6 / 2, 5 / 2], [0, 0]], rtol=EPSILON)
     assert of_numbers.tolist() == [[0.5 + 2 * 2, -2], [0, 0]]
+
+
+def test_several_values_and_vectors_give_their_vectors_by_hand() -> None:
+    specs = [
+        InputSpec("tags_values", "categories", 2, 4, weights="tags_weights"),
+        InputSpec("likes_values", "categories", 2, 3),
+        InputSpec("tags_weights", "weights", 2),
+        InputSpec("content", "vector", 3),
+    ]
+    tensors = input_tensors(specs)
+    tables = {**embedding_tables(specs, width=2), **projections(specs, width=2)}
+    model = tf_keras.Model(tensors, feature_vectors(specs, tensors, width=2, tables=tables))
+    tables["tags_values"].set_weights([np.array([[99, 99], [1, 0], [0, 1], [5, 5]], np.float32)])
+    tables["likes_values"].set_weights([np.array([[99, 99], [1, 2], [3, 4]], np.float32)])
+    tables["content"].set_weights([np.array([[1, 0], [0, 1], [7, 8]], np.float32)])
+    inputs = {
+        "tags_values": np.array([[1, 3], [0, 2], [0, 0]], np.int32),
+        "tags_weights": np.array([[3, 1], [5, 2], [1, 1]], np.float32),
+        "likes_values": np.array([[1, 2], [0, 2], [0, 0]], np.int32),
+        "content": np.array([[2, 3, 0], [0, 0, 1], [0, 0, 0]], np.float32),
+    }
+    # Weights alone give no vector.
+    of_tags, of_likes, of_content = (vector.numpy() for vector in model(inputs))
+    np.testing.assert_allclose(of_tags, [[(3 + 5) / 4, 5 / 4], [0, 1], [0, 0]], rtol=EPSILON)
+    np.testing.assert_allclose(of_likes, [[2, 3], [3, 4], [0, 0]], rtol=EPSILON)
+    # What is missing has a vector of its own.
+    assert of_content.tolist() == [[2, 3], [7, 8], [0, 0]]
 
 
 @pytest.mark.parametrize("training", [False, True])

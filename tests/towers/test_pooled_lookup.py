@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from towers.inputs import PooledFacts, PooledLookup, pooled_lookup
+from towers.inputs import Fact, PooledFacts, PooledLookup, pooled_fact, pooled_lookup
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -62,3 +62,31 @@ def test_the_table_is_shared_with_its_other_readers() -> None:
     total = table(inputs["own"]) + PooledLookup(table)((inputs["met"], weights))[:, 0]
     model = tf_keras.Model(inputs, total)
     assert [tuple(weights.shape) for weights in model.trainable_weights] == [(6, 2)]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_item_is_described_by_the_mean_of_its_known_values(weighted: bool) -> None:
+    table = tf_keras.layers.Embedding(5, 2)
+    values = np.array([[0, 0], [1, 4], [2, 0]], np.int32)
+    weights = np.array([[1, 1], [3, 1], [0.5, 9]], np.float32) if weighted else None
+    layer = pooled_fact(Fact("tags", values, weights, is_mean=True), table, name="tags_of_history")
+    rows, counts = tf.constant([[1, 2, 0]]), tf.constant([[[1.0, 0.5, 7.0]]])
+    for training in (True, False):
+        found = layer((rows, counts), training=training)[0, 0]
+        # The second value of item 2 is not known: its weight counts nothing. Totals are a thousandth larger.
+        first = (3 * table(1) + table(4)) / 4.001 if weighted else (table(1) + table(4)) / 2.001
+        second = 0.5 * table(2) / 0.501 if weighted else table(2) / 1.001
+        np.testing.assert_allclose(found, first + 0.5 * second, rtol=1e-5, atol=1e-7)
+
+
+def test_vectors_of_items_are_summed_behind_the_projection_that_is_shared() -> None:
+    projection = tf_keras.layers.Dense(2, use_bias=False, name="content_projection")
+    vectors = np.array([[0, 0, 1], [1, 2, 0], [0, -1, 0]], np.float32)
+    layer = pooled_fact(Fact("content", vectors), projection, name="content_of_history")
+    rows, weights = tf.constant([[1, 2, 9]]), tf.constant([[[1.0, 0.5, 0.0], [0.0, 0.0, 1.0]]])
+    found = [layer((rows, weights), training=training)[0].numpy() for training in (True, False)]
+    # Rows beyond the items, of ids that have a bucket only, are those of the last one.
+    expected = projection(np.array([[1, 1.5, 0], [0, -1, 0]], np.float32))
+    for one in found:
+        np.testing.assert_allclose(one, expected, rtol=1e-5)
+    assert projection.kernel.name == "content_projection/kernel:0"

@@ -12,8 +12,8 @@ import tf_keras
 from features.encoding import HISTORY, HISTORY_AGE, Inputs
 from features.kinds import InputSpec
 from towers.history import gru, weighted_means
-from towers.inputs import HistoryEncoder
-from towers.two_tower import Head, TwoTower, UnitLength, build_two_tower
+from towers.inputs import Fact, HistoryEncoder
+from towers.two_tower import Head, TwoTower, UnitLength, build_two_tower, with_last_place
 
 Rows = Callable[..., Inputs]
 Randomise = Callable[[tf_keras.Model], None]
@@ -258,3 +258,39 @@ def test_id_dropout_trains_the_rows_of_the_buckets(
         for gradient, rows in zip(tape.gradient(total, tables), (own, met), strict=True):
             moved = np.flatnonzero(tf.convert_to_tensor(gradient).numpy().any(axis=1))
             assert set(moved.tolist()) - {0} == rows
+
+
+def test_the_place_of_the_latest_item_is_a_feature_of_the_user() -> None:
+    users = [
+        InputSpec("user_id", "id", None, 3),
+        InputSpec(HISTORY, "history", 3, 4),
+        InputSpec(HISTORY_AGE, "history_number", 3),
+    ]
+    items = [InputSpec("item_id", "id", None, 4), InputSpec("place_cells", "cells", 2, 5)]
+    cells = np.array([[0, 0], [1, 4], [2, 4], [3, 0]], np.int32)
+    fact = Fact("place_cells", cells, is_place=True)
+
+    def nothing(history: object) -> tf.Tensor:
+        return tf.zeros_like(history.weighted_sums(tf.zeros([1, 1, 3])))[:, 0]  # type: ignore[attr-defined]
+
+    built = build_two_tower(users, items, embedding_dim=2, history=nothing, item_facts=[fact])
+    table = next(layer for layer in built.item.layers if layer.name == "place_cells_table").embeddings.numpy()
+    histories = np.array([[1, 3, 3], [1, 2, 0], [2, 1, 1], [0, 0, 0]], np.int32)
+    inputs = {"user_id": np.zeros(4, np.int32), HISTORY: histories, HISTORY_AGE: np.zeros((4, 3), np.float32)}
+    found = built.user(inputs).numpy()
+    # At first the vector of the place as the item tower has it; ids start at zero, and nothing else is known.
+    last = np.stack([table[cells[row]].sum(axis=0) for row in (1, 1, 2)] + [np.zeros(2)])
+    bias = built.user.get_layer("user_bias").bias.numpy()
+    expected = (last + bias) / np.linalg.norm(last + bias, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    plain = build_two_tower(users, items, embedding_dim=2, item_facts=with_last_place([fact], chosen=False))
+    assert not any("last" in layer.name for layer in plain.user.layers)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [(True, [True, True, False]), (False, [False] * 3), (None, [True, False, False])]
+)
+def test_the_last_place_is_read_of_columns_or_as_chosen(chosen: bool | None, expected: list[bool]) -> None:
+    cells = np.zeros((4, 2), np.int32)
+    places = [Fact("place_cells", cells, is_place=True), Fact("item_cells", cells, is_place=True), Fact("kind", cells)]
+    assert [fact.is_place for fact in with_last_place(places, chosen=chosen)] == expected

@@ -16,7 +16,7 @@ from towers.co_purchase import ItemFactors, with_factors
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented
 from towers.history import attention, gru, self_attention, weighted_means
-from towers.inputs import HistoryEncoder
+from towers.inputs import Fact, HistoryEncoder
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 from training.export import export_tower
@@ -128,6 +128,42 @@ def test_the_exported_tower_answers_as_keras_does(
         found = exported.embed(inputs)
         assert np.isfinite(found).all()
         np.testing.assert_allclose(found, model(inputs).numpy(), atol=1e-5)
+
+
+def test_every_kind_of_fact_is_exported(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    users = [
+        InputSpec("user_id", "id", None, 4),
+        InputSpec("likes_values", "categories", 3, 5, weights="likes_weights"),
+        InputSpec("likes_weights", "weights", 3),
+        InputSpec("taste", "vector", 4),
+        InputSpec("home_cells", "cells", 4, 6),
+        InputSpec(HISTORY, "history", 5, 8),
+        InputSpec(HISTORY_AGE, "history_number", 5),
+    ]
+    items = [
+        InputSpec("item_id", "id", None, 8),
+        InputSpec("tags_values", "categories", 2, 5, weights="tags_weights"),
+        InputSpec("tags_weights", "weights", 2),
+        InputSpec("content", "vector", 3),
+        InputSpec("place_cells", "cells", 4, 6),
+    ]
+    facts = [
+        Fact("tags_values", rng.integers(0, 5, (8, 2), np.int32), rng.random((8, 2), np.float32), is_mean=True),
+        Fact("content", rng.normal(size=(8, 3)).astype(np.float32)),
+        Fact("place_cells", rng.integers(0, 6, (8, 4), np.int32), is_place=True),
+    ]
+    built = trained_alike(build_two_tower(users, items, embedding_dim=4, hidden_units=(6,), item_facts=facts))
+    for model, specs in ((built.user, users), (built.item, items)):
+        export_tower(model, tmp_path / "tower.tflite")
+        exported = ExportedTower(tmp_path / "tower.tflite")
+        for num_rows in (1, 9):
+            inputs = {}
+            for spec in specs:
+                shape = (num_rows,) if spec.length is None else (num_rows, spec.length)
+                values = rng.integers(0, spec.num_rows, shape) if spec.num_rows else rng.random(shape)
+                inputs[spec.name] = values.astype(spec.dtype)
+            np.testing.assert_allclose(exported.embed(inputs), model(inputs).numpy(), atol=1e-5)
 
 
 def test_an_input_that_no_part_reads_stays_an_input(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ FULL_FIT: dict[str, Change] = {
     "towers.history_encoder": ("toy_encoder", "~mean.*"),
     "towers.history_power": (0.75, "mean.power"),
     "towers.history_decay_days": ((11.0,), "mean.decay_days"),
+    "towers.last_place": (True, "with_last_place.chosen"),
     "towers.text_length": (13, "fit_encoder.text_length"),
     "towers.text_buckets": (17, "fit_encoder.text_buckets"),
     "towers.head": ("mlp", "build_two_tower.head"),

@@ -164,7 +164,7 @@ def _replace_towers(wiring: Wiring) -> None:
     wiring.record(co_purchase, "item_factors")
     wiring.record(co_purchase, "with_factors", answer=lambda given: wider)
     wiring.record(fit, "build_two_tower", "make_optimizer", "VectorQueue", "StreamingFrequency", "make_deterministic")
-    wiring.record(fit, "with_three_parts", "listed", "epoch_batches")
+    wiring.record(fit, "with_three_parts", "with_last_place", "listed", "epoch_batches")
     wiring.record(fit, "hard_per_row", answer=lambda given: 7)
     wiring.record(fit, "concatenate", answer=joined)
     wiring.record(fit, "RetrievalModel", answer=model)

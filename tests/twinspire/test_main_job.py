@@ -128,6 +128,7 @@ NAMES: dict[str, Any] = {
     "features.offline_store": {"type": "file"},
     "index.form": "ip",
     "towers.history_encoder": "toy",
+    "towers.last_place": True,
     "towers.history_settings": {"width": 3},
     "training.extra_losses": {"hard_in_batch": {"arguments": {"num_hard": 1, "margin": 0.1}}},
     "training.negatives.extra_sources": {"random": {"num": 3}},

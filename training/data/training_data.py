@@ -210,9 +210,24 @@ def grown_encoder(
     towers: config.TowerConfig,
     history_length: int,
 ) -> encoding.Encoder:
-    """The encoder of an earlier fit with today's ids and values; numbers are scaled as they were then."""
+    """The encoder of an earlier fit with today's ids and values; numbers are scaled as they were then.
+
+    Raises:
+        ValueError: Vectors have another width than they had.
+    """
     today = fit_encoder_on(paths, [], dataset=dataset, towers=towers, history_length=history_length)
-    return replace(today, scaling=parent.scaling)
+    for spec in (spec for tower in schema.TOWERS for spec in today.input_specs(tower) if spec.kind == "vector"):
+        before, now = parent.measures[spec.name].length, today.measures[spec.name].length
+        if before != now:
+            raise ValueError(
+                f"the vectors of column {spec.name} have {now} numbers, expected {before} as in the fit that this one "
+                "would start from; correct the source, or do a full retrain, with --full"
+            )
+    measures = {
+        name: replace(measure, scale=parent.measures[name].scale) if name in parent.measures else measure
+        for name, measure in today.measures.items()
+    }
+    return replace(today, scaling=parent.scaling, measures=measures)
 
 
 def fit_encoder_on(
@@ -292,23 +307,42 @@ def first_meetings(encoder: encoding.Encoder, paths: RunPaths, *, since: dt.date
 
 
 def _categories(facts: Sequence[Fact], encoder: encoding.Encoder) -> npt.NDArray[np.int32]:
-    """Category of each row of items, 0 for the unknown item and where there is none: [rows of items] int32."""
-    num_rows = len(encoder.item_ids)
-    found = (fact.rows[:num_rows] for fact in facts if fact.name == encoder.schema.item_category)
-    return next(found, np.zeros(num_rows, np.int32))
+    """Category of each row of items, 0 for the unknown item and where there is none: [rows of items] int32.
+
+    Of items with several categories, all of them together are one.
+    """
+    num_rows, category = len(encoder.item_ids), encoder.schema.item_category
+    for fact in facts:
+        if fact.name == category:
+            return fact.values[:num_rows].astype(np.int32)
+        if category is not None and fact.name == category + encoding.VALUES_SUFFIX:
+            # Sorted, so that no category, in row 0 at least, comes first.
+            _, together = np.unique(fact.values[:num_rows], axis=0, return_inverse=True)
+            return np.asarray(together.ravel(), np.int32)
+    return np.zeros(num_rows, np.int32)
+
+
+LARGEST_VECTORS_BYTES = 2**26
+"""Vectors of all items up to which those of a history are known by them: they are part of the exported user tower."""
 
 
 def _facts(paths: RunPaths, encoder: encoding.Encoder) -> list[Fact]:
-    """Values of the categorical columns and cells of each item; unknown ones where the id has a bucket only."""
-    items = pq.read_table(paths.tables / "items.parquet")
+    """What is known of each item besides its id; unknown where the id has a bucket only."""
     num_rows = encoder.item_ids.num_table_rows
     facts = []
-    for spec in encoder.input_specs("item"):
-        if spec.kind in ("categorical", "cells"):
-            values = encoder.facts_of(items, spec)
-            rows = np.zeros((num_rows, *values.shape[1:]), np.int32)
-            rows[1 : len(values) + 1] = values
-            facts.append(Fact(spec.name, rows))
+    for spec, inputs in encoder.facts_of(pq.read_table(paths.tables / "items.parquet")):
+        by_row = {}
+        for name, values in inputs.items():
+            by_row[name] = np.zeros((num_rows, *values.shape[1:]), values.dtype)
+            if spec.kind == "vector":
+                # The mark of what is missing.
+                by_row[name][:, -1] = 1.0
+            by_row[name][1 : len(values) + 1] = values
+        if spec.kind == "vector" and by_row[spec.name].nbytes > LARGEST_VECTORS_BYTES:
+            continue
+        weights = by_row[spec.weights] if spec.weights else None
+        is_mean, is_place = spec.kind == "categories", spec.kind == "cells"
+        facts.append(Fact(spec.name, by_row[spec.name], weights, is_mean=is_mean, is_place=is_place))
     return facts
 
 

@@ -41,3 +41,11 @@ def test_items_denied_later_are_left_out_of_cached_categories() -> None:
     kept_out.append(np.array([0], np.int32))
     assert rows(eligibility, allow=["fish"]) == [3]
     assert rows(eligibility) == [1, 2, 3]
+
+
+def test_an_item_of_several_categories_is_of_each_of_them() -> None:
+    eligibility = Eligibility([("fish", "fresh"), None, ("fruit",), "fish", ("fish", "fresh"), ()], lambda: NOTHING)
+    assert eligibility.category_names == ["fish", "fresh", "fruit"]
+    assert rows(eligibility, allow=["fresh", "fruit"]) == [0, 2, 4]
+    assert rows(eligibility, allow=["fish"], deny=["fresh"]) == [3]
+    assert rows(eligibility, deny=["fish"]) == [1, 2, 5]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from features.kinds import Measure
 from features.schema import Schema
 from serving.arms import one_arm
 from serving.bundles.bundle import Bundle
@@ -29,7 +30,19 @@ from serving.web.guard import Protection
 from serving.web.metrics import Metrics
 from serving.web.service import Service
 
-COLUMNS = {"age": "categorical", "income": "numeric", "size": ["numeric", "categorical"], "about": "text"}
+COLUMNS = {
+    "age": "categorical",
+    "income": "numeric",
+    "size": ["numeric", "categorical"],
+    "about": "text",
+    "likes": "categories",
+    "likes_weights": "weights",
+    "taste": "vector",
+    "joined": "timestamp",
+    "home": "geo",
+    "member": "boolean",
+}
+MEASURES = {"likes_values": Measure(2), "taste": Measure(2)}
 PROTECTION = Protection(max_items=12_800)
 
 
@@ -37,7 +50,7 @@ def application(written: Path, protection: Protection = PROTECTION) -> Any:
     """A server that reads no features, so that columns may be what no tower knows."""
     bundle = Bundle.open(written)
     schema = Schema(user_columns=COLUMNS, **bundle.encoder.schema.model_dump(exclude={"user_columns"}))
-    bundle = dataclasses.replace(bundle, encoder=dataclasses.replace(bundle.encoder, schema=schema))
+    bundle = dataclasses.replace(bundle, encoder=dataclasses.replace(bundle.encoder, schema=schema, measures=MEASURES))
     ranking = RankingConfig(retriever="repeat", fusion_weights={"repeat": 1.0})
     retrievers = retrievers_of(bundle, ranking, ef_search=50)
     recommender = Recommender(bundle, lambda _: None, retrievers=retrievers, default_retriever="repeat")  # type: ignore[arg-type,return-value]
@@ -83,6 +96,12 @@ CATEGORIES = st.one_of(
 )
 VALUES = st.sampled_from(
     ["young", "", 3, -2.5, 1e30, 1e31, -1e300, 10**400, True, None, "7", "7.5", "1e5", "7\n", [], {}]
+) | st.sampled_from(
+    [
+        *(False, 1.0, 253_402_300_800, {"a": 1}, [None], [True], [[1.0]]),
+        *(["a"], ["a", 1], ["a"] * 1000, ["a"] * 1001),
+        *([1.5, -90], [90.5, 0], [-90, 181], [0.0, 1e31], [1] * 3, [-1.0]),
+    ]
 )
 FIELDS: dict[str, Any] = {
     "user_id": st.one_of(GOOD_IDS, IDS),

@@ -7,7 +7,7 @@ out alone. Shape letters: B rows, T history length, L trigrams, D vector width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ Tensors = dict[str, tf.Tensor]
 Tables = dict[str, tf_keras.layers.Embedding]
 SMALLEST_WEIGHT = 1e-3
 """Added to a total weight, so that a mean of nothing is zero."""
+# From there on, a dense product costs less than what is sparse saves.
+MOST_SPARSE_SUMS = 8
 
 
 class BucketDropout(tf_keras.layers.Layer):  # type: ignore[misc]
@@ -75,7 +77,8 @@ def pooled_lookup(vectors_of: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor,
         pooled_bk = sum_t w_bkt vector(row_bt)
 
     The plain way makes B x T vectors, B x T gradients, and lets the optimiser sort out which of them are of one row.
-    Here the weights are a sparse matrix over the distinct rows, whose product needs neither.
+    Here the weights are a sparse matrix over the distinct rows, whose product needs neither. Of many sums of the same
+    rows, a dense product is faster.
 
     Args:
         vectors_of: Distinct rows [n] -> vectors [n, D] float32; gets a sparse gradient without repeated rows.
@@ -86,6 +89,8 @@ def pooled_lookup(vectors_of: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor,
         [B, K, D] float32, zeros where all weights are 0.
     """
     shape, num_sums = tf.shape(weights, out_type=tf.int64), weights.shape[1]
+    if num_sums > MOST_SPARSE_SUMS:
+        return tf.matmul(weights, distinct_lookup(vectors_of, rows))
     distinct, column = tf.unique(tf.reshape(rows, [-1]), out_idx=tf.int64)
     columns = tf.broadcast_to(tf.reshape(column, [shape[0], 1, shape[2]]), shape)
     row = tf.repeat(tf.range(shape[0] * shape[1]), shape[2])
@@ -96,6 +101,17 @@ def pooled_lookup(vectors_of: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor,
     )
     vectors = vectors_of(distinct)
     return tf.reshape(tf.sparse.sparse_dense_matmul(by_row, vectors), [-1, num_sums, vectors.shape[-1]])
+
+
+def distinct_lookup(vectors_of: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+    """Vectors by row, for training: rows [B, T] int32 -> [B, T, D] float32, each distinct row looked up once.
+
+    Args:
+        vectors_of: Distinct rows [n] -> vectors [n, D] float32; gets a sparse gradient without repeated rows.
+        rows: [B, T] int32.
+    """
+    distinct, column = tf.unique(tf.reshape(rows, [-1]))
+    return tf.gather(vectors_of(distinct), tf.reshape(column, tf.shape(rows)))
 
 
 def build_table(table: tf_keras.layers.Embedding) -> None:
@@ -109,7 +125,8 @@ def build_table(table: tf_keras.layers.Embedding) -> None:
 class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
     """Weighted sums of the rows of an embedding table, which it shares: (rows [B, T], weights [B, K, T]) -> [B, K, D].
 
-    `pooled_lookup` while training, otherwise a gather and a product, which every export format knows.
+    `pooled_lookup` while training, otherwise a gather and a product, which every export format knows. Rows alone give
+    their vectors, one by one: rows [B, T] -> [B, T, D].
 
     Args:
         table: The table; other layers may read it too.
@@ -129,16 +146,18 @@ class PooledLookup(tf_keras.layers.Layer):  # type: ignore[misc]
         """Rows [...] -> vectors [..., D]."""
         return tf.gather(self.table.embeddings, rows)
 
-    def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool | None = None) -> tf.Tensor:
-        """Sums.
+    def call(self, inputs: tf.Tensor | tuple[tf.Tensor, tf.Tensor], training: bool | None = None) -> tf.Tensor:
+        """Sums, or looks up.
 
         Args:
-            inputs: rows [B, T] int32, weights [B, K, T] float32, 0 where padded.
+            inputs: rows [B, T] int32, weights [B, K, T] float32, 0 where padded; or rows alone.
             training: Whether gradients are wanted.
 
         Returns:
-            [B, K, D] float32.
+            [B, K, D] float32; of rows alone, [B, T, D].
         """
+        if not isinstance(inputs, tuple | list):
+            return distinct_lookup(self.vectors_of, inputs) if training else self.vectors_of(inputs)
         rows, weights = inputs
         if training:
             return pooled_lookup(self.vectors_of, rows, weights)
@@ -246,8 +265,24 @@ def pooled_fact(fact: Fact, table: tf_keras.layers.Layer, *, name: str) -> Poole
 
 
 @dataclass(frozen=True)
+class Code:
+    """A small whole number that each item of a history has, such as the kind of the event with which it was met.
+
+    Attributes:
+        values: [B, T] int32, from 0 on.
+        num_values: How many there are.
+    """
+
+    values: tf.Tensor
+    num_values: int
+
+
+@dataclass(frozen=True)
 class History:
     """The items that a user has met, the latest first, each with a vector of its own: that of its id and its facts.
+
+    Place t is the t-th item from the end, from 0 on. Position t is the state of the user before the items at places 0
+    to t - 1 were met; position 0 is the row's own.
 
     Attributes:
         items: [B, T] int32 item rows, 0 where padded.
@@ -255,6 +290,8 @@ class History:
         age_days: [B, T] float32 days since each was met.
         ids: Sums of the rows of the items' id table, which is shared with the item tower.
         facts: Likewise of each fact.
+        codes: Of each item besides its age and its place, by name; encoders of sequences embed them.
+        num_positions: Positions that are wanted while training, from 0 on; otherwise it is the row's own alone.
     """
 
     items: tf.Tensor
@@ -262,6 +299,8 @@ class History:
     age_days: tf.Tensor
     ids: PooledLookup
     facts: Sequence[PooledFacts | PooledVectors] = ()
+    codes: Mapping[str, Code] = field(default_factory=dict)
+    num_positions: int = 1
 
     def weighted_sums(self, weights: tf.Tensor) -> tf.Tensor:
         """K weighted sums of the items' vectors: weights [B, K, T] float32, 0 where padded -> [B, K, D]."""
@@ -269,9 +308,10 @@ class History:
         return sums[0] if len(sums) == 1 else tf_keras.layers.Add(name=f"{HISTORY}_vectors")(sums)
 
     def vectors(self, length: int) -> tf.Tensor:
-        """Vectors of the latest items: [B, length, D]."""
-        found = tf.eye(length, num_columns=self.items.shape[1], batch_shape=tf.shape(self.items)[:1])
-        return self.weighted_sums(found)
+        """Vectors of the latest items: [B, length, D]; those of padding mean nothing."""
+        items = self.items[:, :length]
+        found = [self.ids(self.table_rows[:, :length]), *(facts(items) for facts in self.facts)]
+        return found[0] if len(found) == 1 else tf_keras.layers.Add(name=f"{HISTORY}_items")(found)
 
 
 class SideBySideIdentities(tf_keras.initializers.Initializer):  # type: ignore[misc]
@@ -290,7 +330,10 @@ class SideBySideIdentities(tf_keras.initializers.Initializer):  # type: ignore[m
 
 
 HistoryEncoder = Callable[[History], tf.Tensor]
-"""From a history to [B, any width] float32, which a linear layer brings to the tower's width."""
+"""From a history to [B, any width] float32, which a linear layer brings to the tower's width.
+
+Where more than one position is wanted, to [B, positions, any width], and to [B, 1, any width] unless it is trained.
+"""
 
 
 def input_tensors(specs: Iterable[InputSpec]) -> Tensors:
@@ -350,11 +393,12 @@ def feature_vectors(
         width: D.
         tables: What `embedding_tables` and `projections` made of the tower's inputs.
         encode_history: From the rows of the items' table that a history is looked up at, [B, T], to its vector [B, any
-            width]; needed by a tower that has one.
+            width], or to those of several positions, [B, positions, any width]; needed by a tower that has one.
         id_dropout: By input, what ids pass before they are looked up; None passes them as they are.
 
     Returns:
-        A list of [B, D] float32; nothing for shares, which only a counterpart feature reads.
+        A list of [B, D] float32; nothing for shares, which only a counterpart feature reads. Of a history, [B,
+        positions, D] where it is encoded at several.
 
     Raises:
         ValueError: There is a history, but no encoder of it.

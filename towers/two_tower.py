@@ -35,7 +35,7 @@ from towers.inputs import (
 
 Head = Literal["residual", "mlp"]
 Activation = Literal["relu", "tanh"]
-VECTOR = "vector"
+VECTOR, POSITIONS = "vector", "positions"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class TwoTower:
 
     Attributes:
         user, item: Dict of inputs -> [B, D] float32 vectors, of length one unless documented otherwise.
-        user_parts, item_parts: The same inputs -> dict of what the terms of the loss read: "vector" [B, D], and what
-            the parts of the towers add. None gives the vector alone.
+        user_parts, item_parts: The same inputs -> dict of what the terms of the loss read: "vector" [B, D], what the
+            parts of the towers add, and "positions" [B, P, D] where users are fitted at earlier positions of their
+            histories, too. None gives the vector alone.
     """
 
     user: tf_keras.Model
@@ -130,6 +131,7 @@ def build_two_tower(
     activation: Activation = "relu",
     history: HistoryEncoder | None = None,
     item_facts: Sequence[Fact] = (),
+    num_positions: int = 0,
     id_dropout: float = 0.0,
     bucket_of_user_row: npt.NDArray[np.int32] | None = None,
     bucket_of_item_row: npt.NDArray[np.int32] | None = None,
@@ -152,14 +154,14 @@ def build_two_tower(
         history: How a user's history becomes one vector; None takes the mean of its items.
         item_facts: What is known of the items of a history besides their ids. The place of the latest item is a feature
             of the user tower, which begins as the vector of that place in the item tower.
+        num_positions: P, earlier positions of a history that have vectors, too, while training: of the history alone.
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
         bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
         user_adds: Parts that add to the user tower, in order.
         item_adds: Likewise for the item tower.
 
-    Source: Yi et al., RecSys 2019, section 4 (features of the history through the shared id table, L2-normalised); head
-        `mlp` with `tanh`, Huang et al. (DSSM), CIKM 2013, section 3.
+    Source: Yi et al., RecSys 2019, section 4; head `mlp` with `tanh`, Huang et al. (DSSM), CIKM 2013, section 3.
     """
     item_id = next(spec for spec in item_specs if spec.kind == "id")
     user_id = next(spec for spec in user_specs if spec.kind == "id")
@@ -179,7 +181,7 @@ def build_two_tower(
         items, age_days = user_tensors[HISTORY], user_tensors[HISTORY_AGE]
         ids = PooledLookup(item_tables[item_id.name], name=f"{HISTORY}_sum")
         facts = [pooled_fact(fact, of_items[fact.name], name=f"{HISTORY}_{fact.name}") for fact in item_facts]
-        return encoder(History(items, table_rows, age_days, ids, facts))
+        return encoder(History(items, table_rows, age_days, ids, facts, num_positions=1 + num_positions))
 
     user_features = feature_vectors(
         user_specs,
@@ -191,10 +193,11 @@ def build_two_tower(
     )
     user_features += _last_places(item_facts, of_items, user_tensors, width=embedding_dim)
     item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=dropout)
+    user_features, positions = _apart(user_features, num_positions)
     user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
     item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
     shape = _Shape(hidden_units, head, activation)
-    user, user_parts = _tower("user", user_bottom, user_adds, shape)
+    user, user_parts = _tower("user", user_bottom, user_adds, shape, positions)
     item, item_parts = _tower("item", item_bottom, item_adds, shape)
     return TwoTower(user, item, user_parts, item_parts)
 
@@ -238,13 +241,32 @@ class _Shape:
     activation: Activation
 
 
-def _tower(name: str, bottom: Bottom, adds: Sequence[Part], shape: _Shape) -> tuple[tf_keras.Model, tf_keras.Model]:
-    """A tower, and the same with its parts."""
+def _apart(features: Sequence[tf.Tensor], num_positions: int) -> tuple[list[tf.Tensor], tf.Tensor | None]:
+    """Features [B, D], and that of a history at earlier positions, [B, P, D], if it is encoded at any.
+
+    The others have no part in earlier positions: numbers and columns are those of the row's own moment.
+    """
+    by_position = [feature for feature in features if feature.shape.rank == 3]
+    if num_positions and not by_position:
+        raise ValueError(
+            f"num_positions is {num_positions}, and the history encoder gives one vector a row or there is no history; "
+            "expected one for each position; set training.positions: 0, or another towers.history_encoder"
+        )
+    latest = [feature[:, 0] if feature.shape.rank == 3 else feature for feature in features]
+    return latest, by_position[0][:, 1:] if by_position else None
+
+
+def _tower(
+    name: str, bottom: Bottom, adds: Sequence[Part], shape: _Shape, positions: tf.Tensor | None = None
+) -> tuple[tf_keras.Model, tf_keras.Model]:
+    """A tower, and the same with its parts; `positions` [B, P, D] go through all that is above its features."""
     additions = [add(bottom) for add in adds]
     features = [*bottom.features, *(vector for addition in additions for vector in addition.features)]
-    summed = Bias(name=f"{name}_bias")(tf_keras.layers.Add(name=f"{name}_sum")(features))
-    vector = UnitLength(name=f"{name}_vector")(_HEADS[shape.head](summed, shape, name))
-    parts: dict[str, tf.Tensor] = {VECTOR: vector}
+    inputs = [tf_keras.layers.Add(name=f"{name}_sum")(features)]
+    inputs += [] if positions is None else [positions]
+    summed = _each(Bias(name=f"{name}_bias"), inputs)
+    vector, *others = _each(UnitLength(name=f"{name}_vector"), _HEADS[shape.head](summed, shape, name))
+    parts: dict[str, tf.Tensor] = {VECTOR: vector, **dict(zip((POSITIONS,), others, strict=False))}
     for addition in additions:
         parts |= addition.parts
     return (
@@ -253,24 +275,33 @@ def _tower(name: str, bottom: Bottom, adds: Sequence[Part], shape: _Shape) -> tu
     )
 
 
-def _hidden(vectors: tf.Tensor, shape: _Shape, tower: str) -> tf.Tensor:
+def _each(layer: tf_keras.layers.Layer, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """What one layer makes of each of some tensors."""
+    return [layer(tensor) for tensor in inputs]
+
+
+def _hidden(vectors: list[tf.Tensor], shape: _Shape, tower: str) -> list[tf.Tensor]:
     for number, units in enumerate(shape.hidden_units):
         dense = tf_keras.layers.Dense(units, activation=shape.activation, name=f"{tower}_hidden_{number}")
-        vectors = dense(vectors)
+        vectors = _each(dense, vectors)
     return vectors
 
 
-def _residual(summed: tf.Tensor, shape: _Shape, tower: str) -> tf.Tensor:
+def _residual(summed: list[tf.Tensor], shape: _Shape, tower: str) -> list[tf.Tensor]:
     if not shape.hidden_units:
         return summed
-    correction = tf_keras.layers.Dense(summed.shape[-1], name=f"{tower}_correction")(_hidden(summed, shape, tower))
-    return tf_keras.layers.Add(name=f"{tower}_corrected")([summed, correction])
+    last = tf_keras.layers.Dense(summed[0].shape[-1], name=f"{tower}_correction")
+    corrections = _each(last, _hidden(summed, shape, tower))
+    return _each(tf_keras.layers.Add(name=f"{tower}_corrected"), list(zip(summed, corrections, strict=True)))
 
 
-def _mlp(summed: tf.Tensor, shape: _Shape, tower: str) -> tf.Tensor:
-    first = tf_keras.layers.Activation(shape.activation, name=f"{tower}_activation")(summed)
-    output = tf_keras.layers.Dense(summed.shape[-1], activation=shape.activation, name=f"{tower}_output")
-    return output(_hidden(first, shape, tower))
+def _mlp(summed: list[tf.Tensor], shape: _Shape, tower: str) -> list[tf.Tensor]:
+    first = _each(tf_keras.layers.Activation(shape.activation, name=f"{tower}_activation"), summed)
+    output = tf_keras.layers.Dense(summed[0].shape[-1], activation=shape.activation, name=f"{tower}_output")
+    return _each(output, _hidden(first, shape, tower))
 
 
-_HEADS: Mapping[Head, Callable[[tf.Tensor, _Shape, str], tf.Tensor]] = {"residual": _residual, "mlp": _mlp}
+_HEADS: Mapping[Head, Callable[[list[tf.Tensor], _Shape, str], list[tf.Tensor]]] = {
+    "residual": _residual,
+    "mlp": _mlp,
+}

@@ -64,7 +64,8 @@ class TowerConfig(Section):
     hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Width of each hidden layer of a tower; none leaves the sum of its features as it is."""
     history_encoder: str = "mean"
-    """How a user's history becomes one vector, one of `towers.history.HISTORY_ENCODERS`."""
+    """How a user's history becomes one vector: `mean`, `attention` (the latest item and what it attends to), `gru`,
+    `self_attention`, or another of `towers.history.HISTORY_ENCODERS`."""
     history_power: float = Field(0.5, ge=0, le=1)
     """Of `mean`: exponent of the length that a history is divided by: 1 is the mean of its items, 0 their sum."""
     history_decay_days: Annotated[tuple[Annotated[float, Field(gt=0)] | None, ...], BeforeValidator(as_tuple)] = Field(
@@ -72,8 +73,10 @@ class TowerConfig(Section):
     )
     """Of `mean`: times after which an item in the history counts 1/e, one for each of the means that are taken; null
     counts all alike."""
-    history_settings: Mapping[str, Setting] = {}
-    """Arguments of another encoder than `mean`."""
+    history_settings: Mapping[str, Setting | tuple[float | None, ...] | None] = {}
+    """Arguments of another encoder than `mean`: `length`, latest items that are read (null reads all); `means`,
+    weighted means of the history that are put next to it, as history_decay_days, and `power`, as history_power; `heads`
+    of `attention` and `self_attention`, and `blocks` and `dropout` of the latter."""
     last_place: bool | None = None
     """Whether the place of the latest item in the history is a feature of the user, where items have places; null makes
     it one of `geo` columns, and of `dataset.item_geo` none."""
@@ -219,7 +222,11 @@ class TrainingConfig(Section):
     """Age at which an example counts 1/e, within the span that is shuffled together, so that what users want now
     outweighs what they wanted; null has all ages count alike."""
     history_dropout: float = Field(0.3, ge=0, lt=1)
-    """Share of the items of an example's history that are left out at random."""
+    """Share of the items of an example's history that are left out at random; the others close up."""
+    positions: int = Field(0, ge=0)
+    """Latest items of each example's history that are found again, each from what came before it; 0 finds none."""
+    position_weight: float = Field(1.0, gt=0)
+    """What their softmax counts, by training.positions."""
     shuffle_days: int = Field(120, ge=1)
     """Days that are shuffled together; between such spans, time runs forward."""
     keep_in_memory: bool = True

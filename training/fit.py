@@ -172,7 +172,7 @@ class _Single:
             model = self._model(towers, chosen)
             optimizer, kept = make_optimizer(training.optimizer, training.learning_rate), state_of(chosen)
         carried = {"": model.variables, **{name: term.variables for name, term in kept.items()}}
-        plan = self._plan(mined)
+        plan = self._plan(mined, num_positions=0 if teacher is not None else training.positions)
         if self.warm is not None:
             state = self.warm.state(name)
             carry_over(state, self.warm.growth, carried, optimizer)
@@ -258,6 +258,7 @@ class _Single:
             activation=shape.activation,
             history=HISTORY_ENCODERS[shape.history_encoder](**shape.history_arguments),
             item_facts=with_last_place(self.data.facts, chosen=shape.last_place),
+            num_positions=0 if student else self.training.positions,
             id_dropout=shape.id_dropout,
             bucket_of_user_row=users.bucket_of_row() if shape.id_buckets else None,
             bucket_of_item_row=items.bucket_of_row() if shape.id_buckets else None,
@@ -269,7 +270,7 @@ class _Single:
             return with_three_parts(towers, bad_weight=mobius.bad_weight)
         return towers
 
-    def _plan(self, mined: UserNegatives | None) -> BatchPlan:
+    def _plan(self, mined: UserNegatives | None, *, num_positions: int) -> BatchPlan:
         training, negatives = self.training, self.training.negatives
         streaming = training.streaming
         return BatchPlan(
@@ -282,6 +283,7 @@ class _Single:
             catalogue_size=len(self.encoder.item_ids) - 1,
             correct=training.log_q != "none",
             history_dropout=training.history_dropout,
+            num_positions=num_positions,
             frequency=None
             if training.frequency == "exact"
             else StreamingFrequency(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from features.kinds import Kind
 from features.schema import Schema, Tower
-from training.config import CounterpartConfig, Setting, TowerConfig, TrainingConfig
+from training.config import CounterpartConfig, TowerConfig, TrainingConfig
 
 
 def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema) -> None:
@@ -88,6 +88,16 @@ def _check_registries(towers: TowerConfig, training: TrainingConfig) -> None:
 
         key = "towers.history_encoder"
         check_registered(HISTORY_ENCODERS, towers.history_encoder, towers.history_settings, key=key)
+        try:
+            HISTORY_ENCODERS[towers.history_encoder](**towers.history_settings)
+        except ValueError as error:
+            raise ValueError(f"towers.history_settings of {towers.history_encoder}: {error}") from None
+        length = towers.history_settings.get("length")
+        if isinstance(length, int) and training.positions >= length:
+            raise ValueError(
+                f"training.positions is {training.positions}, and towers.history_settings has a length of {length}: "
+                "each position needs a place to read; lower the one, or raise the other"
+            )
     elif towers.history_settings:
         raise ValueError(
             f"towers.history_settings has {', '.join(towers.history_settings)}, and history_encoder is mean, which "
@@ -108,7 +118,7 @@ def _check_registries(towers: TowerConfig, training: TrainingConfig) -> None:
 
 
 def check_registered(
-    registry: Mapping[str, Callable[..., object]], name: str, arguments: Mapping[str, Setting], *, key: str
+    registry: Mapping[str, Callable[..., object]], name: str, arguments: Mapping[str, object], *, key: str
 ) -> None:
     """Refuses a name that is not registered, and arguments that it does not take.
 
@@ -164,6 +174,8 @@ def _check_distributed(towers: TowerConfig, training: TrainingConfig) -> None:
     found: dict[str, tuple[object, object]] = {
         "towers.id_dropout": (towers.id_dropout, 0),
         "towers.dual_augmented.dropout": (dual.dropout if dual is not None else 0, 0),
+        "towers.history_settings.dropout": (towers.history_settings.get("dropout", 0), 0),
+        "training.positions": (training.positions, 0),
         "training.negatives.queue_size": (negatives.queue_size, 0),
         "training.negatives.num_hard_in_batch": (negatives.num_hard_in_batch, 0),
         "training.mobius": (training.mobius, None),

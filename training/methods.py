@@ -67,6 +67,8 @@ def terms(
     """
     negatives = training.negatives
     chosen: list[tuple[float | DecayingWeight, Term]] = [(training.softmax_weight, _main(training, seed, teacher))]
+    if training.positions and teacher is None:
+        chosen.append((training.position_weight, LOSSES["positions"](training.log_q, kernel=fused_softmax)))
     if negatives.num_hard_in_batch:
         hard = LOSSES["hard_in_batch"](num_hard=negatives.num_hard_in_batch, margin=negatives.hard_margin)
         chosen.append((1.0, hard))

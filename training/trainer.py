@@ -5,7 +5,7 @@ Shape letters: B rows of a batch, Q columns of the queue, D vector width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ import tf_keras
 from features.encoding import Inputs
 from towers.two_tower import VECTOR, TwoTower
 from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch
+from training.data.positions import TARGET, TARGET_PREFIX
 from training.distribution import item_parts, share_of_mean
 from training.losses.objective import Outputs, Terms, inputs_with_prefix, total_of
 
@@ -103,11 +104,16 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         users = self.user_parts(inputs_with_prefix(batch, USER_PREFIX), training=training)
         items = item_parts(self.item_parts, inputs_with_prefix(batch, ITEM_PREFIX), batch, training=training)
         queued = None if self.queue is None else tf.stop_gradient(self.queue.read())
-        outputs = Outputs(users, items, batch, self.temperature, queued)
+        outputs = Outputs(users, items, batch, self.temperature, queued, self._targets(batch, training=training))
         loss = self._total(outputs)
         if training and self.queue is not None:
             self.queue.push(tf.stop_gradient(items[VECTOR][: outputs.num_rows]))
         return share_of_mean(loss)
+
+    def _targets(self, batch: Mapping[str, tf.Tensor], *, training: bool) -> tf.Tensor | None:
+        if TARGET not in batch:
+            return None
+        return self.item_parts(inputs_with_prefix(batch, TARGET_PREFIX), training=training)[VECTOR]
 
 
 def make_deterministic(seed: int) -> None:

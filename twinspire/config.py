@@ -87,6 +87,11 @@ class Config(Section):
                 f"training.example_days, {fitted}: nothing would be left to fit before the days held out"
             )
         check_methods(self.towers, self.training, self.dataset)
+        if self.training.positions >= max(self.features.history_length, 1):
+            raise ValueError(
+                f"training.positions is {self.training.positions}, expected less than features.history_length, "
+                f"{self.features.history_length}: each position needs a place to read; lower the one or raise the other"
+            )
         if self.sparcode is not None and self.training.distribute != "none":
             raise ValueError(
                 f"training.distribute is {self.training.distribute}, and sparcode is fitted by one process alone; set "

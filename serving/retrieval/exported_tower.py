@@ -5,18 +5,39 @@ B users, D vector width.
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.interpreter import Interpreter
 
 SIGNATURE = "serving_default"
 
 Array = npt.NDArray[Any]
+_FIRST_ALLOCATION, _HAS_ALLOCATED = threading.Lock(), threading.Event()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No standard error at the first allocation of a process: LiteRT's delegate announces itself there, once."""
+    if _HAS_ALLOCATED.is_set():
+        yield
+        return
+    with _FIRST_ALLOCATION:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+            _HAS_ALLOCATED.set()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 class ExportedTower:
@@ -34,12 +55,8 @@ class ExportedTower:
     def __init__(self, path: Path) -> None:
         """Reads the model and its signature."""
         try:
-            # The default delegate is no faster for one user and announces itself on standard error.
-            plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             # Given as bytes: the file would be mapped, and kill the process where it is cut short in place.
-            self._interpreter = Interpreter(
-                model_content=path.read_bytes(), num_threads=1, experimental_op_resolver_type=plain
-            )
+            self._interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
             # Not kept: while a runner lives, the interpreter refuses to resize its inputs.
             runner = self._interpreter.get_signature_runner(SIGNATURE)
         except (ValueError, RuntimeError) as error:
@@ -89,7 +106,8 @@ class ExportedTower:
         for details in self._inputs.values():
             shape = [num_rows, *details["shape_signature"][1:].tolist()]
             self._interpreter.resize_tensor_input(details["index"], shape)
-        self._interpreter.allocate_tensors()
+        with _quietly():
+            self._interpreter.allocate_tensors()
         self._num_rows = num_rows
 
     def _check(self, inputs: Mapping[str, Array]) -> int:

@@ -258,9 +258,9 @@ def test_a_history_encoder_is_fitted_and_exported(
             r"extra_sources: random takes .*num.*found \{'nmu': 1\}",
         ),
         (
-            {"history_encoder": "attention"},
+            {"history_encoder": "transformer"},
             {},
-            r"towers\.history_encoder names 'attention', which is not registered; expected one of: mean",
+            r"history_encoder names 'transformer', which is not registered; expected one of: mean, attention, gru",
         ),
         (
             {"history_settings": {"decay": 3}},

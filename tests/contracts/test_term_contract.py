@@ -21,9 +21,11 @@ from training.losses.dual_augmented import category_alignment_term, mimic_term
 from training.losses.hard_in_batch import hard_in_batch_term
 from training.losses.mobius import ThreeClassLoss
 from training.losses.objective import Outputs, Term
+from training.losses.positions import positions_term
 from training.losses.softmax import softmax_term
 
 NUM_ROWS, NUM_SHARED, NUM_PRIVATE, NUM_QUEUED, WIDTH = 5, 8, 2, 4, 6
+NUM_POSITIONS, NUM_TARGETS = 2, 3
 
 
 def teacher() -> TwoTower:
@@ -40,6 +42,8 @@ TERMS: dict[str, Callable[[], Term]] = {
     "mimic of items": lambda: mimic_term("item"),
     "category alignment": lambda: category_alignment_term("aisle"),
     "counterpart": lambda: counterpart_term(user_fields=["age"], item_fields=["aisle"]),
+    "positions": lambda: positions_term("yi2019"),
+    "positions of 2025": lambda: positions_term("khrylchenko2025"),
     "three classes": lambda: ThreeClassLoss(
         teacher(), irrelevant_quantile=0.5, bad_per_click=1, unclick_per_click=2, seed=1
     ),
@@ -77,9 +81,13 @@ def draw(num_rows: int = NUM_ROWS, num_shared: int = NUM_SHARED) -> Outputs:
         "log_q": rng.normal(-1, 1, num_shared + NUM_QUEUED).astype(np.float32),
         "private_log_q": rng.normal(-1, 1, (num_rows, NUM_PRIVATE)).astype(np.float32),
         "weight": rng.uniform(0.5, 2, num_rows).astype(np.float32),
+        "target": rng.integers(-1, NUM_TARGETS, (num_rows, NUM_POSITIONS)).astype(np.int32),
+        "target_log_q": rng.normal(-1, 1, NUM_TARGETS).astype(np.float32),
     }
+    batch["target"][0, 0] = 0
     users = {
         "vector": unit(rng, num_rows, WIDTH),
+        "positions": unit(rng, num_rows, NUM_POSITIONS, WIDTH),
         "augmented": rng.normal(size=(num_rows, WIDTH)).astype(np.float32),
         "generated/aisle": rng.normal(size=(num_rows, 3)).astype(np.float32),
         "parts": unit(rng, num_rows, 3, WIDTH // 3),
@@ -96,6 +104,7 @@ def draw(num_rows: int = NUM_ROWS, num_shared: int = NUM_SHARED) -> Outputs:
         batch={name: tf.constant(values) for name, values in batch.items()},
         temperature=tf.constant(0.2),
         queue=tf.constant(unit(rng, NUM_QUEUED, WIDTH)),
+        targets=tf.constant(unit(rng, NUM_TARGETS, WIDTH)),
     )
 
 
@@ -178,8 +187,10 @@ def test_the_order_of_the_rows_does_not_matter(make: Callable[[], Term]) -> None
     items = np.concatenate([rows, np.arange(NUM_ROWS, NUM_SHARED), private])
     columns = np.concatenate([rows, np.arange(NUM_ROWS, outputs.mask.shape[1])])
     moved = {
-        name: tf.gather(values, items if name.startswith("item/") else rows) for name, values in outputs.batch.items()
-    }
+        name: tf.gather(values, items if name.startswith("item/") else rows)
+        for name, values in outputs.batch.items()
+        if name != "target_log_q"
+    } | {"target_log_q": outputs.batch["target_log_q"]}
     moved["mask"] = tf.gather(moved["mask"], columns, axis=1)
     moved["log_q"] = tf.gather(outputs.batch["log_q"], columns[: NUM_SHARED + NUM_QUEUED])
     found = make()(

@@ -11,6 +11,9 @@ import tensorflow as tf
 import tf_keras
 
 from features.encoding import Encoder
+from towers.history import self_attention
+from towers.two_tower import build_two_tower
+from training.export import export_tower
 
 NUM_EXAMPLES = 5
 
@@ -38,6 +41,7 @@ def main() -> None:
             model.export(saved)
             (folder / f"{name}.tflite").write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved).convert())
     generator = np.random.default_rng(5)
+    (folder / "sequence.tflite").write_bytes(sequence(folder, dimension))
     examples = {}
     for spec in specs:
         shape = (NUM_EXAMPLES,) if spec.length is None else (NUM_EXAMPLES, spec.length)
@@ -45,6 +49,18 @@ def main() -> None:
         examples[spec.name] = values.astype(spec.dtype)
     expected = {"embeddings": models["user_tower"](examples).numpy(), **examples}
     np.savez(folder / "expected.npz", allow_pickle=False, **expected)
+
+
+def sequence(folder: Path, dimension: int) -> bytes:
+    """A user tower whose history is encoded by self-attention, with weights as if it had been trained."""
+    encoder = Encoder.load(folder / "encoder")
+    specs = encoder.input_specs("user"), encoder.input_specs("item")
+    tower = build_two_tower(*specs, embedding_dim=dimension, history=self_attention(heads=2), num_positions=2).user
+    weights = np.random.default_rng(6)
+    tower.set_weights([weights.normal(0, 0.5, weight.shape) for weight in tower.get_weights()])
+    with tempfile.TemporaryDirectory() as written:
+        export_tower(tower, Path(written) / "tower.tflite")
+        return (Path(written) / "tower.tflite").read_bytes()
 
 
 if __name__ == "__main__":

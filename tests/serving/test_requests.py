@@ -16,6 +16,7 @@ from serving.bundles.bundle import Bundle
 from serving.config import RankingConfig
 from serving.recommender import Recommender, Unavailable
 from serving.registry import retrievers_of
+from serving.retrieval.exported_tower import ExportedTower
 
 FISH = [f"i{number}" for number in range(0, 40, 2)]
 ReadUsers = Callable[[list[str]], pa.Table]
@@ -105,6 +106,22 @@ def test_recent_items_are_met_now(recommender: Recommender, read_users: ReadUser
     expected = recommender.answer(RecommendRequest(("u1",), 40, retriever="exact"), changed).answers[0]
     assert found.items == expected.items
     assert found.items != answer(recommender, retriever="exact").items
+
+
+@pytest.mark.parametrize("user", ["u1", "stranger"])
+def test_recent_items_change_the_list_at_once_where_their_order_counts(
+    user: str, bundle: Bundle, exported: Path, read_users: ReadUsers
+) -> None:
+    sequence = dataclasses.replace(bundle, user_tower=ExportedTower(exported / "sequence.tflite"))
+    ranking = RankingConfig(max_fetch=30, fusion_weights={"two_tower": 1.0}, fusion_rank_constant=60, fusion_depth=20)
+    retrievers = retrievers_of(sequence, ranking, ef_search=50)
+    recommender = Recommender(sequence, read_users, retrievers=retrievers, default_retriever="exact")
+    visits = [(), ("i9",), ("i9", "i7"), ("i7", "i9"), ("i30", "i7", "i9")]
+    lists = [ids(answer(recommender, user, recent_items=visit)) for visit in visits]
+    assert len({tuple(found) for found in lists}) == len(visits)
+    assert ids(answer(recommender, user, recent_items=visits[1])) == lists[1]
+    found = answer(recommender, user, recent_items=visits[1])
+    assert (found.fallback, found.reasons) == (None, () if user == "u1" else ("unknown_user",))
 
 
 def test_recent_items_count_as_bought(recommender: Recommender) -> None:

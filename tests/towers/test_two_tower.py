@@ -11,9 +11,9 @@ import tf_keras
 
 from features.encoding import HISTORY, HISTORY_AGE, Inputs
 from features.kinds import InputSpec
-from towers.history import weighted_means
-from towers.inputs import Fact
-from towers.two_tower import TwoTower, UnitLength, build_two_tower, with_last_place
+from towers.history import gru, weighted_means
+from towers.inputs import Fact, HistoryEncoder
+from towers.two_tower import Head, TwoTower, UnitLength, build_two_tower, with_last_place
 
 Rows = Callable[..., Inputs]
 Randomise = Callable[[tf_keras.Model], None]
@@ -128,6 +128,42 @@ def test_new_items_with_equal_features_have_equal_vectors_until_they_are_trained
     inputs["item_numeric"][1] += 1
     first, second = built.item(inputs).numpy()
     assert np.abs(first - second).max() > 1e-4
+
+
+@pytest.mark.parametrize("head", ["residual", "mlp"])
+def test_earlier_positions_are_of_the_history_alone_and_go_through_the_same_head(
+    head: Head, user_specs: list[InputSpec], item_specs: list[InputSpec], rows_of: Rows, randomise: Randomise
+) -> None:
+    built = build_two_tower(
+        user_specs, item_specs, embedding_dim=6, hidden_units=(5,), head=head, history=gru(), num_positions=2
+    )
+    randomise(built.user)
+    inputs = rows_of(user_specs, 3)
+    inputs[HISTORY][:] = [[4, 2, 7, 1], [3, 5, 6, 8], [1, 2, 3, 4]]
+    found = built.user_parts(inputs, training=True)["positions"].numpy()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=2), np.ones((3, 2)), atol=1e-5)
+    today = {name: values + (name == "user_numeric") for name, values in rows_of(user_specs, 3, seed=2).items()}
+    other = {**today, HISTORY: inputs[HISTORY], HISTORY_AGE: inputs[HISTORY_AGE]}
+    np.testing.assert_array_equal(built.user_parts(other, training=True)["positions"], found)
+    assert np.abs(built.user(other).numpy() - built.user(inputs).numpy()).max() > 1e-3
+    # What is served computes none of them.
+    assert built.user_parts(inputs)["positions"].shape == (3, 0, 6)
+    np.testing.assert_allclose(built.user_parts(inputs, training=True)["vector"], built.user(inputs), atol=1e-5)
+    for layer in ("user_hidden_0", "user_bias"):
+        before = built.user_parts(inputs, training=True)["positions"].numpy()
+        weights = built.user.get_layer(layer).get_weights()
+        built.user.get_layer(layer).set_weights([weight + 0.5 for weight in weights])
+        assert np.abs(built.user_parts(inputs, training=True)["positions"].numpy() - before).max() > 1e-3
+
+
+def test_an_encoder_of_one_vector_a_row_has_no_earlier_positions(
+    user_specs: list[InputSpec], item_specs: list[InputSpec]
+) -> None:
+    latest: HistoryEncoder = lambda history: history.vectors(1)[:, 0]  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"num_positions is 2, .* one vector a row .*set training\.positions: 0, or an"
+    ):
+        build_two_tower(user_specs, item_specs, embedding_dim=6, history=latest, num_positions=2)
 
 
 @pytest.mark.parametrize("kind", ["categorical", "text", "numeric", "history"])

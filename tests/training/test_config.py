@@ -131,6 +131,38 @@ def shop(tmp_path: Path) -> Path:
             "towers.dual_augmented.dropout is 0.1 and training.distribute is multi_worker",
         ),
         (
+            ["training.distribute=multi_worker", "training.positions=3"],
+            "training.positions is 3 and training.distribute is multi_worker",
+        ),
+        (
+            [
+                "training.distribute=multi_worker",
+                "towers.history_encoder=self_attention",
+                "towers.history_settings={dropout: 0.1}",
+            ],
+            "towers.history_settings.dropout is 0.1 and training.distribute is multi_worker",
+        ),
+        (
+            ["training.positions=50", "features.history_length=50"],
+            "training.positions is 50, expected less than features.history_length, 50: each position needs a place",
+        ),
+        (
+            ["training.positions=9", "towers.history_encoder=gru", "towers.history_settings={length: 9}"],
+            "training.positions is 9, and towers.history_settings has a length of 9: each position needs a place",
+        ),
+        (
+            ["towers.history_encoder=self_attention", "towers.history_settings={blocks: 9}"],
+            "towers.history_settings of self_attention: blocks is 9, expected a whole number from 1 to 4",
+        ),
+        (
+            ["towers.history_encoder=gru", "towers.history_settings={heads: 2}"],
+            "found {'heads': 2}: got an unexpected keyword argument 'heads'",
+        ),
+        (
+            ["towers.history_encoder=gru", "towers.history_settings={means: [null, -7]}"],
+            "towers.history_settings of gru: means is (None, -7.0), expected a list of days above 0, or null",
+        ),
+        (
             ["training.distribute=multi_worker", "training.negatives.queue_size=20"],
             "training.negatives.queue_size is 20 and training.distribute is multi_worker",
         ),

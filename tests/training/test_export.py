@@ -15,8 +15,8 @@ from serving.retrieval.exported_tower import ExportedTower
 from towers.co_purchase import ItemFactors, with_factors
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented
-from towers.history import weighted_means
-from towers.inputs import Fact
+from towers.history import attention, gru, self_attention, weighted_means
+from towers.inputs import Fact, HistoryEncoder
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 from training.export import export_tower
@@ -58,6 +58,12 @@ def deep(encoder: Encoder) -> TwoTower:
     )
 
 
+def of_sequence(encoder: Encoder, history: HistoryEncoder) -> TwoTower:
+    """Trained at three positions, of which the exported tower computes the latest alone."""
+    specs = encoder.input_specs("user"), encoder.input_specs("item")
+    return trained_alike(build_two_tower(*specs, embedding_dim=8, hidden_units=(12,), history=history, num_positions=3))
+
+
 def with_co_purchases(encoder: Encoder) -> TwoTower:
     factors = np.random.default_rng(4).normal(0, 0.3, (len(encoder.item_ids), 5)).astype(np.float32)
     factors[0] = 0
@@ -91,6 +97,9 @@ def augmented_and_guessing(encoder: Encoder) -> TwoTower:
 KINDS = {
     "plain": lambda encoder: trained_alike(plain(encoder)),
     "deep": lambda encoder: trained_alike(deep(encoder)),
+    "attention": lambda encoder: of_sequence(encoder, attention(heads=2)),
+    "gru": lambda encoder: of_sequence(encoder, gru(means=[None, 9.0])),
+    "self-attention": lambda encoder: of_sequence(encoder, self_attention(blocks=3, heads=3, dropout=0.2)),
     "with factors": with_co_purchases,
     "untrained": plain,
     "augmented and guessing": lambda encoder: trained_alike(augmented_and_guessing(encoder)),

@@ -76,6 +76,13 @@ STATISTIC = [
     "dataset.user_statistics_of=[kind]",
     "dataset.item_statistics_of=[country]",
 ]
+SELF_ATTENTION = [
+    "towers.history_encoder=self_attention",
+    "towers.history_settings={blocks: 2, heads: 2, dropout: 0.1, length: 4, means: [null, 7]}",
+    "training.positions=3",
+    "training.optimizer=adam",
+    "training.learning_rate=0.01",
+]
 METHODS: dict[str, list[str]] = {
     "dssm": ["towers.head=mlp", "towers.activation=tanh", "towers.hidden_units=[8]"],
     "id buckets": ["towers.id_buckets=3", "towers.id_dropout=0.3"],
@@ -93,6 +100,25 @@ METHODS: dict[str, list[str]] = {
     "mobius": ["training.mobius={}"],
     "learned temperature": ["towers.learn_temperature=true"],
     "value": ["training.reward=value", "training.reward_power=0.5"],
+    "positions": ["training.positions=5", "training.position_weight=0.5"],
+    "attention": ["towers.history_encoder=attention", "towers.history_settings={heads: 2}", *SELF_ATTENTION[2:]],
+    "gru": ["towers.history_encoder=gru", *SELF_ATTENTION[2:]],
+    "self attention": SELF_ATTENTION,
+    "self attention, mobius": [*SELF_ATTENTION, "training.mobius={}"],
+    "self attention, hard model": [*SELF_ATTENTION, MINED, "training.hard_model_weight=0.5"],
+    "self attention, sparcode": [*SELF_ATTENTION, "sparcode={codes: 8, interest_tokens: 2, epochs: 1}"],
+    "self attention, combined": [
+        *SELF_ATTENTION,
+        MINED,
+        COUNTERPART,
+        "towers.dual_augmented={}",
+        "towers.hidden_units=[8]",
+        "towers.id_buckets=3",
+        "towers.id_dropout=0.3",
+        "training.log_q=khrylchenko2025",
+        "training.negatives.queue_size=20",
+        "training.validation_days=3",
+    ],
     "combined": [
         "towers.dual_augmented={}",
         COUNTERPART,

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from features import columns, examples
-from features.encoding import HISTORY, Encoder, Inputs, moments_of
+from features.encoding import HISTORY, HISTORY_AGE, Encoder, Inputs, moments_of
 from training.data.example_weights import REWARDS, Fade, Reward, balanced
+from training.data.positions import TARGET, TARGET_LOG_Q, TARGET_PREFIX, Targets, without_some
 from training.negatives import queue, sampling_bias, source
 from training.negatives.known_positives import KnownPositives, false_negatives
 from training.negatives.private import PrivateNegatives, draw_private, mask_private
@@ -120,7 +121,8 @@ class BatchPlan:
         correct: Whether log q is worked out; otherwise it is 0.
         frequency: Estimates the items' shares while the batches pass; None counts the examples of each span.
         history_dropout: Share of the items of an example's history that are left out at random, so that a user is not
-            recognised by a single one (Liang et al. (Mult-VAE), WWW 2018, section 2.2).
+            recognised by a single one (Liang et al. (Mult-VAE), WWW 2018, section 2.2). The others close up.
+        num_positions: P, earlier positions of each history that are examples, too.
     """
 
     batch_size: int
@@ -133,6 +135,7 @@ class BatchPlan:
     correct: bool
     frequency: sampling_bias.StreamingFrequency | None
     history_dropout: float = 0.0
+    num_positions: int = 0
 
 
 def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
@@ -159,7 +162,8 @@ def batches(
         `user/<input>` [B, ...], `item/<input>` [C + B H, ...] (own items first, then the shared negatives, then the H
         private ones of each row in turn), `mask` [B, C + Q + H] bool, `log_q` [C + Q] float32, `private_log_q` [B, H]
         float32 where H > 0, `item_gradient` [C + Q] float32 where there is a queue to correct for (see
-        `training.losses.objective.Outputs`), `weight` [B] float32.
+        `training.losses.objective.Outputs`), `weight` [B] float32. Where positions are examples: `target/<input>` [n,
+        ...], `target` [B, P] int32, which of these a position is to find, or -1, and `target_log_q` [n] float32.
 
     Raises:
         ValueError: A source cannot draw from the span.
@@ -181,14 +185,15 @@ def batches(
     for rows in np.array_split(order, num_batches):
         users, own = _rows(span.users, span.user_row[rows]), _rows(span.items, span.item_row[rows])
         if plan.history_dropout:
-            is_left_out = rng.random(users[HISTORY].shape) < plan.history_dropout
-            users[HISTORY] = np.where(is_left_out, np.int32(0), users[HISTORY])
+            users |= without_some(users[HISTORY], users[HISTORY_AGE], plan.history_dropout, rng)
+        targets = Targets.of(users[HISTORY], plan.num_positions, descriptions, rng) if plan.num_positions else None
         user_rows = _ids(users, columns.USER_ID)
         drawn = _draw(draws, user_rows, descriptions, rng)
         yield {
-            **{USER_PREFIX + name: values for name, values in users.items()},
-            **{ITEM_PREFIX + name: values for name, values in _candidates(span, own, drawn).items()},
-            **_comparison(plan, user_rows, _ids(own, columns.ITEM_ID), drawn, recent, counts),
+            **_prefixed(USER_PREFIX, users),
+            **_prefixed(ITEM_PREFIX, _candidates(span, own, drawn)),
+            **_comparison(plan, user_rows, _ids(own, columns.ITEM_ID), drawn, recent, counts, targets),
+            **({} if targets is None else _prefixed(TARGET_PREFIX, _described(span, targets.rows))),
             WEIGHT: span.weight[rows],
         }
 
@@ -246,8 +251,9 @@ def _described(span: Span, rows: Ints) -> Inputs:
 
 
 def _comparison(
-    plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: queue.RecentItems, counts: Ints
-) -> Batch:
+    plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: queue.RecentItems, counts: Ints,
+    targets: Targets | None,
+) -> Batch:  # fmt: skip
     """The mask and the log q of a batch; the queue takes its items in."""
     private = drawn.private
     candidates = np.concatenate([own, drawn.shared_items, recent.read()])
@@ -272,8 +278,14 @@ def _comparison(
         made[PRIVATE_LOG_Q] = np.zeros(private.items.shape, np.float32)
         by_chance = private.items[:, private.num_certain :]
         made[PRIVATE_LOG_Q][:, private.num_certain :] = log_q(by_chance.ravel()).reshape(by_chance.shape)
+    if targets is not None:
+        made |= {TARGET: targets.place, TARGET_LOG_Q: log_q(targets.items)}
     recent.push(own, counts)
     return made
+
+
+def _prefixed(prefix: str, inputs: Inputs) -> Batch:
+    return {prefix + name: values for name, values in inputs.items()}
 
 
 def _absences(

@@ -11,6 +11,7 @@ from training.losses.dual_augmented import category_alignment_term, mimic_term
 from training.losses.hard_in_batch import hard_in_batch_term
 from training.losses.mobius import ThreeClassLoss
 from training.losses.objective import Term
+from training.losses.positions import positions_term
 from training.losses.softmax import softmax_term
 
 LOSSES: dict[str, Callable[..., Term]] = {
@@ -19,6 +20,7 @@ LOSSES: dict[str, Callable[..., Term]] = {
     "mimic": mimic_term,
     "category_alignment": category_alignment_term,
     "counterpart": counterpart_term,
+    "positions": positions_term,
     "three_classes": ThreeClassLoss,
 }
 """Terms of the loss by name: from plain values to a function of `Outputs`."""

@@ -34,6 +34,7 @@ def fused_softmax(
     log_q: tf.Tensor | None = None,
     mask: tf.Tensor | None = None,
     item_gradient: tf.Tensor | None = None,
+    own: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> tf.Tensor:
     """The losses of `training.losses.softmax.in_batch_softmax`, from vectors instead of scores.
 
@@ -45,6 +46,8 @@ def fused_softmax(
         mask: [B, C] bool, True where a column must not count as a negative of a row; the row's own column is never
             masked.
         item_gradient: [C], what an item's gradient counts where it is another row's negative; None counts it as it is.
+        own: Vectors [B, D] and log q [B] of the rows' own items where these are apart from the columns, of which none
+            is the own one then; None takes the first columns.
 
     Returns:
         [B] losses, nats, not reduced.
@@ -58,10 +61,10 @@ def fused_softmax(
     users, items = tf.convert_to_tensor(users), tf.convert_to_tensor(items)
     log_q = tf.zeros_like(items[:, 0]) if log_q is None else tf.cast(log_q, items.dtype)
     mask = None if mask is None else tf.convert_to_tensor(mask)
-    _check(users, items, log_q, mask)
+    _check(users, items, log_q, mask, own)
     sharpness = 1.0 / tf.convert_to_tensor(temperature, users.dtype)
     counts = None if item_gradient is None else tf.cast(item_gradient, items.dtype)
-    return _losses(users, items, sharpness, tf.stop_gradient(log_q), mask, counts)
+    return _losses(users, items, sharpness, tf.stop_gradient(log_q), mask, counts, own)
 
 
 def _losses(
@@ -71,13 +74,17 @@ def _losses(
     log_q: tf.Tensor,
     mask: tf.Tensor | None,
     item_gradient: tf.Tensor | None,
+    apart: tuple[tf.Tensor, tf.Tensor] | None,
 ) -> tf.Tensor:
     num_rows, width = tf.shape(users)[0], items.shape[1]
+    own_vectors, own_log_q = (items[:num_rows], log_q[:num_rows]) if apart is None else apart
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def losses_of(users: tf.Tensor, items: tf.Tensor, sharpness: tf.Tensor) -> tuple[tf.Tensor, object]:
-        scaled, own_items = users * sharpness, items[:num_rows]
-        own = tf.reduce_sum(scaled * own_items, axis=1) - log_q[:num_rows]
+    def losses_of(
+        users: tf.Tensor, items: tf.Tensor, own_items: tf.Tensor, sharpness: tf.Tensor
+    ) -> tuple[tf.Tensor, object]:
+        scaled = users * sharpness
+        own = tf.reduce_sum(scaled * own_items, axis=1) - tf.stop_gradient(own_log_q)
         shift = _shift(scaled, items, log_q, mask, own)
         left, right = _factors(scaled, items, log_q, shift)
         with_ones = tf.concat([items, tf.ones_like(items[:, :1])], axis=1)
@@ -89,30 +96,30 @@ def _losses(
             return tf.matmul(terms, with_ones), terms
 
         sums, terms = _by_slab(of_slab, items, num_rows, width + 1)
-        # The own term where the mask leaves it out: in the sum it counts all the same.
-        left_out = tf.zeros_like(own)
-        if mask is not None:
+        # The own term where the mask leaves it out, or it is in no column: in the sum it counts all the same.
+        left_out = tf.zeros_like(own) if apart is None else tf.exp(own - shift)
+        if mask is not None and apart is None:
             left_out = tf.where(tf.linalg.diag_part(mask), tf.exp(own - shift), left_out)
         total = sums[:, width] + left_out
 
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
             # d loss_i / d l_ij = term_ij / total_i - [j = i]
             by_row = (upstream / total)[:, None]
             by_own = left_out[:, None] * by_row - upstream[:, None]
             to_scaled = by_row * sums[:, :width] + by_own * own_items
-            to_own = tf.pad(by_own * scaled, [[0, tf.shape(items)[0] - num_rows], [0, 0]])
             to_items = _transposed_product(terms, by_row * scaled, items)
-            if item_gradient is not None:
+            if item_gradient is not None and apart is not None:
+                to_items *= item_gradient[:, None]
+            elif item_gradient is not None:
                 # The own term of a row is no negative: in the sum it counts once, unlike the others.
                 own_term = tf.where(left_out > 0, tf.zeros_like(own), tf.exp(own - shift))[:, None] * by_row * scaled
                 own_rows = tf.pad(own_term, [[0, tf.shape(items)[0] - num_rows], [0, 0]])
                 to_items = own_rows + item_gradient[:, None] * (to_items - own_rows)
-            to_items += to_own
-            return to_scaled * sharpness, to_items, tf.reduce_sum(to_scaled * users)
+            return to_scaled * sharpness, to_items, by_own * scaled, tf.reduce_sum(to_scaled * users)
 
         return tf.math.log(total) + shift - own, gradient
 
-    return losses_of(users, items, sharpness)
+    return losses_of(users, items, own_vectors, sharpness)
 
 
 def _shift(users: tf.Tensor, items: tf.Tensor, log_q: tf.Tensor, mask: tf.Tensor | None, own: tf.Tensor) -> tf.Tensor:
@@ -178,11 +185,19 @@ def _slab_rows(items: tf.Tensor) -> tf.Tensor:
     return tf.maximum(1, SLAB_CELLS // tf.shape(items)[0])
 
 
-def _check(users: tf.Tensor, items: tf.Tensor, log_q: tf.Tensor, mask: tf.Tensor | None) -> None:
+def _check(
+    users: tf.Tensor,
+    items: tf.Tensor,
+    log_q: tf.Tensor,
+    mask: tf.Tensor | None,
+    own: tuple[tf.Tensor, tf.Tensor] | None,
+) -> None:
     found = {"users": (users, [None, items.shape[-1]]), "items": (items, [None, users.shape[-1]])}
     found |= {"log_q": (log_q, items.shape[:1])}
     if mask is not None:
         found |= {"mask": (mask, [users.shape[0], items.shape[0]])}
+    if own is not None:
+        found |= {"own items": (own[0], users.shape), "their log_q": (own[1], users.shape[:1])}
     for name, (tensor, expected) in found.items():
         if not tensor.shape.is_compatible_with(expected):
             raise ValueError(
@@ -190,7 +205,7 @@ def _check(users: tf.Tensor, items: tf.Tensor, log_q: tf.Tensor, mask: tf.Tensor
                 f"items {items.shape}"
             )
     num_rows, num_items = users.shape[0], items.shape[0]
-    if num_rows is not None and num_items is not None and num_items < num_rows:
+    if own is None and num_rows is not None and num_items is not None and num_items < num_rows:
         raise ValueError(
             f"{num_items} items for {num_rows} users, expected at least as many: the own item of each user first"
         )

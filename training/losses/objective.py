@@ -29,6 +29,7 @@ class Outputs:
         batch: The batch, as `training.data.batches.batches` makes it.
         temperature: What scores are divided by.
         queue: [Q, D] vectors of the last batches' items, without gradient; None where there is no queue.
+        targets: [n, D] vectors of what earlier positions of histories are to find; None where these are no examples.
     """
 
     users: Tensors
@@ -36,6 +37,7 @@ class Outputs:
     batch: Mapping[str, tf.Tensor]
     temperature: tf.Tensor | float
     queue: tf.Tensor | None = None
+    targets: tf.Tensor | None = None
 
     @property
     def num_rows(self) -> tf.Tensor:

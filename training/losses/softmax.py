@@ -86,13 +86,23 @@ def khrylchenko2025(scores: tf.Tensor, log_q: tf.Tensor | None = None, *, mask: 
     Source: Khrylchenko et al., arXiv 2507.09331, section 3.
     """
     scores, mask = _checked(scores, log_q, mask)
-    own = tf.linalg.diag_part(scores)
     others = ~tf.eye(tf.shape(scores)[0], tf.shape(scores)[1], dtype=tf.bool)
     if mask is not None:
         others &= ~mask
-    negatives = tf.where(others, _corrected(scores, log_q), tf.constant(MASKED, scores.dtype))
+    return weighed_by_negatives(tf.linalg.diag_part(scores), _corrected(scores, log_q), others)
+
+
+def weighed_by_negatives(own: tf.Tensor, corrected: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """`khrylchenko2025` of own items wherever they are: [B] scores, [B, C] corrected scores, [B, C] bool -> [B].
+
+    Args:
+        own: Scores of the own items, not corrected.
+        corrected: Scores less log q.
+        others: Which of them are of a negative.
+    """
+    negatives = tf.where(others, corrected, tf.constant(MASKED, corrected.dtype))
     total = tf.reduce_logsumexp(negatives, axis=1)
-    num_negatives = tf.reduce_sum(tf.cast(others, scores.dtype), axis=1)
+    num_negatives = tf.reduce_sum(tf.cast(others, corrected.dtype), axis=1)
     # The share of the negatives in the softmax: 0 where there is none, although their empty sum is no number.
     weight = tf.stop_gradient(tf.sigmoid(total - own))
     return weight * (total - own + tf.math.log(tf.maximum(num_negatives, 1.0)))
@@ -113,6 +123,7 @@ def two_tower_softmax(
     log_q: tf.Tensor | None = None,
     mask: tf.Tensor | None = None,
     item_gradient: tf.Tensor | None = None,
+    own: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> tf.Tensor:
     """`in_batch_softmax` from vectors, all scores at once: the reference of faster kernels.
 
@@ -123,10 +134,22 @@ def two_tower_softmax(
         log_q: As in `in_batch_softmax`.
         mask: Likewise.
         item_gradient: As in `products`.
+        own: Vectors [B, D] and log q [B] of the rows' own items where these are in none of the columns; None takes the
+            first columns.
 
     Returns:
         [B] float32, nats, not reduced.
     """
+    if own is not None:
+        vectors, own_log_q = own
+        if item_gradient is not None:
+            scale = item_gradient[:, None]
+            items = scale * items + tf.stop_gradient((1.0 - scale) * items)
+        logits = _corrected(tf.matmul(users, items, transpose_b=True) / temperature, log_q)
+        if mask is not None:
+            logits = tf.where(mask, tf.constant(MASKED, logits.dtype), logits)
+        own_logits = tf.reduce_sum(users * vectors, axis=1, keepdims=True) / temperature - own_log_q[:, None]
+        return tf.reduce_logsumexp(tf.concat([own_logits, logits], axis=1), axis=1) - own_logits[:, 0]
     return in_batch_softmax(products(users, items, item_gradient=item_gradient) / temperature, log_q, mask=mask)
 
 

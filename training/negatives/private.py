@@ -104,7 +104,7 @@ def draw_private(
     none = np.empty((len(user_rows), 0), np.int64)
     items, rows = none, none
     if certain:
-        items, rows = _described(np.concatenate(certain, axis=1), descriptions, rng)
+        items, rows = described(np.concatenate(certain, axis=1), descriptions, rng)
     by_chance = [source.private(user_rows) for source in draws if source.private is not None]
     if not certain and not by_chance:
         return None
@@ -116,8 +116,8 @@ def draw_private(
     )
 
 
-def _described(items: Ints, descriptions: Descriptions, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Items [B, H], `NO_ITEM` where nothing describes them, and a random description of each."""
+def described(items: Ints, descriptions: Descriptions, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Items of any shape, `NO_ITEM` where nothing describes them, and a random description of each."""
     by_item = descriptions.rows_of_items
     counts = by_item.counts_of(items)
     there = (items != NO_ITEM) & (counts > 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,26 @@ def test_threads_share_one_tower(tower: ExportedTower, inputs: Inputs) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(embed, [1, 2, 3, 4, 5] * 40))
+
+
+def test_a_process_that_runs_towers_says_nothing_and_keeps_its_standard_error(exported: Path) -> None:
+    code = f"""
+import sys
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+from serving.retrieval.exported_tower import ExportedTower
+with np.load({str(exported / "expected.npz")!r}) as arrays:
+    inputs = {{name: arrays[name] for name in arrays.files if name != "embeddings"}}
+towers = [ExportedTower(Path({str(exported / "user_tower.tflite")!r})) for _ in range(4)]
+with ThreadPoolExecutor(4) as pool:
+    print(sum(len(found) for found in pool.map(lambda tower: tower.embed(inputs), towers)))
+print("still there", file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("20\n", "still there\n")
 
 
 def test_inputs_that_are_not_the_towers_are_refused(tower: ExportedTower, inputs: Inputs) -> None:

@@ -30,29 +30,34 @@ class Case:
     temperature: float
     weight: Array
     item_gradient: Array | None = None
+    own: tuple[Array, Array] | None = None
 
 
-Found = tuple[Array, Array, Array, Array]
+Found = tuple[Array, ...]
 
 
 def losses_and_gradients(case: Case, *, fused: bool, dtype: type = np.float64) -> Found:
-    """Losses, and the gradients of their weighted sum for users, items and temperature."""
+    """Losses, and the gradients of their weighted sum for users, items, temperature, and own items that are apart."""
     users, items = tf.constant(case.users, dtype), tf.constant(case.items, dtype)
     temperature = tf.constant(case.temperature, dtype)
     log_q = None if case.log_q is None else tf.constant(case.log_q, dtype)
     counts = None if case.item_gradient is None else tf.constant(case.item_gradient, dtype)
+    own = None if case.own is None else tuple(tf.constant(values, dtype) for values in case.own)
     kernel = fused_softmax if fused else two_tower_softmax
+    watched = [users, items, temperature] + ([] if own is None else [own[0]])
     with tf.GradientTape() as tape:
-        tape.watch([users, items, temperature])
-        losses = kernel(users, items, temperature=temperature, log_q=log_q, mask=case.mask, item_gradient=counts)
+        tape.watch(watched)
+        losses = kernel(
+            users, items, temperature=temperature, log_q=log_q, mask=case.mask, item_gradient=counts, own=own
+        )
         total = tf.reduce_sum(losses * tf.constant(case.weight, dtype))
-    gradients = tape.gradient(total, [users, items, temperature])
+    gradients = tape.gradient(total, watched)
     return losses.numpy(), *(gradient.numpy() for gradient in gradients)
 
 
 def assert_as_the_plain_one(case: Case, dtype: type = np.float64, tolerance: float = 1e-9) -> None:
     found, expected = (losses_and_gradients(case, fused=fused, dtype=dtype) for fused in (True, False))
-    for name, got, wanted in zip(("losses", "users", "items", "temperature"), found, expected, strict=True):
+    for name, got, wanted in zip(("losses", "users", "items", "temperature", "own"), found, expected, strict=False):
         scale = max(1.0, float(np.abs(wanted).max()))
         np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance * scale, err_msg=name)
 
@@ -90,6 +95,7 @@ def cases(draw: st.DrawFn) -> Case:
         log_q=draw(st.sampled_from([case.log_q, None])),
         mask=draw(st.sampled_from([case.mask, None])),
         item_gradient=draw(st.sampled_from([case.item_gradient, None])),
+        own=draw(st.sampled_from([(case.items[: len(case.users)] + 0.1, case.log_q[: len(case.users)] + 1), None])),
     )
 
 

@@ -18,9 +18,9 @@ from artefacts.files import json_text, json_value
 from features import columns, geo, lists
 from features.computed import DAY_SECONDS
 from features.ids import IdMap
-from features.kinds import KINDS, InputSpec, Kind, Measure, OwnInput
+from features.kinds import KINDS, InputSpec, Kind, Measure, OwnInput, stored_as
 from features.numbers import numeric_names, numeric_values
-from features.schema import ENTITY_KEY, MAX_SHARES, TOWERS, Schema, Shares, Tower
+from features.schema import ARROW_TYPES, ENTITY_KEY, MAX_SHARES, SIDES, TOWERS, Schema, Shares, Side, Tower
 
 
 def dense_shares(raw: pa.Table, field: Shares, vocabulary: IdMap) -> npt.NDArray[np.float32]:
@@ -52,7 +52,8 @@ HISTORY, HISTORY_AGE = "user_history", "user_history_age_days"
 VALUES_SUFFIX = lists.VALUES_SUFFIX
 CELLS: dict[Tower, str] = {"user": "user_cells", "item": "item_cells"}
 """Input of the cells of places, and key of their vocabulary."""
-NUMERIC_INPUT: dict[Tower, str] = {"user": "user_numeric", "item": "item_numeric"}
+NUMERIC_INPUT: dict[Side, str] = {"user": "user_numeric", "item": "item_numeric", "event": "event_numeric"}
+MEASURED_ROWS = 100_000
 MOST_DEVIATIONS = 10.0
 """A scaled number ends here: one that hardly varied in training may be a thousand deviations off when it is served."""
 
@@ -85,7 +86,7 @@ class Encoder:
     def weights_of(self, column: str) -> str | None:
         """The column with the weights of a column's values; None where there is none."""
         name = column + lists.WEIGHTS_SUFFIX
-        return name if any(name in self.schema.columns_of_kind(tower, Kind.WEIGHTS) for tower in TOWERS) else None
+        return name if any(name in self.schema.columns_of_kind(side, Kind.WEIGHTS) for side in SIDES) else None
 
     def input_specs(self, tower: Tower) -> list[InputSpec]:
         """The inputs of a tower, in a fixed order."""
@@ -101,13 +102,17 @@ class Encoder:
         if tower == "user":
             specs.append(InputSpec(HISTORY, "history", self.history_length, self.item_ids.num_table_rows))
             specs.append(InputSpec(HISTORY_AGE, "history_number", self.history_length))
+            specs += [own.spec(self, name) for name, own in own_inputs(self.schema, "event")]
+            if numbers := numeric_names(self.schema, "event"):
+                specs.append(InputSpec(NUMERIC_INPUT["event"], "numeric", len(numbers)))
         return specs
 
     def encode_users(self, raw: pa.Table, *, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
         """Inputs of the user tower.
 
         Args:
-            raw: [B] rows with user_id and the fields of the user view; nulls where nothing is known.
+            raw: [B] rows with user_id and the fields of the user view; nulls where nothing is known. Columns of events
+                may be absent: then they are missing.
             as_of_seconds: [B] int64, the moment of each row, Unix seconds; ages are relative to it.
 
         Returns:
@@ -122,7 +127,14 @@ class Encoder:
         seconds, _ = lists.flat(raw.column("user_history_seconds"), self.history_length)
         inputs[HISTORY_AGE] = np.zeros(shape, np.float32)
         inputs[HISTORY_AGE][place] = np.maximum(as_of_seconds[place[0]] - seconds.astype(np.int64), 0) / DAY_SECONDS
-        return inputs
+        return inputs | self.encode_events(raw, as_of_seconds=as_of_seconds)
+
+    def encode_events(self, raw: pa.Table, *, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
+        """Inputs of the user tower that columns of events become; arguments as in `encode_users`."""
+        for name, kinds in self.schema.event_columns.items():
+            if name not in raw.column_names:
+                raw = raw.append_column(name, pa.nulls(raw.num_rows, ARROW_TYPES[stored_as(kinds)]))
+        return self._encode_columns(raw, "event", as_of_seconds)
 
     def encode_items(self, raw: pa.Table, *, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
         """Inputs of the item tower; arguments and result as in `encode_users`."""
@@ -131,17 +143,22 @@ class Encoder:
     def _encode_side(self, raw: pa.Table, tower: Tower, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
         ids = self.user_ids if tower == "user" else self.item_ids
         inputs: Inputs = {ENTITY_KEY[tower]: ids.table_rows(_objects(raw, ENTITY_KEY[tower]))}
-        for name, own in own_inputs(self.schema, tower):
-            inputs[name + own.suffix] = own.encode(self, name, raw.column(name))
-        numbers = numeric_values(raw, self.schema, tower, as_of_seconds=as_of_seconds)
-        means, deviations = zip(*(self.scaling[name] for name in numbers), strict=True)
-        scaled = (np.stack(list(numbers.values()), axis=1) - means) / deviations
-        limited = np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS)
-        inputs[NUMERIC_INPUT[tower]] = np.where(np.isnan(limited), 0.0, limited).astype(np.float32)
+        inputs |= self._encode_columns(raw, tower, as_of_seconds)
         if self.schema.geo_of(tower) is not None:
             inputs[CELLS[tower]] = self.cells_of(raw, tower)
         for shares in self.schema.shares_of(tower):
             inputs[shares.shares] = dense_shares(raw, shares, self.vocabularies[shares.column])
+        return inputs
+
+    def _encode_columns(self, raw: pa.Table, side: Side, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
+        """What has an input of its own, and all numbers together."""
+        own_of = own_inputs(self.schema, side)
+        inputs: Inputs = {name + own.suffix: own.encode(self, name, raw.column(name)) for name, own in own_of}
+        if numbers := numeric_values(raw, self.schema, side, as_of_seconds=as_of_seconds):
+            means, deviations = zip(*(self.scaling[name] for name in numbers), strict=True)
+            scaled = (np.stack(list(numbers.values()), axis=1) - means) / deviations
+            limited = np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+            inputs[NUMERIC_INPUT[side]] = np.where(np.isnan(limited), 0.0, limited).astype(np.float32)
         return inputs
 
     def cells_of(self, raw: pa.Table, tower: Tower) -> npt.NDArray[np.int32]:
@@ -207,7 +224,7 @@ class Encoder:
 
 def fit_encoder(
     schema: Schema, users: pa.Table, items: pa.Table, samples: Iterable[tuple[Tower, pa.Table]], *,
-    history_length: int, text_length: int, text_buckets: int, id_buckets: int = 0,
+    history_length: int, text_length: int, text_buckets: int, id_buckets: int = 0, events: Iterable[pa.Table] = (),
 ) -> Encoder:  # fmt: skip
     """Learns vocabularies from the catalogues and scales from samples of joined features.
 
@@ -220,18 +237,24 @@ def fit_encoder(
         text_length: L.
         text_buckets: Buckets for trigrams.
         id_buckets: Buckets of each side for ids that the catalogues do not know; 0 leaves them in row 0.
+        events: Samples of events with their declared columns and timestamps, streamed; of lists, the longest and the
+            scale are those of the first `MEASURED_ROWS`.
 
     Returns:
         The encoder; a number that never varies is scaled by 1.
     """
     vocabularies, measures = {}, {}
-    for tower, table in zip(TOWERS, (users, items), strict=True):
-        for name, own in own_inputs(schema, tower):
+    sums = _no_sums(schema)
+    values, of_events = _take_in_events(schema, events, sums)
+    for side, table in zip(SIDES, (users, items, of_events), strict=True):
+        for name, own in own_inputs(schema, side):
+            if own.values is not None and side != "event":
+                values[name + own.suffix] = set(pc.unique(own.values(table.column(name))).drop_null().to_pylist())
             if own.values is not None:
-                values = pc.unique(own.values(table.column(name))).drop_null()
-                vocabularies[name + own.suffix] = IdMap(sorted(values.to_pylist()))
+                vocabularies[name + own.suffix] = IdMap(sorted(values[name + own.suffix]))
             if own.measure is not None:
                 measures[name + own.suffix] = own.measure(table.column(name))
+    for tower, table in zip(TOWERS, (users, items), strict=True):
         if (place := schema.geo_of(tower)) is not None:
             vocabularies[CELLS[tower]] = geo.vocabulary_of(*(table.column(name) for name in place))
     return Encoder(
@@ -239,7 +262,7 @@ def fit_encoder(
         user_ids=IdMap(_objects(users, columns.USER_ID), id_buckets),
         item_ids=IdMap(_objects(items, columns.ITEM_ID), id_buckets),
         vocabularies=vocabularies,
-        scaling=_fit_scaling(schema, samples),
+        scaling=_fit_scaling(schema, samples, sums),
         history_length=history_length,
         text_length=text_length,
         text_buckets=text_buckets,
@@ -247,13 +270,33 @@ def fit_encoder(
     )
 
 
-def own_inputs(schema: Schema, tower: Tower) -> list[tuple[str, OwnInput]]:
-    """Columns of a tower with an input of their own, and that input: by kind, then in order of declaration."""
+def _take_in_events(
+    schema: Schema, events: Iterable[pa.Table], sums: dict[str, Floats]
+) -> tuple[dict[str, set[str]], pa.Table]:
+    """Distinct values of the columns of events by input, and the first rows; adds up their numbers in `sums`."""
+    own_of = own_inputs(schema, "event")
+    values: dict[str, set[str]] = {name + own.suffix: set() for name, own in own_of if own.values is not None}
+    fields = [pa.field(name, ARROW_TYPES[stored_as(kinds)]) for name, kinds in schema.event_columns.items()]
+    first = [pa.schema(fields).empty_table()]
+    num_rows = 0
+    for table in events:
+        for name, own in own_of:
+            if own.values is not None:
+                values[name + own.suffix].update(pc.unique(own.values(table.column(name))).drop_null().to_pylist())
+        _add_up(sums, table, schema, "event", moments_of(table, columns.TIMESTAMP))
+        if num_rows < MEASURED_ROWS:
+            first.append(table.select(schema.event_columns).cast(first[0].schema).slice(0, MEASURED_ROWS - num_rows))
+            num_rows += table.num_rows
+    return values, pa.concat_tables(first)
+
+
+def own_inputs(schema: Schema, side: Side) -> list[tuple[str, OwnInput]]:
+    """Columns of a side with an input of their own, and that input: by kind, then in order of declaration."""
     return [
         (name, kind.own)
         for word, kind in KINDS.items()
         if kind.own is not None
-        for name in schema.columns_of_kind(tower, word)
+        for name in schema.columns_of_kind(side, word)
     ]
 
 
@@ -264,23 +307,35 @@ def category_inputs(schema: Schema, tower: Tower) -> list[tuple[str, str, Values
 
 
 def _inputs_with_values(schema: Schema) -> list[str]:
-    own_of = [(name, own) for tower in TOWERS for name, own in own_inputs(schema, tower)]
+    own_of = [(name, own) for side in SIDES for name, own in own_inputs(schema, side)]
     names = [name + own.suffix for name, own in own_of if own.values is not None]
     return names + [CELLS[tower] for tower in TOWERS if schema.geo_of(tower) is not None]
 
 
-def moments_of(joined: pa.Table) -> npt.NDArray[np.int64]:
-    """Unix seconds of the `event_timestamp` of joined features: [B] int64."""
-    moments = joined.column(columns.EVENT_TIMESTAMP).cast(pa.timestamp("us", tz="UTC"))
+def moments_of(joined: pa.Table, name: str = columns.EVENT_TIMESTAMP) -> npt.NDArray[np.int64]:
+    """Unix seconds of the moments of joined features, or of those in another column: [B] int64."""
+    moments = joined.column(name).cast(pa.timestamp("us", tz="UTC"))
     return np.asarray(moments.cast(pa.int64()).to_numpy() // 1_000_000)
 
 
-def _fit_scaling(schema: Schema, samples: Iterable[tuple[Tower, pa.Table]]) -> dict[str, tuple[float, float]]:
-    sums: dict[str, Floats] = {name: np.zeros(3) for tower in TOWERS for name in numeric_names(schema, tower)}
+def _no_sums(schema: Schema) -> dict[str, Floats]:
+    return {name: np.zeros(3) for side in SIDES for name in numeric_names(schema, side)}
+
+
+def _add_up(
+    sums: dict[str, Floats], table: pa.Table, schema: Schema, side: Side, moments: npt.NDArray[np.int64]
+) -> None:
+    """Adds number, sum and sum of squares of what is known of each number of some rows."""
+    for name, values in numeric_values(table, schema, side, as_of_seconds=moments).items():
+        known = values[~np.isnan(values)]
+        sums[name] += (len(known), known.sum(), np.square(known).sum())
+
+
+def _fit_scaling(
+    schema: Schema, samples: Iterable[tuple[Tower, pa.Table]], sums: dict[str, Floats]
+) -> dict[str, tuple[float, float]]:
     for tower, table in samples:
-        for name, values in numeric_values(table, schema, tower, as_of_seconds=moments_of(table)).items():
-            known = values[~np.isnan(values)]
-            sums[name] += (len(known), known.sum(), np.square(known).sum())
+        _add_up(sums, table, schema, tower, moments_of(table))
     scaling = {}
     for name, (count, total, squares) in sums.items():
         mean = total / count if count else 0.0

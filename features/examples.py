@@ -2,7 +2,7 @@
 
 A partition is a small star, because a basket shares its user's features and their history is long:
 
-    examples/2017-11-30/events.parquet   user_row, item_row, timestamp, reward, value, first_meeting
+    examples/2017-11-30/events.parquet   user_row, item_row, timestamp, reward, value, first_meeting, event columns
                         users.parquet    one row per distinct (user, timestamp): the user view as known then
                         items.parquet    one row per distinct (item, timestamp): the item view as known then
                         uniform.parquet  items drawn evenly from the catalogue, as known at the start of the day
@@ -79,7 +79,7 @@ def join_days(
 
     Args:
         store: The feature store.
-        events: Canonical events of some days, in order of time.
+        events: Canonical events of some days, in order of time; what they have besides `EVENT_COLUMNS` comes along.
         met: First meeting of each pair, Unix seconds, indexed by (user_id, item_id); those that met on no day of the
             events may be left out.
         item_ids: The catalogue, from which as many uniform negatives are drawn for a day as it has events.
@@ -93,7 +93,9 @@ def join_days(
         FileExistsError: A day has a partition already; those are never changed.
         JoinError: An example was lost or doubled, or a feature value is younger than its example.
     """
-    frame = events.to_pandas().rename(columns={columns.TIMESTAMP: columns.EVENT_TIMESTAMP})
+    frame = (
+        events.select(columns.EVENT_COLUMNS).to_pandas().rename(columns={columns.TIMESTAMP: columns.EVENT_TIMESTAMP})
+    )
     days = frame[columns.EVENT_TIMESTAMP].dt.date
     for day in days.unique():
         if (folder / str(day)).exists():
@@ -111,9 +113,10 @@ def join_days(
         joined[tower] = store.join(tower, frame[keys].drop_duplicates(ignore_index=True))
     num_draws = {day: len(part) for day, part in frame.groupby(days)}
     uniform = _join_uniform(store, num_draws, item_ids, seed)
+    more = events.drop_columns(list(columns.EVENT_COLUMNS))
     written = 0
     for day, part in frame.groupby(days):
-        written += _write(folder / str(day), part, {**joined, "uniform": uniform[day]})
+        written += _write(folder / str(day), part, more, {**joined, "uniform": uniform[day]})
     if written != events.num_rows:
         raise JoinError(f"{events.num_rows} events gave {written} examples; expected one each")
     return written
@@ -135,7 +138,8 @@ def _join_uniform(
     }
 
 
-def _write(target: Path, part: pd.DataFrame, joined: dict[str, pa.Table]) -> int:
+def _write(target: Path, part: pd.DataFrame, more: pa.Table, joined: dict[str, pa.Table]) -> int:
+    """Writes the partition of a day: the rows of `part` among all events, whose further columns are `more`."""
     tables: dict[str, pa.Table] = {"uniform": joined["uniform"]}
     local = {}
     for tower, row in (("user", USER_ROW), ("item", ITEM_ROW)):
@@ -145,6 +149,9 @@ def _write(target: Path, part: pd.DataFrame, joined: dict[str, pa.Table]) -> int
     tables["events"] = pa.Table.from_pandas(
         events.rename(columns={columns.EVENT_TIMESTAMP: columns.TIMESTAMP}), preserve_index=False
     )
+    for name in more.column_names:
+        # By position: a round trip through pandas would make other types of lists and nulls.
+        tables["events"] = tables["events"].append_column(name, more.column(name).take(pa.array(part.index)))
     _check_rows_match(part, tables)
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -168,6 +175,23 @@ def _check_rows_match(part: pd.DataFrame, tables: dict[str, pa.Table]) -> None:
         if len(wrong):
             shown = part.iloc[wrong[:3]][[key, columns.EVENT_TIMESTAMP]].to_dict("records")
             raise JoinError(f"{len(wrong)} examples got the features of another {key}, such as {shown}")
+
+
+def event_samples(
+    folder: Path, days: Sequence[dt.date], names: Sequence[str], *, before: dt.date
+) -> Iterator[pa.Table]:
+    """Timestamps and declared columns of the events of some days.
+
+    Args:
+        folder: Where the partitions are.
+        days: Which; none takes all before a day that have a partition.
+        names: The columns; without any, nothing is read.
+        before: That day.
+    """
+    there = [dt.date.fromisoformat(path.name) for path in sorted(folder.glob("????-??-??"))] if names else []
+    for day in days or [day for day in there if day < before]:
+        if names:
+            yield pq.read_table(folder / str(day) / "events.parquet", columns=[columns.TIMESTAMP, *names])
 
 
 def read_negatives(path: Path, encoder: encoding.Encoder) -> tuple[Ints, Ints]:

@@ -120,7 +120,7 @@ def ingest(
         raise ValueError(f"now is {now.isoformat()} without a time zone; give one, such as datetime.UTC")
     ledger = out.with_name(f"{out.name}.sources")
     # Another version of Arrow may write other bytes.
-    kinds = schema.kinds_of_events() or ""
+    kinds = f"{schema.kinds_of_events() or ''}{schema.event_columns or ''}"
     reading = f"{source.events.reading()} {kinds}{pa.__version__}{forgotten.digest()}"
     with _replacing(out) as folder:
         job = _Job(folder, out.with_name(f"{out.name}.quarantine"), chunk_rows, max_quarantine_share, now, forgotten)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from features import columns
 from features.computed import COMPUTED, DAY_SECONDS
 from features.kinds import KINDS, to_floats
-from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, STATISTICS, Schema, Tower
+from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS, STATISTICS, Schema, Side, Tower
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -100,39 +100,41 @@ OF_STATISTICS: dict[Tower, tuple[NumericInput, ...]] = {
 READ_OTHERWISE = frozenset({columns.USER_AS_OF, columns.ITEM_AS_OF, "user_history", "user_history_seconds"})
 
 
-def numeric_inputs(schema: Schema, tower: Tower) -> list[NumericInput]:
-    """A tower's numeric inputs, in order: of statistics, computed features, then declared columns.
+def numeric_inputs(schema: Schema, side: Side) -> list[NumericInput]:
+    """A side's numeric inputs, in order: of statistics and computed features, which events have not, then of columns.
 
     Raises:
         ValueError: The snapshots compute something that no input reads.
     """
-    inputs = [*OF_STATISTICS[tower], *map(_of_computed, schema.computed_of(tower))]
-    read = {field for one in inputs for field in one.reads} | READ_OTHERWISE
-    if unread := [statistic.name for statistic in STATISTICS[tower] if statistic.name not in read]:
-        raise ValueError(
-            f"{unread[0]} is computed for every {tower} and read by no tower; add a numeric input that reads it to "
-            "OF_STATISTICS in features/numbers.py, or remove it from the statistics"
-        )
-    for name, kinds in schema.columns_of(tower).items():
+    inputs: list[NumericInput] = []
+    if side != "event":
+        inputs = [*OF_STATISTICS[side], *map(_of_computed, schema.computed_of(side))]
+        read = {field for one in inputs for field in one.reads} | READ_OTHERWISE
+        if unread := [statistic.name for statistic in STATISTICS[side] if statistic.name not in read]:
+            raise ValueError(
+                f"{unread[0]} is computed for every {side} and read by no tower; add a numeric input that reads it to "
+                "OF_STATISTICS in features/numbers.py, or remove it from the statistics"
+            )
+    for name, kinds in schema.columns_of(side).items():
         inputs += [_of_column(name, word, kind) for kind in kinds for word in KINDS[kind].numbers]
     return inputs
 
 
-def numeric_names(schema: Schema, tower: Tower) -> list[str]:
-    """Names of a tower's numeric inputs, in order."""
-    return [one.name for one in numeric_inputs(schema, tower)]
+def numeric_names(schema: Schema, side: Side) -> list[str]:
+    """Names of a side's numeric inputs, in order."""
+    return [one.name for one in numeric_inputs(schema, side)]
 
 
-def numeric_values(raw: pa.Table, schema: Schema, tower: Tower, *, as_of_seconds: Ints) -> dict[str, Floats]:
+def numeric_values(raw: pa.Table, schema: Schema, side: Side, *, as_of_seconds: Ints) -> dict[str, Floats]:
     """Numeric inputs before scaling, nan where unknown: name -> [B] float64.
 
     Args:
-        raw: [B] rows of the tower's feature view.
+        raw: [B] rows of the tower's feature view, or of events.
         schema: The dataset.
-        tower: Whose view.
+        side: Whose.
         as_of_seconds: [B] int64, the moment of each row; rates and recency are relative to it.
     """
-    return {one.name: one.value(raw, as_of_seconds) for one in numeric_inputs(schema, tower)}
+    return {one.name: one.value(raw, as_of_seconds) for one in numeric_inputs(schema, side)}
 
 
 def _of_computed(name: str) -> NumericInput:

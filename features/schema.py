@@ -18,6 +18,9 @@ from features.lists import WEIGHTS_SUFFIX, weighted_column
 
 Tower = Literal["user", "item"]
 TOWERS: tuple[Tower, ...] = ("user", "item")
+Side = Literal["user", "item", "event"]
+SIDES: tuple[Side, ...] = (*TOWERS, "event")
+"""What has columns: the rows of the two towers' tables and, as further inputs of the user tower, the events."""
 
 
 class Statistic(BaseModel):
@@ -63,7 +66,9 @@ STATISTICS: dict[Tower, tuple[Statistic, ...]] = {"user": USER_STATISTICS, "item
 ENTITY_KEY: dict[Tower, str] = {"user": columns.USER_ID, "item": columns.ITEM_ID}
 PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 # Inputs that the encoder makes of statistics, of places and of text columns.
-INPUT_NAMES = frozenset({"user_numeric", "item_numeric", "user_history_age_days", "user_cells", "item_cells"})
+INPUT_NAMES = frozenset(
+    {"user_numeric", "item_numeric", "event_numeric", "user_history_age_days", "user_cells", "item_cells"}
+)
 # Columns of snapshots, of joined examples and of Feast's own queries.
 TABLE_NAMES = frozenset(
     {columns.EVENT_TIMESTAMP, columns.CREATED_TIMESTAMP, "entity_row_id", "user_row", "item_row", "first_meeting"}
@@ -116,6 +121,9 @@ class Schema(BaseModel):
     `geo` or another kind of column, or a list of them."""
     item_columns: dict[str, Kinds] = Field(default_factory=dict)
     """Column of the items table -> its kind or kinds, likewise."""
+    event_columns: dict[str, Kinds] = Field(default_factory=dict)
+    """Column of the events table -> its kind or kinds, likewise: what is known when a list is asked for, such as query
+    text, device or store. Inputs of the user tower, which a request gives in `context`; missing where it does not."""
     item_category: str | None = None
     """Item column that the reports, the filters and the server call the category."""
     user_geo: tuple[str, str] | None = None
@@ -142,7 +150,7 @@ class Schema(BaseModel):
     event_name: str = Field("purchase", pattern=r"^[^\W\d_][\w -]{0,31}$")
     """What one event is, in the singular, such as check-in or play: the word of reports and answers for people."""
 
-    @field_validator("user_columns", "item_columns")
+    @field_validator("user_columns", "item_columns", "event_columns")
     @classmethod
     def _kinds_are_known(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, kinds in value.items():
@@ -170,7 +178,10 @@ class Schema(BaseModel):
         self.kinds_of_events()
         self._check_shares()
         self._check_geo()
-        names = [*self.user_columns, *self.item_columns, *columns.EVENT_COLUMNS, columns.ITEM_NAME]
+        names = [*self.user_columns, *self.item_columns, *self.event_columns]
+        names += [*columns.EVENT_COLUMNS, columns.ITEM_NAME]
+        # Of users and items, `kind` may be a column.
+        names += [columns.KIND] if columns.KIND in self.event_columns else []
         names += [statistic.name for tower in STATISTICS.values() for statistic in tower]
         names += [name for tower in TOWERS for field in self.shares_of(tower) for name in field[1:]]
         names += self.computed_features
@@ -193,7 +204,7 @@ class Schema(BaseModel):
 
     def _check_names(self) -> None:
         """Refuses names that a model input cannot have, or that the encoder gives to inputs of its own."""
-        for name in (*self.user_columns, *self.item_columns):
+        for name in (*self.user_columns, *self.item_columns, *self.event_columns):
             if not PLAIN_NAME.fullmatch(name):
                 raise ValueError(
                     f"column {name!r} must begin with a letter and hold letters, digits and _ only; give it such a "
@@ -214,8 +225,8 @@ class Schema(BaseModel):
     def _check_inputs(self) -> None:
         """Refuses inputs that two columns would share, and weights of nothing."""
         inputs: dict[str, str] = dict.fromkeys(INPUT_NAMES, "")
-        for tower in TOWERS:
-            for name, kinds in self.columns_of(tower).items():
+        for side in SIDES:
+            for name, kinds in self.columns_of(side).items():
                 for own in (KINDS[kind].own for kind in kinds):
                     if own is not None and (other := inputs.setdefault((name + own.suffix).casefold(), name)) != name:
                         raise ValueError(
@@ -223,8 +234,8 @@ class Schema(BaseModel):
                             f"{f'the column {other!r}' if other else 'a place'} does; give it another name under "
                             "`columns` of its source"
                         )
-            lists = self.columns_of_kind(tower, Kind.CATEGORIES)
-            for name in self.columns_of_kind(tower, Kind.WEIGHTS):
+            lists = self.columns_of_kind(side, Kind.CATEGORIES)
+            for name in self.columns_of_kind(side, Kind.WEIGHTS):
                 if weighted_column(name) not in lists:
                     raise ValueError(
                         f"column {name!r} has weights, expected the name of a column of categories with "
@@ -256,13 +267,14 @@ class Schema(BaseModel):
                 if chosen.count(name) > 1:
                     raise ValueError(f"{tower}_statistics_of names {name!r} more than once; name it once")
 
-    def columns_of(self, tower: Tower) -> dict[str, tuple[str, ...]]:
-        """Declared columns of a tower's table and their kinds."""
-        return self.user_columns if tower == "user" else self.item_columns
+    def columns_of(self, side: Side) -> dict[str, tuple[str, ...]]:
+        """Declared columns of a tower's table, or of the events, and their kinds."""
+        of_side = {"user": self.user_columns, "item": self.item_columns, "event": self.event_columns}
+        return of_side[side]
 
-    def columns_of_kind(self, tower: Tower, kind: str) -> list[str]:
+    def columns_of_kind(self, side: Side, kind: str) -> list[str]:
         """Declared columns that enter a tower as `kind`, in order of declaration."""
-        return [name for name, kinds in self.columns_of(tower).items() if kind in kinds]
+        return [name for name, kinds in self.columns_of(side).items() if kind in kinds]
 
     def kinds_of_events(self) -> EventKinds | None:
         """The kinds of events; None where all are of one kind."""

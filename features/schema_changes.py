@@ -11,7 +11,7 @@ from typing import Any
 
 from features import columns
 from features.kinds import KINDS
-from features.schema import TOWERS, Schema, Tower
+from features.schema import SIDES, TOWERS, Schema, Side, Tower
 from features.sources.raw import Source
 
 FULL = "do a full retrain with --full"
@@ -53,9 +53,10 @@ class SchemaFacts:
         """What `load` finds in the manifest."""
         return asdict(self)
 
-    def kinds(self, tower: Tower) -> dict[str, list[str]]:
-        """Declared columns of a tower and how each enters it."""
-        found: dict[str, list[str]] = self.dataset[f"{tower}_columns"]
+    def kinds(self, side: Side) -> dict[str, list[str]]:
+        """Declared columns of a side and how each enters a tower."""
+        # Tables of earlier versions have none of events.
+        found: dict[str, list[str]] = self.dataset.get(f"{side}_columns", {})
         return found
 
 
@@ -88,7 +89,7 @@ def schema_changes(before: SchemaFacts, now: SchemaFacts) -> list[SchemaChange]:
     Returns:
         The changes, those of declared columns first; empty where there are none.
     """
-    found = [change for tower in TOWERS for change in _declared(before, now, tower)]
+    found = [change for side in SIDES for change in _declared(before, now, side)]
     for tower in TOWERS:
         found += _statistics(before, now, tower)
     for table in ("events", "users", "items"):
@@ -101,9 +102,9 @@ def schema_changes(before: SchemaFacts, now: SchemaFacts) -> list[SchemaChange]:
     return found
 
 
-def _declared(before: SchemaFacts, now: SchemaFacts, tower: Tower) -> Iterator[SchemaChange]:
-    table = f"{tower}s"
-    old, new = before.kinds(tower), now.kinds(tower)
+def _declared(before: SchemaFacts, now: SchemaFacts, side: Side) -> Iterator[SchemaChange]:
+    table = f"{side}s"
+    old, new = before.kinds(side), now.kinds(side)
     raw_before, raw_now = before.columns.get(table, {}), now.columns.get(table, {})
     gone = {raw_before.get(name, name): name for name in old if name not in new}
     for name, kinds in new.items():

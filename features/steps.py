@@ -78,7 +78,8 @@ def _join_examples(sections: config.FeaturesSections, paths: RunPaths, store: St
     joined = 0
     with console.progress("point-in-time joins", total=len(days)) as advance:
         for batch in examples.batches_of(days, sections.features.join_days):
-            events = read_events(paths.tables, first_day=batch[0], end_day=batch[-1] + dt.timedelta(days=1))
+            end, more = batch[-1] + dt.timedelta(days=1), sections.dataset.event_columns
+            events = read_events(paths.tables, first_day=batch[0], end_day=end, more=more)
             met = _first_meetings(paths.pairs, batch)
             joined += examples.join_days(
                 store, _of_days(events, batch), met=met, item_ids=item_ids, seed=sections.seed, folder=paths.examples

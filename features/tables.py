@@ -91,7 +91,12 @@ def example_days(tables: Path, *, first: dt.date, end: dt.date, num_events: int 
 
 
 def read_events(
-    tables: Path, *, first_day: dt.date, end_day: dt.date, purpose: event_kinds.Purpose = "positives"
+    tables: Path,
+    *,
+    first_day: dt.date,
+    end_day: dt.date,
+    purpose: event_kinds.Purpose = "positives",
+    more: Collection[str] = (),
 ) -> pa.Table:
     """Events of the days from `first_day` to the one before `end_day`, in order of time: `EVENTS_SCHEMA`.
 
@@ -100,6 +105,7 @@ def read_events(
         first_day: The first day.
         end_day: The day after the last.
         purpose: Which events, where they are of several kinds.
+        more: Declared columns that are read too.
 
     Raises:
         FileNotFoundError: There are no tables in the folder.
@@ -107,11 +113,10 @@ def read_events(
     days = [day for day in event_days(tables) if first_day <= day < end_day]
     kinds = event_kinds_of(tables)
     names = None if kinds is None or kinds.chooses_all(purpose) else kinds.chosen(purpose)
-    parts = [EVENTS_SCHEMA.empty_table()]
+    parts = [] if days else [EVENTS_SCHEMA.empty_table()]
+    wanted = [*EVENTS_SCHEMA.names, *more, *([columns.KIND] if names else [])]
     for day in days:
-        of_day = pq.read_table(
-            tables / "events" / f"{day}.parquet", columns=[*EVENTS_SCHEMA.names, *([columns.KIND] if names else [])]
-        )
+        of_day = pq.read_table(tables / "events" / f"{day}.parquet", columns=wanted)
         parts.append(event_kinds.of_kinds(of_day, names).drop_columns([columns.KIND]) if names else of_day)
     return pa.concat_tables(parts)
 

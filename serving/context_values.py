@@ -1,4 +1,4 @@
-"""Context of a request: values of user columns at this moment, in place of the stored ones.
+"""Context of a request: values of user columns at this moment, in place of the stored ones, and of event columns.
 
 B users of a request.
 """
@@ -17,7 +17,7 @@ from features.kinds import Kind, Storage, stored_as
 from features.lists import weighted_column
 from features.moments import LAST_SECOND
 from features.numbers import LARGEST_NUMBER
-from features.schema import Schema
+from features.schema import ARROW_TYPES, Schema
 from serving.answers import MOST_VALUES, ContextValue, RequestError, did_you_mean
 
 NUMBER_AS_TEXT = r"^-?[0-9]{1,30}(\.[0-9]{1,30})?$"
@@ -39,14 +39,19 @@ _SCHEMAS: dict[Storage, dict[str, Any]] = {
 }
 
 
+def context_columns(schema: Schema) -> dict[str, tuple[str, ...]]:
+    """What a request may give a value of: the columns of users and of events, and their kinds."""
+    return {**schema.user_columns, **schema.event_columns}
+
+
 def value_schema(encoder: Encoder, column: str) -> dict[str, Any]:
-    """JSON schema of a value of this moment of a user column, without null, which any column takes.
+    """JSON schema of a value of this moment of a column, without null, which any column takes.
 
     Args:
         encoder: Of the bundle.
-        column: Of users.
+        column: Of users or events.
     """
-    kinds = encoder.schema.user_columns[column]
+    kinds = context_columns(encoder.schema)[column]
     storage = stored_as(kinds)
     if storage is Storage.VECTOR:
         width = encoder.measures[column].length
@@ -57,21 +62,21 @@ def value_schema(encoder: Encoder, column: str) -> dict[str, Any]:
 
 
 def check_context(context: Mapping[str, ContextValue], encoder: Encoder) -> None:
-    """Validates the values of a request that replace stored ones.
+    """Validates the values of a request.
 
     Args:
-        context: User column -> value.
+        context: Column of users or events -> value.
         encoder: Of the bundle.
 
     Raises:
-        RequestError: A column is not one of the user's, or a value is not of its kind.
+        RequestError: A column is neither of users nor of events, or a value is not of its kind.
     """
-    schema = encoder.schema
+    allowed = context_columns(encoder.schema)
     for name, value in context.items():
-        if name not in schema.user_columns:
-            known = ", ".join(schema.user_columns) or "(none declared)"
-            meant = did_you_mean(name, schema.user_columns)
-            raise RequestError(f"context.{name}", f"is not a column of users; expected some of: {known}{meant}")
+        if name not in allowed:
+            whose = "users or events" if encoder.schema.event_columns else "users"
+            known, meant = ", ".join(allowed) or "(none declared)", did_you_mean(name, allowed)
+            raise RequestError(f"context.{name}", f"is not a column of {whose}; expected some of: {known}{meant}")
         wanted = value_schema(encoder, name)
         if value is not None and not _fits(value, wanted):
             raise RequestError(f"context.{name}", f"is {value!r}, expected {_in_words(wanted)}")
@@ -114,17 +119,20 @@ def _in_words(wanted: Mapping[str, Any]) -> str:
 
 
 def with_context(raw: pa.Table, context: Mapping[str, ContextValue], schema: Schema) -> pa.Table:
-    """Replaces stored values by those of the request.
+    """Replaces stored values by those of the request, and adds those of events, which are stored nowhere.
 
     Args:
         raw: [B] rows of the user view.
-        context: User column -> value, the same for all rows; validated by `check_context`.
+        context: Column -> value, the same for all rows; validated by `check_context`.
         schema: The dataset.
     """
     # Weights are of the stored values, and count for no others.
     of_others = [name for name in schema.columns_of_kind("user", Kind.WEIGHTS) if weighted_column(name) in context]
     for name, value in {**dict.fromkeys(of_others), **context}.items():
+        values = pa.array([value] * raw.num_rows)
+        if name in schema.event_columns:
+            raw = raw.append_column(name, values.cast(ARROW_TYPES[stored_as(schema.event_columns[name])]))
+            continue
         place = raw.schema.get_field_index(name)
-        kind = raw.schema.field(place).type
-        raw = raw.set_column(place, name, pa.array([value] * raw.num_rows).cast(kind))
+        raw = raw.set_column(place, name, values.cast(raw.schema.field(place).type))
     return raw

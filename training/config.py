@@ -223,6 +223,9 @@ class TrainingConfig(Section):
     outweighs what they wanted; null has all ages count alike."""
     history_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of the items of an example's history that are left out at random; the others close up."""
+    context_dropout: float = Field(0.5, ge=0, le=1)
+    """Share of the examples whose event columns (`dataset.event_columns`) are made missing, as in a request without
+    them: nightly vectors are such."""
     positions: int = Field(0, ge=0)
     """Latest items of each example's history that are found again, each from what came before it; 0 finds none."""
     position_weight: float = Field(1.0, gt=0)

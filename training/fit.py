@@ -284,6 +284,7 @@ class _Single:
             correct=training.log_q != "none",
             history_dropout=training.history_dropout,
             num_positions=num_positions,
+            context_dropout=training.context_dropout,
             frequency=None
             if training.frequency == "exact"
             else StreamingFrequency(

@@ -204,6 +204,7 @@ def fit_sparcode(
     evaluate: Callable[[SparCode], EpochMetrics] | None,
     report: Report,
     warm: WarmStart | None = None,
+    context_dropout: float = 0.0,
 ) -> tuple[SparCode, list[EpochMetrics]]:
     """Fits SparCode over towers, which stay as they are.
 
@@ -222,6 +223,7 @@ def fit_sparcode(
         evaluate: Measures the model before the first epoch and after each; None measures nothing.
         report: Called after each epoch.
         warm: The state that the fit starts from; None starts from random values.
+        context_dropout: Share of the examples whose event columns are made missing.
 
     Returns:
         The model, and what `evaluate` found: before the first epoch, then after each.
@@ -233,7 +235,7 @@ def fit_sparcode(
     model = SparCodeModel(
         sparcode, log_q=settings.log_q, commit_weight=settings.commitment, estimator=settings.estimator
     )
-    plan, optimizer = _plan(settings, encoder, data), adam(settings.learning_rate)
+    plan, optimizer = _plan(settings, encoder, data, context_dropout=context_dropout), adam(settings.learning_rate)
     # The towers below the tokens are today's; tokens, codes and net start from where they were.
     carried = {"": [*model.trainable_variables, *sparcode.quantizer.variables]}
     if warm is None:
@@ -244,12 +246,7 @@ def fit_sparcode(
     def evaluated(fitted: SparCode) -> EpochMetrics:
         return {} if evaluate is None else evaluate(join(_refitted(fitted, users)))
 
-    def measured(fitted: SparCode) -> EpochMetrics:
-        _warn(model.usage)
-        return {**model.usage.metrics(), **evaluated(fitted)}
-
-    before = evaluated(sparcode)
-    title = f"{data.name} sparcode"
+    before, title = evaluated(sparcode), f"{data.name} sparcode"
     steps = settings.epochs * max(1, round(int(data.item_counts.sum()) / settings.batch_size))
     with progress(f"training ({title})", total=steps) as advance:
         reports = fit(
@@ -258,7 +255,7 @@ def fit_sparcode(
             batches_of=lambda epoch: epoch_batches(data.load_all(), plan, seed=[seed, epoch]),
             optimizer=optimizer,
             folder=unfinished / f"{data.name}-sparcode",
-            evaluate=measured,
+            evaluate=lambda fitted: {**_metrics(model.usage), **evaluated(fitted)},
             on_step=lambda loss: advance(1),
             on_epoch=lambda epoch_report: report(title, epoch_report),
             on_resume=lambda at: resumed(title, at, advance),
@@ -270,9 +267,11 @@ def fit_sparcode(
     return join(_refitted(sparcode, users)), [before, *(one.metrics for one in reports)]
 
 
-def _warn(usage: CodeUsage) -> None:
+def _metrics(usage: CodeUsage) -> EpochMetrics:
+    """Of an epoch, after its warnings."""
     for warning in usage.warnings():
         console().print(f"[yellow]warning[/] {warning}")
+    return usage.metrics()
 
 
 def _token_width(backbone: Fitted, *, num_parts: int) -> int:
@@ -371,7 +370,7 @@ def _interaction(settings: SparCodeFitConfig, width: int, seed: int) -> Interact
     )
 
 
-def _plan(settings: SparCodeFitConfig, encoder: Encoder, data: TrainingData) -> BatchPlan:
+def _plan(settings: SparCodeFitConfig, encoder: Encoder, data: TrainingData, *, context_dropout: float) -> BatchPlan:
     return BatchPlan(
         batch_size=settings.batch_size,
         in_batch=True,
@@ -382,4 +381,5 @@ def _plan(settings: SparCodeFitConfig, encoder: Encoder, data: TrainingData) -> 
         catalogue_size=len(encoder.item_ids) - 1,
         correct=settings.log_q != "none",
         frequency=None,
+        context_dropout=context_dropout,
     )

@@ -305,7 +305,7 @@ def fit_and_evaluate(
         encoder, data, settings=sections.sparcode, backbone=fitted, temperature=towers.temperature, seed=seed,
         users=evaluation.users, items=evaluation.items, folder=folder, unfinished=unfinished,
         checkpoint_every_minutes=training.checkpoint_every_minutes if training.distribute == "none" else None,
-        report=report, warm=warm,
+        report=report, warm=warm, context_dropout=training.context_dropout,
         evaluate=None if phase.relevant is None else evaluation.of_sparcode,
     )  # fmt: skip
     return fitted, sparcode, evaluations, evaluation

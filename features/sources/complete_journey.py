@@ -38,7 +38,8 @@ def open_complete_journey(*, schema: Schema) -> Source:
     """Finds the dataset without importing its package.
 
     Args:
-        schema: Its user columns are those of the demographics, its item columns those of the products.
+        schema: Its user columns are those of the demographics, its item columns those of the products, its
+            event columns those of the transactions, such as `store_id`.
 
     Returns:
         The dataset; an event is a line of a receipt, its value the amount paid to the shop.
@@ -53,6 +54,7 @@ def open_complete_journey(*, schema: Schema) -> Source:
         columns.ITEM_ID: "product_id",
         columns.TIMESTAMP: "transaction_timestamp",
         columns.VALUE: "sales_value",
+        **{name: name for name in schema.event_columns},
     }
     users = {columns.USER_ID: "household_id", **{name: name for name in schema.user_columns}}
     items = {columns.ITEM_ID: "product_id", **{name: name for name in schema.item_columns}}

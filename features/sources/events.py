@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import columns
-from features.schema import MOMENT, Schema
+from features.kinds import Storage, stored_as
+from features.schema import ARROW_TYPES, MOMENT, Schema
+from features.sources.declared import convert_declared
 from features.sources.quarantine import REASONS, SOURCE, SOURCE_ROW, Reason
 from features.sources.raw import Chunk, RawTable
 from features.sources.values import to_ids, to_microseconds, to_numbers, to_text, too_large
@@ -58,9 +60,12 @@ EVENTS_SCHEMA = pa.schema(
 
 
 def events_schema(schema: Schema) -> pa.Schema:
-    """Arrow schema of the files of days: `EVENTS_SCHEMA`, and the kind of each event where events have kinds."""
+    """Arrow schema of the files of days: `EVENTS_SCHEMA`, the kind where events have kinds, and declared columns."""
     kind = [pa.field(columns.KIND, pa.string())] if schema.event_kinds else []
-    return pa.schema([*EVENTS_SCHEMA, *kind])
+    # Numbers as they came: what reads them rounds.
+    types = {**ARROW_TYPES, Storage.FLOAT: pa.float64()}
+    declared = [pa.field(name, types[stored_as(kinds)]) for name, kinds in schema.event_columns.items()]
+    return pa.schema([*EVENTS_SCHEMA, *kind, *declared])
 
 
 def traced_schema(schema: Schema) -> pa.Schema:
@@ -95,7 +100,7 @@ def validate_events(chunk: Chunk, table: RawTable, *, schema: Schema, now: dt.da
     Args:
         chunk: Raw rows.
         table: What their columns mean.
-        schema: The declared kinds of events.
+        schema: The declared kinds and columns of events.
         now: Events after this moment are faulty.
 
     Returns:
@@ -129,6 +134,14 @@ def validate_events(chunk: Chunk, table: RawTable, *, schema: Schema, now: dt.da
         of_kind = kinds.reward_of(found[columns.KIND])
         masks[Reason.UNKNOWN_KIND] = as_mask(pc.is_null(of_kind))
         reward = pc.coalesce(reward, of_kind)
+    for name, own in schema.event_columns.items():
+        raw = table.columns[name]
+        converted = convert_declared(
+            chunk.rows.column(raw), own, where=f"{chunk.file}, column {raw!r}", timestamp_unit=table.timestamp_unit
+        )
+        found[name] = converted.values
+        for reason, mask in converted.faults.items():
+            masks[reason] = masks[reason] | as_mask(mask) if reason in masks else as_mask(mask)
     faults = first_fault(masks, chunk.rows.num_rows)
     reward = pc.fill_null(reward, 1.0)
     filtered = np.zeros(len(faults), dtype=bool)

@@ -22,7 +22,7 @@ import pyarrow as pa
 from features import columns
 from features.computed import DAY_SECONDS
 from features.schema import Schema
-from features.sources.raw import Chunk, RawTable, Source, SourceError, refuse_columns, refuse_event_kinds
+from features.sources.raw import Chunk, RawTable, Source, SourceError, refuse_columns, refuse_event_columns
 
 Ints = npt.NDArray[np.int64]
 TRAIN_FILE, TEST_FILE = "train.txt", "test.txt"
@@ -127,7 +127,7 @@ def open_lightgcn(
     where = f"{path} (a split in LightGCN's format)"
     refuse_columns(schema, "user", where=where)
     refuse_columns(schema, "item", where=where)
-    refuse_event_kinds(schema, where=where)
+    refuse_event_columns(schema, where=where)
     names = (columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP)
 
     def read(chunk_rows: int) -> Iterator[Chunk]:

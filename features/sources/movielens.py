@@ -22,7 +22,7 @@ from features.sources.raw import (
     SourceError,
     choose_columns,
     refuse_columns,
-    refuse_event_kinds,
+    refuse_event_columns,
     unused_columns,
 )
 from features.sources.values import join_known
@@ -240,7 +240,7 @@ def open_movielens(*, schema: Schema, path: Path, min_rating: float = 0.0) -> So
         SourceError: The folder is no MovieLens, or its layout lacks a declared column.
     """
     layout = find_layout(path)
-    refuse_event_kinds(schema, where=f"{path} ({layout.name})")
+    refuse_event_columns(schema, where=f"{path} ({layout.name})")
     events = {name: name for name in (columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP)}
     ratings = _table(layout.ratings, {**events, columns.REWARD: RATING}, layout)
     return Source(

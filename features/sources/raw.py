@@ -154,6 +154,20 @@ def unused_columns(available: Sequence[str], used: Mapping[str, str]) -> tuple[s
     return tuple(name for name in available if name not in used.values())
 
 
+def refuse_event_columns(schema: Schema, *, where: str) -> None:
+    """A source whose events have neither kinds nor further columns cannot have declared ones.
+
+    Raises:
+        SourceError: The schema declares some.
+    """
+    refuse_event_kinds(schema, where=where)
+    if schema.event_columns:
+        raise SourceError(
+            f"{where}: its events have no further columns, but dataset.event_columns declares: "
+            f"{', '.join(schema.event_columns)}. Remove them from the configuration"
+        )
+
+
 def refuse_event_kinds(schema: Schema, *, where: str) -> None:
     """A source whose events have no kinds cannot have declared ones.
 

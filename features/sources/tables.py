@@ -56,7 +56,8 @@ def open_tables(
 
     Args:
         schema: The declared columns.
-        events: Has user_id, item_id and timestamp, and a kind where kinds are declared; perhaps reward and value.
+        events: Has user_id, item_id and timestamp, a kind where kinds are declared, and the declared event columns;
+            perhaps reward and value.
         users: Has user_id and the declared user columns.
         items: Has item_id and the declared item columns, perhaps item_name.
         timestamp_unit: Of numeric timestamps, those of users and items too.
@@ -68,6 +69,7 @@ def open_tables(
         SourceError: A file or a column is missing, or a column is mapped that nothing asks for.
     """
     needed = [columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP, *([columns.KIND] if schema.event_kinds else [])]
+    needed += schema.event_columns
     return Source(
         events=_table(events, needed, [columns.REWARD, columns.VALUE], key="events", timestamp_unit=timestamp_unit),
         users=_entities(users, schema, "user", [], timestamp_unit),

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from artefacts import files, locks
 from features.encoding import Encoder
-from features.schema import Schema, plural
+from features.schema import SIDES, Schema, plural
 from serving.bundles import bundle as layout
 from serving.bundles import folder as history
 from serving.bundles.folder import no_folder, published
@@ -274,10 +274,13 @@ def _weight(facts: Facts) -> str:
 
 
 def _columns(schema: Schema) -> Iterator[str]:
-    for tower, used in (("user", schema.user_columns), ("item", schema.item_columns)):
-        if used:
+    for side in SIDES:
+        if used := schema.columns_of(side):
             described = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in used.items())
-            yield f"- Columns of the {tower} tower besides ids and statistics: {described}."
+            if side == "event":
+                yield f"- Columns of events, which the user tower knows where a request gives them: {described}."
+            else:
+                yield f"- Columns of the {side} tower besides ids and statistics: {described}."
 
 
 def _figures(metrics: Mapping[str, Any]) -> Iterator[str]:

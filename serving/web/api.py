@@ -113,7 +113,7 @@ class RecommendBody(Asked):
     weight_exponent: Annotated[FiniteFloat, Field(ge=0, le=MAX_EXPONENT)] | None = None
     """Power of the items' business values, where the bundle has them: 0 ranks without them."""
     context: dict[Name, ContextValue] = Field(default_factory=dict)
-    """User column -> value of this moment, in place of the stored one."""
+    """User column -> value of this moment, in place of the stored one; event column -> value, missing else."""
     recent_items: Annotated[tuple[Id, ...], Field(max_length=MAX_RECENT)] = ()
     """Ids of items that the one user, or nobody that is known, has met since the features were computed, latest
     first."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serving.context_values import value_schema
+from serving.context_values import context_columns, value_schema
 from serving.recommender import Recommender
 from serving.web.api import ID_SCHEMA, MAX_NAMES, MAX_USERS, Limits, RecommendBody, SimilarItemsBody
 from serving.web.guard import PROTECTED
@@ -84,7 +84,9 @@ def recommend_schema(limits: Limits, served: Sequence[Recommender], categories: 
     fields["context"] = {
         "type": "object",
         "description": fields["context"]["description"],
-        "properties": {name: {"anyOf": [value_schema(encoder, name), _NULL]} for name in encoder.schema.user_columns},
+        "properties": {
+            name: {"anyOf": [value_schema(encoder, name), _NULL]} for name in context_columns(encoder.schema)
+        },
         "additionalProperties": False,
     }
     schema["oneOf"] = [

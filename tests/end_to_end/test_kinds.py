@@ -30,10 +30,13 @@ from features.encoding import Encoder, moments_of
 from features.kinds import KINDS
 from serving.bundles.bundle import Bundle
 from serving.config import ServeSections
+from serving.context_values import with_context
 from serving.open import open_live, service_of
 from serving.retrieval.exported_tower import ExportedTower
+from serving.retrieval.vectors import read_vectors
 from serving.web.app import create_app
 from serving.web.metrics import Metrics
+from training.data.training_data import grown_encoder
 from twinspire.config import Config
 from twinspire.load_config import load
 from twinspire.main_job import plan
@@ -44,6 +47,14 @@ FIRST = dt.date(2024, 1, 1)
 AS_OF = FIRST + dt.timedelta(days=NUM_DAYS - 3)
 NOW = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
 TAGS = ("red", "blue", "round", "flat", "old")
+EVENT_COLUMNS = (
+    "device", "paid", "query", "basket", "basket_weights", "query_vector", "since", "spot", "in_app"
+)  # fmt: skip
+OF_EVENTS = (
+    ("phone", 2.5, "red shoes", "red|blue", "1|3", "[1, 2, 3]", "2024-01-01", "48.1,11.5", "yes"),
+    ("tv", 1.0, "a thing", "round", "2", "0.5 0.5 1", "1700000000", "[52.5, 13.4]", "no"),
+    (None,) * len(EVENT_COLUMNS),
+)
 CONFIG = """
 name: kinds
 as_of: {as_of}
@@ -68,6 +79,16 @@ dataset:
     place: geo
     fresh: boolean
   item_category: tags
+  event_columns:
+    device: categorical
+    paid: numeric
+    query: text
+    basket: categories
+    basket_weights: weights
+    query_vector: vector
+    since: timestamp
+    spot: geo
+    in_app: boolean
   event_kinds: {{look: 0.1, order: 1}}
   positive_kinds: [order]
 ingest:
@@ -111,12 +132,13 @@ def write_source(folder: Path) -> None:
             f"{FIRST + dt.timedelta(days=day)}T{rng.integers(10, 20)}:00:00",
             2.5,
             kind,
+            *OF_EVENTS[(user + day) % 3],
         )
         for day in range(NUM_DAYS)
         for user in range(NUM_USERS)
         for kind in ("look", "order")
     ]
-    names = ["user_id", "item_id", "timestamp", "value", "kind"]
+    names = ["user_id", "item_id", "timestamp", "value", "kind", *EVENT_COLUMNS]
     pd.DataFrame(orders, columns=names).to_csv(folder / "orders.csv", index=False)
     users = [
         {
@@ -185,9 +207,10 @@ def ask(shop: Shop, *bodies: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_every_kind_is_tried_here(shop: Shop) -> None:
     tried = {
-        kind for tower in ("user", "item") for kinds in shop.config.dataset.columns_of(tower).values() for kind in kinds
+        kind for side in ("user", "item") for kinds in shop.config.dataset.columns_of(side).values() for kind in kinds
     }
     assert tried == set(KINDS)
+    assert {kind for kinds in shop.config.dataset.event_columns.values() for kind in kinds} == set(KINDS)
 
 
 def test_rows_that_cannot_be_read_are_counted(shop: Shop) -> None:
@@ -217,6 +240,14 @@ def test_every_kind_of_context_and_recent_items_change_what_is_served(shop: Shop
         "joined": 1_600_000_000,
         "home": [48.1, 11.5],
         "member": True,
+        "device": "tv",
+        "paid": 7.5,
+        "query": "blue shoes",
+        "basket": ["round", "never seen"],
+        "query_vector": [1.0, 0.0, 2.0],
+        "since": 1_600_000_000,
+        "spot": [52.5, 13.4],
+        "in_app": False,
     }
     user = {"user_id": "u5", "k": 5}
     plain, *others = ask(
@@ -231,6 +262,40 @@ def test_every_kind_of_context_and_recent_items_change_what_is_served(shop: Shop
         assert [item["score"] for item in answer["results"][0]["items"]] != scores, name
 
 
+def test_events_carry_their_own_columns_into_examples(shop: Shop) -> None:
+    day = AS_OF - dt.timedelta(days=1)
+    folder = shop.paths.examples / str(day)
+    events, users = (pq.read_table(folder / f"{part}.parquet") for part in ("events", "users"))
+    owners = users.column("user_id").take(events.column("user_row")).to_pylist()
+    for owner, row in zip(owners, events.to_pylist(), strict=True):
+        device, paid, query, *_ = OF_EVENTS[(int(owner[1:]) + (day - FIRST).days) % 3]
+        assert (row["device"], row["paid"], row["query"]) == (device, paid, query)
+        assert row["query_vector"] == {"phone": [1, 2, 3], "tv": [0.5, 0.5, 1], None: None}[device]
+        assert row["in_app"] == {"phone": True, "tv": False, None: None}[device]
+        assert row["since"] == {"phone": 1_704_067_200, "tv": 1_700_000_000, None: None}[device]
+
+
+def test_nightly_vectors_are_those_of_users_of_whom_nothing_is_known_at_the_moment(shop: Shop) -> None:
+    users = pq.read_table(shop.paths.catalogue(AS_OF) / "users.parquet")
+    inputs = shop.encoder.encode_users(users, as_of_seconds=moments_of(users))
+    tower = ExportedTower(shop.paths.model / "user_tower.tflite")
+    nightly = read_vectors(shop.paths.vectors / "users")
+    np.testing.assert_allclose(tower.embed(inputs), nightly, atol=1e-5)
+    given = with_context(users, {"device": "phone", "query": "red shoes"}, shop.config.dataset)
+    other = tower.embed(shop.encoder.encode_users(given, as_of_seconds=moments_of(given)))
+    assert np.abs(other - nightly).max() > 0.01
+
+
+def test_a_warm_start_keeps_the_values_of_events(shop: Shop) -> None:
+    config, encoder = shop.config, shop.encoder
+    grown = grown_encoder(shop.paths, encoder, dataset=config.dataset, towers=config.towers, history_length=6)
+    for name in ("device", "basket_values", "spot_cells"):
+        assert grown.vocabularies[name].ids([1]) == encoder.vocabularies[name].ids([1])
+        assert len(grown.vocabularies[name]) == len(encoder.vocabularies[name])
+    assert grown.scaling == encoder.scaling
+    assert grown.measures == encoder.measures
+
+
 def test_context_that_is_not_of_its_kind_is_refused(shop: Shop) -> None:
     wrong: dict[str, tuple[Any, str]] = {
         "likes": ("red", "expected a list of at most 1,000 texts"),
@@ -238,6 +303,9 @@ def test_context_that_is_not_of_its_kind_is_refused(shop: Shop) -> None:
         "joined": (1.5, "expected a moment, in whole Unix seconds"),
         "home": ([91, 0], r"expected [latitude, longitude] in degrees, of at most 90 and 180"),
         "member": (1, "expected true or false"),
+        "query": (3, "expected text"),
+        "query_vector": ([1.0, 2.0], "expected a list of 3 numbers"),
+        "devices": ("tv", "is not a column of users or events; expected some of: plan, age"),
     }
     answers = ask(shop, *({"user_id": "u5", "context": {name: value}} for name, (value, _) in wrong.items()))
     for (name, (_, expected)), answer in zip(wrong.items(), answers, strict=True):

@@ -91,6 +91,7 @@ def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 MAPPINGS = (
     "dataset.user_columns",
     "dataset.item_columns",
+    "dataset.event_columns",
     "dataset.event_kinds",
     "features.offline_store",
     "serving.fusion_weights",
@@ -126,6 +127,7 @@ NAMES: dict[str, Any] = {
     "dataset.user_statistics_of": ["kind", "colour"],
     "dataset.item_statistics_of": ["country", "town"],
     "dataset.computed_features": ["user_weekend_events"],
+    "dataset.event_columns": {"device": "categorical"},
     "dataset.event_kinds": {"view": 0.1, "order": 1.0},
     "dataset.positive_kinds": ["order"],
     "dataset.history_kinds": ["order"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Span:
         users, items, uniform: Model inputs of the distinct user moments, item moments and uniform negatives.
         user_row, item_row: [E] int64, rows of `users` and `items`.
         weight: [E] float32, the reward of each example.
+        context: [E] inputs of columns of events, which are missing in `users`.
     """
 
     users: Inputs
@@ -48,6 +49,7 @@ class Span:
     user_row: Ints
     item_row: Ints
     weight: npt.NDArray[np.float32]
+    context: Inputs = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -100,6 +102,7 @@ def load_span(
         user_row=np.concatenate([part.user_row + start for part, start in zip(parts, user_offset, strict=False)]),
         item_row=np.concatenate([part.item_row + start for part, start in zip(parts, item_offset, strict=False)]),
         weight=np.concatenate([part.weight for part in parts]),
+        context=_joined([part.context for part in parts]),
     )
     users = _example_users(span)
     weight = REWARDS[reward](span.weight, reward_power)
@@ -123,6 +126,7 @@ class BatchPlan:
         history_dropout: Share of the items of an example's history that are left out at random, so that a user is not
             recognised by a single one (Liang et al. (Mult-VAE), WWW 2018, section 2.2). The others close up.
         num_positions: P, earlier positions of each history that are examples, too.
+        context_dropout: Share of the examples whose event columns are made missing.
     """
 
     batch_size: int
@@ -136,6 +140,7 @@ class BatchPlan:
     frequency: sampling_bias.StreamingFrequency | None
     history_dropout: float = 0.0
     num_positions: int = 0
+    context_dropout: float = 0.0
 
 
 def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
@@ -184,6 +189,10 @@ def batches(
     num_batches = max(1, round(len(order) / plan.batch_size))
     for rows in np.array_split(order, num_batches):
         users, own = _rows(span.users, span.user_row[rows]), _rows(span.items, span.item_row[rows])
+        if span.context:
+            given = rng.random(len(rows)) >= plan.context_dropout
+            for name, values in span.context.items():
+                users[name][given] = values[rows[given]]
         if plan.history_dropout:
             users |= without_some(users[HISTORY], users[HISTORY_AGE], plan.history_dropout, rng)
         targets = Targets.of(users[HISTORY], plan.num_positions, descriptions, rng) if plan.num_positions else None
@@ -357,6 +366,7 @@ def _encode_day(day: examples.Day, encoder: Encoder, *, only_first: bool, reward
         user_row=events.column(examples.USER_ROW).to_numpy(),
         item_row=events.column(examples.ITEM_ROW).to_numpy(),
         weight=events.column(columns.VALUE if reward == "value" else columns.REWARD).to_numpy().astype(np.float32),
+        context=encoder.encode_events(events, as_of_seconds=moments_of(events, columns.TIMESTAMP)),
     )
     return _kept(span, events.column(examples.FIRST_MEETING).to_numpy()) if only_first else span
 
@@ -380,7 +390,9 @@ def _check_rewards(span: Span, path: Path, encoder: Encoder, *, nan_is_missing: 
 
 
 def _kept(span: Span, chosen: npt.NDArray[np.bool_]) -> Span:
-    return replace(span, user_row=span.user_row[chosen], item_row=span.item_row[chosen], weight=span.weight[chosen])
+    context = {name: values[chosen] for name, values in span.context.items()}
+    user_row, item_row, weight = span.user_row[chosen], span.item_row[chosen], span.weight[chosen]
+    return replace(span, user_row=user_row, item_row=item_row, weight=weight, context=context)
 
 
 def _example_users(span: Span) -> Ints:

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from features.encoding import NUMERIC_INPUT, Encoder
 from features.numbers import numeric_names
-from features.schema import ENTITY_KEY, TOWERS, Tower
+from features.schema import ENTITY_KEY, TOWERS, Side, Tower
 from training.data.batches import ITEM_PREFIX, USER_PREFIX, WEIGHT, Batch
 
 PREFIX: dict[Tower, str] = {"user": USER_PREFIX, "item": ITEM_PREFIX}
+SIDE_OF_INPUT: dict[str, Side] = {name: side for side, name in NUMERIC_INPUT.items()}
 # Of an input, which is in standard deviations or a share; beyond it the squares of float32 overflow in a tower.
 LARGEST_INPUT = 1e6
 LARGEST_WEIGHT = 1e30
@@ -46,14 +47,14 @@ def cause_of(batch: Batch, encoder: Encoder) -> str | None:
             if not name.startswith(PREFIX[tower]) or not bad.any():
                 continue
             row, *place = (int(index) for index in np.unravel_index(bad.argmax(), bad.shape))
-            column = name.removeprefix(PREFIX[tower])
-            if column == NUMERIC_INPUT[tower]:
-                column = numeric_names(encoder.schema, tower)[place[0]]
+            column, side = name.removeprefix(PREFIX[tower]), SIDE_OF_INPUT.get(name.removeprefix(PREFIX[tower]))
+            if side is not None:
+                column = numeric_names(encoder.schema, side)[place[0]]
             num_bad = bad.reshape(len(bad), -1).any(axis=1).sum()
             return (
                 f"the column {column} of {_owner(batch, encoder, tower, row)} is {values[(row, *place)]:g} after "
                 f"scaling ({num_bad:,} of {len(bad):,} {tower}s of the batch); correct it in the source, or leave the "
-                f"column out of dataset.{tower}_columns"
+                f"column out of dataset.{side or tower}_columns"
             )
     return None
 

@@ -259,6 +259,7 @@ def fit_encoder_on(
         text_length=towers.text_length,
         text_buckets=towers.text_buckets,
         id_buckets=towers.id_buckets,
+        events=examples.event_samples(paths.examples, days, list(dataset.event_columns), before=paths.as_of),
     )
 
 

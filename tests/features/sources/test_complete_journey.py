@@ -47,6 +47,17 @@ def test_the_whole_year_is_kept_but_for_repeated_lines(tmp_path):
 
 
 @needs_data
+def test_the_store_of_a_purchase_can_be_declared():
+    schema = Schema(event_columns={"store_id": "categorical"})
+    [first, *_] = open_complete_journey(schema=schema).events.read(1_000)
+    assert first.rows.column("store_id").null_count == 0
+    with pytest.raises(SourceError, match=r"transactions.parquet: has no column 'store'; .* is 'store_id'"):
+        open_complete_journey(schema=Schema(event_columns={"store": "categorical"}))
+    with pytest.raises(SourceError, match=r"The Complete Journey: its events have no kinds"):
+        open_complete_journey(schema=Schema(event_kinds={"view": 1}))
+
+
+@needs_data
 def test_a_column_that_the_products_lack_names_the_nearest_one():
     with pytest.raises(SourceError, match=r"products.parquet: has no column 'departement'; .* is 'department'"):
         open_complete_journey(schema=Schema(item_columns={"departement": "categorical"}))

@@ -123,3 +123,31 @@ def test_by_default_kinds_with_a_reward_are_positives_and_all_make_histories() -
     assert kinds is not None
     assert (kinds.positives, kinds.histories) == (("view", "order"), ("view", "hide", "order"))
     assert Schema().kinds_of_events() is None
+
+
+def test_columns_of_events_are_read_by_their_kinds(shop: Any) -> None:
+    declared = {"device": "categorical", "paid": "numeric", "app": "boolean", "spot": "geo", "likes": "categories"}
+    described = type(shop)(shop.folder, Schema.model_validate({"event_columns": declared}))
+    summary = described.ingest(
+        "user_id,item_id,timestamp,device,paid,app,spot,likes\n"
+        'u,i,1,tv,1.5,yes,"1,2",a|b\n'
+        "u,i,2,,,,,\n"
+        'u,i,3,tv,1.5,perhaps,"1,2",a\n'
+        'u,i,4,tv,much,yes,"1,2",a\n'
+        'u,i,5,tv,1,yes,"91,2",a\n'
+    )
+    assert summary.quarantined["events"] == {"unparsable_number": 1, "unparsable_value": 2}
+    events = tables.read_events(shop.out, first_day=dt.date.min, end_day=dt.date.max, more=list(declared))
+    assert events.select(list(declared)).to_pylist() == [
+        {"device": "tv", "paid": 1.5, "app": True, "spot": [1, 2], "likes": ["a", "b"]},
+        dict.fromkeys(declared),
+    ]
+    assert events.schema.field("paid").type == pa.float64()
+
+
+def test_a_source_without_further_columns_of_events_refuses_them(tmp_path: Path) -> None:
+    (tmp_path / "u.data").write_text("1\t2\t3\t4\n")
+    (tmp_path / "u.item").write_text("")
+    (tmp_path / "u.user").write_text("")
+    with pytest.raises(SourceError, match=r"no further columns, but dataset.event_columns declares: device"):
+        open_movielens(schema=Schema.model_validate({"event_columns": {"device": "categorical"}}), path=tmp_path)

@@ -125,6 +125,26 @@ def test_items_of_histories_are_left_out_at_random_in_batches_alone(groups_span:
     assert abs(num_kept / num_items - 0.6) < 4 * (0.4 * 0.6 / num_items) ** 0.5
 
 
+def test_what_is_known_of_events_is_missing_in_a_share_of_the_examples(groups_span: Span) -> None:
+    numbers = np.arange(1, 1 + len(groups_span), dtype=np.int32)
+    missing = np.zeros(len(groups_span.users["user_id"]), np.int32)
+    users = {**groups_span.users, "device": missing, "place": missing}
+    span = replace(groups_span, users=users, context={"device": numbers, "place": -numbers})
+    owner = {number: groups_span.users["user_id"][row] for number, row in zip(numbers, span.user_row, strict=True)}
+    for share in (0.0, 0.4, 1.0):
+        found = list(batches(span, plan(span, context_dropout=share), seed=[1]))
+        devices, places = (np.concatenate([batch[f"user/{name}"] for batch in found]) for name in ("device", "place"))
+        np.testing.assert_array_equal(devices, -places)
+        given = devices[devices > 0]
+        assert len(set(given)) == len(given)
+        # Four standard errors of a share.
+        assert abs(len(given) / len(numbers) - (1 - share)) <= 4 * (share * (1 - share) / len(numbers)) ** 0.5
+        for batch in found:
+            for user, device in zip(batch["user/user_id"], batch["user/device"], strict=True):
+                assert device == 0 or owner[device] == user
+    assert not span.users["device"].any()
+
+
 def test_uniform_negatives_follow_the_own_items_and_are_taken_from_their_pool_in_turn(groups_span: Span) -> None:
     pool_size = len(groups_span.uniform["item_id"])
     numbered = np.broadcast_to(1000 + np.arange(pool_size)[:, None], groups_span.uniform["item_numeric"].shape)

@@ -5,12 +5,12 @@ Shape letters: E events, N items of the shard, R rows, C computed features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from beam_jobs.user_snapshots import DAY_SECONDS, Events, Flags, Floats, Ints, latest_turns
+from beam_jobs.user_snapshots import DAY_SECONDS, NONE, Events, Flags, Floats, Ints, latest_turns
 from features.computed import ComputedFeature, DayEvents, carried
 from features.schema import FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS
 
@@ -114,6 +114,7 @@ def snapshots(
     is_new: Flags,
     refresh: Ints,
     refresh_days: int,
+    changed: Callable[[int], Ints] = lambda day: NONE,
 ) -> Iterator[ItemRows]:
     """Rows of every midnight after `first_day` up to `end_day`, to which the state is carried on.
 
@@ -130,11 +131,12 @@ def snapshots(
         is_new: [N] bool, what has no rows yet: it gets that of its latest refresh as well.
         refresh: [N] int64, stable number of each item that spreads the refreshes over days.
         refresh_days: An item is refreshed at the midnights with (day + refresh) divisible by it.
+        changed: Day number of a midnight -> the items of which something else is true from then on: they get a row.
 
     Yields:
         `ItemRows` in time order.
     """
-    for day, new in latest_turns(first_day, rows_from, is_new, refresh, refresh_days):
+    for day, new in latest_turns(first_day, rows_from, is_new, refresh, refresh_days, changed=changed):
         yield state.rows(new, day)
     days = events.day
     for day in range(first_day, end_day):
@@ -143,4 +145,5 @@ def snapshots(
         if day + 1 >= rows_from:
             due = (day + 1 + refresh) % refresh_days == 0
             due[events.item[begin:end]] = True
+            due[changed(day + 1)] = True
             yield state.rows(np.flatnonzero(due), day + 1)

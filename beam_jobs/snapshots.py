@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import embed, item_snapshots, snapshot_state, user_snapshots
+from beam_jobs import dated_facts, embed, item_snapshots, snapshot_state, user_snapshots
 from features import columns, computed, event_kinds, ids, lists
 from features.schema import ENTITY_KEY, MOMENT, PAIRS_SCHEMA, Schema, Tower, snapshot_schema
 
@@ -91,7 +91,12 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
         return snapshot_state.read_shard(getattr(self._saved, part), shard, self._num_shards)
 
     def _arrow(
-        self, members: pa.Table, position: user_snapshots.Ints, moment: int, statistics: list[pa.Array]
+        self,
+        members: pa.Table,
+        position: user_snapshots.Ints,
+        moment: int,
+        statistics: list[pa.Array],
+        dated: Sequence[pa.ChunkedArray] = (),
     ) -> pa.Table:
         schema = snapshot_schema(self._schema, self.tower)
         chosen = members.take(pa.array(position))
@@ -105,6 +110,7 @@ class _SnapshotShard(beam.DoFn):  # type: ignore[misc]
             seconds,
             *statistics,
             *(chosen.column(name) for name in columns_of),
+            *dated,
         ]
         return pa.table([_cast(array, field.type) for array, field in zip(arrays, schema, strict=True)], schema=schema)
 
@@ -218,12 +224,25 @@ class ItemShard(_SnapshotShard):
             self._shares(field.values, table, events, before, entity_ids) for field in self._schema.shares_of("item")
         ]
         state = snapshot_state.item_state(self._read("item", shard), entity_ids, self._computed())
+        facts = dated_facts.read_facts(
+            Path(self._path).parent,
+            shard,
+            num_shards=self._num_shards,
+            item_ids=entity_ids,
+            names=list(self._schema.dated_columns),
+            # New items get rows of their latest turn before.
+            first_day=self._days[0] - self._refresh_days,
+            end_day=self._days[1],
+        )
         rows = [snapshot_schema(self._schema, self.tower).empty_table()]
-        for found in item_snapshots.snapshots(state, events, table.column("first").to_numpy(), **wanted):
+        for found in item_snapshots.snapshots(
+            state, events, table.column("first").to_numpy(), changed=facts.changed, **wanted
+        ):
+            dated = facts.at(found.item, found.moment // user_snapshots.DAY_SECONDS)
             statistics = snapshot_state.item_columns(found) + snapshot_state.share_columns(
                 shares, found.moment, found.item
             )
-            rows.append(self._arrow(members, found.item, found.moment, statistics))
+            rows.append(self._arrow(members, found.item, found.moment, statistics, dated))
         yield shard, pa.concat_tables(rows)
         yield beam.pvalue.TaggedOutput("state", (shard, snapshot_state.item_table(state, entity_ids)))
 

@@ -5,7 +5,7 @@ Shape letters: E events, U users, T history length, R rows, C computed features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ DAY_SECONDS = 86_400
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+NONE: Ints = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,24 @@ def snapshots(
 
 
 def latest_turns(
-    first_day: int, rows_from: int, is_new: Flags, refresh: Ints, refresh_days: int
+    first_day: int,
+    rows_from: int,
+    is_new: Flags,
+    refresh: Ints,
+    refresh_days: int,
+    changed: Callable[[int], Ints] = lambda day: NONE,
 ) -> Iterator[tuple[int, Ints]]:
     """The latest refresh of each new user or item up to `first_day`: (day number of the midnight, who), by midnight.
 
-    A run that had known of them all along would have left this row. Nothing where no rows are wanted that early.
+    A run that had known of them all along would have left this row, and one on each day on which they changed. Nothing
+    where no rows are wanted that early.
     """
     if first_day < rows_from:
         return
     for day in range(first_day - refresh_days + 1, first_day + 1):
-        new = np.flatnonzero(is_new & ((day + refresh) % refresh_days == 0))
+        due = (day + refresh) % refresh_days == 0
+        due[changed(day)] = True
+        new = np.flatnonzero(is_new & due)
         if len(new):
             yield day, new
 

@@ -12,6 +12,9 @@ REWARD: Final = "reward"
 VALUE: Final = "value"
 KIND: Final = "kind"
 ITEM_NAME: Final = "item_name"
+# The days of which a fact of an item is true, both included.
+FIRST_DAY: Final = "first_day"
+LAST_DAY: Final = "last_day"
 
 # Feature snapshots, as Feast reads them.
 EVENT_TIMESTAMP: Final = "event_timestamp"

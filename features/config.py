@@ -66,11 +66,14 @@ class TablesSource(Section):
     kind: Literal["tables"]
     """Names this kind of source."""
     events: TableFile
-    """Needs user_id, item_id and timestamp; reward and value are optional."""
+    """Needs user_id, item_id and timestamp, `kind` where kinds of events are declared, and every declared event column;
+    reward and value are optional."""
     users: TableFile | None = None
     """Needs user_id and every declared user column."""
     items: TableFile | None = None
     """Needs item_id and every declared item column; item_name is optional."""
+    dated: TableFile | None = None
+    """Needs item_id, first_day, last_day and every column under `dataset.dated_columns`."""
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
     """Unit of numeric timestamps; text and typed ones are read as they are, UTC unless they say otherwise."""
 
@@ -81,6 +84,7 @@ class TablesSource(Section):
             "events": (columns.USER_ID, columns.ITEM_ID, columns.TIMESTAMP),
             "users": (columns.USER_ID,),
             "items": (columns.ITEM_ID,),
+            "dated": (columns.ITEM_ID, columns.FIRST_DAY, columns.LAST_DAY),
         }
         for table, needed in keys.items():
             file: TableFile | None = getattr(self, table)

@@ -5,8 +5,8 @@ Shape letters: B rows, T history length, L trigrams, F numeric inputs of a tower
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +52,16 @@ HISTORY, HISTORY_AGE = "user_history", "user_history_age_days"
 VALUES_SUFFIX = lists.VALUES_SUFFIX
 CELLS: dict[Tower, str] = {"user": "user_cells", "item": "item_cells"}
 """Input of the cells of places, and key of their vocabulary."""
-NUMERIC_INPUT: dict[Side, str] = {"user": "user_numeric", "item": "item_numeric", "event": "event_numeric"}
+NUMERIC_INPUT: dict[Side, str] = {
+    "user": "user_numeric",
+    "item": "item_numeric",
+    "event": "event_numeric",
+    "dated": "dated_numeric",
+}
+MORE: dict[Tower, Side] = {"user": "event", "item": "dated"}
+"""What has further inputs of a tower."""
 MEASURED_ROWS = 100_000
+"""Rows after which lists are measured no more, where rows are streamed."""
 MOST_DEVIATIONS = 10.0
 """A scaled number ends here: one that hardly varied in training may be a thousand deviations off when it is served."""
 
@@ -102,9 +110,11 @@ class Encoder:
         if tower == "user":
             specs.append(InputSpec(HISTORY, "history", self.history_length, self.item_ids.num_table_rows))
             specs.append(InputSpec(HISTORY_AGE, "history_number", self.history_length))
-            specs += [own.spec(self, name) for name, own in own_inputs(self.schema, "event")]
-            if numbers := numeric_names(self.schema, "event"):
-                specs.append(InputSpec(NUMERIC_INPUT["event"], "numeric", len(numbers)))
+        # What is true for a while is no fact of the items of a history.
+        more = MORE[tower]
+        specs += [replace(own.spec(self, name), is_fact=False) for name, own in own_inputs(self.schema, more)]
+        if numbers := numeric_names(self.schema, more):
+            specs.append(InputSpec(NUMERIC_INPUT[more], "numeric", len(numbers)))
         return specs
 
     def encode_users(self, raw: pa.Table, *, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
@@ -138,7 +148,7 @@ class Encoder:
 
     def encode_items(self, raw: pa.Table, *, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
         """Inputs of the item tower; arguments and result as in `encode_users`."""
-        return self._encode_side(raw, "item", as_of_seconds)
+        return self._encode_side(raw, "item", as_of_seconds) | self._encode_columns(raw, "dated", as_of_seconds)
 
     def _encode_side(self, raw: pa.Table, tower: Tower, as_of_seconds: npt.NDArray[np.int64]) -> Inputs:
         ids = self.user_ids if tower == "user" else self.item_ids
@@ -225,6 +235,7 @@ class Encoder:
 def fit_encoder(
     schema: Schema, users: pa.Table, items: pa.Table, samples: Iterable[tuple[Tower, pa.Table]], *,
     history_length: int, text_length: int, text_buckets: int, id_buckets: int = 0, events: Iterable[pa.Table] = (),
+    dated: Iterable[pa.Table] = (),
 ) -> Encoder:  # fmt: skip
     """Learns vocabularies from the catalogues and scales from samples of joined features.
 
@@ -237,23 +248,24 @@ def fit_encoder(
         text_length: L.
         text_buckets: Buckets for trigrams.
         id_buckets: Buckets of each side for ids that the catalogues do not know; 0 leaves them in row 0.
-        events: Samples of events with their declared columns and timestamps, streamed; of lists, the longest and the
-            scale are those of the first `MEASURED_ROWS`.
+        events: Samples of events with their declared columns and timestamps, streamed.
+        dated: Dated facts with their declared columns, streamed.
 
     Returns:
         The encoder; a number that never varies is scaled by 1.
     """
-    vocabularies, measures = {}, {}
-    sums = _no_sums(schema)
-    values, of_events = _take_in_events(schema, events, sums)
-    for side, table in zip(SIDES, (users, items, of_events), strict=True):
-        for name, own in own_inputs(schema, side):
-            if own.values is not None and side != "event":
-                values[name + own.suffix] = set(pc.unique(own.values(table.column(name))).drop_null().to_pylist())
-            if own.values is not None:
-                vocabularies[name + own.suffix] = IdMap(sorted(values[name + own.suffix]))
-            if own.measure is not None:
-                measures[name + own.suffix] = own.measure(table.column(name))
+    vocabularies, measures = dict[str, IdMap](), dict[str, Measure]()
+    sums: dict[str, Floats] = {name: np.zeros(3) for side in SIDES for name in numeric_names(schema, side)}
+
+    def added_up() -> Iterator[pa.Table]:
+        for table in events:
+            _add_up(sums, table, schema, "event", moments_of(table, columns.TIMESTAMP))
+            yield table
+
+    for side, tables in zip(SIDES, ([users], [items], added_up(), dated), strict=True):
+        of_side = _learned(schema, side, tables)
+        vocabularies |= of_side[0]
+        measures |= of_side[1]
     for tower, table in zip(TOWERS, (users, items), strict=True):
         if (place := schema.geo_of(tower)) is not None:
             vocabularies[CELLS[tower]] = geo.vocabulary_of(*(table.column(name) for name in place))
@@ -270,24 +282,22 @@ def fit_encoder(
     )
 
 
-def _take_in_events(
-    schema: Schema, events: Iterable[pa.Table], sums: dict[str, Floats]
-) -> tuple[dict[str, set[str]], pa.Table]:
-    """Distinct values of the columns of events by input, and the first rows; adds up their numbers in `sums`."""
-    own_of = own_inputs(schema, "event")
+def _learned(schema: Schema, side: Side, tables: Iterable[pa.Table]) -> tuple[dict[str, IdMap], dict[str, Measure]]:
+    """Values and measures of the inputs that the columns of a side have to themselves."""
+    own_of = own_inputs(schema, side)
     values: dict[str, set[str]] = {name + own.suffix: set() for name, own in own_of if own.values is not None}
-    fields = [pa.field(name, ARROW_TYPES[stored_as(kinds)]) for name, kinds in schema.event_columns.items()]
-    first = [pa.schema(fields).empty_table()]
-    num_rows = 0
-    for table in events:
+    fields = [(name, ARROW_TYPES[stored_as(kinds)]) for name, kinds in schema.columns_of(side).items()]
+    first, num_rows = list[pa.Table](), 0
+    for table in tables:
         for name, own in own_of:
             if own.values is not None:
                 values[name + own.suffix].update(pc.unique(own.values(table.column(name))).drop_null().to_pylist())
-        _add_up(sums, table, schema, "event", moments_of(table, columns.TIMESTAMP))
         if num_rows < MEASURED_ROWS:
-            first.append(table.select(schema.event_columns).cast(first[0].schema).slice(0, MEASURED_ROWS - num_rows))
+            first.append(table.select([name for name, _ in fields]))
             num_rows += table.num_rows
-    return values, pa.concat_tables(first)
+    measured = pa.concat_tables(first) if first else pa.schema(fields).empty_table()
+    measures = {name + own.suffix: own.measure(measured.column(name)) for name, own in own_of if own.measure}
+    return {name: IdMap(sorted(found)) for name, found in values.items()}, measures
 
 
 def own_inputs(schema: Schema, side: Side) -> list[tuple[str, OwnInput]]:
@@ -318,10 +328,6 @@ def moments_of(joined: pa.Table, name: str = columns.EVENT_TIMESTAMP) -> npt.NDA
     return np.asarray(moments.cast(pa.int64()).to_numpy() // 1_000_000)
 
 
-def _no_sums(schema: Schema) -> dict[str, Floats]:
-    return {name: np.zeros(3) for side in SIDES for name in numeric_names(schema, side)}
-
-
 def _add_up(
     sums: dict[str, Floats], table: pa.Table, schema: Schema, side: Side, moments: npt.NDArray[np.int64]
 ) -> None:
@@ -336,6 +342,8 @@ def _fit_scaling(
 ) -> dict[str, tuple[float, float]]:
     for tower, table in samples:
         _add_up(sums, table, schema, tower, moments_of(table))
+        if tower == "item":
+            _add_up(sums, table, schema, "dated", moments_of(table))
     scaling = {}
     for name, (count, total, squares) in sums.items():
         mean = total / count if count else 0.0

@@ -26,6 +26,7 @@ from features.schema import Schema, Tower
 from features.schema_changes import SchemaFacts
 from features.sources.changed_files import Before, EventReader, EventsRead, Ledger
 from features.sources.complete_journey import open_complete_journey
+from features.sources.dated import write_dated
 from features.sources.entities import entity_schema, read_entities, unmet_note, with_ids
 from features.sources.lightgcn import open_lightgcn
 from features.sources.movielens import open_movielens
@@ -34,7 +35,7 @@ from features.sources.raw import RawTable, Source, SourceError, nearest
 from features.sources.summary import DayFacts, IngestSummary
 from features.sources.tables import open_tables
 from features.sources.write_events import digest_of_file, span_of
-from features.tables import WITHDRAWN_FILE
+from features.tables import DATED_FILE, WITHDRAWN_FILE
 
 OPENERS: dict[str, Callable[..., Source]] = {
     "complete_journey": open_complete_journey,
@@ -180,7 +181,7 @@ def _digest(folder: Path, days: Mapping[dt.date, DayFacts]) -> str:
     total = hashlib.sha256()
     for day in sorted(days):
         total.update(f"{day}.parquet".encode() + bytes.fromhex(days[day].digest))
-    for path in (folder / "items.parquet", folder / "users.parquet"):
+    for path in filter(Path.exists, (folder / f"{name}.parquet" for name in ("items", "users", "dated"))):
         total.update(path.name.encode() + bytes.fromhex(digest_of_file(path)))
     return total.hexdigest()
 
@@ -202,6 +203,7 @@ class _Job:
         """Reads users and items first: they are small, and their mistakes show early."""
         users, bad_users, num_forgotten = self._entities(source.users, schema, "user")
         items, bad_items, _ = self._entities(source.items, schema, "item")
+        bad_dated = {} if source.dated is None else {"dated": self._dated(source.dated, schema)}
         offered = items.column(0)
         read, bad_events = self._events(source.events, schema, before, progress)
         span = span_of(self.folder / "events", read.days)
@@ -221,12 +223,12 @@ class _Job:
             pq.write_table(items.select([0]).filter(gone), self.folder / WITHDRAWN_FILE, compression="zstd")
         pq.write_table(users, self.folder / "users.parquet", compression="zstd")
         pq.write_table(items, self.folder / "items.parquet", compression="zstd")
-        tables = {"events": source.events, "users": source.users, "items": source.items}
+        tables = source.tables()
         summary = IngestSummary(
             rows_read=read.num_rows,
             rows_kept=sum(facts.num_events for facts in read.days.values()),
             filtered=filtered,
-            quarantined={"events": bad_events, "users": bad_users, "items": bad_items},
+            quarantined={"events": bad_events, "users": bad_users, "items": bad_items, **bad_dated},
             num_users=users.num_rows,
             num_items=items.num_rows,
             num_added_users=num_added_users,
@@ -235,12 +237,12 @@ class _Job:
             days={str(day): facts for day, facts in read.days.items()},
             first_event=span[0],
             last_event=span[1],
-            unused_columns={name: table.unused for name, table in tables.items() if table is not None},
+            unused_columns={name: table.unused for name, table in tables.items()},
             content_digest=_digest(self.folder, read.days),
             num_forgotten_users=num_forgotten,
             lines_read=read.num_rows + read.num_other_lines,
             other_lines=read.num_other_lines,
-            notes=warnings + tuple(note for table in tables.values() if table is not None for note in table.notes),
+            notes=warnings + tuple(note for table in tables.values() for note in table.notes),
         )
         (self.folder / "manifest.json").write_text(
             summary.to_json(SchemaFacts.of(source, schema).to_plain()), encoding="utf-8"
@@ -258,6 +260,13 @@ class _Job:
                 )
         self._check(quarantine, num_rows - num_forgotten, name)
         return table, quarantine.counts_by_reason(), num_forgotten
+
+    def _dated(self, raw: RawTable, schema: Schema) -> dict[str, int]:
+        with Quarantine(self.folder / "quarantine" / "dated.parquet", "dated") as quarantine:
+            path = self.folder / DATED_FILE
+            num_rows = write_dated(raw, schema, path=path, chunk_rows=self.chunk_rows, quarantine=quarantine)
+        self._check(quarantine, num_rows, "dated")
+        return quarantine.counts_by_reason()
 
     def _events(
         self, raw: RawTable, schema: Schema, before: Before | None, progress: Callable[[int], None]

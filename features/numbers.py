@@ -8,7 +8,7 @@ Shape letters: B rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,13 +101,17 @@ READ_OTHERWISE = frozenset({columns.USER_AS_OF, columns.ITEM_AS_OF, "user_histor
 
 
 def numeric_inputs(schema: Schema, side: Side) -> list[NumericInput]:
-    """A side's numeric inputs, in order: of statistics and computed features, which events have not, then of columns.
+    """A side's numeric inputs, in order: of a tower's statistics and computed features, then of columns.
+
+    Of dated facts the first is whether an item has any: without it, none and a usual one would be the same number.
 
     Raises:
         ValueError: The snapshots compute something that no input reads.
     """
     inputs: list[NumericInput] = []
-    if side != "event":
+    if side == "dated" and schema.dated_columns:
+        inputs.append(NumericInput("dated.any", tuple(schema.dated_columns), _has_any(list(schema.dated_columns))))
+    if side in ("user", "item"):
         inputs = [*OF_STATISTICS[side], *map(_of_computed, schema.computed_of(side))]
         read = {field for one in inputs for field in one.reads} | READ_OTHERWISE
         if unread := [statistic.name for statistic in STATISTICS[side] if statistic.name not in read]:
@@ -118,6 +122,14 @@ def numeric_inputs(schema: Schema, side: Side) -> list[NumericInput]:
     for name, kinds in schema.columns_of(side).items():
         inputs += [_of_column(name, word, kind) for kind in kinds for word in KINDS[kind].numbers]
     return inputs
+
+
+def _has_any(names: Sequence[str]) -> Callable[[pa.Table, Ints], Floats]:
+    def has_any(raw: pa.Table, moments: Ints) -> Floats:
+        known = [raw.column(name).is_valid().to_numpy() for name in names]
+        return np.asarray(np.logical_or.reduce(known), np.float64)
+
+    return has_any
 
 
 def numeric_names(schema: Schema, side: Side) -> list[str]:

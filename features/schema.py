@@ -18,9 +18,10 @@ from features.lists import WEIGHTS_SUFFIX, weighted_column
 
 Tower = Literal["user", "item"]
 TOWERS: tuple[Tower, ...] = ("user", "item")
-Side = Literal["user", "item", "event"]
-SIDES: tuple[Side, ...] = (*TOWERS, "event")
-"""What has columns: the rows of the two towers' tables and, as further inputs of the user tower, the events."""
+Side = Literal["user", "item", "event", "dated"]
+SIDES: tuple[Side, ...] = (*TOWERS, "event", "dated")
+"""What has columns: users, items, events (further inputs of the user tower), and what is true of items for some days
+(further inputs of the item tower)."""
 
 
 class Statistic(BaseModel):
@@ -67,7 +68,15 @@ ENTITY_KEY: dict[Tower, str] = {"user": columns.USER_ID, "item": columns.ITEM_ID
 PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 # Inputs that the encoder makes of statistics, of places and of text columns.
 INPUT_NAMES = frozenset(
-    {"user_numeric", "item_numeric", "event_numeric", "user_history_age_days", "user_cells", "item_cells"}
+    {
+        "user_numeric",
+        "item_numeric",
+        "event_numeric",
+        "dated_numeric",
+        "user_history_age_days",
+        "user_cells",
+        "item_cells",
+    }
 )
 # Columns of snapshots, of joined examples and of Feast's own queries.
 TABLE_NAMES = frozenset(
@@ -124,6 +133,9 @@ class Schema(BaseModel):
     event_columns: dict[str, Kinds] = Field(default_factory=dict)
     """Column of the events table -> its kind or kinds, likewise: what is known when a list is asked for, such as query
     text, device or store. Inputs of the user tower, which a request gives in `context`; missing where it does not."""
+    dated_columns: dict[str, Kinds] = Field(default_factory=dict)
+    """Column of the table of dated facts -> its kind or kinds, likewise: what is true of an item for some days, such as
+    a discount. Inputs of the item tower; missing on days for which an item has no fact."""
     item_category: str | None = None
     """Item column that the reports, the filters and the server call the category."""
     user_geo: tuple[str, str] | None = None
@@ -150,7 +162,7 @@ class Schema(BaseModel):
     event_name: str = Field("purchase", pattern=r"^[^\W\d_][\w -]{0,31}$")
     """What one event is, in the singular, such as check-in or play: the word of reports and answers for people."""
 
-    @field_validator("user_columns", "item_columns", "event_columns")
+    @field_validator("user_columns", "item_columns", "event_columns", "dated_columns")
     @classmethod
     def _kinds_are_known(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, kinds in value.items():
@@ -178,10 +190,14 @@ class Schema(BaseModel):
         self.kinds_of_events()
         self._check_shares()
         self._check_geo()
-        names = [*self.user_columns, *self.item_columns, *self.event_columns]
+        names = [name for side in SIDES for name in self.columns_of(side)]
         names += [*columns.EVENT_COLUMNS, columns.ITEM_NAME]
-        # Of users and items, `kind` may be a column.
-        names += [columns.KIND] if columns.KIND in self.event_columns else []
+        # In other tables they may be columns.
+        reserved: dict[Side, tuple[str, ...]] = {
+            "event": (columns.KIND,),
+            "dated": (columns.FIRST_DAY, columns.LAST_DAY),
+        }
+        names += [name for side, of_side in reserved.items() for name in of_side if name in self.columns_of(side)]
         names += [statistic.name for tower in STATISTICS.values() for statistic in tower]
         names += [name for tower in TOWERS for field in self.shares_of(tower) for name in field[1:]]
         names += self.computed_features
@@ -204,7 +220,7 @@ class Schema(BaseModel):
 
     def _check_names(self) -> None:
         """Refuses names that a model input cannot have, or that the encoder gives to inputs of its own."""
-        for name in (*self.user_columns, *self.item_columns, *self.event_columns):
+        for name in (name for side in SIDES for name in self.columns_of(side)):
             if not PLAIN_NAME.fullmatch(name):
                 raise ValueError(
                     f"column {name!r} must begin with a letter and hold letters, digits and _ only; give it such a "
@@ -268,9 +284,9 @@ class Schema(BaseModel):
                     raise ValueError(f"{tower}_statistics_of names {name!r} more than once; name it once")
 
     def columns_of(self, side: Side) -> dict[str, tuple[str, ...]]:
-        """Declared columns of a tower's table, or of the events, and their kinds."""
-        of_side = {"user": self.user_columns, "item": self.item_columns, "event": self.event_columns}
-        return of_side[side]
+        """Declared columns of a side's table and their kinds."""
+        found: dict[str, tuple[str, ...]] = getattr(self, f"{side}_columns")
+        return found
 
     def columns_of_kind(self, side: Side, kind: str) -> list[str]:
         """Declared columns that enter a tower as `kind`, in order of declaration."""
@@ -294,7 +310,7 @@ class Schema(BaseModel):
         return [name for name in self.computed_features if COMPUTED[name].tower == tower]
 
     def view_fields(self, tower: Tower) -> Iterator[tuple[str, Storage]]:
-        """Name and storage of every field in a tower's feature view: statistics, computed, shares, then columns."""
+        """Name and storage of every field in a tower's feature view: statistics, computed, shares, columns, facts."""
         for statistic in STATISTICS[tower]:
             yield statistic.name, statistic.storage
         for name in self.computed_of(tower):
@@ -302,7 +318,8 @@ class Schema(BaseModel):
         for shares in self.shares_of(tower):
             yield shares.values, Storage.STRINGS
             yield shares.shares, Storage.FLOATS
-        for name, kinds in self.columns_of(tower).items():
+        dated = self.dated_columns if tower == "item" else {}
+        for name, kinds in {**self.columns_of(tower), **dated}.items():
             yield name, stored_as(kinds)
 
 

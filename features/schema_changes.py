@@ -34,8 +34,7 @@ class SchemaFacts:
     @classmethod
     def of(cls, source: Source, schema: Schema) -> SchemaFacts:
         """Those of an opened source; nothing is read."""
-        tables = {"events": source.events, "users": source.users, "items": source.items}
-        there = {name: table for name, table in tables.items() if table is not None}
+        there = source.tables()
         return cls(
             {name: dict(table.kinds) for name, table in there.items()},
             {name: dict(table.columns) for name, table in there.items()},
@@ -92,7 +91,7 @@ def schema_changes(before: SchemaFacts, now: SchemaFacts) -> list[SchemaChange]:
     found = [change for side in SIDES for change in _declared(before, now, side)]
     for tower in TOWERS:
         found += _statistics(before, now, tower)
-    for table in ("events", "users", "items"):
+    for table in ("events", "users", "items", "dated"):
         found += _source(before, now, table)
     found += _event_kinds(before, now)
     was, is_now = (facts.dataset["item_category"] for facts in (before, now))
@@ -103,7 +102,7 @@ def schema_changes(before: SchemaFacts, now: SchemaFacts) -> list[SchemaChange]:
 
 
 def _declared(before: SchemaFacts, now: SchemaFacts, side: Side) -> Iterator[SchemaChange]:
-    table = f"{side}s"
+    table = "dated" if side == "dated" else f"{side}s"
     old, new = before.kinds(side), now.kinds(side)
     raw_before, raw_now = before.columns.get(table, {}), now.columns.get(table, {})
     gone = {raw_before.get(name, name): name for name in old if name not in new}

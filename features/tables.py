@@ -3,6 +3,7 @@
 tables/events/2017-01-31.parquet  events of one UTC day by (timestamp, user_id, item_id)
        users.parquet              user_id and the declared user columns, by user_id
        items.parquet              item_id, item_name and the declared item columns, by item_id
+       dated.parquet              item_id, first_day, last_day and the declared dated columns, as the source has them
        withdrawn_items.parquet    item_id of those that only events know, where the source has a table of items
        quarantine/                rows set aside
        manifest.json              counts, and of each day a digest of its events
@@ -16,7 +17,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from features.sources.summary import DayFacts
 from features.sources.write_events import digest_of_file
 
 WITHDRAWN_FILE = "withdrawn_items.parquet"
+DATED_FILE = "dated.parquet"
 RAW = "raw"
 
 
@@ -163,6 +165,14 @@ def read_items(tables: Path) -> pa.Table:
     """
     _check(tables)
     return pq.read_table(tables / "items.parquet")
+
+
+def dated_facts(tables: Path, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Declared columns of all dated facts, a stretch at a time; nothing where none are declared."""
+    if names:
+        with pq.ParquetFile(tables / DATED_FILE) as file:
+            for batch in file.iter_batches(columns=list(names)):
+                yield pa.Table.from_batches([batch])
 
 
 def withdrawn_items(tables: Path) -> list[str]:

@@ -294,7 +294,7 @@ def _sources(sections: IngestSections) -> list[Path]:
     if source.kind in ("lightgcn", "movielens"):
         return [source.path]
     if source.kind == "tables":
-        return [table.path for table in (source.events, source.users, source.items) if table is not None]
+        return [table.path for table in (source.events, source.users, source.items, source.dated) if table]
     return []
 
 

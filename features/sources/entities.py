@@ -64,7 +64,7 @@ def read_entities(
     num_rows = num_forgotten = 0
     for read in table.read(chunk_rows):
         chunk = without(read, table.columns[target.names[0]], forgotten) if forgotten else read
-        parts.append(_validate(chunk, table, traced, kinds, quarantine))
+        parts.append(validate_rows(chunk, table, traced, kinds, quarantine))
         num_rows += read.rows.num_rows
         num_forgotten += read.rows.num_rows - chunk.rows.num_rows
     found = pa.concat_tables(parts)
@@ -75,9 +75,18 @@ def read_entities(
     return kept.select(target.names), num_rows, num_forgotten
 
 
-def _validate(
+def validate_rows(
     chunk: Chunk, table: RawTable, traced: pa.Schema, kinds: Mapping[str, tuple[str, ...]], quarantine: Quarantine
 ) -> pa.Table:
+    """Reads a chunk of rows with an id and columns; the others go to the quarantine.
+
+    Args:
+        chunk: Raw rows.
+        table: What their columns mean.
+        traced: What is wanted: the id, columns, and where rows come from; text, unless they have kinds.
+        kinds: Of columns.
+        quarantine: Gets rows without id, and with values that are not of their column's kind.
+    """
     num_rows = chunk.rows.num_rows
     bad_id = pa.repeat(False, num_rows)
     masks: dict[Reason, npt.NDArray[np.bool_]] = {}

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     NEGATIVE_REWARD = "negative_reward"  # below zero, NaN or infinite
     NEGATIVE_VALUE = "negative_value"  # below zero, NaN or infinite
     UNKNOWN_KIND = "unknown_kind"  # null (of an event), or none of the kinds that are declared
+    NO_VALIDITY = "no_validity"  # a dated fact without a first day, or with a last day before it
     DUPLICATE = "duplicate"  # user, item, timestamp, and kind where there are any, of an earlier row
     DUPLICATE_ID = "duplicate_id"  # id of an earlier row of the users or items table
 

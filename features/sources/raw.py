@@ -107,11 +107,19 @@ class RawTable:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset as its adapter found it; without a users or items table, both are known from the events alone."""
+    """A dataset as its adapter found it; without a users or items table, both are known from the events alone.
+
+    Dated facts of items are there where the dataset declares some.
+    """
 
     events: RawTable
     users: RawTable | None = None
     items: RawTable | None = None
+    dated: RawTable | None = None
+
+    def tables(self) -> dict[str, RawTable]:
+        """The tables that are there, by name."""
+        return {name: table for name, table in vars(self).items() if table is not None}
 
 
 def nearest(name: str, names: Collection[str]) -> str:
@@ -155,17 +163,18 @@ def unused_columns(available: Sequence[str], used: Mapping[str, str]) -> tuple[s
 
 
 def refuse_event_columns(schema: Schema, *, where: str) -> None:
-    """A source whose events have neither kinds nor further columns cannot have declared ones.
+    """A source without dated facts, whose events have no kinds and no further columns, cannot have declared ones.
 
     Raises:
         SourceError: The schema declares some.
     """
     refuse_event_kinds(schema, where=where)
-    if schema.event_columns:
-        raise SourceError(
-            f"{where}: its events have no further columns, but dataset.event_columns declares: "
-            f"{', '.join(schema.event_columns)}. Remove them from the configuration"
-        )
+    for what, key in (("its events have no further columns", "event"), ("it has no dated facts", "dated")):
+        if declared := getattr(schema, f"{key}_columns"):
+            raise SourceError(
+                f"{where}: {what}, but dataset.{key}_columns declares: {', '.join(declared)}. Remove them from the "
+                "configuration"
+            )
 
 
 def refuse_event_kinds(schema: Schema, *, where: str) -> None:

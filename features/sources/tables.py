@@ -50,6 +50,7 @@ def open_tables(
     events: NamedTable,
     users: NamedTable | None = None,
     items: NamedTable | None = None,
+    dated: NamedTable | None = None,
     timestamp_unit: TimestampUnit = "s",
 ) -> Source:
     """Opens tables and checks that every column is there.
@@ -60,6 +61,7 @@ def open_tables(
             perhaps reward and value.
         users: Has user_id and the declared user columns.
         items: Has item_id and the declared item columns, perhaps item_name.
+        dated: Has item_id, first_day, last_day and the declared dated columns.
         timestamp_unit: Of numeric timestamps, those of users and items too.
 
     Returns:
@@ -74,7 +76,20 @@ def open_tables(
         events=_table(events, needed, [columns.REWARD, columns.VALUE], key="events", timestamp_unit=timestamp_unit),
         users=_entities(users, schema, "user", [], timestamp_unit),
         items=_entities(items, schema, "item", [columns.ITEM_NAME], timestamp_unit),
+        dated=_dated(dated, schema, timestamp_unit),
     )
+
+
+def _dated(table: NamedTable | None, schema: Schema, timestamp_unit: TimestampUnit) -> RawTable | None:
+    if (table is None) != (not schema.dated_columns):
+        raise SourceError(
+            f"ingest.source.dated is {'absent' if table is None else table.path}, and dataset.dated_columns declares: "
+            f"{', '.join(schema.dated_columns) or '(none)'}. Give both, or neither"
+        )
+    if table is None:
+        return None
+    needed = [columns.ITEM_ID, columns.FIRST_DAY, columns.LAST_DAY, *schema.dated_columns]
+    return _table(table, needed, [], key="dated", timestamp_unit=timestamp_unit)
 
 
 def _entities(

@@ -89,6 +89,9 @@ dataset:
     since: timestamp
     spot: geo
     in_app: boolean
+  dated_columns:
+    discount: numeric
+    shelf: categorical
   event_kinds: {{look: 0.1, order: 1}}
   positive_kinds: [order]
 ingest:
@@ -97,6 +100,7 @@ ingest:
     events: {{path: {data}/orders.csv}}
     users: {{path: {data}/users.csv}}
     items: {{path: {data}/items.parquet}}
+    dated: {{path: {data}/promotions.csv}}
   max_quarantine_share: 0.2
 features: {{history_length: 6, example_days: 9, join_days: 9}}
 towers: {{embedding_dim: 6, factor_dim: 0, hidden_units: [8]}}
@@ -140,6 +144,19 @@ def write_source(folder: Path) -> None:
     ]
     names = ["user_id", "item_id", "timestamp", "value", "kind", *EVENT_COLUMNS]
     pd.DataFrame(orders, columns=names).to_csv(folder / "orders.csv", index=False)
+    promotions = [
+        (
+            f"i{item}",
+            FIRST + dt.timedelta(days=day),
+            FIRST + dt.timedelta(days=day + 2),
+            item / 100,
+            f"shelf {item % 3}",
+        )
+        for item in range(NUM_ITEMS)
+        for day in range(item % 7, NUM_DAYS, 7)
+    ]
+    names = ["item_id", "first_day", "last_day", "discount", "shelf"]
+    pd.DataFrame(promotions, columns=names).to_csv(folder / "promotions.csv", index=False)
     users = [
         {
             "user_id": f"u{user}",
@@ -273,6 +290,22 @@ def test_events_carry_their_own_columns_into_examples(shop: Shop) -> None:
         assert row["query_vector"] == {"phone": [1, 2, 3], "tv": [0.5, 0.5, 1], None: None}[device]
         assert row["in_app"] == {"phone": True, "tv": False, None: None}[device]
         assert row["since"] == {"phone": 1_704_067_200, "tv": 1_700_000_000, None: None}[device]
+
+
+def test_items_are_described_by_the_promotions_of_each_day(shop: Shop) -> None:
+    def discount(item: str, day: dt.date) -> float | None:
+        number = int(item[1:])
+        is_on = ((day - FIRST).days - number % 7) % 7 <= 2 and (day - FIRST).days >= number % 7
+        return pytest.approx(number / 100) if is_on else None
+
+    items = pq.read_table(shop.paths.catalogue(AS_OF) / "items.parquet")
+    for row in items.to_pylist():
+        assert row["discount"] == discount(row["item_id"], AS_OF), row["item_id"]
+    for folder in sorted(shop.paths.examples.glob("????-??-??")):
+        for part in ("items", "uniform"):
+            for row in pq.read_table(folder / f"{part}.parquet").to_pylist():
+                assert row["discount"] == discount(row["item_id"], dt.date.fromisoformat(folder.name))
+    assert "dated_numeric" in shop.encoder.encode_items(items, as_of_seconds=moments_of(items))
 
 
 def test_nightly_vectors_are_those_of_users_of_whom_nothing_is_known_at_the_moment(shop: Shop) -> None:

@@ -129,6 +129,9 @@ def test_an_encoder_with_columns_of_events_is_read_as_it_was_saved(encoder: Enco
         ({"event_columns": {"event_numeric": "numeric"}}, "is what a model input is called"),
         ({"event_columns": {"device": "device"}}, "column 'device' has kind 'device'"),
         ({"event_columns": {"tags_weights": "weights"}}, "column 'tags_weights' has weights"),
+        ({"dated_columns": {"first_day": "timestamp"}}, "column 'first_day' is used twice"),
+        ({"dated_columns": {"dated_numeric": "numeric"}}, "is what a model input is called"),
+        ({"dated_columns": {"age": "numeric"}, "item_columns": {"age": "numeric"}}, "column 'age' is used twice"),
     ],
 )
 def test_names_and_kinds_that_mean_something_else_are_refused(declared: dict[str, Any], message: str) -> None:

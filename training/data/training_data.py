@@ -17,7 +17,7 @@ from scipy import sparse
 from artefacts.paths import RunPaths
 from features import columns, encoding, examples, schema
 from features.ids import IdMap
-from features.tables import example_days
+from features.tables import dated_facts, example_days
 from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
 from towers.inputs import Fact
 from training import config
@@ -260,6 +260,7 @@ def fit_encoder_on(
         text_buckets=towers.text_buckets,
         id_buckets=towers.id_buckets,
         events=examples.event_samples(paths.examples, days, list(dataset.event_columns), before=paths.as_of),
+        dated=dated_facts(paths.tables, list(dataset.dated_columns)),
     )
 
 

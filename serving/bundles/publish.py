@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from artefacts import files, locks
 from features.encoding import Encoder
-from features.schema import SIDES, Schema, plural
+from features.schema import SIDES, Schema, Side, plural
 from serving.bundles import bundle as layout
 from serving.bundles import folder as history
 from serving.bundles.folder import no_folder, published
@@ -273,14 +273,19 @@ def _weight(facts: Facts) -> str:
     )
 
 
+COLUMNS_OF: dict[Side, str] = {
+    "user": "Columns of the user tower besides ids and statistics",
+    "item": "Columns of the item tower besides ids and statistics",
+    "event": "Columns of events, which the user tower knows where a request gives them",
+    "dated": "Dated facts, which the item tower knows on their days",
+}
+
+
 def _columns(schema: Schema) -> Iterator[str]:
     for side in SIDES:
         if used := schema.columns_of(side):
             described = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in used.items())
-            if side == "event":
-                yield f"- Columns of events, which the user tower knows where a request gives them: {described}."
-            else:
-                yield f"- Columns of the {side} tower besides ids and statistics: {described}."
+            yield f"- {COLUMNS_OF[side]}: {described}."
 
 
 def _figures(metrics: Mapping[str, Any]) -> Iterator[str]:

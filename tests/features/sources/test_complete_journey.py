@@ -58,6 +58,16 @@ def test_the_store_of_a_purchase_can_be_declared():
 
 
 @needs_data
+def test_shares_of_stores_with_a_promotion_can_be_declared():
+    source = open_complete_journey(schema=Schema(dated_columns={"mailer_share": "numeric"}))
+    assert source.dated is not None
+    assert source.dated.columns["mailer_share"] == "mailer_share"
+    assert open_complete_journey(schema=Schema()).dated is None
+    with pytest.raises(SourceError, match=r"promotions.parquet: has no column 'mailer'; .* is 'mailer_share'"):
+        open_complete_journey(schema=Schema(dated_columns={"mailer": "numeric"}))
+
+
+@needs_data
 def test_a_column_that_the_products_lack_names_the_nearest_one():
     with pytest.raises(SourceError, match=r"products.parquet: has no column 'departement'; .* is 'department'"):
         open_complete_journey(schema=Schema(item_columns={"departement": "categorical"}))

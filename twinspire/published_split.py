@@ -43,6 +43,19 @@ Test = Literal["later", "random", "unknown"]
 ORDERS: tuple[Order, ...] = ("line", "random")
 HELD_OUT: dict[Test, tuple[Part, ...]] = {"later": ("last",), "random": ("random",), "unknown": ("last", "random")}
 ORDER_NAMES: dict[Order, str] = {"line": "pairs in the order of the lines", "random": "pairs in a random order"}
+DECAY_DAYS: dict[Order, list[float | None]] = {"line": [None, 60, 7, 1], "random": [None]}
+"""`towers.history_decay_days` by order. A day is one pair of a user's: the fastest mean is nearly its last item."""
+TRAINING: dict[Order, dict[str, Any]] = {
+    "line": {"epochs": 100},
+    "random": {
+        "epochs": 20,
+        "learning_rate_decay": 0.8,
+        "user_balance": 0.5,
+        "log_q": "khrylchenko2025",
+        "negatives": {"num_uniform": 2048},
+    },
+}
+"""What is fitted differently by order, as chosen on parts of Gowalla's train (docs/published_splits.md)."""
 OWN_PART: dict[Order, Part] = {"line": "last", "random": "random"}
 """The part of each user that the final fits of an order hold out first, to choose epochs and factors."""
 
@@ -171,9 +184,13 @@ def configuration(data: Path, order: Order, held_out: Part, *, dim: int, changes
         "as_of": CUT,
         "dataset": {"event_name": "interaction"},
         "ingest": {"source": {"kind": "lightgcn", "path": str(data), "order": order, "held_out": held_out}},
-        # A day is one pair of a user's: the fastest mean is all but the very last one.
-        "towers": {"embedding_dim": dim, "factor_dim": 0, "history_decay_days": [None, 60, 7, 1]},
-        "training": {"epochs": 100, "patience": 2, "example_fade_days": None, "validation_days": VALIDATION_DAYS},
+        "towers": {"embedding_dim": dim, "factor_dim": 0, "history_decay_days": DECAY_DAYS[order]},
+        "training": {
+            "patience": 2,
+            "example_fade_days": None,
+            "validation_days": VALIDATION_DAYS,
+            **TRAINING[order],
+        },
         "evaluation": {"ks": [K]},
     }
     return load_config.resolve(Config, plain, changes, source="the configuration of a published split")

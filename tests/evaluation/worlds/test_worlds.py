@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
+import yaml
 
 from evaluation.worlds.config import WorldConfig
 from evaluation.worlds.days import KINDS, Day
@@ -186,6 +187,16 @@ def test_promotions_lift() -> None:
     share = is_on[taken].mean()
 
     assert share > 1.5 * is_on.mean()
+
+
+@pytest.mark.parametrize("cart", [0.0, 0.5])
+def test_a_world_with_carts_declares_the_kinds_of_its_events(tmp_path: Path, cart: float) -> None:
+    world = a_world(users=30, days=3, visits={"cart": cart, "purchase": 0.5})
+    write_world(world, tmp_path / "world")
+    dataset = yaml.safe_load((tmp_path / "world" / "config.yaml").read_text())["dataset"]
+    assert dataset.get("event_kinds") == ({"view": 0.1, "cart": 0.5, "purchase": 1.0} if cart else None)
+    kinds = pc.unique(pq.read_table(tmp_path / "world" / "events").column("kind").cast(pa.string())).to_pylist()
+    assert set(kinds) == set(dataset.get("event_kinds") or ["view"]) == set(KINDS if cart else ["view"])
 
 
 def test_carts_and_purchases_follow_views() -> None:

@@ -358,7 +358,7 @@ MUTANTS = (
     ),
     Mutant(
         "one-size-of-cells",
-        "cell_names",
+        "_cell_names",
         "np.floor(degrees[known] / side)",
         "np.floor(degrees[known] / CELL_DEGREES[0])",
         "cell_names",

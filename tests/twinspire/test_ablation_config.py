@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +162,20 @@ def test_a_folder_has_letters_digits_and_underscores_only() -> None:
 
 @pytest.fixture(scope="module")
 def with_a_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the shipped files, and the world of an ablation as its first lines make it, but small."""
+    """A folder with the shipped files, and the worlds of ablations as their first lines make them, but small."""
     folder = tmp_path_factory.mktemp("shipped")
     for name in ("configs", "benchmarks"):
         (folder / name).symlink_to(REPOSITORY / name)
-    made = re.search(r"twinspire world --out (\S+) (.*)", (REPOSITORY / "configs/ablations/world.yaml").read_text())
-    assert made is not None
-    chosen = [*made[2].removeprefix("--set ").split(" --set "), "users=5"]
+    commands = [made[1] for path in SHIPPED for made in re.finditer(r"# twinspire world (.+)", path.read_text())]
+    assert len(commands) == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        write_world(resolve(WorldConfig, {}, chosen, source="the world"), Path(made[1]))
+        for command in commands:
+            words = shlex.split(command)
+            plain = yaml.safe_load((REPOSITORY / words[0]).read_text()) if words[0].endswith(".yaml") else {}
+            chosen = [value for option, value in pairwise(words) if option == "--set"]
+            small = resolve(WorldConfig, plain, [*chosen, "users=5"], source="the world")
+            write_world(small, Path(words[words.index("--out") + 1]))
     return folder
 
 

@@ -230,6 +230,7 @@ class BuildIndex(beam.DoFn):  # type: ignore[misc]
             m=best.m,
             num_vectors=catalogue.num_items - len(equals),
             num_below_half=num_below_half(best.shares),
+            num_interests=asked.shape[1] // vectors.shape[1],
         )
         (out / REPORT_FILE).write_text(json_text(dataclasses.asdict(report), indent=2))
         yield str(out / REPORT_FILE)

@@ -74,7 +74,7 @@ def diagnose(top_items: Rows, popular_items: Rows, user_vectors: Floats, item_ve
     Args:
         top_items: [U, K] positions in the catalogue, distinct in a row, -1 where a list ends early.
         popular_items: [U, K] what popularity alone would show the same users, without what they know, likewise.
-        user_vectors: [U, D] of length one.
+        user_vectors: [U, D] of length one, or [U, K D], K of each user side by side.
         item_vectors: [N, D] of length one.
     """
     num_items = len(item_vectors)
@@ -86,7 +86,7 @@ def diagnose(top_items: Rows, popular_items: Rows, user_vectors: Floats, item_ve
         popular_share=_share_of_popular(top_items, popular_items),
         chance_share=min(1.0, top_items.shape[1] / num_items),
         item_variance=_variance(item_vectors),
-        user_variance=_variance(user_vectors),
+        user_variance=_variance(user_vectors.reshape(-1, item_vectors.shape[1])),
     )
 
 

@@ -20,7 +20,7 @@ from evaluation.split import Split
 from features.columns import seconds_of
 from serving import registry
 from serving.bundles.bundle import CURRENT, Bundle
-from serving.retrieval import eligible, ranking, retrievers, vector_search, vectors
+from serving.retrieval import eligible, interests, ranking, retrievers, vector_search, vectors
 
 USER_BLOCK = 256
 
@@ -172,8 +172,9 @@ def retrieved_by(
 
     def by_learned(users: retrievers.UserQueries) -> ranking.Rows:
         assert users.query_embeddings is not None
-        queries = users.query_embeddings.copy()
-        queries[:, learned_width:] = 0
+        assert learned_width is not None
+        width = bundle.manifest.dimension
+        queries = interests.first_coordinates(users.query_embeddings, learned_width, width=width)
         return alone(exact)(replace(users, query_embeddings=queries))
 
     arms: list[tuple[str, report.Layer, Find, str | None]] = [

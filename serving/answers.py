@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.bundles.bundle import Bundle
+from serving.retrieval.interests import by_interest, interest_of
 from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import Fused, Retriever, UserQueries
 
@@ -47,6 +48,15 @@ class NearItem(TypedDict):
     """Of the two items' vectors."""
 
 
+class FoundInterest(TypedDict):
+    """Which of a user's several vectors finds an item."""
+
+    number: int
+    """From 1."""
+    near: list[NearItem]
+    """The items of the user's history that are nearest to it, nearest first, with their cosines with it."""
+
+
 class Explanation(TypedDict):
     """Why an item is in a list."""
 
@@ -54,6 +64,8 @@ class Explanation(TypedDict):
     """Retriever -> its place in that one's list; empty where it was filled in."""
     near: list[NearItem]
     """The most similar items of the user's history, most similar first."""
+    interest: NotRequired[FoundInterest]
+    """Where users have several vectors, and one of them has found it."""
 
 
 class RecommendedItem(TypedDict):
@@ -229,6 +241,7 @@ def explanations(
         named = {id(part): own for own, part in reversed(list(retrievers.items()))}
         names = {named[id(part)]: part for part, _ in asked.parts}
     lists = {own: part.retrieve(users, depth) for own, part in names.items()}
+    by_vectors = {own for own, part in names.items() if part.needs_embeddings}
     answers = []
     for user, own_rows in enumerate(rows):
         found = own_rows[own_rows >= 0]
@@ -236,20 +249,22 @@ def explanations(
             part: {int(row): place for place, row in enumerate(part_rows[user].tolist()) if row >= 0}
             for part, (part_rows, _) in lists.items()
         }
-        near = _near(bundle, users, user, found)
-        answers.append(
-            [
-                Explanation(
-                    found_by={
-                        part: Found(rank=place[row] + 1, score=float(lists[part][1][user, place[row]]))
-                        for part, place in places.items()
-                        if row in place
-                    },
-                    near=near[position],
-                )
-                for position, row in enumerate(found.tolist())
-            ]
-        )
+        near, interests = _near(bundle, users, user, found), _interests(bundle, users, user, found)
+        explained = [
+            Explanation(
+                found_by={
+                    part: Found(rank=place[row] + 1, score=float(lists[part][1][user, place[row]]))
+                    for part, place in places.items()
+                    if row in place
+                },
+                near=near[position],
+            )
+            for position, row in enumerate(found.tolist())
+        ]
+        for explanation, interest in zip(explained, interests, strict=False):
+            if by_vectors & explanation["found_by"].keys():
+                explanation["interest"] = interest
+        answers.append(explained)
     return answers
 
 
@@ -260,9 +275,34 @@ def _near(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[li
     cosines = _unit(bundle.item_vectors[found]) @ _unit(bundle.item_vectors[own]).T
     # An item that was bought before is its own nearest, which explains nothing.
     cosines[found[:, None] == own] = -np.inf
-    every, item_ids = np.arange(len(found)), bundle.encoder.item_ids.ids(own + 1)
+    return _nearest(bundle, own, cosines)
+
+
+def _interests(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[FoundInterest]:
+    """For each found item the vector that finds it, of one user; nothing where users have one vector, or none here."""
+    vectors, width = users.query_embeddings, bundle.item_vectors.shape[1]
+    if vectors is None or vectors.shape[1] == width:
+        return []
+    of_user = by_interest(vectors[user : user + 1], width=width)[0]
+    own = users.purchases.indices[users.purchases.indptr[user] : users.purchases.indptr[user + 1]]
+    near: list[list[NearItem]] = [[] for _ in of_user]
+    if len(own):
+        near = _nearest(bundle, own, _unit(of_user) @ _unit(bundle.item_vectors[own]).T)
+    numbers = interest_of(of_user, bundle.item_vectors[found]).tolist()
+    return [FoundInterest(number=number + 1, near=near[number]) for number in numbers]
+
+
+def _nearest(bundle: Bundle, own: Rows, cosines: Scores) -> list[list[NearItem]]:
+    """The nearest items of a history to each of some vectors.
+
+    Args:
+        bundle: Names the items.
+        own: [H] rows of the history.
+        cosines: [n, H] of the vectors with them, -inf where an item does not count; is changed.
+    """
+    every, item_ids = np.arange(len(cosines)), bundle.encoder.item_ids.ids(own + 1)
     names = [bundle.item_names[row] for row in own.tolist()]
-    answers: list[list[NearItem]] = [[] for _ in found]
+    answers: list[list[NearItem]] = [[] for _ in cosines]
     for _ in range(min(NUM_NEAR, len(own))):
         best = cosines.argmax(axis=1)
         for near, place, cosine in zip(answers, best.tolist(), cosines[every, best].tolist(), strict=True):

@@ -47,34 +47,44 @@ def fixed_table(values: npt.NDArray[np.float32], *, name: str) -> tf_keras.layer
 
 
 class WithHistoryFactors(tf_keras.layers.Layer):  # type: ignore[misc]
-    """Appends the factors of a user's history to the learned vector.
+    """Appends the factors of a user's history to the learned vector, or to each of several side by side.
 
     Args:
         weight: g, what the factors count compared with the learned vector.
+        num_interests: Learned vectors of a user (K).
     """
 
-    def __init__(self, *, weight: float, **kwargs: object) -> None:
+    def __init__(self, *, weight: float, num_interests: int = 1, **kwargs: object) -> None:
         """Takes the weight."""
         super().__init__(**kwargs)
-        self.weight = weight
+        self.weight, self.num_interests = weight, num_interests
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Joins the two.
 
         Args:
-            inputs: learned [B, D], weighted factors of the items in the history [B, T, F], zeros where padded.
+            inputs: learned [B, K D], weighted factors of the items in the history [B, T, F], zeros where padded.
 
         Returns:
-            [B, D + F + 1] of length one.
+            [B, K (D + F + 1)], vectors of length one.
         """
         learned, factors = inputs
         taste = tf.math.l2_normalize(tf.reduce_sum(factors, axis=1), axis=-1)
-        joined = tf.concat([tf.math.l2_normalize(learned, axis=-1), self.weight * taste, 0.0 * learned[:, :1]], axis=-1)
+        num = self.num_interests
+        if num > 1:
+            learned = tf.reshape(learned, [-1, num, learned.shape[1] // num])
+            joined = self._joined(learned, tf.tile(taste[:, None], [1, num, 1]))
+            return tf.reshape(joined, [-1, num * joined.shape[2]])
+        return self._joined(learned, taste)
+
+    def _joined(self, learned: tf.Tensor, taste: tf.Tensor) -> tf.Tensor:
+        parts = [tf.math.l2_normalize(learned, axis=-1), self.weight * taste, 0.0 * learned[..., :1]]
+        joined = tf.concat(parts, axis=-1)
         return tf.math.l2_normalize(joined, axis=-1)
 
     def get_config(self) -> dict[str, object]:
         """Arguments that make the same layer again."""
-        return {**super().get_config(), "weight": self.weight}
+        return {**super().get_config(), "weight": self.weight, "num_interests": self.num_interests}
 
 
 class WithOwnFactors(tf_keras.layers.Layer):  # type: ignore[misc]
@@ -99,18 +109,19 @@ def with_factors(towers: TwoTower, factors: ItemFactors, *, weight: float) -> Tw
     """Both towers with the factors appended.
 
     Args:
-        towers: The learned pair, width D.
+        towers: The learned pair, width D; its users may have several vectors side by side.
         factors: Of every item row; row 0, the unknown item, is zero.
         weight: g, what the factors count compared with the learned vectors.
 
     Returns:
-        A pair of width D + F + 1 with the same inputs.
+        A pair of width D + F + 1, of each of a user's vectors, with the same inputs.
     """
     own = fixed_table(factors.own, name="factors")
     weights = fixed_table(factors.weights[:, None], name="factor_weights")
     user_inputs = {tensor.name: tensor for tensor in towers.user.inputs}
     item_inputs = {tensor.name: tensor for tensor in towers.item.inputs}
-    join = WithHistoryFactors(weight=weight, name="user_ensemble")
+    num_interests = towers.user.output.shape[-1] // towers.item.output.shape[-1]
+    join = WithHistoryFactors(weight=weight, num_interests=num_interests, name="user_ensemble")
     history = user_inputs[HISTORY]
     weighted = tf_keras.layers.Multiply(name="weighted_factors")([own(history), weights(history)])
     user = join((towers.user.output, weighted))

@@ -32,22 +32,23 @@ class RestOfVector(tf_keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         first: Learned coordinates of a vector.
+        end: All coordinates of a vector. Of several side by side the first is read: the rest of all is the same.
         width: What the rest is filled up to with zeros.
     """
 
-    def __init__(self, *, first: int, width: int, **kwargs: object) -> None:
+    def __init__(self, *, first: int, end: int, width: int, **kwargs: object) -> None:
         """Takes the widths."""
         super().__init__(**kwargs)
-        self.first, self.width = first, width
+        self.first, self.end, self.width = first, end, width
 
     def call(self, vectors: tf.Tensor) -> tf.Tensor:
-        """Cuts: [B, first + rest] -> [B, width]."""
-        rest = vectors[:, self.first :] / tf.norm(vectors[:, : self.first], axis=1, keepdims=True)
+        """Cuts: [B, K (first + rest)] -> [B, width]."""
+        rest = vectors[:, self.first : self.end] / tf.norm(vectors[:, : self.first], axis=1, keepdims=True)
         return tf.pad(rest, [[0, 0], [0, self.width - rest.shape[1]]])
 
     def get_config(self) -> dict[str, object]:
         """Arguments that make the same layer again."""
-        return {**super().get_config(), "first": self.first, "width": self.width}
+        return {**super().get_config(), "first": self.first, "end": self.end, "width": self.width}
 
 
 class WithRest(tf_keras.layers.Layer):  # type: ignore[misc]
@@ -82,10 +83,11 @@ class WithRest(tf_keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "num_tokens": self.num_tokens, "apart": self.apart}
 
 
-def rest_tower(tower: tf_keras.Model, *, learned_width: int, width: int) -> tf_keras.Model:
-    """What a tower appends to the learned vector: the tower's inputs -> [B, F], filled with zeros up to F."""
-    cut = RestOfVector(first=learned_width, width=width, name=f"{tower.name}_rest")
-    return tf_keras.Model(inputs_of(tower), cut(tower.output))
+def rest_tower(backbone: TwoTower, *, learned_width: int, width: int) -> tf_keras.Model:
+    """What the user tower appends to the learned vector: its inputs -> [B, F], filled with zeros up to F."""
+    whole = int(backbone.item.output.shape[-1])
+    cut = RestOfVector(first=learned_width, end=whole, width=width, name=f"{backbone.user.name}_rest")
+    return tf_keras.Model(inputs_of(backbone.user), cut(backbone.user.output))
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class FactorToken:
     """What a backbone appends to its learned vectors, ready to be appended to their tokens.
 
     Attributes:
-        backbone: Its towers give [B, learned_width + rest].
+        backbone: Its towers give [B, learned_width + rest], users of several interests side by side.
         learned_width: Learned coordinates of its vectors.
         scale: What the inner product of the rests counts: one over the temperature of the learned scores.
         codebooks: Of the rests of users, [M, N, P].
@@ -129,13 +131,15 @@ class FactorToken:
     def append_to(self, learned: SparCode) -> SparCode:
         """A model over learned vectors with the rest as one more token: width D + F, 2 M parts of N + 1 codes."""
         width = int(self.codebooks.shape[0] * self.codebooks.shape[2])
+        whole = int(self.backbone.item.output.shape[-1])
         tokenizers: list[tf_keras.Model] = []
         for tokenizer, tower, apart in (
             (learned.user_tokenizer, self.backbone.user, True),
             (learned.item_tokenizer, self.backbone.item, False),
         ):
             inputs = inputs_of(tower)
-            rest = RestOfVector(first=self.learned_width, width=width, name=f"{tower.name}_rest")(tower(inputs))
+            cut = RestOfVector(first=self.learned_width, end=whole, width=width, name=f"{tower.name}_rest")
+            rest = cut(tower(inputs))
             tokens = tokenizer({name: inputs[name] for name in inputs_of(tokenizer)})
             num_tokens = tokens.shape[1] // learned.width
             joined = WithRest(num_tokens=num_tokens, apart=apart, name=f"{tokenizer.name}_rest")((tokens, rest))

@@ -24,12 +24,16 @@ from towers.inputs import History, HistoryEncoder
 def weighted_means(*, decay_days: Sequence[float | None], power: float) -> HistoryEncoder:
     """Weighted means of the items' vectors, side by side: one for each speed at which the past fades.
 
+    Where states are wanted, they are the items' vectors themselves.
+
     Args:
         decay_days: K speeds, see `HistoryWeights`.
         power: See `HistoryWeights`.
     """
 
     def encode(history: History) -> tf.Tensor:
+        if history.wants_states:
+            return history.vectors(int(history.items.shape[1]))
         layer = HistoryWeights(
             decay_days=decay_days, power=power, num_positions=history.num_positions, name="history_pooling"
         )
@@ -58,8 +62,8 @@ def attention(
     _check_whole("heads", heads, most=4)
     _check_means(means, power)
 
-    def layer(num_positions: int) -> tf_keras.layers.Layer:
-        return SeedAttention(heads=heads, num_positions=num_positions, name="history_attention")
+    def layer(num_positions: int, always: bool) -> tf_keras.layers.Layer:
+        return SeedAttention(heads=heads, num_positions=num_positions, always=always, name="history_attention")
 
     return _with_means(layer, length, means, power)
 
@@ -68,8 +72,8 @@ def gru(*, length: int | None = None, means: Sequence[float | None] = (), power:
     """The state of a gated recurrent unit, see `towers.history_gru.GatedRecurrentUnit`; arguments as in `attention`."""
     _check_means(means, power)
 
-    def layer(num_positions: int) -> tf_keras.layers.Layer:
-        return GatedRecurrentUnit(num_positions=num_positions, name="history_gru")
+    def layer(num_positions: int, always: bool) -> tf_keras.layers.Layer:
+        return GatedRecurrentUnit(num_positions=num_positions, always=always, name="history_gru")
 
     return _with_means(layer, length, means, power)
 
@@ -102,10 +106,11 @@ def self_attention(
         raise ValueError(f"dropout is {dropout!r}, expected a number from 0 to below 1")
     _check_means(means, power)
 
-    def layer(num_positions: int) -> tf_keras.layers.Layer:
+    def layer(num_positions: int, always: bool) -> tf_keras.layers.Layer:
         return SelfAttention(
-            blocks=blocks, heads=heads, dropout=dropout, num_positions=num_positions, name="history_self_attention"
-        )
+            blocks=blocks, heads=heads, dropout=dropout, num_positions=num_positions, always=always,
+            name="history_self_attention",
+        )  # fmt: skip
 
     return _with_means(layer, length, means, power)
 
@@ -120,12 +125,15 @@ HISTORY_ENCODERS: dict[str, Callable[..., HistoryEncoder]] = {
 
 
 def _with_means(
-    layer_of: Callable[[int], tf_keras.layers.Layer], length: int | None, means: Sequence[float | None], power: float
+    layer_of: Callable[[int, bool], tf_keras.layers.Layer],
+    length: int | None,
+    means: Sequence[float | None],
+    power: float,
 ) -> HistoryEncoder:
-    """An encoder of a sequence, with means next to it: short visits and long tastes.
+    """An encoder of a sequence, with means next to it: short visits and long tastes. States come without means.
 
     Args:
-        layer_of: From a number of positions to the layer that encodes them.
+        layer_of: From a number of positions, and whether all are wanted when serving, to the layer that encodes them.
         length: Latest items that it reads; None reads all.
         means: See `attention`.
         power: See `attention`.
@@ -134,7 +142,10 @@ def _with_means(
         _check_whole("length", length)
 
     def encode(history: History) -> tf.Tensor:
-        found = layer_of(history.num_positions)(place_vectors(history, length))
+        vectors, items, ages = place_vectors(history, length)
+        if history.wants_states:
+            return layer_of(int(items.shape[1]), True)((vectors, items, ages))
+        found = layer_of(history.num_positions, False)((vectors, items, ages))
         if history.num_positions == 1:
             found = found[:, 0]
         if not means:

@@ -92,16 +92,17 @@ class SeedAttention(tf_keras.layers.Layer):  # type: ignore[misc]
     Args:
         heads: H.
         num_positions: P while training; otherwise 1.
+        always: Whether all of them are wanted when serving, too.
 
     Source: Yi et al., RecSys 2019, section 4 (the seed item among the features of the query tower); attention of the
         candidate to the history in Zhou et al. (DIN), KDD 2018, is here that of the seed, as a query tower knows no
         candidate.
     """
 
-    def __init__(self, *, heads: int, num_positions: int, **kwargs: object) -> None:
+    def __init__(self, *, heads: int, num_positions: int, always: bool = False, **kwargs: object) -> None:
         """Takes the shape."""
         super().__init__(**kwargs)
-        self.heads, self.num_positions = heads, num_positions
+        self.heads, self.num_positions, self.always = heads, num_positions, always
 
     def build(self, shapes: tuple[tf.TensorShape, ...]) -> None:
         """Makes the maps, and the vector of who has no history."""
@@ -128,7 +129,7 @@ class SeedAttention(tf_keras.layers.Layer):  # type: ignore[misc]
             [B, P, 2 D] float32.
         """
         vectors, items, age_days = inputs
-        num = self.num_positions if training else 1
+        num = self.num_positions if training or self.always else 1
         rows = normalised(vectors, self.scale, self.offset)
         queries, keys, values = (
             mapped(first(rows, num), self.query),
@@ -141,7 +142,8 @@ class SeedAttention(tf_keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, object]:
         """Arguments that make the same layer again."""
-        return {**super().get_config(), "heads": self.heads, "num_positions": self.num_positions}
+        shape = {"heads": self.heads, "num_positions": self.num_positions, "always": self.always}
+        return {**super().get_config(), **shape}
 
 
 class SelfAttention(tf_keras.layers.Layer):  # type: ignore[misc]
@@ -156,15 +158,19 @@ class SelfAttention(tf_keras.layers.Layer):  # type: ignore[misc]
         heads: H.
         dropout: Share of the numbers that each block adds which are left out while training.
         num_positions: P while training; otherwise 1.
+        always: Whether all of them are wanted when serving, too.
 
     Source: Kang and McAuley (SASRec), ICDM 2018, section 3. Departs from it: norms come first in a block (pre-norm,
         Xiong et al., ICML 2020), without one at the end, as the tower's own follows; ages are read, and fade by head.
     """
 
-    def __init__(self, *, blocks: int, heads: int, dropout: float, num_positions: int, **kwargs: object) -> None:
+    def __init__(
+        self, *, blocks: int, heads: int, dropout: float, num_positions: int, always: bool = False, **kwargs: object
+    ) -> None:
         """Takes the shape."""
         super().__init__(**kwargs)
-        self.blocks, self.heads, self.dropout, self.num_positions = blocks, heads, dropout, num_positions
+        self.blocks, self.heads, self.dropout = blocks, heads, dropout
+        self.num_positions, self.always = num_positions, always
         self._random = seeded_generator() if dropout > 0 else None
 
     def build(self, shapes: tuple[tf.TensorShape, ...]) -> None:
@@ -199,7 +205,7 @@ class SelfAttention(tf_keras.layers.Layer):  # type: ignore[misc]
             [B, P, D] float32.
         """
         vectors, items, age_days = inputs
-        num, length = self.num_positions if training else 1, items.shape[1]
+        num, length = self.num_positions if training or self.always else 1, items.shape[1]
         bias_of = place_biases(items, age_days, num if self.blocks == 1 else length)
         for number, weights in enumerate(self.block_weights):
             asked = num if number == self.blocks - 1 else length
@@ -223,4 +229,4 @@ class SelfAttention(tf_keras.layers.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, object]:
         """Arguments that make the same layer again."""
         shape = {"blocks": self.blocks, "heads": self.heads, "dropout": self.dropout}
-        return {**super().get_config(), **shape, "num_positions": self.num_positions}
+        return {**super().get_config(), **shape, "num_positions": self.num_positions, "always": self.always}

@@ -21,15 +21,16 @@ class GatedRecurrentUnit(tf_keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         num_positions: P while training; otherwise 1. A position's vector is the state after its latest item.
+        always: Whether all of them are wanted when serving, too.
 
     Source: Cho et al., EMNLP 2014, with the reset gate behind the product; for sessions, Hidasi et al. (GRU4Rec), ICLR
         2016.
     """
 
-    def __init__(self, *, num_positions: int, **kwargs: object) -> None:
+    def __init__(self, *, num_positions: int, always: bool = False, **kwargs: object) -> None:
         """Takes the number of positions."""
         super().__init__(**kwargs)
-        self.num_positions = num_positions
+        self.num_positions, self.always = num_positions, always
 
     def build(self, shapes: tuple[tf.TensorShape, ...]) -> None:
         """Makes the maps, and the first state."""
@@ -52,7 +53,7 @@ class GatedRecurrentUnit(tf_keras.layers.Layer):  # type: ignore[misc]
             [B, P, D] float32.
         """
         vectors, items, _ = inputs
-        num, width = self.num_positions if training else 1, vectors.shape[-1]
+        num, width = self.num_positions if training or self.always else 1, vectors.shape[-1]
         read = mapped(normalised(vectors, self.scale, self.offset), self.kernel) + self.bias
         read, known = tf.unstack(read, axis=1), tf.unstack(items[:, :, None] > 0, axis=1)
         state = tf.zeros_like(vectors[:, 0]) + self.start
@@ -68,4 +69,4 @@ class GatedRecurrentUnit(tf_keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, object]:
         """Arguments that make the same layer again."""
-        return {**super().get_config(), "num_positions": self.num_positions}
+        return {**super().get_config(), "num_positions": self.num_positions, "always": self.always}

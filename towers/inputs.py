@@ -292,6 +292,7 @@ class History:
         facts: Likewise of each fact.
         codes: Of each item besides its age and its place, by name; encoders of sequences embed them.
         num_positions: Positions that are wanted while training, from 0 on; otherwise it is the row's own alone.
+        wants_states: Whether the state at each place that is read is wanted, always, in place of positions.
     """
 
     items: tf.Tensor
@@ -301,6 +302,7 @@ class History:
     facts: Sequence[PooledFacts | PooledVectors] = ()
     codes: Mapping[str, Code] = field(default_factory=dict)
     num_positions: int = 1
+    wants_states: bool = False
 
     def weighted_sums(self, weights: tf.Tensor) -> tf.Tensor:
         """K weighted sums of the items' vectors: weights [B, K, T] float32, 0 where padded -> [B, K, D]."""
@@ -333,6 +335,7 @@ HistoryEncoder = Callable[[History], tf.Tensor]
 """From a history to [B, any width] float32, which a linear layer brings to the tower's width.
 
 Where more than one position is wanted, to [B, positions, any width], and to [B, 1, any width] unless it is trained.
+Where states are wanted, to [B, places, any width]: that of place t is of the item there and of what came before it.
 """
 
 

@@ -4,7 +4,7 @@
     item:  token_k = unit( v + head_k(v) )
 
 u and v are the vectors of a fitted two-tower model, which stays as it is. All first heads begin at zero, so that the
-first tokens begin as u and v.
+first tokens begin as u and v. A user of several interests has a first token for each, and u is their mean elsewhere.
 
 Shape letters: B rows, T history length, D vector width, K_u tokens of a user, K_c tokens of an item.
 
@@ -20,62 +20,10 @@ import tensorflow as tf
 import tf_keras
 
 from features.encoding import HISTORY
+from towers.interests import InterestAttention
 from towers.two_tower import TwoTower, UnitLength, inputs_of
 
 Floats = npt.NDArray[np.float32]
-# The logit of a place that is not there.
-NOT_THERE = -1e9
-
-
-class InterestAttention(tf_keras.layers.Layer):  # type: ignore[misc]
-    """Reads a history with learned queries, each of which looks for another interest.
-
-        share_kt = softmax_t( <query_k + W_k u, key x_t> / sqrt(D) ),   interest_k = sum_t share_kt value x_t
-
-    The user's own vector is one more place to look at, so that a user without a history gets that back.
-
-    Args:
-        num_tokens: Queries (K).
-    """
-
-    def __init__(self, num_tokens: int, **kwargs: object) -> None:
-        """Takes the number of queries."""
-        super().__init__(**kwargs)
-        self.num_tokens = num_tokens
-
-    def build(self, shapes: tuple[tf.TensorShape, ...]) -> None:
-        """Makes queries, and the maps to keys and values."""
-        width = shapes[0][-1]
-        normal = tf_keras.initializers.RandomNormal(stddev=1.0)
-        # Vectors of length one differ by less than one over sqrt(D) in a coordinate: keys that much longer.
-        key = tf_keras.initializers.Identity(gain=4.0)
-        self.queries = self.add_weight("queries", (self.num_tokens, width), initializer=normal)
-        self.own = self.add_weight("own", (width, self.num_tokens * width), initializer="zeros")
-        self.key = self.add_weight("key", (width, width), initializer=key)
-        self.value = self.add_weight("value", (width, width), initializer=tf_keras.initializers.Identity())
-
-    def call(self, inputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Reads.
-
-        Args:
-            inputs: user [B, D], vectors of the items in the history [B, T, D], their rows [B, T] int32, 0 where padded.
-
-        Returns:
-            [B, K, D] float32.
-        """
-        user, items, rows = inputs
-        width = user.shape[-1]
-        places = tf.concat([user[:, None, :], items], axis=1)
-        absent = tf.concat([tf.zeros_like(rows[:, :1], tf.float32), tf.cast(tf.equal(rows, 0), tf.float32)], axis=1)
-        queries = self.queries + tf.reshape(tf.matmul(user, self.own), [-1, self.num_tokens, width])
-        # Queries through the map instead of all places: K rows against T.
-        logits = tf.matmul(tf.matmul(queries, self.key, transpose_b=True), places, transpose_b=True) / width**0.5
-        shares = tf.nn.softmax(logits + NOT_THERE * absent[:, None, :], axis=-1)
-        return tf.matmul(tf.matmul(shares, places), self.value)
-
-    def get_config(self) -> dict[str, object]:
-        """Arguments that make the same layer again."""
-        return {**super().get_config(), "num_tokens": self.num_tokens}
 
 
 def tokenizers(
@@ -92,7 +40,7 @@ def tokenizers(
     Args:
         backbone: Gives u and v; its weights are frozen, in place.
         item_vectors: [rows of the item table, D'] float32, v of the items that a history may hold; zeros where unknown.
-        num_head_tokens: Tokens of a user made by heads over u, at least 1.
+        num_head_tokens: Tokens of a user made by heads over u, at least 1; one for each interest where these are more.
         num_interest_tokens: Tokens of a user made by attention over the history.
         num_item_tokens: K_c, at least 1.
         width: D, at least D'; what is missing is filled with zeros.
@@ -102,8 +50,14 @@ def tokenizers(
     """
     user_inputs, item_inputs = inputs_of(backbone.user), inputs_of(backbone.item)
     backbone.user.trainable = backbone.item.trainable = False
-    user, item = (_padded(tower.output, width, name) for tower, name in ((backbone.user, "u"), (backbone.item, "v")))
-    tokens = [_head(user, f"user_token_{number}", is_first=True) for number in range(num_head_tokens)]
+    item = _padded(backbone.item.output, width, "v")
+    num_interests = backbone.user.output.shape[-1] // backbone.item.output.shape[-1]
+    of_user = _apart(backbone.user.output, num_interests, width)
+    user = of_user[0] if num_interests == 1 else tf_keras.layers.Average(name="u_mean")(of_user)
+    tokens = [
+        _head(of_user[number % num_interests], f"user_token_{number}", is_first=True)
+        for number in range(max(num_head_tokens, num_interests))
+    ]
     if num_interest_tokens:
         filled = np.pad(item_vectors, ((0, 0), (0, width - item_vectors.shape[1])))
         table = tf_keras.layers.Embedding(
@@ -125,6 +79,14 @@ def tokenizers(
         tf_keras.Model(user_inputs, _joined(tokens, "user_tokens"), name="user_tokenizer"),
         tf_keras.Model(item_inputs, _joined(of_item, "item_tokens"), name="item_tokenizer"),
     )
+
+
+def _apart(flat: tf.Tensor, num: int, width: int) -> list[tf.Tensor]:
+    """Vectors that are side by side: [B, K D'] -> K of [B, D]."""
+    if num == 1:
+        return [_padded(flat, width, "u")]
+    rows = tf_keras.layers.Reshape((num, flat.shape[-1] // num), name="u_rows")(flat)
+    return [_padded(rows[:, number], width, f"u_{number}") for number in range(num)]
 
 
 def _padded(vectors: tf.Tensor, width: int, name: str) -> tf.Tensor:

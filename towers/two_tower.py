@@ -1,6 +1,6 @@
 """Two towers: a user model and an item model whose outputs meet only in an inner product.
 
-Shape letters: B rows, D vector width, F features of a tower.
+Shape letters: B rows, D vector width, F features of a tower, K interests of a user.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from towers.inputs import (
     pooled_fact,
     projections,
 )
+from towers.interests import InterestAttention, SideBySide
 
 Head = Literal["residual", "mlp"]
 Activation = Literal["relu", "tanh"]
@@ -43,10 +44,11 @@ class TwoTower:
     """A pair of towers, as they are served and as they are trained.
 
     Attributes:
-        user, item: Dict of inputs -> [B, D] float32 vectors, of length one unless documented otherwise.
+        user, item: Dict of inputs -> [B, D] float32 vectors, of length one unless documented otherwise. Users of
+            several interests have K of them side by side, [B, K D].
         user_parts, item_parts: The same inputs -> dict of what the terms of the loss read: "vector" [B, D], what the
             parts of the towers add, and "positions" [B, P, D] where users are fitted at earlier positions of their
-            histories, too. None gives the vector alone.
+            histories, too. Of several interests, "vector" is [B, K, D]. None gives the vector alone.
     """
 
     user: tf_keras.Model
@@ -132,6 +134,7 @@ def build_two_tower(
     history: HistoryEncoder | None = None,
     item_facts: Sequence[Fact] = (),
     num_positions: int = 0,
+    num_interests: int = 1,
     id_dropout: float = 0.0,
     bucket_of_user_row: npt.NDArray[np.int32] | None = None,
     bucket_of_item_row: npt.NDArray[np.int32] | None = None,
@@ -155,33 +158,33 @@ def build_two_tower(
         item_facts: What is known of the items of a history besides their ids. The place of the latest item is a feature
             of the user tower, which begins as the vector of that place in the item tower.
         num_positions: P, earlier positions of a history that have vectors, too, while training: of the history alone.
+        num_interests: K. Above 1, the history gives K vectors by attention, each of which is added to the sum of the
+            other features, and goes through all that is above it.
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
         bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
         user_adds: Parts that add to the user tower, in order.
         item_adds: Likewise for the item tower.
 
+    Raises:
+        ValueError: The encoder lacks vectors of positions or places that are needed, or both are.
+
     Source: Yi et al., RecSys 2019, section 4; head `mlp` with `tanh`, Huang et al. (DSSM), CIKM 2013, section 3.
     """
-    item_id = next(spec for spec in item_specs if spec.kind == "id")
-    user_id = next(spec for spec in user_specs if spec.kind == "id")
+    user_id, item_id = (next(spec for spec in specs if spec.kind == "id") for specs in (user_specs, item_specs))
     user_tensors, item_tensors = input_tensors(user_specs), input_tensors(item_specs)
-    user_tables = embedding_tables(user_specs, width=embedding_dim)
-    item_tables = embedding_tables(item_specs, width=embedding_dim)
+    user_tables, item_tables = (embedding_tables(specs, width=embedding_dim) for specs in (user_specs, item_specs))
     of_items = {**item_tables, **projections(item_specs, width=embedding_dim)}
     buckets = {user_id.name: bucket_of_user_row, item_id.name: bucket_of_item_row, HISTORY: bucket_of_item_row}
-    dropout = {
-        name: BucketDropout(rate=id_dropout, bucket_of_row=rows, name=f"{name}_dropout")
-        for name, rows in buckets.items()
-        if rows is not None and id_dropout > 0
-    }
+    dropout = _dropouts(buckets, id_dropout)
     encoder = history or weighted_means(decay_days=[None], power=1.0)
 
     def encode_history(table_rows: tf.Tensor) -> tf.Tensor:
         items, age_days = user_tensors[HISTORY], user_tensors[HISTORY_AGE]
         ids = PooledLookup(item_tables[item_id.name], name=f"{HISTORY}_sum")
         facts = [pooled_fact(fact, of_items[fact.name], name=f"{HISTORY}_{fact.name}") for fact in item_facts]
-        return encoder(History(items, table_rows, age_days, ids, facts, num_positions=1 + num_positions))
+        past = History(items, table_rows, age_days, ids, facts, num_positions=1 + num_positions)
+        return encoder(replace(past, wants_states=num_interests > 1))
 
     user_features = feature_vectors(
         user_specs,
@@ -193,11 +196,11 @@ def build_two_tower(
     )
     user_features += _last_places(item_facts, of_items, user_tensors, width=embedding_dim)
     item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=dropout)
-    user_features, positions = _apart(user_features, num_positions)
+    user_features, by_place = _apart(user_features, num_positions=num_positions, num_interests=num_interests)
     user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
     item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
     shape = _Shape(hidden_units, head, activation)
-    user, user_parts = _tower("user", user_bottom, user_adds, shape, positions)
+    user, user_parts = _tower("user", user_bottom, user_adds, shape, by_place)
     item, item_parts = _tower("item", item_bottom, item_adds, shape)
     return TwoTower(user, item, user_parts, item_parts)
 
@@ -241,36 +244,85 @@ class _Shape:
     activation: Activation
 
 
-def _apart(features: Sequence[tf.Tensor], num_positions: int) -> tuple[list[tf.Tensor], tf.Tensor | None]:
-    """Features [B, D], and that of a history at earlier positions, [B, P, D], if it is encoded at any.
+def _dropouts(buckets: Mapping[str, npt.NDArray[np.int32] | None], rate: float) -> dict[str, BucketDropout]:
+    """By input, what replaces ids by their buckets; nothing where there are none, or no rate."""
+    return {
+        name: BucketDropout(rate=rate, bucket_of_row=rows, name=f"{name}_dropout")
+        for name, rows in buckets.items()
+        if rows is not None and rate > 0
+    }
+
+
+def _apart(
+    features: Sequence[tf.Tensor], *, num_positions: int, num_interests: int
+) -> tuple[list[tf.Tensor], tf.Tensor | _Interests | None]:
+    """Features [B, D], and that of a history at earlier positions, [B, P, D], or at each place, if it is encoded there.
 
     The others have no part in earlier positions: numbers and columns are those of the row's own moment.
     """
-    by_position = [feature for feature in features if feature.shape.rank == 3]
-    if num_positions and not by_position:
+    by_place = [feature for feature in features if feature.shape.rank == 3]
+    if num_interests > 1 and num_positions:
         raise ValueError(
-            f"num_positions is {num_positions}, and the history encoder gives one vector a row or there is no history; "
-            "expected one for each position; set training.positions: 0, or another towers.history_encoder"
+            f"num_interests is {num_interests} and num_positions {num_positions}: interests are read at the row's own "
+            "position alone; set one of them to 1 and 0"
         )
+    for asked, name, off in (
+        (num_positions, "num_positions", "training.positions: 0"),
+        (num_interests > 1 and num_interests, "num_interests", "towers.interests: null"),
+    ):
+        if asked and not by_place:
+            raise ValueError(
+                f"{name} is {asked}, and the history encoder gives one vector a row or there is no history; expected "
+                f"one for each position or place; set {off}, or another towers.history_encoder"
+            )
+    if num_interests > 1:
+        others = [feature for feature in features if feature.shape.rank == 2]
+        return others, _Interests(num_interests, by_place[0])
     latest = [feature[:, 0] if feature.shape.rank == 3 else feature for feature in features]
-    return latest, by_position[0][:, 1:] if by_position else None
+    return latest, by_place[0][:, 1:] if by_place else None
+
+
+@dataclass(frozen=True)
+class _Interests:
+    """What the interests of a user are read from."""
+
+    num: int
+    states: tf.Tensor
+
+    def of(self, summed: tf.Tensor, tensors: Tensors) -> tf.Tensor:
+        """The sum of the other features [B, D] with each interest: [B, K, D]."""
+        length = self.states.shape[1]
+        rows, ages = tensors[HISTORY][:, :length], tensors[HISTORY_AGE][:, :length]
+        read = InterestAttention(self.num, inside_tower=True, name="user_heads")((summed, self.states, rows, ages))
+        return tf_keras.layers.Add(name="user_interests")([summed[:, None], read])
 
 
 def _tower(
-    name: str, bottom: Bottom, adds: Sequence[Part], shape: _Shape, positions: tf.Tensor | None = None
+    name: str,
+    bottom: Bottom,
+    adds: Sequence[Part],
+    shape: _Shape,
+    by_place: tf.Tensor | _Interests | None = None,
 ) -> tuple[tf_keras.Model, tf_keras.Model]:
-    """A tower, and the same with its parts; `positions` [B, P, D] go through all that is above its features."""
+    """A tower, and the same with its parts.
+
+    Positions [B, P, D] go through all that is above its features, and so do interests, which take the place of the sum.
+    """
     additions = [add(bottom) for add in adds]
     features = [*bottom.features, *(vector for addition in additions for vector in addition.features)]
-    inputs = [tf_keras.layers.Add(name=f"{name}_sum")(features)]
-    inputs += [] if positions is None else [positions]
-    summed = _each(Bias(name=f"{name}_bias"), inputs)
-    vector, *others = _each(UnitLength(name=f"{name}_vector"), _HEADS[shape.head](summed, shape, name))
+    # Without its history, a user may have one feature alone.
+    summed = features[0] if len(features) == 1 else tf_keras.layers.Add(name=f"{name}_sum")(features)
+    interests = by_place if isinstance(by_place, _Interests) else None
+    inputs = [summed if interests is None else interests.of(summed, bottom.tensors)]
+    inputs += [] if by_place is None or interests is not None else [by_place]
+    biased = _each(Bias(name=f"{name}_bias"), inputs)
+    vector, *others = _each(UnitLength(name=f"{name}_vector"), _HEADS[shape.head](biased, shape, name))
     parts: dict[str, tf.Tensor] = {VECTOR: vector, **dict(zip((POSITIONS,), others, strict=False))}
     for addition in additions:
         parts |= addition.parts
+    served = vector if interests is None else SideBySide(name=f"{name}_side_by_side")(vector)
     return (
-        tf_keras.Model(bottom.tensors, vector, name=f"{name}_tower"),
+        tf_keras.Model(bottom.tensors, served, name=f"{name}_tower"),
         tf_keras.Model(bottom.tensors, parts, name=f"{name}_parts"),
     )
 

@@ -15,6 +15,7 @@ from scipy.sparse.linalg import svds
 from evaluation.metrics import find_hits, recall_at_k
 from features.encoding import Encoder
 from serving.retrieval import exact
+from serving.retrieval.interests import by_interest
 from towers.co_purchase import ItemFactors, with_factors
 from towers.two_tower import TwoTower
 from training.config import TowerConfig
@@ -153,7 +154,7 @@ def recall_by_weight(
     The towers are fitted without the factors, so that another weight only scales coordinates of the user vectors.
 
     Args:
-        user_vectors: [U, D + F + 1] float32, with factors at `UNCHOSEN_WEIGHT`.
+        user_vectors: [U, D + F + 1] float32, with factors at `UNCHOSEN_WEIGHT`; several interests side by side.
         item_vectors: [N, D + F + 1] float32.
         learned_width: D.
         seen: [U, N], items that are left out of a user's list.
@@ -167,17 +168,25 @@ def recall_by_weight(
     users = np.flatnonzero(np.diff(relevant.indptr))
     found = {}
     for weight in weights:
-        weighted = with_weight(user_vectors[users], weight, learned_width=learned_width)
+        weighted = with_weight(user_vectors[users], weight, learned_width=learned_width, width=item_vectors.shape[1])
         rows, _ = exact.search(weighted, item_vectors, k=k, exclude=seen[users])
         found[weight] = float(np.mean(recall_at_k(find_hits(rows, relevant[users]), k))) if len(users) else 0.0
     return found
 
 
-def with_weight(user_vectors: Floats, weight: float, *, learned_width: int) -> Floats:
-    """User vectors with another weight of the factors, from those at `UNCHOSEN_WEIGHT`: [n, D + F + 1]."""
-    scaled = np.array(user_vectors)
-    scaled[:, learned_width:] *= weight / UNCHOSEN_WEIGHT
-    return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True), dtype=np.float32)
+def with_weight(user_vectors: Floats, weight: float, *, learned_width: int, width: int) -> Floats:
+    """User vectors with another weight of the factors, from those at `UNCHOSEN_WEIGHT`, of the same shape.
+
+    Args:
+        user_vectors: [n, K (D + F + 1)] float32, K of each user side by side.
+        weight: What the factors are to count.
+        learned_width: D.
+        width: D + F + 1.
+    """
+    scaled = np.array(by_interest(user_vectors, width=width))
+    scaled[:, :, learned_width:] *= weight / UNCHOSEN_WEIGHT
+    unit = scaled / np.linalg.norm(scaled, axis=2, keepdims=True)
+    return np.asarray(unit.reshape(user_vectors.shape), dtype=np.float32)
 
 
 def _without_sign(right: Floats) -> Floats:

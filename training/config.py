@@ -47,6 +47,17 @@ class CounterpartConfig(Section):
     """What the weight is multiplied by after each epoch."""
 
 
+class InterestsConfig(Section):
+    """Several interests: K vectors of a user, of which the best one counts for each item."""
+
+    num: int = Field(4, ge=1, le=16)
+    """Vectors of a user (K); 1 is the same as `interests: null`."""
+    local_weight: float = Field(0.5, ge=0)
+    """Weight of the local loss, which holds a user's vectors apart: each item is to pick one of them clearly."""
+    local_temperature: float = Field(0.3, gt=0)
+    """What the scores of a user's vectors are divided by in it."""
+
+
 class TowerConfig(Section):
     """Shape of the two towers."""
 
@@ -100,6 +111,14 @@ class TowerConfig(Section):
     """Augmented vectors that each tower learns from the other's output (DAT); null leaves them out."""
     counterpart: CounterpartConfig | None = None
     """Features of the other side that each tower guesses at its bottom layer; null leaves them out."""
+    interests: InterestsConfig | None = None
+    """Several vectors of a user, by attention over what the history encoder makes of each place; `mean` gives the items
+    themselves, and its power and decays are not read. Null makes one vector."""
+
+    @property
+    def num_interests(self) -> int:
+        """Vectors of a user (K)."""
+        return 1 if self.interests is None else self.interests.num
 
     @property
     def history_arguments(self) -> dict[str, Any]:
@@ -248,7 +267,7 @@ class SparCodeFitConfig(Section):
     """How SparCode is fitted: tokens of users and items, their codes, and what scores a code against an item."""
 
     head_tokens: int = Field(1, ge=1)
-    """Tokens of a user made from the user vector."""
+    """Tokens of a user made from the user vector; of several interests, one for each at least."""
     interest_tokens: int = Field(0, ge=0)
     """Tokens of a user made by attention over the history."""
     item_tokens: int = Field(2, ge=1)

@@ -259,6 +259,7 @@ class _Single:
             history=HISTORY_ENCODERS[shape.history_encoder](**shape.history_arguments),
             item_facts=with_last_place(self.data.facts, chosen=shape.last_place),
             num_positions=0 if student else self.training.positions,
+            num_interests=shape.num_interests,
             id_dropout=shape.id_dropout,
             bucket_of_user_row=users.bucket_of_row() if shape.id_buckets else None,
             bucket_of_item_row=items.bucket_of_row() if shape.id_buckets else None,

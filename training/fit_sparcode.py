@@ -276,7 +276,7 @@ def _metrics(usage: CodeUsage) -> EpochMetrics:
 
 def _token_width(backbone: Fitted, *, num_parts: int) -> int:
     """Learned coordinates and what is appended to them are cut alike: the next multiple of the number of parts."""
-    learned, whole = (int(towers.user.output.shape[-1]) for towers in (backbone.learned, backbone.towers))
+    learned, whole = (int(towers.item.output.shape[-1]) for towers in (backbone.learned, backbone.towers))
     return -(-max(learned, whole - learned) // num_parts) * num_parts
 
 
@@ -346,12 +346,12 @@ def _with_factors(
     settings: SparCodeFitConfig, backbone: Fitted, users: Inputs, *, width: int, temperature: float, seed: int
 ) -> Callable[[SparCode], SparCode]:
     """Appends what is appended to the learned vectors, if anything, to their tokens."""
-    learned_width = int(backbone.learned.user.output.shape[-1])
-    if int(backbone.towers.user.output.shape[-1]) == learned_width:
+    learned_width = int(backbone.learned.item.output.shape[-1])
+    if int(backbone.towers.item.output.shape[-1]) == learned_width:
         return lambda learned: learned
     token = FactorToken.of(
         backbone.towers,
-        embed(rest_tower(backbone.towers.user, learned_width=learned_width, width=width), users),
+        embed(rest_tower(backbone.towers, learned_width=learned_width, width=width), users),
         learned_width=learned_width,
         scale=1.0 / temperature,
         num_parts=settings.parts,

@@ -27,6 +27,8 @@ def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema
         )
     if training.mobius is not None:
         _check_mobius(towers, training)
+    if towers.num_interests > 1:
+        _check_interests(towers, training)
     dual, counterpart = towers.dual_augmented, towers.counterpart
     if dual is not None and dual.category_alignment:
         _check_category(dataset)
@@ -204,6 +206,28 @@ def _check_mobius(towers: TowerConfig, training: TrainingConfig) -> None:
             "training.mobius samples its pairs from the batch, and training.negatives has neither in_batch nor "
             "num_uniform; set one of them"
         )
+
+
+def _check_interests(towers: TowerConfig, training: TrainingConfig) -> None:
+    """Refuses what has no meaning for several vectors of a user."""
+    found: list[tuple[str, object, str, str]] = [
+        ("training.mobius", training.mobius and "set", "null", "its three classes are parts of one vector of a user"),
+        (
+            "training.hard_model_weight", training.hard_model_weight, "null",
+            "the interests of two models have no common order to be joined in",
+        ),
+        ("training.positions", training.positions, "0", "interests are read at the end of a history alone"),
+        (
+            "towers.history_settings.means", towers.history_settings.get("means"), "[]",
+            "interests read the state at each place, not means",
+        ),
+    ]  # fmt: skip
+    for name, value, off, why in found:
+        if value:
+            raise ValueError(
+                f"{name} is {value} and towers.interests.num is {towers.num_interests}: {why}; set {name}: {off}, or "
+                "towers.interests: null"
+            )
 
 
 def _check_category(dataset: Schema) -> None:

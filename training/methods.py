@@ -77,6 +77,9 @@ def terms(
         chosen += [(dual.user_weight, LOSSES["mimic"]("user")), (dual.item_weight, LOSSES["mimic"]("item"))]
         if dual.category_alignment and category is not None:
             chosen.append((dual.category_alignment, LOSSES["category_alignment"](category)))
+    if towers.interests is not None and towers.num_interests > 1:
+        apart = LOSSES["interests"](temperature=towers.interests.local_temperature)
+        chosen.append((towers.interests.local_weight, apart))
     counterpart = towers.counterpart
     if counterpart is not None and counterpart.source == "generated":
         guesses = LOSSES["counterpart"](user_fields=counterpart.user_fields, item_fields=counterpart.item_fields)

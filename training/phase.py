@@ -13,6 +13,7 @@ from scipy import sparse
 from artefacts import console
 from artefacts.paths import RunPaths
 from evaluation.diagnosis import diagnose
+from evaluation.interests import interest_use
 from evaluation.metrics import find_hits, recall_at_k
 from features.encoding import Encoder, Inputs
 from serving.retrieval import exact
@@ -85,6 +86,7 @@ class Evaluation:
         relevant: [users, items] what is to be found; None where there is nothing to measure recall by.
         ks: List lengths.
         seed: Of the users that SparCode is evaluated on.
+        learned_width: Learned coordinates of a vector, by which interests are compared.
     """
 
     users: Inputs
@@ -95,15 +97,21 @@ class Evaluation:
     relevant: sparse.csr_array | None
     ks: tuple[int, ...]
     seed: int
+    learned_width: int
 
     def of_towers(self, towers: TwoTower) -> EpochMetrics:
         """Recall of exact lists, and how varied lists and vectors are."""
         user_vectors, item_vectors = embed(towers.user, self.users), embed(towers.item, self.items)
         rows, _ = exact.search(user_vectors, item_vectors, k=max(*self.ks, TOP), exclude=self.seen)
         found = diagnose(rows[:, :TOP], self.popular_items, user_vectors, item_vectors)
-        for warning in found.warnings():
+        metrics, warnings = {name: float(value) for name, value in asdict(found).items()}, found.warnings()
+        if user_vectors.shape[1] > item_vectors.shape[1]:
+            pairs = self.seen if self.relevant is None or not self.relevant.nnz else self.relevant
+            use = interest_use(user_vectors, item_vectors, pairs, learned_width=self.learned_width, seed=self.seed)
+            metrics, warnings = metrics | use.metrics(), warnings + use.warnings()
+        for warning in warnings:
             console.console().print(f"[yellow]warning[/] {warning}")
-        return {name: float(value) for name, value in asdict(found).items()} | self._recall(rows, slice(None))
+        return metrics | self._recall(rows, slice(None))
 
     def of_sparcode(self, sparcode: SparCode) -> EpochMetrics:
         """Recall of the lists by all scores of the codes, on some users: it takes a net for each pair."""
@@ -154,7 +162,8 @@ def evaluation_of(
     # What popularity alone would show: with vectors of width one the inner product is the number of buyers.
     popular_items, _ = exact.search(np.ones((seen.shape[0], 1), np.float32), popularity, k=TOP, exclude=seen)
     ks = sections.ks if phase.relevant is not None else (TOP,)
-    return Evaluation(users, items, known, seen, popular_items, phase.relevant, ks, sections.seed)
+    width = sections.towers.embedding_dim
+    return Evaluation(users, items, known, seen, popular_items, phase.relevant, ks, sections.seed, width)
 
 
 def validation_vectors(
@@ -180,7 +189,7 @@ def validation_vectors(
         recall = fitted.reports[fitted.best - 1].metrics[f"recall_at_{max(sections.ks)}"]
         return ValidationVectors(phase.moment, users, items), recall, sections
     assert phase.relevant is not None
-    first, k = int(fitted.learned.user.output.shape[-1]), max(sections.ks)
+    first, k = int(fitted.learned.item.output.shape[-1]), max(sections.ks)
     best: tuple[float, ValidationVectors, TowerConfig] | None = None
     for powers in [towers.factor_powers] if towers.factor_powers else POWERS:
         tried = towers.model_copy(update={"factor_powers": powers, "factor_weight": None})
@@ -198,7 +207,8 @@ def validation_vectors(
         shown = ", ".join(f"{power:g}" for power in powers)
         console.console().print(f"  factors of powers {shown}: recall@{k} by weight: {listed}")
         if best is None or found[weight] > best[0]:
-            vectors = ValidationVectors(phase.moment, with_weight(users, weight, learned_width=first), items)
+            users = with_weight(users, weight, learned_width=first, width=items.shape[1])
+            vectors = ValidationVectors(phase.moment, users, items)
             best = found[weight], vectors, tried.model_copy(update={"factor_weight": weight})
     assert best is not None
     return best[1], best[0], replace(sections, towers=best[2])

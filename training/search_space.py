@@ -150,7 +150,8 @@ SPACE: tuple[Parameter, ...] = (
 
 def space_of(towers: TowerConfig, training: TrainingConfig) -> tuple[Parameter, ...]:
     """The part of `SPACE` that has an effect with the methods of a configuration."""
-    left_out = set() if towers.history_encoder == "mean" else {"towers.history_decay_days"}
+    reads_means = towers.history_encoder == "mean" and towers.num_interests == 1
+    left_out = set() if reads_means else {"towers.history_decay_days"}
     times = ADAGRAD_OVER_ADAM if training.optimizer == "adagrad" else 1
     return tuple(
         replace(one, low=one.low * times, high=one.high * times)

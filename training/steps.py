@@ -323,6 +323,9 @@ def _print_epoch(phase: str, report: EpochReport) -> None:
     if "distinct_items" in metrics:
         shown += [f"{metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
         shown += [f"{metrics['popular_share']:.0%} of their places as popularity would fill them"]
+    if "interest_cosine" in metrics:
+        shares = [f"{value:.0%}" for name, value in metrics.items() if name.startswith("interest_") and "share" in name]
+        shown += [f"interests find {' '.join(shares)}, cosine {metrics['interest_cosine']:.2f}"]
     if "perplexity" in metrics:
         shown += [f"at least {metrics['codes_in_use']:.0f} codes in use, perplexity {metrics['perplexity']:.0f}"]
     console.console().print(f"  {phase} epoch {report.epoch}: {', '.join(shown)}")

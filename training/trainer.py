@@ -15,11 +15,12 @@ import tensorflow_recommenders as tfrs
 import tf_keras
 
 from features.encoding import Inputs
+from towers.interests import INTERESTS
 from towers.two_tower import VECTOR, TwoTower
-from training.data.batches import ITEM_PREFIX, USER_PREFIX, Batch
+from training.data.batches import ITEM_PREFIX, USER_PREFIX, WEIGHT, Batch
 from training.data.positions import TARGET, TARGET_PREFIX
 from training.distribution import item_parts, share_of_mean
-from training.losses.objective import Outputs, Terms, inputs_with_prefix, total_of
+from training.losses.objective import Outputs, Terms, inputs_with_prefix, picked, total_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -103,6 +104,9 @@ class RetrievalModel(tfrs.Model):  # type: ignore[misc]
         batch = {name: tf.convert_to_tensor(values) for name, values in inputs.items()}
         users = self.user_parts(inputs_with_prefix(batch, USER_PREFIX), training=training)
         items = item_parts(self.item_parts, inputs_with_prefix(batch, ITEM_PREFIX), batch, training=training)
+        if users[VECTOR].shape.rank == 3:
+            own = items[VECTOR][: tf.shape(batch[WEIGHT])[0]]
+            users = {**users, INTERESTS: users[VECTOR], VECTOR: picked(users[VECTOR], own)}
         queued = None if self.queue is None else tf.stop_gradient(self.queue.read())
         outputs = Outputs(users, items, batch, self.temperature, queued, self._targets(batch, training=training))
         loss = self._total(outputs)

@@ -80,8 +80,9 @@ def vectors(candidate: Candidate) -> Check:
     for name in ("users", "items"):
         values = read_vectors(candidate.paths.vectors / name)
         bad = int((~np.isfinite(values).all(axis=1)).sum())
+        lengths = np.linalg.norm(values.reshape(-1, candidate.manifest.dimension), axis=1)
         # Not finite ones are counted already.
-        off = float(np.nan_to_num(np.abs(np.linalg.norm(values, axis=1) - 1), posinf=0.0).max(initial=0.0))
+        off = float(np.nan_to_num(np.abs(lengths - 1), posinf=0.0).max(initial=0.0))
         found |= {f"{name}_not_finite": bad, f"{name}_norm_off": off}
         holds &= not bad and off <= limit
         problems.append(

@@ -135,7 +135,7 @@ class Bundle:
         _expect(folder / ENCODER, "number of items", len(encoder.item_ids) - 1, num_items)
         _expect(folder / ENCODER, "number of users", len(encoder.user_ids), num_users)
         user_tower = _load(folder / USER_TOWER, exported_tower.ExportedTower)
-        _expect(folder / USER_TOWER, "dimension", user_tower.dimension, dimension)
+        _expect(folder / USER_TOWER, "dimension", user_tower.dimension, dimension * report.num_interests)
         inputs = sorted(spec.name for spec in encoder.input_specs("user"))
         _expect(folder / USER_TOWER, "inputs", sorted(user_tower.input_names), inputs)
         vectors = _load_array(folder / ITEM_VECTORS, (num_items, dimension))

@@ -238,7 +238,7 @@ def model_card(manifest: Manifest) -> str:
         "## Model",
         "",
         f"- Vectors of {manifest.dimension} numbers{_parts(report.parts)}, L2-normalised; the score is their inner "
-        f"product{_weight(facts)}.",
+        f"product{_interests(report.num_interests)}{_weight(facts)}.",
         f"- Index of the form `{report.form}`: recall@{report.k} {report.recall:.3f} against exact search at ef "
         f"{report.ef} over {report.asked()}; {report.built()}.",
         f"- Served by default: {facts.served}. Why: {facts.served.why}.",
@@ -257,6 +257,10 @@ def model_card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _interests(num: int) -> str:
+    return "" if num == 1 else f", the best of {num} vectors of a user"
 
 
 def _parts(widths: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """Exact top-k search by inner product: the oracle of every index, and its replacement where k is large.
 
-B rows of queries, C columns of a block, N items of the catalogue, D vector width.
+B rows of queries, C columns of a block, N items of the catalogue, D vector width, K vectors of a query.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def search(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """The k candidates with the largest inner product, for each query.
 
-        score_ij = scale_j <query_i, candidate_j>
+        score_ij = scale_j max_k <query_ik, candidate_j>
 
     Queries and candidates are taken in blocks, and of a block only what reaches a query's running k-th score is kept.
     Many queries take candidates from all over the catalogue for each block, so that their order does not matter: were
     the best ones last, every block would raise every query's k-th score.
 
     Args:
-        query_embeddings: [B, D] float32.
+        query_embeddings: [B, D] float32, or [B, K D], K vectors of each query side by side.
         candidate_embeddings: [N, D] float32.
         k: Candidates wanted, at least 1.
         exclude: [B, N] CSR; every stored entry is a candidate that this query must not get. None excludes nothing.
@@ -132,13 +132,17 @@ def _search_group(
     edges = np.cumsum([0, *(len(range(block.start, block.stop, block.step)) for block in blocks)])
     runnings = [RunningTopK(part.stop - part.start, k) for part in parts]
     excluded = [excluded_by_block(part, edges) for part in _excluded(exclude, parts, blocks, edges)]
+    width = candidates.shape[1]
     room = np.empty(min(QUERY_BLOCK, len(group)) * int(np.diff(edges).max(initial=0)), dtype=np.float32)
     for number, block in enumerate(blocks):
         items = np.ascontiguousarray(candidates[block])
         for part, running, (rows, places, bounds) in zip(parts, runnings, excluded, strict=True):
             asked = queries[part]
             # Into the same memory each time, which is then near the processor.
-            scores = np.matmul(asked, items.T, out=room[: len(asked) * len(items)].reshape(len(asked), len(items)))
+            scores = room[: len(asked) * len(items)].reshape(len(asked), len(items))
+            np.matmul(asked[:, :width], items.T, out=scores)
+            for begin in range(width, asked.shape[1], width):
+                np.maximum(scores, asked[:, begin : begin + width] @ items.T, out=scores)
             if not are_bounded:
                 _check_finite(scores, block, part.start)
             if scale is not None:
@@ -209,14 +213,19 @@ def _check(
 ) -> None:
     if k < 1:
         raise ValueError(f"k is {k}; ask for at least 1")
-    if queries.ndim != 2 or candidates.ndim != 2 or queries.shape[1] != candidates.shape[1]:
+    if queries.ndim != 2 or candidates.ndim != 2 or not is_multiple(queries.shape[1], candidates.shape[1]):
         raise ValueError(
             f"query_embeddings are {queries.shape} and candidate_embeddings {candidates.shape}, "
-            "expected [B, D] and [N, D]"
+            "expected [B, D] and [N, D], or [B, K D] for several vectors of a query"
         )
     expected = (len(queries), len(candidates))
     if exclude is not None and exclude.shape != expected:
         raise ValueError(f"exclude is {exclude.shape}, expected {expected}: a row a query, a column a candidate")
+
+
+def is_multiple(width: int, of: int) -> bool:
+    """Whether vectors of a width are one or more of another, side by side."""
+    return width == of or (0 < of < width and width % of == 0)
 
 
 def _check_finite(scores: npt.NDArray[np.float32], block: slice, first_query: int) -> None:

@@ -107,6 +107,8 @@ class IndexReport:
     """Distinct vectors that it is over; None in reports of earlier versions."""
     num_below_half: int | None = None
     """Queries of which less than half of the exact list is found; None in reports of earlier versions."""
+    num_interests: int = 1
+    """Vectors of a user that ask it (K)."""
 
     def __post_init__(self) -> None:
         """Takes the parts as JSON gives them, too."""
@@ -114,9 +116,11 @@ class IndexReport:
 
     def asked(self) -> str:
         """Over whom the recall was measured, in words."""
+        several = "" if self.num_interests == 1 else f" with {self.num_interests} vectors each"
         if self.num_below_half is None:
-            return f"{self.num_queries:,} users"
-        return f"{self.num_queries:,} users, {self.num_below_half:,} of whom get less than half of their exact list"
+            return f"{self.num_queries:,} users{several}"
+        few = f"{self.num_below_half:,} of whom get less than half of their exact list"
+        return f"{self.num_queries:,} users{several}, {few}"
 
     def built(self) -> str:
         """What it holds and costs, in words."""

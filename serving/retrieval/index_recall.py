@@ -14,6 +14,7 @@ import numpy.typing as npt
 from serving.retrieval import exact
 from serving.retrieval.eligible import NO_ITEMS, Items, everything_but
 from serving.retrieval.index import ItemIndex
+from serving.retrieval.interests import search_index
 from serving.retrieval.ranking import Rows, Scores
 
 # Scores that differ by less are equal: what float32 loses, as a share of the largest product of lengths.
@@ -27,7 +28,7 @@ class ExactLists:
     vectors: Scores
     """[N, D] float32."""
     queries: Scores
-    """[B, D] float32."""
+    """[B, D] float32, or [B, K D] where users have several vectors."""
     k: int
     """Length of the lists."""
     lowest: npt.NDArray[np.float64]
@@ -39,7 +40,7 @@ class ExactLists:
 
         Args:
             vectors: [N, D] float32.
-            query_embeddings: [B, D] float32, B >= 1.
+            query_embeddings: [B, D] float32, or [B, K D], B >= 1.
             k: Length of the lists, cut to N - W.
             left_out: [W] int32 rows, ascending, that no list has.
 
@@ -62,7 +63,7 @@ class ExactLists:
             index: Over the same vectors.
             ef: Its beam width.
         """
-        found, _ = index.search(self.queries, k=self.k, ef=ef)
+        found, _ = search_index(index, self.queries, width=self.vectors.shape[1], k=self.k, ef=ef)
         hits = [
             np.count_nonzero(_scores(query, self.vectors, np.unique(rows[rows >= 0])) >= lowest)
             for query, rows, lowest in zip(self.queries, found, self.lowest, strict=True)
@@ -76,7 +77,7 @@ def measure_recall(index: ItemIndex, vectors: Scores, *, query_embeddings: Score
     Args:
         index: What is measured; what it leaves out is not offered.
         vectors: [N, D] float32, what it was built from.
-        query_embeddings: [B, D] float32, B >= 1.
+        query_embeddings: [B, D] float32, or [B, K D], B >= 1.
         k: Length of the lists, cut to N - W.
         ef: Beam width.
 
@@ -88,5 +89,7 @@ def measure_recall(index: ItemIndex, vectors: Scores, *, query_embeddings: Score
 
 
 def _scores(query: Scores, vectors: Scores, rows: Rows) -> npt.NDArray[np.float64]:
-    """Inner products in double precision, by which ties do not depend on the order of sums."""
-    return vectors[rows].astype(np.float64) @ query.astype(np.float64)
+    """Inner products in double precision, so that ties do not depend on the order of sums; of several, the best."""
+    interests = query.reshape(-1, vectors.shape[1]).astype(np.float64)
+    best: npt.NDArray[np.float64] = (vectors[rows].astype(np.float64) @ interests.T).max(axis=1)
+    return best

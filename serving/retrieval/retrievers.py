@@ -35,7 +35,7 @@ class UserQueries:
     as_of_seconds: npt.NDArray[np.int64]
     """[B] the moment of the request, Unix seconds."""
     query_embeddings: Scores | None = None
-    """[B, D] float32 user vectors; None where no retriever needs them."""
+    """[B, D] float32 user vectors, or [B, K D], K of each user side by side; None where no retriever needs them."""
     exclude_known: bool = False
     """Whether known items are kept out."""
     user_tokens: Scores | None = None

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from serving.retrieval import exact
 from serving.retrieval.eligible import EligibleItems, everything_but
 from serving.retrieval.index import ItemIndex
+from serving.retrieval.interests import by_interest, first_coordinates, search_index
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.ranking import NO_SCORE, Rows, Scores, padding, without
 from serving.retrieval.retrievers import UserQueries
@@ -35,7 +36,7 @@ _RESERVE = 1.25
 
 @dataclass(frozen=True)
 class TwoTowerRetriever:
-    """Items whose vector has the largest inner product with the user's, which is the score."""
+    """Items whose vector has the largest inner product with one of the user's, which is the score."""
 
     vectors: Scores
     """[N, D] float32, of length one, or of the length of each item's business weight."""
@@ -65,7 +66,7 @@ class TwoTowerRetriever:
             exclude = None if kept_out is None else kept_out.csr()
             return exact.search(queries, self.vectors, k=k, exclude=exclude, offered=users.offered, scale=scale)
         if kept_out is None and users.eligible is None:
-            return self.index.search(queries, k=k, ef=self.ef)
+            return search_index(self.index, queries, width=self.vectors.shape[1], k=k, ef=self.ef)
         return search_eligible(
             self.index,
             self.vectors,
@@ -91,7 +92,8 @@ class Cascade:
 
         first = <u_1, v_1>,   second = <u_2, v_2>,   u = [u_1; u_2], v = [v_1; v_2]
 
-    A query whose rest is zero asks the one index for the first model's order alone.
+    Of several interests, either is the best of them. A query whose rest is zero asks the one index for the first
+    model's order alone.
 
     Source: Huang et al. (EBR), KDD 2020, section 6.2.2.
     """
@@ -125,13 +127,15 @@ class Cascade:
         queries = users.query_embeddings
         if queries is None:
             raise ValueError("query_embeddings is None; this retriever needs the user vectors")
-        first = queries.copy()
-        first[:, self.first_width :] = 0
+        width = self.first.vectors.shape[1]
+        first = first_coordinates(queries, self.first_width, width=width)
+        rests = by_interest(queries, width=width)[:, :, self.first_width :]
         rows, _ = self.first.retrieve(replace(users, query_embeddings=first), max(k, self.depth))
         scores, factors = np.full(rows.shape, NO_SCORE, np.float32), self.first.factors(users)
         for user, found in enumerate(rows):
             own = found[found >= 0]
-            scores[user, : len(own)] = self.first.vectors[own, self.first_width :] @ queries[user, self.first_width :]
+            products = self.first.vectors[own, self.first_width :] @ rests[user].T
+            scores[user, : len(own)] = products.max(axis=1)
             if factors is not None:
                 scores[user, : len(own)] *= factors[own]
         order = np.lexsort((rows, -scores))[:, :k]
@@ -155,7 +159,7 @@ def search_eligible(
     Args:
         index: Searched where that is cheaper.
         vectors: [N, D] float32, searched exactly otherwise.
-        query_embeddings: [B, D] float32.
+        query_embeddings: [B, D] float32, or [B, K D] where users have several vectors.
         known: B rows, what each user must not get; None keeps nothing out.
         eligible: Items that any user may get, none that the index leaves out; None has all that are in it.
         k: Length of the lists.
@@ -177,7 +181,7 @@ def search_eligible(
     rows, scores = padding(num_users, k)
     for fetch in np.unique(fetches[by_index]).tolist():
         users = np.flatnonzero(by_index & (fetches == fetch))
-        found = index.search(query_embeddings[users], k=fetch, ef=ef)
+        found = search_index(index, query_embeddings[users], width=vectors.shape[1], k=fetch, ef=ef)
         rows[users], scores[users] = without(
             *found,
             known_keys=np.empty(0, np.int64) if known is None else known.of(users).keys,

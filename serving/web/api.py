@@ -168,11 +168,19 @@ class NearItemResponse(BaseModel):
     cosine: float
 
 
+class InterestResponse(BaseModel):
+    """Which of the user's several vectors finds an item, counted from 1, and the items of the past nearest to it."""
+
+    number: int
+    near: list[NearItemResponse]
+
+
 class ExplanationResponse(BaseModel):
     """Why an item is in a list."""
 
     found_by: dict[str, FoundResponse]
     near: list[NearItemResponse]
+    interest: InterestResponse | None = None
 
 
 class ItemResponse(BaseModel):
@@ -215,7 +223,7 @@ class SimilarItemsResponse(BaseModel):
 
 
 class EmbeddingResponse(BaseModel):
-    """A user's vector, as the index is asked with it."""
+    """A user's vector, as the index is asked with it; of several interests, all of them side by side."""
 
     bundle_version: str
     user_id: str

@@ -19,6 +19,7 @@ from towers.two_tower import TwoTower, build_two_tower
 from training.losses.counterpart import counterpart_term
 from training.losses.dual_augmented import category_alignment_term, mimic_term
 from training.losses.hard_in_batch import hard_in_batch_term
+from training.losses.interests import interests_term
 from training.losses.mobius import ThreeClassLoss
 from training.losses.objective import Outputs, Term
 from training.losses.positions import positions_term
@@ -33,6 +34,16 @@ def teacher() -> TwoTower:
     return build_two_tower(users, items, embedding_dim=4)
 
 
+def with_interests(term: Term) -> Term:
+    """A term whose users have two vectors: their own, and the same backwards."""
+
+    def with_two(outputs: Outputs) -> tf.Tensor:
+        vectors = outputs.users["vector"]
+        return term(replace(outputs, users={**outputs.users, "interests": tf.stack([vectors, vectors[:, ::-1]], 1)}))
+
+    return with_two
+
+
 TERMS: dict[str, Callable[[], Term]] = {
     "softmax": lambda: softmax_term("yi2019"),
     "softmax without correction": lambda: softmax_term("none"),
@@ -42,6 +53,8 @@ TERMS: dict[str, Callable[[], Term]] = {
     "mimic of items": lambda: mimic_term("item"),
     "category alignment": lambda: category_alignment_term("aisle"),
     "counterpart": lambda: counterpart_term(user_fields=["age"], item_fields=["aisle"]),
+    "softmax of interests": lambda: with_interests(softmax_term("yi2019")),
+    "interests": lambda: with_interests(interests_term(temperature=0.3)),
     "positions": lambda: positions_term("yi2019"),
     "positions of 2025": lambda: positions_term("khrylchenko2025"),
     "three classes": lambda: ThreeClassLoss(

@@ -1,4 +1,4 @@
-"""Methods reach the answer: business weights, mined negatives, two models side by side and their cascade."""
+"""Methods reach the answer: business weights, mined negatives, two models side by side and their cascade, interests."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ ENSEMBLE = (
     "training.hard_model_weight=0.7",
     "serving.retriever=cascade",
 )
+INTERESTS = ("towers.interests={num: 4}", "serving.retriever=two_tower")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def weighted_shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> S
 @pytest.fixture(scope="module")
 def ensemble_shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Served:
     return run(first_day, tmp_path_factory.mktemp("ensemble") / "runs", ENSEMBLE)
+
+
+@pytest.fixture(scope="module")
+def interests_shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return run(first_day, tmp_path_factory.mktemp("interests") / "runs", INTERESTS)
 
 
 def lines_of(served: Served) -> dict[str, str]:
@@ -226,3 +232,48 @@ def test_mining_without_an_earlier_fit_is_an_error_with_advice(first_day: Any, t
     ran = shop.do("mine", "--now", "2024-03-01", *flags)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "run once with training.negatives.easy_per_hard: null (and training.hard_model_weight: null" in ran.stderr
+
+
+def test_several_interests_are_fitted_embedded_and_published(interests_shop: Served) -> None:
+    users, items = vectors_of(interests_shop)
+    # Eight learned numbers, four factors and the missing length: four times for a user.
+    assert (users.shape[1], items.shape[1]) == (4 * 13, 13)
+    np.testing.assert_allclose(np.linalg.norm(users.reshape(-1, 13), axis=1), 1, atol=1e-5)
+    assert "interests find" in interests_shop.shop.ran.stdout
+    bundle = Bundle.open(interests_shop.paths.bundles / "current")
+    assert (bundle.manifest.dimension, bundle.manifest.facts.index_report.num_interests) == (13, 4)
+    assert "the best of 4 vectors of a user" in (bundle.folder / "MODEL_CARD.md").read_text()
+    metrics = json.loads((interests_shop.paths.model / "epochs.json").read_text())["final"][-1]["metrics"]
+    assert sum(metrics[f"interest_{number}_share"] for number in (1, 2, 3, 4)) == pytest.approx(1)
+
+
+def test_lists_of_several_interests_are_those_of_the_largest_score(interests_shop: Served) -> None:
+    users, items = vectors_of(interests_shop)
+    best = np.einsum("ukd,nd->ukn", users.reshape(len(users), 4, 13), items).max(axis=1)
+    recommender = interests_shop.recommender
+    for answer, scores in zip(recommender.recommend(USERS, k=30, retriever="exact").answers, best, strict=True):
+        served = np.array([int(item["item_id"][1:]) for item in answer.items])
+        np.testing.assert_allclose([item["score"] for item in answer.items], scores[served], atol=1e-5)
+        np.testing.assert_allclose(scores[served], -np.sort(-scores)[:30], atol=1e-5)
+    found = recommender.recommend(USERS, k=30, explain=True, exclude_known=True, deny_categories=("tools",))
+    for answer in found.answers:
+        served = [item["item_id"] for item in answer.items]
+        assert len(served) == len(set(served)) == 30
+        by_index = [item["explanation"] for item in answer.items if item["explanation"]["found_by"]]
+        assert {explanation["interest"]["number"] for explanation in by_index} <= {1, 2, 3, 4}
+        assert by_index
+
+
+def test_the_report_measures_several_interests_exactly_and_by_the_index(interests_shop: Served) -> None:
+    report = json.loads((interests_shop.paths.report / "report.json").read_text())
+    for task in report["tasks"]:
+        arms = {arm["name"]: arm for arm in task["arms"]}
+        assert arms["two-tower, HNSW"]["index_recall"]["20"] > 0.9
+        assert arms["two-tower"]["metrics"]["recall@20"]["mean"] > 0
+
+
+def test_a_second_run_with_interests_finds_every_step_unchanged(interests_shop: Served) -> None:
+    ran = interests_shop.shop.do("run", "--dry-run", *interests_shop.flags)
+    plan = [line for line in ran.stdout.split("resolved configuration:")[0].splitlines() if line.strip()]
+    assert len(plan) == 8
+    assert all("unchanged, would be skipped" in line for line in plan)

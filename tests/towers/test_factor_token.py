@@ -75,7 +75,7 @@ def test_scores_are_those_of_learned_tokens_and_of_the_factors(
     users, items = rows_of(user_specs, 5), rows_of(item_specs, 7)
     users[HISTORY][0] = 0  # factors of the padding row
     model = model_of(learned, kind)
-    rest = rest_tower(served.user, learned_width=D, width=WIDTH)(users).numpy()
+    rest = rest_tower(served, learned_width=D, width=WIDTH)(users).numpy()
     token = FactorToken.of(served, rest, learned_width=D, scale=SCALE, num_parts=PARTS, num_codes=CODES, seed=1)
     both = token.append_to(model)
     assert (both.num_user_tokens, both.num_item_tokens, both.width) == (3, 2, 2 * WIDTH)
@@ -98,7 +98,7 @@ def test_each_half_is_quantised_by_its_own_codebooks_and_an_empty_half_stays_emp
 ) -> None:
     users = rows_of(user_specs, 6)
     model = model_of(learned, "product")
-    rest = rest_tower(served.user, learned_width=D, width=WIDTH)(users).numpy()
+    rest = rest_tower(served, learned_width=D, width=WIDTH)(users).numpy()
     token = FactorToken.of(served, rest, learned_width=D, scale=SCALE, num_parts=PARTS, num_codes=CODES, seed=1)
     both = token.append_to(model)
     assert (both.quantizer.num_parts, both.quantizer.num_codes) == (2 * PARTS, CODES + 1)
@@ -120,7 +120,7 @@ def test_exported_tokenizers_give_the_same_tokens(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     users, items = rows_of(user_specs, 3), rows_of(item_specs, 3)
-    rest = rest_tower(served.user, learned_width=D, width=WIDTH)(users).numpy()
+    rest = rest_tower(served, learned_width=D, width=WIDTH)(users).numpy()
     token = FactorToken.of(served, rest, learned_width=D, scale=SCALE, num_parts=PARTS, num_codes=CODES, seed=1)
     both = token.append_to(model_of(learned, "mlp"))
     pairs: list[tuple[tf_keras.Model, Inputs]] = [(both.user_tokenizer, users), (both.item_tokenizer, items)]

@@ -13,9 +13,10 @@ import tf_keras
 from features.encoding import HISTORY, Inputs
 from features.kinds import InputSpec
 from serving.retrieval.exported_tower import ExportedTower
+from towers.interests import InterestAttention
 from towers.quantizer import ProductQuantizer
 from towers.sparcode import MlpInteraction, SparCode, commitment, passed_on
-from towers.tokenizer import InterestAttention, tokenizers
+from towers.tokenizer import tokenizers
 from towers.two_tower import TwoTower, build_two_tower
 from training.export import export_tower
 

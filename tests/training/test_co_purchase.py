@@ -172,10 +172,14 @@ def test_another_weight_gives_the_vectors_of_towers_with_it() -> None:
     def joined(weight: float) -> npt.NDArray[np.float64]:
         return np.concatenate([learned, weight * taste], axis=1) / np.sqrt(1 + weight**2)
 
-    found = with_weight(joined(UNCHOSEN_WEIGHT).astype(np.float32), 3.0, learned_width=2)
+    before = joined(UNCHOSEN_WEIGHT).astype(np.float32)
+    found = with_weight(before, 3.0, learned_width=2, width=5)
 
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, joined(3.0), atol=1e-6)
+    # Of several interests, each vector.
+    several = with_weight(np.hstack([before, before]), 3.0, learned_width=2, width=5)
+    np.testing.assert_allclose(several, np.hstack([found, found]), atol=1e-6)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5])

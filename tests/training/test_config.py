@@ -143,6 +143,23 @@ def shop(tmp_path: Path) -> Path:
             "towers.history_settings.dropout is 0.1 and training.distribute is multi_worker",
         ),
         (
+            ["towers.interests={}", "training.mobius={}"],
+            "training.mobius is set and towers.interests.num is 4: its three classes are parts of one vector of a user;"
+            " set training.mobius: null, or towers.interests: null",
+        ),
+        (
+            ["towers.interests={}", "training.hard_model_weight=0.5", "training.negatives.easy_per_hard=10"],
+            "training.hard_model_weight is 0.5 and towers.interests.num is 4: the interests of two models have no",
+        ),
+        (
+            ["towers.interests={num: 2}", "training.positions=3"],
+            "training.positions is 3 and towers.interests.num is 2: interests are read at the end of a history alone",
+        ),
+        (
+            ["towers.interests={}", "towers.history_encoder=gru", "towers.history_settings={means: [null, 7]}"],
+            "towers.history_settings.means is (None, 7.0) and towers.interests.num is 4: interests read the state",
+        ),
+        (
             ["training.positions=50", "features.history_length=50"],
             "training.positions is 50, expected less than features.history_length, 50: each position needs a place",
         ),

@@ -119,6 +119,29 @@ METHODS: dict[str, list[str]] = {
         "training.negatives.queue_size=20",
         "training.validation_days=3",
     ],
+    "interests": ["towers.interests={num: 3}", *SELF_ATTENTION[3:]],
+    "interests of sessions": [
+        "towers.interests={num: 2}",
+        "towers.history_encoder=gru",
+        "sparcode={codes: 8, interest_tokens: 2, epochs: 1}",
+        *SELF_ATTENTION[3:],
+    ],
+    "interests, combined": [
+        "towers.interests={num: 2, local_weight: 0.3}",
+        "towers.history_encoder=self_attention",
+        "towers.history_settings={blocks: 1, length: 4}",
+        MINED,
+        COUNTERPART,
+        "towers.dual_augmented={}",
+        "towers.hidden_units=[8]",
+        "towers.id_buckets=3",
+        "towers.id_dropout=0.3",
+        "training.log_q=khrylchenko2025",
+        "training.negatives.queue_size=20",
+        "training.negatives.num_hard_in_batch=1",
+        "training.validation_days=3",
+        *SELF_ATTENTION[3:],
+    ],
     "combined": [
         "towers.dual_augmented={}",
         COUNTERPART,
@@ -240,10 +263,28 @@ def test_a_method_trains_by_configuration_alone_and_makes_towers_of_its_own(
         assert losses == sorted(losses, reverse=True), phase
     for tower, vectors in found.vectors.items():
         assert len(vectors) == (NUM_USERS if tower == "user" else NUM_ITEMS)
-        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    cosines, plain_cosines = (made.vectors["user"] @ made.vectors["item"].T for made in (found, plain))
+        of_each = vectors.reshape(-1, found.vectors["item"].shape[1])
+        np.testing.assert_allclose(np.linalg.norm(of_each, axis=1), 1, atol=1e-5)
+    cosines, plain_cosines = (best_cosines(made) for made in (found, plain))
     assert np.abs(cosines - plain_cosines).max() > 1e-3
     assert cosines.std() > 1e-2
+
+
+def best_cosines(made: Trained) -> np.ndarray:
+    """Of each user and each item, by the nearest of the user's vectors."""
+    items = made.vectors["item"]
+    users = made.vectors["user"].reshape(NUM_USERS, -1, items.shape[1])
+    return np.einsum("ukd,nd->ukn", users, items).max(axis=1)
+
+
+def test_interests_are_reported_and_one_of_them_is_one_vector(stall: Path, trained: Callable[[str], Trained]) -> None:
+    metrics = trained("interests, combined").reports["validation"][-1]["metrics"]
+    assert metrics["interest_1_share"] + metrics["interest_2_share"] == pytest.approx(1)
+    assert -1 <= metrics["interest_cosine"] <= 1
+    one = train_one(stall, "one interest", ["towers.interests={num: 1}"])
+    for tower, vectors in trained("plain").vectors.items():
+        np.testing.assert_array_equal(one.vectors[tower], vectors)
+    assert "interest_cosine" not in one.reports["final"][-1]["metrics"]
 
 
 def test_the_same_configuration_gives_the_same_towers(stall: Path, trained: Callable[[str], Trained]) -> None:

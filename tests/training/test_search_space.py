@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from artefacts.config import ConfigError
-from training.config import TowerConfig, TrainingConfig
+from training.config import InterestsConfig, TowerConfig, TrainingConfig
 from training.search_space import SPACE, Choices, Range, chosen_space, parse_range, shown, space_of, with_own_values
 from twinspire.load_config import load, with_values
 
@@ -83,6 +83,8 @@ def test_a_range_is_made_wide_enough_and_whole_for_the_configurations_own_value(
 def test_keys_without_an_effect_are_left_out_and_adagrad_has_larger_steps() -> None:
     found = {one.key: one for one in space_of(TowerConfig(history_encoder="toy"), TrainingConfig(optimizer="adagrad"))}
     assert "towers.history_decay_days" not in found
+    several = space_of(TowerConfig(interests=InterestsConfig(num=2)), TrainingConfig())
+    assert "towers.history_decay_days" not in [one.key for one in several]
     rate = found["training.learning_rate"]
     assert isinstance(rate, Range)
     assert (rate.low, rate.high) == pytest.approx((0.009, 0.9))

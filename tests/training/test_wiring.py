@@ -149,6 +149,14 @@ CHANGED_ALONE: dict[str, tuple[dict[str, object], dict[str, Change]]] = {
         {"towers.history_encoder": "toy_encoder", "towers.history_settings": {"num": 4}},
         {"towers.history_settings": ({"num": 5}, "~toy_encoder.num")},
     ),
+    "several interests": (
+        {"towers.interests": {}},
+        {
+            "towers.interests.num": (3, "build_two_tower.num_interests"),
+            "towers.interests.local_weight": (0.45, "interests term.weight"),
+            "towers.interests.local_temperature": (0.55, "interests.temperature"),
+        },
+    ),
     "three classes": (
         {"training.mobius": {}},
         {

@@ -117,6 +117,7 @@ BASES = (
     ),
     (DATASET, MINED),
     (DATASET,),
+    (DATASET, "towers.interests={}"),
 )
 # Values of keys that take names, which no type shows.
 NAMES: dict[str, Any] = {

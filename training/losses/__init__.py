@@ -9,6 +9,7 @@ from collections.abc import Callable
 from training.losses.counterpart import counterpart_term
 from training.losses.dual_augmented import category_alignment_term, mimic_term
 from training.losses.hard_in_batch import hard_in_batch_term
+from training.losses.interests import interests_term
 from training.losses.mobius import ThreeClassLoss
 from training.losses.objective import Term
 from training.losses.positions import positions_term
@@ -20,6 +21,7 @@ LOSSES: dict[str, Callable[..., Term]] = {
     "mimic": mimic_term,
     "category_alignment": category_alignment_term,
     "counterpart": counterpart_term,
+    "interests": interests_term,
     "positions": positions_term,
     "three_classes": ThreeClassLoss,
 }

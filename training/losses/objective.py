@@ -1,7 +1,7 @@
 """The objective: a weighted sum of terms, each a number for what the two towers made of a batch.
 
 Shape letters: B rows of a batch, C shared candidates in it, Q columns of the queue, H private negatives of a row, D
-vector width.
+vector width, K interests of a user.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cached_property
 
 import tensorflow as tf
 
+from towers.interests import INTERESTS
 from towers.two_tower import VECTOR
 from training.data.batches import ITEM_GRADIENT, ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, USER_PREFIX, WEIGHT
 from training.distribution import mean_over_replicas
@@ -24,7 +25,8 @@ class Outputs:
     """What both towers made of a batch.
 
     Attributes:
-        users: Parts of the user tower, [B, ...] each; "vector" is among them.
+        users: Parts of the user tower, [B, ...] each; "vector" is among them. Of several interests, these are
+            "interests" [B, K, D], and "vector" is the one that the row's own item has picked, see `picked`.
         items: Parts of the item tower, [C + B H, ...] each: shared candidates, then private ones, row by row.
         batch: The batch, as `training.data.batches.batches` makes it.
         temperature: What scores are divided by.
@@ -99,10 +101,17 @@ class Outputs:
 
     @cached_property
     def scores(self) -> tf.Tensor:
-        """[B, C + Q + H] float32, divided by the temperature; worked out when a term asks for it."""
-        users = self.users[VECTOR]
+        """[B, C + Q + H] float32, divided by the temperature; worked out when a term asks for it.
+
+        Of several interests, that of the best one for each candidate.
+        """
+        interests = self.users.get(INTERESTS)
+        users = self.users[VECTOR] if interests is None else interests
         scores = products(users, self.common, item_gradient=self.item_gradient)
-        if self.private is not None:
+        if self.private is not None and interests is not None:
+            private = tf.reduce_max(tf.einsum("bkd,bhd->bkh", interests, self.private), axis=1)
+            scores = tf.concat([scores, private], axis=1)
+        elif self.private is not None:
             scores = tf.concat([scores, tf.einsum("bd,bhd->bh", users, self.private)], axis=1)
         return scores / self.temperature
 
@@ -159,7 +168,7 @@ def products(users: tf.Tensor, items: tf.Tensor, *, item_gradient: tf.Tensor | N
     """Inner products of all pairs, with a gradient for the items that may count more than once.
 
     Args:
-        users: [B, D] float32.
+        users: [B, D] float32, or [B, K, D], of which the largest product counts.
         items: [C, D] float32, the own items of rows 0 to B - 1 first.
         item_gradient: [C] float32, what an item's gradient counts, but for that of its own row; None leaves it.
 
@@ -167,11 +176,43 @@ def products(users: tf.Tensor, items: tf.Tensor, *, item_gradient: tf.Tensor | N
         [B, C] float32, which `item_gradient` does not change.
     """
     if item_gradient is None:
-        return tf.matmul(users, items, transpose_b=True)
+        return _best(users, items)
     scale = tf.stop_gradient(item_gradient)[:, None]
     counted = scale * items + tf.stop_gradient((1.0 - scale) * items)
-    own = tf.reduce_sum(users * items[: tf.shape(users)[0]], axis=1)
-    return tf.linalg.set_diag(tf.matmul(users, counted, transpose_b=True), own)
+    own_items = items[: tf.shape(users)[0]]
+    if len(users.shape) == 2:
+        own = tf.reduce_sum(users * own_items, axis=1)
+    else:
+        own = tf.reduce_max(tf.einsum("bkd,bd->bk", users, own_items), axis=1)
+    return tf.linalg.set_diag(_best(users, counted), own)
+
+
+def _best(users: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    """Inner products of all pairs, the largest where users have several vectors: [B, C]."""
+    if len(users.shape) == 2:
+        return tf.matmul(users, items, transpose_b=True)
+    num, width = users.shape[1:]
+    flat = tf.matmul(tf.reshape(users, [-1, width]), items, transpose_b=True)
+    return tf.reduce_max(tf.reshape(flat, [-1, num, tf.shape(items)[0]]), axis=1)
+
+
+def picked(interests: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    """The interest of each row that its own item has the largest inner product with; the first of equal ones.
+
+        k*_i = argmax_k <u_ik, v_i>
+
+    The choice is hard, as is the maximum by which items are found: a softmax over interests would fit an average that
+    is never asked for.
+
+    Args:
+        interests: [B, K, D] float32.
+        items: [B, D] float32, the rows' own.
+
+    Returns:
+        [B, D] float32.
+    """
+    best = tf.argmax(tf.einsum("bkd,bd->bk", interests, items), axis=1)
+    return tf.gather(interests, best, axis=1, batch_dims=1)
 
 
 def weighted_mean(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

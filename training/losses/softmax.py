@@ -10,6 +10,7 @@ from typing import Literal
 
 import tensorflow as tf
 
+from towers.interests import INTERESTS
 from towers.two_tower import VECTOR
 from training.losses.objective import Outputs, Term, products, weighted_mean
 
@@ -159,8 +160,8 @@ def softmax_term(log_q: LogQ, *, kernel: Kernel = two_tower_softmax) -> Term:
     Args:
         log_q: Correction of the sampling bias, one of `training.losses.softmax.SOFTMAX`.
         kernel: (users [B, D], items [C + Q, D], temperature=, log_q=, mask=, item_gradient=) -> [B], the same as
-            `two_tower_softmax`; used where its inputs suffice: candidates are shared, and the own one is
-            corrected like the others.
+            `two_tower_softmax`; used where its inputs suffice: users have one vector, candidates are shared, and the
+            own one is corrected like the others.
 
     Raises:
         ValueError: There is no such correction.
@@ -170,7 +171,7 @@ def softmax_term(log_q: LogQ, *, kernel: Kernel = two_tower_softmax) -> Term:
     in_kernel = log_q in ("none", "yi2019")
 
     def term(outputs: Outputs) -> tf.Tensor:
-        if in_kernel and outputs.private is None:
+        if in_kernel and outputs.private is None and INTERESTS not in outputs.users:
             losses = kernel(
                 outputs.users[VECTOR],
                 outputs.common,

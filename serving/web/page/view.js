@@ -102,16 +102,19 @@ function placeMark(list, rank) {
   return [element("span", attributes, `${letter} #${rank}`, spoken)];
 }
 
-function explanation({ found_by, near }) {
+function explanation({ found_by, near, interest }) {
   const places = Object.entries(found_by).map(
     ([retriever, { rank, score }]) => `${retriever} at rank ${rank} (${shortly(score)})`,
   );
-  const alike = near.map((item) => `${nameOf(item)} (${item.cosine.toFixed(2)})`);
+  const listed = (items) => items.map((item) => `${nameOf(item)} (${item.cosine.toFixed(2)})`);
+  const alike = listed(near);
   const found = places.length ? `Found by ${places.join(", ")}.` : "What was asked did not find it; it was filled in.";
+  const nearby = interest && interest.near.length ? `: nearest to ${listed(interest.near).join("; ")}` : "";
+  const by = interest ? ` Interest ${interest.number} of the user${nearby}.` : "";
   const like = alike.length
     ? `Of the user's past most like it, by cosine: ${alike.join("; ")}.`
     : "Nothing in the user's past to compare it with.";
-  return element("details", {}, element("summary", {}, "Why?"), element("p", {}, found), element("p", {}, like));
+  return element("details", {}, element("summary", {}, "Why?"), element("p", {}, found + by), element("p", {}, like));
 }
 
 function timings(stages) {

@@ -29,7 +29,7 @@ from features.encoding import HISTORY, HISTORY_AGE, Inputs
 from features.kinds import InputSpec
 from serving.retrieval.exported_tower import ExportedTower
 from towers.history import HISTORY_ENCODERS
-from towers.inputs import Fact
+from towers.lookups import Fact
 from towers.two_tower import TwoTower, build_two_tower
 from training.data.batches import Batch, BatchPlan, Span, batches
 from training.export import export_tower

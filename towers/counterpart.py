@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
-from towers.inputs import build_table
+from towers.lookups import build_table
 from towers.two_tower import Addition, Bottom, Part
 
 GENERATED = "generated/"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
-from towers.inputs import seeded_generator
+from towers.lookups import seeded_generator
 from towers.two_tower import Addition, Bottom, Part, TwoTower
 
 AUGMENTED = "augmented"

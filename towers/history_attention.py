@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 from towers.history_positions import HOURS, NOT_THERE, ages_at, sees_any, visible
-from towers.inputs import seeded_generator
+from towers.lookups import seeded_generator
 
 
 def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:

@@ -19,20 +19,18 @@ from features.kinds import InputSpec
 from towers.history import weighted_means
 from towers.inputs import (
     BucketDropout,
-    Fact,
     History,
     HistoryEncoder,
-    PooledLookup,
     SideBySideIdentities,
     Tables,
     Tensors,
     embedding_tables,
     feature_vectors,
     input_tensors,
-    pooled_fact,
     projections,
 )
 from towers.interests import InterestAttention, SideBySide
+from towers.lookups import Fact, PooledLookup, pooled_fact
 
 Head = Literal["residual", "mlp"]
 Activation = Literal["relu", "tanh"]

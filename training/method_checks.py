@@ -117,6 +117,28 @@ def _check_registries(towers: TowerConfig, training: TrainingConfig) -> None:
 
         for name, extra in training.extra_losses.items():
             check_registered(LOSSES, name, extra.arguments, key="training.extra_losses")
+            if (key := _PART_OF_LOSS.get(name)) is not None and not _is_set(towers, training, key):
+                raise ValueError(
+                    f"training.extra_losses names {name!r}, which reads what {key} adds to the towers; set {key}, or "
+                    "leave the loss out"
+                )
+
+
+_PART_OF_LOSS = {
+    "mimic": "towers.dual_augmented",
+    "counterpart": "towers.counterpart",
+    "interests": "towers.interests",
+    "positions": "training.positions",
+    "three_classes": "training.mobius",
+}
+"""Losses that read a part of the towers -> the key without which the part is not there."""
+
+
+def _is_set(towers: TowerConfig, training: TrainingConfig, key: str) -> bool:
+    if key == "towers.interests":
+        return towers.num_interests > 1
+    section, name = key.split(".")
+    return bool(getattr({"towers": towers, "training": training}[section], name))
 
 
 def check_registered(

@@ -246,6 +246,16 @@ def test_a_history_encoder_is_fitted_and_exported(
             {"extra_losses": {"hard_in_batch": {"arguments": {"num_hard": 1}}}},
             r"extra_losses: hard_in_batch takes .*margin.*found \{'num_hard': 1\}: missing .*'margin'",
         ),
+        (
+            {"interests": {"num": 1}},
+            {"extra_losses": {"interests": {"arguments": {"temperature": 0.3}}}},
+            r"extra_losses names 'interests', which reads what towers\.interests adds to the towers; set towers",
+        ),
+        (
+            {},
+            {"extra_losses": {"positions": {"arguments": {"log_q": "none"}}}},
+            r"extra_losses names 'positions', which reads what training\.positions adds to the towers",
+        ),
         ({}, {"softmax_weight": 0}, r"training\.softmax_weight is 0 and extra_losses names no loss; set one of them"),
         (
             {},

@@ -17,7 +17,8 @@ from towers.history import HISTORY_ENCODERS
 from towers.history_attention import SeedAttention, SelfAttention
 from towers.history_gru import GatedRecurrentUnit
 from towers.history_positions import PlaceVectors
-from towers.inputs import Code, History, PooledFacts, PooledLookup
+from towers.inputs import Code, History
+from towers.lookups import PooledFacts, PooledLookup
 
 Array = npt.NDArray[Any]
 LENGTH, WIDTH, NUM_ITEMS = 5, 6, 9

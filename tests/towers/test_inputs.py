@@ -15,14 +15,13 @@ from towers.history import HistoryWeights, weighted_means
 from towers.inputs import (
     BucketDropout,
     History,
-    PooledFacts,
-    PooledLookup,
     SideBySideIdentities,
     embedding_tables,
     feature_vectors,
     input_tensors,
     projections,
 )
+from towers.lookups import PooledFacts, PooledLookup
 
 ROWS = np.array([[3, 5, 0, 0]], np.int32)
 AGES = np.array([[0.0, 10.0, 0.0, 3.0]], np.float32)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from towers.inputs import Fact, PooledFacts, PooledLookup, pooled_fact, pooled_lookup
+from towers.lookups import Fact, PooledFacts, PooledLookup, pooled_fact, pooled_lookup
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -12,7 +12,8 @@ import tf_keras
 from features.encoding import HISTORY, HISTORY_AGE, Inputs
 from features.kinds import InputSpec
 from towers.history import gru, weighted_means
-from towers.inputs import Fact, HistoryEncoder
+from towers.inputs import HistoryEncoder
+from towers.lookups import Fact
 from towers.two_tower import Head, TwoTower, UnitLength, build_two_tower, with_last_place
 
 Rows = Callable[..., Inputs]

@@ -16,7 +16,8 @@ from towers.co_purchase import ItemFactors, with_factors
 from towers.counterpart import generated_fields
 from towers.dual_augmented import AugmentedTable, augmented
 from towers.history import attention, gru, self_attention, weighted_means
-from towers.inputs import Fact, HistoryEncoder
+from towers.inputs import HistoryEncoder
+from towers.lookups import Fact
 from towers.mobius import with_three_parts
 from towers.two_tower import TwoTower, build_two_tower
 from training.export import export_tower

@@ -19,7 +19,7 @@ from features import columns, encoding, examples, schema
 from features.ids import IdMap
 from features.tables import dated_facts, example_days
 from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
-from towers.inputs import Fact
+from towers.lookups import Fact
 from training import config
 from training.data import batches
 from training.data.example_weights import Fade

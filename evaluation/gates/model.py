@@ -77,10 +77,12 @@ def vectors(candidate: Candidate) -> Check:
     found: dict[str, Number] = {}
     limit = np.inf if candidate.limits.norm_tolerance is None else candidate.limits.norm_tolerance
     holds, problems = True, []
-    for name in ("users", "items"):
-        values = read_vectors(candidate.paths.vectors / name)
+    by_tower = {name: read_vectors(candidate.paths.vectors / name) for name in ("users", "items")}
+    # A user may have several vectors, side by side; an item has one.
+    width = by_tower["items"].shape[1]
+    for name, values in by_tower.items():
         bad = int((~np.isfinite(values).all(axis=1)).sum())
-        lengths = np.linalg.norm(values.reshape(-1, candidate.manifest.dimension), axis=1)
+        lengths = np.linalg.norm(values.reshape(-1, width), axis=1)
         # Not finite ones are counted already.
         off = float(np.nan_to_num(np.abs(lengths - 1), posinf=0.0).max(initial=0.0))
         found |= {f"{name}_not_finite": bad, f"{name}_norm_off": off}

@@ -117,10 +117,10 @@ def _check_registries(towers: TowerConfig, training: TrainingConfig) -> None:
 
         for name, extra in training.extra_losses.items():
             check_registered(LOSSES, name, extra.arguments, key="training.extra_losses")
-            if (key := _PART_OF_LOSS.get(name)) is not None and not _is_set(towers, training, key):
+            if (needed := _PART_OF_LOSS.get(name)) is not None and not _is_set(towers, training, needed):
                 raise ValueError(
-                    f"training.extra_losses names {name!r}, which reads what {key} adds to the towers; set {key}, or "
-                    "leave the loss out"
+                    f"training.extra_losses names {name!r}, which reads what {needed} adds to the towers; set {needed}"
+                    ", or leave the loss out"
                 )
 
 

@@ -5,7 +5,6 @@ Shape letters: F facts of a shard, N items of the shard, R rows.
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def read_facts(
     none = np.zeros(0, np.int64)
     if not names:
         return DatedFacts(none, none, none, pa.table({}), len(item_ids))
-    begin, end = (dt.date(1970, 1, 1) + dt.timedelta(days=day) for day in (first_day - 1, end_day))
+    begin, end = columns.day_of(first_day - 1), columns.day_of(end_day)
     overlap = (pc.field(columns.LAST_DAY) >= begin) & (pc.field(columns.FIRST_DAY) <= end)
     found = pq.read_table(tables / DATED_FILE, filters=overlap)
     found = found.filter(pa.array(shard_of(found.column(columns.ITEM_ID), num_shards) == shard))

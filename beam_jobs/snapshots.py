@@ -169,8 +169,7 @@ class UserShard(_SnapshotShard):
         kinds = self._schema.kinds_of_events()
         if kinds is None or columns.KIND not in table.column_names:
             return np.arange(table.num_rows)
-        are = pc.is_in(table.column(columns.KIND), value_set=pa.array(list(kinds.positives), pa.string()))
-        return np.flatnonzero(are.to_numpy())
+        return np.flatnonzero(event_kinds.are_of_kinds(table, kinds.positives).to_numpy())
 
     def _meetings(
         self, table: pa.Table, members: pa.Table, user: user_snapshots.Ints, first: user_snapshots.Ints

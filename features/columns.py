@@ -43,6 +43,11 @@ def number_of(day: dt.date) -> int:
     return (day - dt.date(1970, 1, 1)).days
 
 
+def day_of(number: int) -> dt.date:
+    """The day of a number of `number_of`."""
+    return dt.date(1970, 1, 1) + dt.timedelta(days=number)
+
+
 def day_range(first: dt.date, end: dt.date) -> list[dt.date]:
     """The days from `first` to the one before `end`."""
     return [first + dt.timedelta(days=offset) for offset in range((end - first).days)]

@@ -86,4 +86,9 @@ class EventKinds:
 
 def of_kinds(events: pa.Table, kinds: Collection[str]) -> pa.Table:
     """The events that are of some kinds."""
-    return events.filter(pc.is_in(events.column(columns.KIND), value_set=pa.array(list(kinds), pa.string())))
+    return events.filter(are_of_kinds(events, kinds))
+
+
+def are_of_kinds(events: pa.Table, kinds: Collection[str]) -> pa.ChunkedArray:
+    """Whether each event is of one of some kinds: [E] bool."""
+    return pc.is_in(events.column(columns.KIND), value_set=pa.array(list(kinds), pa.string()))

@@ -112,7 +112,7 @@ class DaySpill:
             reader = pa.ipc.open_file(mapped)
             for number in sorted(self._slices):
                 parts = [reader.get_batch(index).slice(start, count) for index, start, count in self._slices[number]]
-                yield dt.date(1970, 1, 1) + dt.timedelta(days=number), pa.Table.from_batches(parts)
+                yield columns.day_of(number), pa.Table.from_batches(parts)
 
 
 EVENT_KEY = (columns.TIMESTAMP, columns.USER_ID, columns.ITEM_ID, columns.KIND)

@@ -101,6 +101,11 @@ class RunPaths:
         return self.of_fit / "index" / str(self.as_of)
 
     @property
+    def sparse(self) -> Path:
+        """The index over the terms of items; missing where none is configured."""
+        return self.index / "sparse"
+
+    @property
     def codes(self) -> Path:
         """SparCode's tokens, codes, posting lists and their report."""
         return self.of_fit / "codes" / str(self.as_of)

@@ -15,6 +15,9 @@ from serving.bundles.bundle import Bundle
 from serving.retrieval.interests import by_interest, interest_of
 from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import Fused, Retriever, UserQueries
+from serving.served import SPARSE
+from serving.sparse.hybrid import Hybrid
+from serving.sparse.retriever import Sparse
 
 Reason = Literal["unknown_user", "no_history", "no_features", "nothing_found", "filled", "short", "no_tables"]
 """Why a list is not the regular one: no such user, or none with a history; the online store did not answer or has
@@ -28,6 +31,8 @@ FIRST_ITEMS = 100
 """A list of fewer items costs as much as one of these."""
 NUM_NEAR = 3
 """Items of the history that explain an item, at most."""
+NUM_TERMS = 5
+"""Terms that do, at most."""
 
 
 class Found(TypedDict):
@@ -66,6 +71,8 @@ class Explanation(TypedDict):
     """The most similar items of the user's history, most similar first."""
     interest: NotRequired[FoundInterest]
     """Where users have several vectors, and one of them has found it."""
+    matches: NotRequired[list[str]]
+    """Where the sparse index has found it: the terms of the user's history that it has, the strongest first."""
 
 
 class RecommendedItem(TypedDict):
@@ -218,7 +225,13 @@ class RecommendRequest:
 
 
 def explanations(
-    bundle: Bundle, retrievers: Mapping[str, Retriever], name: str, users: UserQueries, rows: Rows
+    bundle: Bundle,
+    retrievers: Mapping[str, Retriever],
+    name: str,
+    users: UserQueries,
+    rows: Rows,
+    *,
+    lane: Retriever | None = None,
 ) -> list[list[Explanation]]:
     """Explains the lists of some users.
 
@@ -228,6 +241,7 @@ def explanations(
         name: The one that found the lists.
         users: B questions.
         rows: [B, k] its lists.
+        lane: The sparse retriever that has filled places of them, too; None where there is none.
 
     Returns:
         For each user an explanation of each item of the list.
@@ -235,11 +249,13 @@ def explanations(
     asked = retrievers[name]
     depth = rows.shape[1]
     names = {name: asked}
-    if isinstance(asked, Fused):
+    if isinstance(asked, Fused | Hybrid):
         depth = max(depth, asked.depth)
         # One of them may have two names: the first is taken.
         named = {id(part): own for own, part in reversed(list(retrievers.items()))}
-        names = {named[id(part)]: part for part, _ in asked.parts}
+        names = _parts(asked, named)
+    if lane is not None:
+        names.setdefault(SPARSE, lane)
     lists = {own: part.retrieve(users, depth) for own, part in names.items()}
     by_vectors = {own for own, part in names.items() if part.needs_embeddings}
     answers = []
@@ -264,8 +280,32 @@ def explanations(
         for explanation, interest in zip(explained, interests, strict=False):
             if by_vectors & explanation["found_by"].keys():
                 explanation["interest"] = interest
+        _add_matches(names.get(SPARSE), users, user, found, explained)
         answers.append(explained)
     return answers
+
+
+def _parts(asked: Retriever, named: Mapping[int, str]) -> dict[str, Retriever]:
+    """The retrievers whose lists one is made of, by name; itself where it makes its own."""
+    if isinstance(asked, Hybrid):
+        return dict(asked.parts)
+    if isinstance(asked, Fused):
+        return {name: part for own, _ in asked.parts for name, part in _parts(own, named).items()}
+    return {named[id(asked)]: asked}
+
+
+def _add_matches(
+    sparse: Retriever | None, users: UserQueries, user: int, found: Rows, explained: Sequence[Explanation]
+) -> None:
+    """Adds the terms by which the sparse retriever has found items of one user's list."""
+    if not isinstance(sparse, Sparse):
+        return
+    here = np.array([user])
+    [query] = sparse.index.of_histories(users.purchases.of(here), users.as_of_seconds[here])
+    terms = sparse.index.matches(query, found, most=NUM_TERMS)
+    for explanation, matches in zip(explained, terms, strict=True):
+        if SPARSE in explanation["found_by"]:
+            explanation["matches"] = matches
 
 
 def _near(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[list[NearItem]]:

@@ -22,6 +22,29 @@ class SparCodeRecallConfig(Section):
     """Take the lowest bias whose lists find this share of the best items by all scores of the codes."""
 
 
+class SparseConfig(Section):
+    """The sparse index: an inverted index over the terms of items, which finds items without events too."""
+
+    fields: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """What each field counts in the query of a history: a categorical column by its name, the words of a text column
+    with `_text` behind it, those of the items' names as `item_name`. Null weighs all alike but the names, which only
+    typed words are looked up in; a field that is left out counts 0."""
+    k1: float = Field(1.2, ge=0)
+    """BM25: how slowly further occurrences of a word stop counting."""
+    b: float = Field(0.75, ge=0, le=1)
+    """BM25: how much long texts count less."""
+    half_life_days: float | None = Field(60.0, gt=0)
+    """Days in which an item of a history counts half as much; null counts all ages alike."""
+    saturation: float = Field(0.01, gt=0)
+    """Share of a history from which on more of a term adds little."""
+    learned_weights: bool = False
+    """Whether a term is weighed by the share of its buyers who have it by another item too."""
+    expansion_terms: int = Field(0, ge=0)
+    """Terms that an item gets of those its buyers are likely to have, at most; 0 adds none."""
+    expansion_weight: float = Field(0.05, gt=0)
+    """What such a term counts in one of the item's own."""
+
+
 class BundlesConfig(Section):
     """Which bundles stay after the daily run; the published one and the one before it always do."""
 
@@ -68,6 +91,16 @@ class RankingConfig(Section):
     """What `auto` compares, over all events of the days held out, at the longest of evaluation.ks."""
     fusion_depth: int = Field(200, ge=1)
     """Length of the lists that are fused; at least the longest list that is evaluated."""
+    hybrid_weight: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """What a score of the sparse list counts in `hybrid`, in one of the two towers'; `auto` as above, for users with a
+    short and a long past and items with many and few events."""
+    short_past: int = Field(5, ge=0)
+    """Users who have met fewer distinct items have a short past."""
+    cold_events: int = Field(1, ge=1)
+    """Items with fewer events are cold."""
+    cold_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the places of a list that cold items get, which are found by content (`sparse`), where the request names
+    no retriever; 0 keeps no place."""
 
 
 class ServingConfig(RankingConfig):

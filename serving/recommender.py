@@ -38,6 +38,7 @@ from serving.retrieval.eligible import (
 )
 from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries, lists_of
+from serving.sparse.hybrid import ColdLane
 
 ONLY_KNOWN = "repeat"
 """Retriever that finds nothing but known items."""
@@ -69,6 +70,7 @@ class Recommender:
         default_retriever: Name of the one that answers when none is asked for.
         exclude_known: Whether items that a user has met are kept out when the request does not say.
         denied: Items that no user gets, by any retriever; None where there are none. Read again for every request.
+        cold_lane: Keeps places for items with few events where a request names no retriever; None keeps none.
 
     Raises:
         ValueError: A name that is needed is not among the retrievers.
@@ -83,6 +85,7 @@ class Recommender:
         default_retriever: str,
         exclude_known: bool = False,
         denied: DeniedItems | None = None,
+        cold_lane: ColdLane | None = None,
     ) -> None:
         """Checks the names."""
         for name in (default_retriever, FALLBACK):
@@ -91,7 +94,7 @@ class Recommender:
         self.bundle = bundle
         self.retrievers = dict(retrievers)
         self.default_retriever, self.exclude_known = default_retriever, exclude_known
-        self.read_users = read_users
+        self.read_users, self.cold_lane = read_users, cold_lane
         self.probes = context.probes(bundle.purchases, bundle.encoder.user_ids)
         """A few users whose features must be there."""
         self.eligibility = Eligibility(bundle.categories, _KeptOut(bundle.withdrawn, denied))
@@ -147,7 +150,8 @@ class Recommender:
         found = self._rank(request, features, stages)
         explained: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
         if request.explain:
-            explained = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows)
+            lane = None if self.cold_lane is None or request.retriever else self.cold_lane.sparse
+            explained = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows, lane=lane)
             stages.end("explanation")
         answers = [
             Answer(
@@ -239,6 +243,9 @@ class Recommender:
         users = UserQueries(purchases, moments, embeddings, bool(request.exclude_known), tokens, eligible, scale)
         missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
         found = lists_of(self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found)
+        if self.cold_lane is not None and request.retriever is None:
+            rows, scores = self.cold_lane.fill(users, found.rows, found.scores)
+            found = replace(found, rows=rows, scores=scores)
         stages.end("retrieval")
         return Ranked(
             name,

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from serving.config import RankingConfig, ServingConfig
-from serving.served import AUTO, FUSED, Choice, settled
+from serving.served import AUTO, FUSED, HYBRID, SPARSE, Choice, settled
 
 if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.retrieval.retrievers import Retriever
+    from serving.sparse.hybrid import ColdLane
+    from serving.sparse.retriever import Sparse
     from serving.retrieval.vector_search import TwoTowerRetriever
 
 ALIASES: Mapping[str, str] = {"hnsw": "two_tower"}
@@ -79,6 +81,48 @@ def _cascade(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -
     return Cascade(first, first_width=widths[0], depth=ranking.fusion_depth)
 
 
+def _sparse(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Sparse:
+    from serving.sparse.retriever import Sparse
+
+    if bundle.sparse is None:
+        raise MissingPartError(
+            "a sparse index, and this bundle has none; set sparse: {} and make the bundle again, or choose another "
+            "retriever"
+        )
+    return Sparse(bundle.sparse)
+
+
+def _hybrid(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
+    from serving.sparse.hybrid import Hybrid
+
+    sparse = _sparse(bundle, ranking, ef_search=ef_search)
+    return Hybrid(
+        _two_tower(bundle, ranking, ef_search=ef_search),
+        sparse,
+        weights=choice_of(bundle, ranking).hybrid_weights,
+        cold=bundle.num_events < ranking.cold_events,
+        short_past=ranking.short_past,
+        depth=ranking.fusion_depth,
+    )
+
+
+def cold_lane_of(bundle: Bundle, ranking: RankingConfig) -> ColdLane | None:
+    """What keeps places for items with few events; None where none are kept.
+
+    Raises:
+        ValueError: Places are to be kept, and the bundle has no sparse index to fill them.
+    """
+    from serving.sparse.hybrid import ColdLane
+
+    if not ranking.cold_share:
+        return None
+    try:
+        sparse = _sparse(bundle, ranking, ef_search=None)
+    except MissingPartError as error:
+        raise ValueError(f"{bundle.folder}: serving.cold_share is {ranking.cold_share:g}, which needs {error}") from None
+    return ColdLane(sparse, bundle.num_events < ranking.cold_events, ranking.cold_share)
+
+
 def _repeat(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
     from serving.retrieval.retrievers import Repeat
 
@@ -96,6 +140,8 @@ RETRIEVERS: dict[str, Builder] = {
     "exact": _exact,
     "sparcode": _sparcode,
     "cascade": _cascade,
+    SPARSE: _sparse,
+    HYBRID: _hybrid,
     "repeat": _repeat,
     "popularity": _popularity,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """Value of a key of the configuration that leaves it to what was chosen for the bundle."""
 FUSED = "fused"
+SPARSE, HYBRID = "sparse", "hybrid"
+SEGMENTS = ("short_past_warm", "short_past_cold", "long_past_warm", "long_past_cold")
+"""Users with a short or a long past times items with many or few events."""
+HYBRID_WEIGHT = 0.3
+"""What the sparse list counts in the hybrid one where nothing is configured and nothing could be compared."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +31,29 @@ class Choice:
     """Rank constant of the fused list."""
     exclude_known: bool
     """Whether items that the user has met are kept out."""
+    hybrid_weights: Mapping[str, float] = field(
+        default_factory=lambda: dict.fromkeys(SEGMENTS, HYBRID_WEIGHT), kw_only=True
+    )
+    """Segment -> weight of the sparse list in the hybrid one, which a request may ask for, too."""
 
     @property
     def lists(self) -> str:
         """What is served, in words: such as `repeat 1 + two_tower 0.3, rank constant 5`."""
         if self.retriever != FUSED:
-            return self.retriever
+            return self._named(self.retriever)
         if len(self.fusion_weights) == 1:
-            return f"{next(iter(self.fusion_weights))}, filled up with popular items"
-        weights = " + ".join(f"{name} {weight:g}" for name, weight in self.fusion_weights.items())
+            return f"{self._named(next(iter(self.fusion_weights)))}, filled up with popular items"
+        weights = " + ".join(f"{self._named(name)} {weight:g}" for name, weight in self.fusion_weights.items())
         return f"{weights}, rank constant {self.fusion_rank_constant:g}"
+
+    def _named(self, name: str) -> str:
+        """A list by its name; the hybrid one with its weights, one where all are alike."""
+        if name != HYBRID:
+            return name
+        weights = list(dict.fromkeys(f"{self.hybrid_weights[segment]:g}" for segment in SEGMENTS))
+        alike = len(weights) == 1
+        shown = weights if alike else [f"{self.hybrid_weights[segment]:g}" for segment in SEGMENTS]
+        return f"{name} ({'/'.join(shown)})"
 
     def __str__(self) -> str:
         """The same, and whether known items may come."""
@@ -76,7 +94,7 @@ class Served(Choice):
     @property
     def choice(self) -> Choice:
         """What is served, without why."""
-        return Choice(self.retriever, self.fusion_weights, self.fusion_rank_constant, self.exclude_known)
+        return Choice(**{name: getattr(self, name) for name in Choice.__dataclass_fields__})
 
     @property
     def table(self) -> Iterator[tuple[str, ...]]:
@@ -93,14 +111,19 @@ NO_REPEATS = Choice("two_tower", {"two_tower": 1.0, "popularity": 0.3}, 5.0, exc
 """The same where nobody meets an item twice."""
 
 
+_CONFIGURED = ("retriever", "fusion_weights", "fusion_rank_constant", "exclude_known")
+
+
 def settled(ranking: RankingConfig, chosen: Choice = DEFAULT) -> Choice:
     """What is served: what the configuration says, and where it says auto, what was chosen.
 
     Weights that are configured are meant to be served: with them, `serving.retriever: auto` is the fused list.
     """
     values: dict[str, Any] = {
-        name: getattr(ranking, name) for name in Choice.__dataclass_fields__ if getattr(ranking, name) != AUTO
+        name: getattr(ranking, name) for name in _CONFIGURED if getattr(ranking, name) != AUTO
     }
+    if ranking.hybrid_weight != AUTO:
+        values["hybrid_weights"] = dict.fromkeys(SEGMENTS, ranking.hybrid_weight)
     if "fusion_weights" in values:
         values.setdefault("retriever", FUSED)
     return replace(chosen, **values)

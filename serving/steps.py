@@ -26,11 +26,12 @@ from serving.bundles.folder import size_of
 from serving.bundles.retention import Removal, prune, prune_features
 from serving.config import BundleSections, PublishSections
 from serving.exposures.files import tidy
-from serving.registry import retrievers_of
+from serving.registry import cold_lane_of, retrievers_of
 from serving.retrieval import distinct, eligible, index, purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.served import Served
 from serving.sparcode.files import SERVED, read_report
+from serving.sparse.index import SparseReport
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "feast", "apache-beam", "hnswlib", "numpy", "pyarrow")
 
@@ -66,7 +67,9 @@ def make_bundle(
         except publish.BundleExistsError as same:
             name = same.version
         # Before it is published: a bundle that cannot answer as configured is an error.
-        retrievers_of(layout.Bundle.open(paths.bundles / name), sections.ranking, ef_search=sections.ef_search)
+        bundle = layout.Bundle.open(paths.bundles / name)
+        retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
+        cold_lane_of(bundle, sections.ranking)
     files.replace_text(paths.bundle_name, name)
     folder = paths.bundles / name
     size = size_of(folder)
@@ -162,6 +165,7 @@ def _parts(
         popularity=recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
         metrics=_metrics(paths.model / EPOCHS),
         withdrawn=withdrawn,
+        sparse=paths.sparse if paths.sparse.exists() else None,
     )
 
 
@@ -202,6 +206,7 @@ def _facts(
         index_report=index.IndexReport(**json.loads((paths.index / index.REPORT_FILE).read_text())),
         business_weight=_business_weight(sections),
         sparcode_report=None if sections.sparcode is None else read_report(paths.codes),
+        sparse_report=_sparse_report(paths),
         served=served,
         configuration_digest=steps.digest_of(made_with)[:12],
         code_version=version("twinspire"),
@@ -210,6 +215,12 @@ def _facts(
         seed=sections.seed,
         package_versions={name: version(name) for name in PACKAGES},
     )
+
+
+def _sparse_report(paths: RunPaths) -> SparseReport | None:
+    if not paths.sparse.exists():
+        return None
+    return SparseReport(**json.loads(paths.sparse.with_suffix(".json").read_text()))
 
 
 def _business_weight(sections: BundleSections) -> manifest.BusinessWeight | None:

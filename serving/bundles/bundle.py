@@ -15,6 +15,7 @@
                                        there are any
         items.parquet                  item_id, item_name, category of the catalogue rows
         sparcode/                      tokenizer, codebook and posting lists; only where SparCode is configured
+        sparse/                        index over the terms of items; only where it is configured
         purchases/*.npy                who bought what: [U, N] in compressed rows
         popularity.npy                 [N] float32, recent events of each item
         withdrawn.npy                  [W] int32 catalogue rows that are never answered with; only where there are any
@@ -30,6 +31,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +48,7 @@ from serving.retrieval.index import ItemIndex
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode import files, postings
+from serving.sparse.index import SparseIndex
 
 CURRENT = "current"
 CATEGORY = "category"
@@ -53,7 +56,7 @@ CONFIG, SCHEMA, ENCODER = "config.yaml", "schema.json", "encoder"
 USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
 ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
 ITEM_WEIGHTS = WEIGHTS_FILE
-SPARCODE = "sparcode"
+SPARCODE, SPARSE = "sparcode", "sparse"
 PURCHASES, POPULARITY, WITHDRAWN = "purchases", "popularity.npy", eligible.WITHDRAWN_FILE
 METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
 ITEM_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, CATEGORY)
@@ -94,6 +97,8 @@ class Bundle:
     """The second retriever; None where the bundle has none."""
     withdrawn: eligible.Items = field(default_factory=eligible.NO_ITEMS.copy)
     """Catalogue rows, ascending, of what left the catalogue: part of histories, and never answered with."""
+    sparse: SparseIndex | None = None
+    """Over the terms of items; None where the bundle has none."""
     hold: Hold | None = None
     """Keeps retention from removing the folder as long as the bundle is in use."""
 
@@ -101,6 +106,12 @@ class Bundle:
     def version(self) -> str:
         """Name of the bundle."""
         return self.manifest.bundle_version
+
+    @cached_property
+    def num_events(self) -> npt.NDArray[np.float64]:
+        """[N] events of each item so far."""
+        own = self.purchases
+        return np.bincount(own.indices, weights=own.counts, minlength=own.num_items)
 
     def category_of(self, row: int) -> str | None:
         """The category of a catalogue row, or its categories in one text, for people."""
@@ -153,9 +164,12 @@ class Bundle:
             )
         purchases = _load(folder / PURCHASES, lambda path: Purchases.load(path, num_items=num_items))
         _expect(folder / PURCHASES, "number of users", purchases.num_users, num_users)
-        sparcode = None
+        sparcode, sparse, digest = None, None, postings.catalogue_digest(item_ids)
+        if manifest.facts.sparse_report is not None:
+            sparse = _load(
+                folder / SPARSE, lambda path: SparseIndex.load(path, catalogue=digest, num_items=num_items)
+            )
         if manifest.facts.sparcode_report is not None:
-            digest = postings.catalogue_digest(item_ids)
             sparcode = _load(folder / SPARCODE, lambda path: files.SparCodeParts.open(path, catalogue=digest))
             _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
         item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared(items.column(CATEGORY))
@@ -177,6 +191,7 @@ class Bundle:
             item_weights=weights,
             sparcode=sparcode,
             withdrawn=withdrawn,
+            sparse=sparse,
             hold=hold,
         )
 

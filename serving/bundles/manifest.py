@@ -19,6 +19,7 @@ from serving.config import VERSION_PATTERN
 from serving.retrieval.index import IndexReport
 from serving.served import Served
 from serving.sparcode.files import SparCodeReport
+from serving.sparse.index import SparseReport
 
 
 def day_of(version: str) -> dt.date:
@@ -99,6 +100,8 @@ class Facts(Declaration):
     """By what the index ranks besides the cosine; None if by nothing, and then the bundle holds no weights."""
     sparcode_report: SparCodeReport | None
     """Quality and cost of SparCode's tables; None where the bundle has none."""
+    sparse_report: SparseReport | None = None
+    """What the sparse index holds; None where the bundle has none."""
     served: Served
     """What answers where neither request nor configuration says it."""
     configuration_digest: str

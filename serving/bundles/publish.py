@@ -76,6 +76,8 @@ class Parts:
     """Quality figures, as JSON takes them."""
     withdrawn: Items = field(default_factory=NO_ITEMS.copy)
     """Catalogue rows, ascending, that are never answered with."""
+    sparse: Path | None = None
+    """Folder of a `serving.sparse.index.SparseIndex`; None where there is none."""
 
 
 def write(bundles: Path, parts: Parts, facts: Facts) -> str:
@@ -194,6 +196,8 @@ def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
     parts.index.save(folder / layout.INDEX)
     if parts.sparcode is not None:
         shutil.copytree(parts.sparcode, folder / layout.SPARCODE)
+    if parts.sparse is not None:
+        shutil.copytree(parts.sparse, folder / layout.SPARSE)
     pq.write_table(parts.items.select(list(layout.ITEM_COLUMNS)), folder / layout.ITEMS)
     parts.purchases.save(folder / layout.PURCHASES)
     np.save(folder / layout.POPULARITY, parts.popularity, allow_pickle=False)

@@ -181,6 +181,7 @@ class ExplanationResponse(BaseModel):
     found_by: dict[str, FoundResponse]
     near: list[NearItemResponse]
     interest: InterestResponse | None = None
+    matches: list[str] | None = None
 
 
 class ItemResponse(BaseModel):

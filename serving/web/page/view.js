@@ -102,7 +102,7 @@ function placeMark(list, rank) {
   return [element("span", attributes, `${letter} #${rank}`, spoken)];
 }
 
-function explanation({ found_by, near, interest }) {
+function explanation({ found_by, near, interest, matches }) {
   const places = Object.entries(found_by).map(
     ([retriever, { rank, score }]) => `${retriever} at rank ${rank} (${shortly(score)})`,
   );
@@ -111,10 +111,11 @@ function explanation({ found_by, near, interest }) {
   const found = places.length ? `Found by ${places.join(", ")}.` : "What was asked did not find it; it was filled in.";
   const nearby = interest && interest.near.length ? `: nearest to ${listed(interest.near).join("; ")}` : "";
   const by = interest ? ` Interest ${interest.number} of the user${nearby}.` : "";
+  const terms = matches && matches.length ? ` Matches: ${matches.join(", ")}.` : "";
   const like = alike.length
     ? `Of the user's past most like it, by cosine: ${alike.join("; ")}.`
     : "Nothing in the user's past to compare it with.";
-  return element("details", {}, element("summary", {}, "Why?"), element("p", {}, found + by), element("p", {}, like));
+  return element("details", {}, element("summary", {}, "Why?"), element("p", {}, found + by + terms), element("p", {}, like));
 }
 
 function timings(stages) {

@@ -9,7 +9,8 @@ from pydantic import ByteSize, Field, model_validator
 
 from artefacts.config import Section, read
 from artefacts.secrets import check_none_in_clear, resolved
-from serving.config import SparCodeRecallConfig
+from features.schema import Schema
+from serving.config import SparCodeRecallConfig, SparseConfig
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -115,6 +116,8 @@ class IndexSections:
 
     seed: int = read("seed")
     index: IndexConfig = read("index")
+    sparse: SparseConfig | None = read("sparse")
+    dataset: Schema = read("dataset")
     ks: tuple[int, ...] = read("evaluation.ks")
 
 

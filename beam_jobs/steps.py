@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from artefacts import console, steps
 from artefacts.paths import RunPaths
-from beam_jobs import build_index, config, embed, mine_negatives
+from beam_jobs import build_index, build_sparse, config, embed, mine_negatives
 from features import schema
 from serving.retrieval import eligible, vectors, weights
 from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport
@@ -68,9 +68,33 @@ def index_catalogue(sections: config.IndexSections, beam: config.BeamConfig, pat
             options=beam.pipeline_options(),
         )
         report = IndexReport(**json.loads((folder / REPORT_FILE).read_text()))
+        sparse = "" if sections.sparse is None else _build_sparse(sections, beam, paths, folder / paths.sparse.name)
     return (
         f"recall@{report.k} {report.recall:.3f} of exact search at ef {report.ef}, over {report.asked()}; "
-        f"form {report.form}, {report.built()}{weighed}"
+        f"form {report.form}, {report.built()}{weighed}{sparse}"
+    )
+
+
+def _build_sparse(sections: config.IndexSections, beam: config.BeamConfig, paths: RunPaths, out: Path) -> str:
+    """Builds the index over the terms of items; returns what there is to say about it."""
+    from serving.sparse import bm25, fields
+
+    sparse = sections.sparse
+    assert sparse is not None
+    report = build_sparse.run(
+        items=paths.tables / "items.parquet",
+        pairs=paths.pairs,
+        encoder=paths.model / "encoder",
+        fields=fields.fields_of(sections.dataset, sparse.fields),
+        scoring=bm25.Scoring(**{name: getattr(sparse, name) for name in bm25.Scoring.__dataclass_fields__}),
+        half_life_days=sparse.half_life_days,
+        saturation=sparse.saturation,
+        out=out,
+        options=beam.pipeline_options(),
+    )
+    return (
+        f"; sparse index of {report.num_terms:,} terms, {report.num_postings:,} postings, "
+        f"{report.size_bytes / 1e6:.1f} MB, {report.num_empty:,} items without a term"
     )
 
 

@@ -15,21 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from artefacts.paths import RunPaths
-from evaluation import metrics
+from evaluation import hybrid_choice, metrics
 from evaluation.validation_days import Window, held_out_window, repeated_share, window_since
 from serving import served
 from serving.bundles.manifest import BundleError, read_manifest
 from serving.config import RankingConfig
-from serving.retrieval import retrievers, vector_search
+from serving.retrieval import retrievers
 
 LEAST_USERS = 20
 # Share of the events that meet an item again, below which repeats are chance.
 LEAST_REPEATED = 0.01
-# A level at which the best of some eighty tries seldom differs by chance from what is nearly as good.
+# A level at which the best of some hundred tries seldom differs by chance from what is nearly as good.
 LEVEL = 0.99
 RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
 RANK_CONSTANTS = (1.0, 5.0, 20.0, 60.0)
 POPULARITY, REPEAT, TWO_TOWER = "popularity", "repeat", "two_tower"
+SPARSE, HYBRID = served.SPARSE, served.HYBRID
 
 Floats = npt.NDArray[np.float64]
 Measure = Callable[[metrics.Hits], Floats]
@@ -72,10 +73,12 @@ def choose(
     def without_comparison(why: str, num_users: int = 0) -> served.Served:
         return served.Served(**vars(fallback), why=why, metric=name, num_users=num_users)
 
-    candidates = list(candidates_of(ranking))
-    if nobody_repeats:
-        candidates = [one for one in candidates if one.exclude_known] or candidates
-    if len(candidates) < 2:
+    def compared(weights: Mapping[bool, Mapping[str, float]] | None = None) -> list[served.Choice]:
+        found = list(candidates_of(ranking, weights))
+        return [one for one in found if one.exclude_known] or found if nobody_repeats else found
+
+    candidates = compared()
+    if len(candidates) < 2 and not paths.sparse.exists():
         return without_comparison("as configured")
     window = held_out_window(paths, seed=seed) if earlier is None else window_since(earlier, paths, seed=seed)
     kept = "the fixed default" if before is None else "as the night before"
@@ -87,8 +90,20 @@ def choose(
             f"{window.end_day}, and fewer than {LEAST_USERS} show nothing",
             len(window.users),
         )
-    measure = _MEASURES[ranking.choice_metric]
-    values = evaluate(candidates, window, lambda hits: measure(hits, k), k=k, depth=ranking.fusion_depth)
+    of_metric = _MEASURES[ranking.choice_metric]
+
+    def measure(hits: metrics.Hits) -> Floats:
+        return of_metric(hits, k)
+
+    if window.sparse is not None:
+        weights = {
+            exclude_known: hybrid_choice.hybrid_weights(window, measure, ranking, exclude_known=exclude_known)
+            for exclude_known in (False, True)
+        }
+        candidates = compared(weights)
+    if not candidates:
+        return without_comparison("as configured")
+    values = evaluate(candidates, window, measure, k=k, ranking=ranking)
     found = pick(candidates, values, metric=name, before=None if before is None else fallback)
     return replace(found, why=f"{found.why}, on {window.first_day} up to {window.end_day}")
 
@@ -101,43 +116,60 @@ def served_by(bundle: Path) -> served.Choice | None:
         return None
 
 
-def candidates_of(ranking: RankingConfig) -> Iterator[served.Choice]:
-    """What is compared: each retriever alone and each two fused, with known items and without, as far as it is open.
+def candidates_of(
+    ranking: RankingConfig, weights: Mapping[bool, Mapping[str, float]] | None = None
+) -> Iterator[served.Choice]:
+    """What is compared: each retriever alone and some two fused, with known items and without, as far as it is open.
 
-    Repeat purchases alone are a fused list of one part, which popular items fill up.
+    Repeat purchases alone are a fused list of one part, which popular items fill up. With a sparse index, the two
+    towers' list is fused with the sparse one too, and the hybrid one with repeat purchases, or with popular items.
+
+    Args:
+        ranking: What is configured.
+        weights: Whether known items are kept out -> segment -> weight of the sparse list in the hybrid one; None where
+            there is no sparse index.
     """
+    names = (POPULARITY, TWO_TOWER) if weights is None else (POPULARITY, TWO_TOWER, SPARSE, HYBRID)
     fixed = served.settled(ranking)
     is_open = ranking.retriever == served.AUTO and ranking.fusion_weights == served.AUTO
     constants = RANK_CONSTANTS if ranking.fusion_rank_constant == served.AUTO else (fixed.fusion_rank_constant,)
     for exclude_known in (False, True) if ranking.exclude_known == served.AUTO else (bool(ranking.exclude_known),):
         plain = replace(fixed, exclude_known=exclude_known)
+        if weights is not None:
+            plain = replace(plain, hybrid_weights=weights[exclude_known])
         if not is_open and fixed.retriever != served.FUSED:
-            if fixed.retriever in (POPULARITY, TWO_TOWER):
+            if fixed.retriever in names:
                 yield plain
             continue
         if is_open:
-            yield replace(plain, retriever=POPULARITY)
-            yield replace(plain, retriever=TWO_TOWER)
-        for fusion_weights in _weights(ranking, exclude_known=exclude_known):
+            yield from (replace(plain, retriever=name) for name in names)
+        for fusion_weights in _weights(ranking, names, exclude_known=exclude_known):
             # A list of one part is the same by any constant.
             for constant in constants if len(fusion_weights) > 1 else (fixed.fusion_rank_constant,):
-                yield served.Choice(served.FUSED, fusion_weights, constant, exclude_known)
+                yield replace(
+                    plain, retriever=served.FUSED, fusion_weights=fusion_weights, fusion_rank_constant=constant
+                )
 
 
-def _weights(ranking: RankingConfig, *, exclude_known: bool) -> Iterator[Mapping[str, float]]:
+def _weights(ranking: RankingConfig, names: Sequence[str], *, exclude_known: bool) -> Iterator[Mapping[str, float]]:
     if isinstance(ranking.fusion_weights, dict):
-        if {POPULARITY, REPEAT, TWO_TOWER} >= ranking.fusion_weights.keys():
+        if {REPEAT, *names} >= ranking.fusion_weights.keys():
             yield ranking.fusion_weights
         return
-    names = [TWO_TOWER, POPULARITY] if exclude_known else [REPEAT, TWO_TOWER, POPULARITY]
-    if REPEAT in names:
+    own = [TWO_TOWER, POPULARITY] if exclude_known else [REPEAT, TWO_TOWER, POPULARITY]
+    if REPEAT in own:
         yield {REPEAT: 1.0}
-    for first, second in combinations(names, 2):
+    pairs = [*combinations(own, 2)]
+    if HYBRID in names:
+        pairs += [(TWO_TOWER, SPARSE), (HYBRID, POPULARITY) if exclude_known else (REPEAT, HYBRID)]
+    for first, second in pairs:
         for ratio in RATIOS:
             yield {first: 1.0, second: ratio} if ratio <= 1 else {first: round(1 / ratio, 1), second: 1.0}
 
 
-def evaluate(candidates: Sequence[served.Choice], window: Window, measure: Measure, *, k: int, depth: int) -> Floats:
+def evaluate(
+    candidates: Sequence[served.Choice], window: Window, measure: Measure, *, k: int, ranking: RankingConfig
+) -> Floats:
     """The metric of each candidate and user: [C, B] float64.
 
     Args:
@@ -145,11 +177,12 @@ def evaluate(candidates: Sequence[served.Choice], window: Window, measure: Measu
         window: B users.
         measure: The metric, from hits among the first k.
         k: Places of a list that count.
-        depth: Length of the lists that are fused.
+        ranking: How lists are made.
     """
     found = np.zeros((len(candidates), len(window.users)))
     for exclude_known in sorted({candidate.exclude_known for candidate in candidates}):
-        lists = FusedLists.of(replace(window.users, exclude_known=exclude_known), window, depth)
+        weights = next(one.hybrid_weights for one in candidates if one.exclude_known == exclude_known)
+        lists = FusedLists.of(replace(window.users, exclude_known=exclude_known), window, ranking, weights)
         for number, candidate in enumerate(candidates):
             if candidate.exclude_known == exclude_known:
                 found[number] = measure(lists.hits(candidate, k))
@@ -173,19 +206,19 @@ class FusedLists:
     num_relevant: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, users: retrievers.UserQueries, window: Window, depth: int) -> FusedLists:
+    def of(
+        cls, users: retrievers.UserQueries, window: Window, ranking: RankingConfig, weights: Mapping[str, float]
+    ) -> FusedLists:
         """Asks the retrievers once.
 
         Args:
             users: Those of the window, with or without known items.
             window: What is searched.
-            depth: Length of the lists.
+            ranking: How lists are made.
+            weights: Of the hybrid list.
         """
-        asked: dict[str, retrievers.Retriever] = {
-            REPEAT: retrievers.Repeat(),
-            TWO_TOWER: vector_search.TwoTowerRetriever(window.ranked, None, ef=0, max_fetch=0),
-            POPULARITY: retrievers.Popularity(window.popularity),
-        }
+        asked = hybrid_choice.searched(window, ranking, weights)
+        depth = ranking.fusion_depth
         lists = {name: retriever.retrieve(users, depth)[0].astype(np.int64) for name, retriever in asked.items()}
         num_users, num_items = window.relevant.shape
         owners = np.arange(num_users)[:, None] * num_items
@@ -206,12 +239,12 @@ class FusedLists:
 
     def scores(self, choice: served.Choice) -> Floats:
         """[B, W] what the list of a choice is ordered by, higher first, equal ones by item; -inf is not in it."""
+        if choice.retriever == POPULARITY:
+            return -self.ranks[POPULARITY]
+        constant, lists = choice.fusion_rank_constant, choice.fusion_weights
         if choice.retriever != served.FUSED:
-            return -self.ranks[choice.retriever]
-        constant = choice.fusion_rank_constant
-        found: Floats = sum(  # type: ignore[assignment]
-            weight / (constant + self.ranks[name]) for name, weight in choice.fusion_weights.items()
-        )
+            constant, lists = 0.0, {choice.retriever: 1.0}
+        found: Floats = sum(weight / (constant + self.ranks[name]) for name, weight in lists.items())  # type: ignore[assignment]
         # Popular items fill up what is shorter, as the recommender does.
         return np.where(found > 0, found, -self.ranks[POPULARITY])
 
@@ -289,7 +322,8 @@ def _order(choice: served.Choice) -> tuple[int, bool]:
 
 
 def _num_parts(choice: served.Choice) -> int:
-    return len(choice.fusion_weights) if choice.retriever == served.FUSED else 1
+    lists = choice.fusion_weights if choice.retriever == served.FUSED else (choice.retriever,)
+    return sum(2 if name == HYBRID else 1 for name in lists)
 
 
 def _best_of_each_kind(candidates: Sequence[served.Choice], means: Floats, chosen: int) -> list[int]:

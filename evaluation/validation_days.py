@@ -21,9 +21,9 @@ import scipy.sparse as sp
 from artefacts.paths import RunPaths
 from features import columns, encoding, tables
 from features.sources.events import EVENTS_SCHEMA
-from serving.retrieval import eligible, retrievers, vectors, weights
-from serving.retrieval.purchases import Purchases
-from serving.steps import recent_events
+from serving.retrieval import eligible, purchases, retrievers, vectors, weights
+from serving.sparse import index
+from serving.steps import RECENT_EVENTS
 
 # Drawn evenly: with more, differences that do not matter would count.
 MOST_USERS = 2048
@@ -42,6 +42,8 @@ class Window:
         relevant: [B, N] bool, what they met in the days.
         popularity: [N] float32, recent events of each item.
         ranked: [N, D] float32 item vectors, times business weights where there are any.
+        sparse: Index over the terms of the N items, which knows of these users' past alone; None where there is none.
+        num_events: [N] float32, events of each item so far; None where there is no sparse index.
     """
 
     first_day: dt.date
@@ -50,6 +52,8 @@ class Window:
     relevant: sp.csr_array
     popularity: npt.NDArray[np.float32]
     ranked: npt.NDArray[np.float32]
+    sparse: index.SparseIndex | None = None
+    num_events: npt.NDArray[np.float32] | None = None
 
 
 def repeated_share(paths: RunPaths) -> float:
@@ -114,7 +118,9 @@ def _window(
             ),
         ),
         relevant=relevant,
-        popularity=_popularity(paths, moment, encoder),
+        popularity=_by_row(paths, moment, encoder, RECENT_EVENTS),
+        sparse=_sparse_index(paths, encoder, past),
+        num_events=_by_row(paths, moment, encoder, "item_num_events") if paths.sparse.exists() else None,
         ranked=weights.weighted(item_vectors, weights.load_weights(own, num_items=len(item_vectors)))
         if own.exists()
         else item_vectors,
@@ -125,7 +131,9 @@ def _names(table: pa.Table, name: str) -> npt.NDArray[np.object_]:
     return table.column(name).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
-def _past(paths: RunPaths, moment: dt.date, encoder: encoding.Encoder, user_rows: npt.NDArray[np.int64]) -> Purchases:
+def _past(
+    paths: RunPaths, moment: dt.date, encoder: encoding.Encoder, user_rows: npt.NDArray[np.int64]
+) -> purchases.Purchases:
     """What some users had met before a moment: a row for each."""
     users = pa.array(encoder.user_ids.ids(user_rows), pa.string())
 
@@ -145,7 +153,7 @@ def _past(paths: RunPaths, moment: dt.date, encoder: encoding.Encoder, user_rows
         ]
         parts.append(EVENTS_SCHEMA.empty_table())
         pairs = _pairs_of(pa.concat_tables(parts))
-    return Purchases.from_table(pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids).of(user_rows)
+    return purchases.Purchases.from_table(pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids).of(user_rows)
 
 
 def _pairs_of(events: pa.Table) -> pa.Table:
@@ -162,10 +170,26 @@ def _pairs_of(events: pa.Table) -> pa.Table:
     )
 
 
-def _popularity(paths: RunPaths, moment: dt.date, encoder: encoding.Encoder) -> npt.NDArray[np.float32]:
-    """Recent events of each item of an encoder at a moment: [N]."""
+def _sparse_index(paths: RunPaths, encoder: encoding.Encoder, past: purchases.Purchases) -> index.SparseIndex | None:
+    """The sparse index of the day over the items of an encoder, with nothing in it that is learned from later events.
+
+    Args:
+        paths: Of the day.
+        encoder: Of the fit whose vectors are searched.
+        past: What some users had met.
+    """
+    if not paths.sparse.exists():
+        return None
+    own = encoding.Encoder.load(paths.model / "encoder").item_ids
+    found = index.SparseIndex.load(paths.sparse, own.ids(np.arange(1, len(own))))
+    rows = own.rows(encoder.item_ids.ids(np.arange(1, len(encoder.item_ids)))) - 1
+    return found.of_items(rows).learned_from(past)
+
+
+def _by_row(paths: RunPaths, moment: dt.date, encoder: encoding.Encoder, name: str) -> npt.NDArray[np.float32]:
+    """A statistic of each item of an encoder at a moment: [N]."""
     items = paths.catalogue(moment) / "items.parquet"
     rows = encoder.item_ids.rows(_names(pq.read_table(items, columns=[columns.ITEM_ID]), columns.ITEM_ID))
     found = np.zeros(len(encoder.item_ids), np.float32)
-    found[rows] = recent_events(items)
+    found[rows] = pq.read_table(items, columns=[name]).column(0).fill_null(0).to_numpy()
     return found[1:]

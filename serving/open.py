@@ -44,7 +44,7 @@ def open_recommender(
         retrievers=registry.retrievers_of(opened, sections.serving, ef_search=sections.ef_search),
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,
-            cold_lane=registry.cold_lane_of(opened, sections.serving),
+        cold_lane=registry.cold_lane_of(opened, sections.serving),
         denied=DeniedItems(denied or DenyList(paths.denied_items), opened.encoder.item_ids),
     )
 

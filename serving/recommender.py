@@ -9,7 +9,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,9 @@ from serving.retrieval.eligible import (
 )
 from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries, lists_of
-from serving.sparse.hybrid import ColdLane
+
+if TYPE_CHECKING:
+    from serving.sparse.hybrid import ColdLane
 
 ONLY_KNOWN = "repeat"
 """Retriever that finds nothing but known items."""

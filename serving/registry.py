@@ -15,9 +15,9 @@ from serving.served import AUTO, FUSED, HYBRID, SPARSE, Choice, settled
 if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.retrieval.retrievers import Retriever
+    from serving.retrieval.vector_search import TwoTowerRetriever
     from serving.sparse.hybrid import ColdLane
     from serving.sparse.retriever import Sparse
-    from serving.retrieval.vector_search import TwoTowerRetriever
 
 ALIASES: Mapping[str, str] = {"hnsw": "two_tower"}
 """Further names of retrievers; two_tower is also called after its index."""
@@ -119,7 +119,9 @@ def cold_lane_of(bundle: Bundle, ranking: RankingConfig) -> ColdLane | None:
     try:
         sparse = _sparse(bundle, ranking, ef_search=None)
     except MissingPartError as error:
-        raise ValueError(f"{bundle.folder}: serving.cold_share is {ranking.cold_share:g}, which needs {error}") from None
+        raise ValueError(
+            f"{bundle.folder}: serving.cold_share is {ranking.cold_share:g}, which needs {error}"
+        ) from None
     return ColdLane(sparse, bundle.num_events < ranking.cold_events, ranking.cold_share)
 
 

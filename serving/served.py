@@ -119,9 +119,7 @@ def settled(ranking: RankingConfig, chosen: Choice = DEFAULT) -> Choice:
 
     Weights that are configured are meant to be served: with them, `serving.retriever: auto` is the fused list.
     """
-    values: dict[str, Any] = {
-        name: getattr(ranking, name) for name in _CONFIGURED if getattr(ranking, name) != AUTO
-    }
+    values: dict[str, Any] = {name: getattr(ranking, name) for name in _CONFIGURED if getattr(ranking, name) != AUTO}
     if ranking.hybrid_weight != AUTO:
         values["hybrid_weights"] = dict.fromkeys(SEGMENTS, ranking.hybrid_weight)
     if "fusion_weights" in values:

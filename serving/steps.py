@@ -169,9 +169,13 @@ def _parts(
     )
 
 
+RECENT_EVENTS = "item_slow_rate"
+"""Statistic of items: events a day of late."""
+
+
 def recent_events(items: Path) -> npt.NDArray[np.float32]:
     """Events a day of each item of late, by catalogue row: [N]."""
-    rate = pq.read_table(items, columns=["item_slow_rate"]).column(0).fill_null(0.0)
+    rate = pq.read_table(items, columns=[RECENT_EVENTS]).column(0).fill_null(0.0)
     return rate.to_numpy().astype(np.float32)  # type: ignore[no-any-return]
 
 

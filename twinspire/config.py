@@ -13,9 +13,9 @@ from beam_jobs.config import BeamConfig, IndexConfig, SparCodeTablesConfig
 from evaluation.config import EvaluationConfig, GatesConfig
 from features.config import FeatureConfig, IngestConfig
 from features.schema import Schema
-from serving.config import BundlesConfig, ServingConfig
+from serving.config import BundlesConfig, ServingConfig, SparseConfig
 from serving.registry import check_retriever_names
-from serving.served import AUTO
+from serving.served import AUTO, HYBRID, SPARSE
 from training.config import DailyConfig, SparCodeFitConfig, TowerConfig, TrainingConfig
 from training.method_checks import check_methods
 
@@ -46,6 +46,9 @@ class Config(Section):
     """How the towers are fitted."""
     sparcode: SparCodeConfig | None = None
     """SparCode, the second retriever; null leaves it out."""
+    sparse: SparseConfig | None = None
+    """The sparse index over the terms of items, which the retrievers `sparse` and `hybrid` search; null leaves it
+    out."""
     daily: DailyConfig = DailyConfig()
     """The nightly run."""
     index: IndexConfig = IndexConfig()
@@ -104,6 +107,7 @@ class Config(Section):
         named = {self.serving.retriever, *(() if weights == AUTO else weights)}
         if self.sparcode is None and "sparcode" in named:
             raise ValueError("serving names the retriever sparcode, and sparcode is null; set sparcode: {} to fit it")
+        _check_sparse(self, named)
         if self.sparcode is not None and self.towers.factor_dim:
             parts, codes = self.sparcode.parts, self.sparcode.codes
             if (codes + 1) ** (2 * parts) >= 2**63:
@@ -122,6 +126,23 @@ class Config(Section):
     def digest(self) -> str:
         """First 12 hex digits of the SHA-256 over the resolved configuration."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def _check_sparse(config: Config, named: set[str]) -> None:
+    """Refuses what needs a sparse index where there is none, and fields that are not there."""
+    if config.sparse is not None:
+        from serving.sparse.fields import fields_of
+
+        fields_of(config.dataset, config.sparse.fields)
+        return
+    for name in (SPARSE, HYBRID):
+        if name in named:
+            raise ValueError(f"serving names the retriever {name}, and sparse is null; set sparse: {{}} to build it")
+    if config.serving.cold_share:
+        raise ValueError(
+            f"serving.cold_share is {config.serving.cold_share:g}, and sparse is null; set sparse: {{}} to build what "
+            "fills these places"
+        )
 
 
 def _check_form(form: str) -> None:

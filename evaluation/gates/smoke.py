@@ -132,7 +132,7 @@ def _recommender(candidate: Candidate) -> Recommender:
         retrievers=retrievers_of(bundle, ranking, ef_search=candidate.sections.ef_search),
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,
-            cold_lane=cold_lane_of(bundle, ranking),
+        cold_lane=cold_lane_of(bundle, ranking),
     )
 
 

@@ -111,7 +111,7 @@ class Bundle:
     def num_events(self) -> npt.NDArray[np.float64]:
         """[N] events of each item so far."""
         own = self.purchases
-        return np.bincount(own.indices, weights=own.counts, minlength=own.num_items)
+        return np.asarray(np.bincount(own.indices, weights=own.counts, minlength=own.num_items), np.float64)
 
     def category_of(self, row: int) -> str | None:
         """The category of a catalogue row, or its categories in one text, for people."""
@@ -164,12 +164,11 @@ class Bundle:
             )
         purchases = _load(folder / PURCHASES, lambda path: Purchases.load(path, num_items=num_items))
         _expect(folder / PURCHASES, "number of users", purchases.num_users, num_users)
-        sparcode, sparse, digest = None, None, postings.catalogue_digest(item_ids)
+        sparcode, sparse = None, None
         if manifest.facts.sparse_report is not None:
-            sparse = _load(
-                folder / SPARSE, lambda path: SparseIndex.load(path, catalogue=digest, num_items=num_items)
-            )
+            sparse = _load(folder / SPARSE, lambda path: SparseIndex.load(path, item_ids))
         if manifest.facts.sparcode_report is not None:
+            digest = postings.catalogue_digest(item_ids)
             sparcode = _load(folder / SPARCODE, lambda path: files.SparCodeParts.open(path, catalogue=digest))
             _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
         item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared(items.column(CATEGORY))

@@ -91,7 +91,7 @@ def count_buyers(met: Matrix, counts: Matrix, scoring: Scoring) -> BuyerCounts:
     num_terms = counts.shape[1]
 
     def total(values: Floats) -> Floats:
-        return np.bincount(items.indices, weights=values, minlength=num_terms)
+        return np.asarray(np.bincount(items.indices, weights=values, minlength=num_terms), np.float64)
 
     together = sp.csr_array((num_terms, num_terms))
     if scoring.expansion_terms:
@@ -101,7 +101,9 @@ def count_buyers(met: Matrix, counts: Matrix, scoring: Scoring) -> BuyerCounts:
     return BuyerCounts(met.shape[0], total(items.data), total(again), total(np.ones(items.nnz)), together)
 
 
-def impacts_of(counts: Matrix, field_of: npt.NDArray[np.integer], scoring: Scoring, buyers: BuyerCounts | None) -> Matrix:
+def impacts_of(
+    counts: Matrix, field_of: npt.NDArray[np.integer], scoring: Scoring, buyers: BuyerCounts | None
+) -> Matrix:
     """What each term of each item counts.
 
     Args:
@@ -134,7 +136,7 @@ def impacts_of(counts: Matrix, field_of: npt.NDArray[np.integer], scoring: Scori
         return found
     further = expansion(counts, buyers, most=scoring.expansion_terms)
     further.data *= scoring.expansion_weight * scale[further.indices]
-    both = (found + further).tocsr()
+    both: Matrix = (found + further).tocsr()
     both.sort_indices()
     return both
 

@@ -13,14 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.retrieval.eligible import EligibleItems
-from serving.retrieval.purchases import Purchases
 from serving.retrieval.ranking import NO_SCORE, Rows, Scores, best_of_each, padding
 from serving.retrieval.retrievers import Retriever, UserQueries
 from serving.served import SEGMENTS, SPARSE
-
-def events_of_items(purchases: Purchases) -> npt.NDArray[np.float64]:
-    """Events of each item of the catalogue: [N]."""
-    return np.bincount(purchases.indices, weights=purchases.counts, minlength=purchases.num_items)
 
 
 @dataclass(frozen=True)
@@ -165,11 +160,11 @@ class ColdLane:
         missing = len(places) - int(self.cold[own].sum())
         new = [row for row in lane.tolist() if row not in set(own.tolist())][: max(missing, 0)]
         if not new:
-            return own.tolist()
+            return [*own.tolist()]
         # Those furthest down, so that the head of the list is left as it is as long as possible.
         at = dict(zip(places[len(places) - len(new) :].tolist(), new, strict=True))
         # Items with few events that are there already stay: only others make room.
-        rest = own.tolist()
+        rest: list[int] = own.tolist()
         while len(rest) + len(new) > k:
             rest.pop(max(place for place, row in enumerate(rest) if not self.cold[row]))
         merged: list[int] = []

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from artefacts.files import json_text
-from serving.retrieval.purchases import Purchases
-from serving.retrieval.ranking import Rows, Scores
-from serving.sparse.bm25 import BuyerCounts, Matrix, Scoring, count_buyers, impacts_of
+from serving.retrieval import purchases, ranking
+from serving.sparcode.postings import catalogue_digest
+from serving.sparse import bm25
 from serving.sparse.fields import Field
 from serving.sparse.terms import FIELD, TERM, Vocabulary
 
@@ -66,7 +66,7 @@ class About:
 
     catalogue: str
     fields: tuple[Field, ...]
-    scoring: Scoring
+    scoring: bm25.Scoring
     half_life_days: float | None
     saturation: float
 
@@ -81,7 +81,7 @@ class Query:
     """
 
     terms: npt.NDArray[np.int64]
-    weights: Scores
+    weights: ranking.Scores
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,15 @@ class SparseIndex:
     """What it was made from."""
     vocabulary: Vocabulary
     """Its terms."""
-    impacts: Matrix
+    impacts: bm25.Matrix
     """[T, N] float32 posting lists."""
-    counts: Matrix
+    counts: bm25.Matrix
     """[N, T] float32 terms of each item."""
 
     @classmethod
-    def build(cls, about: About, vocabulary: Vocabulary, counts: Matrix, buyers: BuyerCounts | None) -> SparseIndex:
+    def build(
+        cls, about: About, vocabulary: Vocabulary, counts: bm25.Matrix, buyers: bm25.BuyerCounts | None
+    ) -> SparseIndex:
         """Weighs the terms.
 
         Args:
@@ -107,22 +109,22 @@ class SparseIndex:
             counts: [N, T].
             buyers: What weights and expansion are learned from; None where neither is asked for.
         """
-        impacts = impacts_of(counts.astype(np.float64), vocabulary.field_of, about.scoring, buyers)
-        lists = sp.csr_array(impacts.T.tocsr(), dtype=np.float32)
+        impacts = bm25.impacts_of(counts.astype(np.float64), vocabulary.field_of, about.scoring, buyers)
+        lists = impacts.T.tocsr().astype(np.float32)
         lists.sort_indices()
-        return cls(about, vocabulary, lists, sp.csr_array(counts, dtype=np.float32))
+        return cls(about, vocabulary, lists, counts.astype(np.float32))
 
     @property
     def num_items(self) -> int:
         """N."""
         return int(self.counts.shape[0])
 
-    def learned_from(self, past: Purchases) -> SparseIndex:
+    def learned_from(self, past: purchases.Purchases) -> SparseIndex:
         """The same, with what is learned from purchases learned from these: [U, N], of the same items."""
         scoring = self.about.scoring
         if not scoring.needs_buyers:
             return self
-        buyers = count_buyers(past.csr(), self.counts, scoring)
+        buyers = bm25.count_buyers(past.csr(), self.counts, scoring)
         return SparseIndex.build(self.about, self.vocabulary, self.counts, buyers)
 
     def of_items(self, rows: npt.NDArray[np.integer]) -> SparseIndex:
@@ -132,28 +134,30 @@ class SparseIndex:
         counts = sp.vstack([self.counts, empty], format="csr")[rows]
         return SparseIndex(self.about, self.vocabulary, by_item.T.tocsr(), counts)
 
-    def of_histories(self, purchases: Purchases, as_of_seconds: npt.NDArray[np.int64]) -> list[Query]:
+    def of_histories(self, histories: purchases.Purchases, as_of_seconds: npt.NDArray[np.int64]) -> list[Query]:
         """The queries of B users, each of all the terms of what the user has met; empty without a history.
 
         Args:
-            purchases: B rows.
+            histories: B rows.
             as_of_seconds: [B] the moments they are asked for.
         """
-        if purchases.num_items != self.num_items:
+        if histories.num_items != self.num_items:
             raise ValueError(
-                f"purchases are of {purchases.num_items} items, the sparse index of {self.num_items}; expected those "
+                f"purchases are of {histories.num_items} items, the sparse index of {self.num_items}; expected those "
                 "of one catalogue"
             )
-        owners = purchases.owners
-        weights = np.log1p(purchases.counts.astype(np.float64))
+        owners = histories.owners
+        weights = np.log1p(histories.counts.astype(np.float64))
         if self.about.half_life_days is not None:
-            age = np.maximum(as_of_seconds[owners] - purchases.last_seconds, 0) / SECONDS_PER_DAY
+            age = np.maximum(as_of_seconds[owners] - histories.last_seconds, 0) / SECONDS_PER_DAY
             weights = weights * np.exp2(-age / self.about.half_life_days)
         field_weights, queries = self.vocabulary.weights, []
-        for begin, end in zip(purchases.indptr[:-1], purchases.indptr[1:], strict=True):
+        for begin, end in zip(histories.indptr[:-1], histories.indptr[1:], strict=True):
             own = weights[begin:end]
-            has = self.counts[purchases.indices[begin:end]]
-            of_term = np.bincount(has.indices, weights=np.repeat(own, np.diff(has.indptr)), minlength=len(field_weights))
+            has = self.counts[histories.indices[begin:end]]
+            of_term = np.bincount(
+                has.indices, weights=np.repeat(own, np.diff(has.indptr)), minlength=len(field_weights)
+            )
             share = of_term / max(own.sum(), np.finfo(np.float64).tiny)
             found = field_weights * share / (share + self.about.saturation)
             terms = np.flatnonzero(found > 0)
@@ -165,12 +169,12 @@ class SparseIndex:
         terms = self.vocabulary.of_text(text)
         return Query(terms, np.ones(len(terms), np.float32))
 
-    def scores(self, query: Query) -> Scores:
+    def scores(self, query: Query) -> ranking.Scores:
         """What each item of the catalogue scores: [N] float32, 0 for one that has no term of the query."""
-        found: Scores = self.impacts[query.terms].T @ query.weights
+        found: ranking.Scores = self.impacts[query.terms].T @ query.weights
         return found
 
-    def matches(self, query: Query, rows: Rows, *, most: int) -> list[list[str]]:
+    def matches(self, query: Query, rows: ranking.Rows, *, most: int) -> list[list[str]]:
         """The terms that make the most of some items' scores, the strongest first; a word in two fields comes once.
 
         Args:
@@ -204,18 +208,17 @@ class SparseIndex:
                 np.save(folder / f"{name}_{part}.npy", getattr(matrix, part), allow_pickle=False)
 
     @classmethod
-    def load(cls, folder: Path, *, catalogue: str, num_items: int) -> SparseIndex:
+    def load(cls, folder: Path, item_ids: Sequence[str]) -> SparseIndex:
         """Reads what `save` wrote.
 
         Args:
             folder: Its files.
-            catalogue: Digest of the items that it must be of.
-            num_items: N.
+            item_ids: [N] the items that it must be of, by row of the catalogue.
 
         Raises:
             ValueError: It is of another catalogue, or its parts do not fit each other.
         """
-        about = _read_about(folder / ABOUT)
+        about, catalogue, num_items = _read_about(folder / ABOUT), catalogue_digest(item_ids), len(item_ids)
         if about.catalogue != catalogue:
             raise ValueError(
                 f"{folder}: is of catalogue {about.catalogue[:12]}, expected {catalogue[:12]}; run the index step again"
@@ -231,10 +234,10 @@ class SparseIndex:
 def _read_about(path: Path) -> About:
     plain = json.loads(path.read_text(encoding="utf-8"))
     fields: Sequence[Field] = [Field(**field) for field in plain["fields"]]
-    return About(**{**plain, "fields": tuple(fields), "scoring": Scoring(**plain["scoring"])})
+    return About(**{**plain, "fields": tuple(fields), "scoring": bm25.Scoring(**plain["scoring"])})
 
 
-def _read_matrix(folder: Path, name: str, shape: tuple[int, int]) -> Matrix:
+def _read_matrix(folder: Path, name: str, shape: tuple[int, int]) -> bm25.Matrix:
     indptr, indices, data = (np.load(folder / f"{name}_{part}.npy", allow_pickle=False) for part in _PARTS)
     num_entries, (num_rows, num_columns) = len(data), shape
     if (

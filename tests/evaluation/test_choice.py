@@ -68,7 +68,7 @@ def random_window(seed: int = 3) -> Window:
 
 def chosen_for(window: Window, ranking: RankingConfig = CHOSEN, *, before: Choice | None = None) -> Choice:
     candidates = list(choice.candidates_of(ranking))
-    values = choice.evaluate(candidates, window, lambda hits: metrics.ndcg_at_k(hits, 10), k=10, depth=DEPTH)
+    values = choice.evaluate(candidates, window, lambda hits: metrics.ndcg_at_k(hits, 10), k=10, ranking=CHOSEN)
     return choice.pick(candidates, values, metric="ndcg@10", before=before).choice
 
 
@@ -81,7 +81,7 @@ def test_every_candidate_is_scored_by_the_list_that_a_server_would_answer_with(e
         "two_tower": TwoTowerRetriever(window.ranked, None, ef=0, max_fetch=0),
         "popularity": Popularity(window.popularity),
     }
-    lists = choice.FusedLists.of(users, window, DEPTH)
+    lists = choice.FusedLists.of(users, window, CHOSEN, DEFAULT.hybrid_weights)
     candidates = [one for one in choice.candidates_of(CHOSEN) if one.exclude_known == exclude_known]
     # Two retrievers alone, and repeat purchases that popular items fill up; three pairs or one, 5 ratios, 4 constants.
     assert len(candidates) == (2 + 20 if exclude_known else 3 + 60)

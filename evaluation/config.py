@@ -17,7 +17,7 @@ CHECKS: dict[Group, tuple[str, ...]] = {
     "data": ("volume", "quarantine", "nulls", "new_categories", "numeric_drift", "category_drift"),
     "features": ("examples", "catalogue", "freshness", "parity"),
     "model": ("held_out_recall", "vectors", "collapse", "changed_lists"),
-    "index": ("index_recall", "index_items", "sparcode"),
+    "index": ("index_recall", "index_items", "sparcode", "sparse"),
     "size": ("bundle_size", "disk_space"),
     "smoke": ("opens", "answers", "exclude_bought"),
 }

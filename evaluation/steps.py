@@ -162,13 +162,15 @@ def retrieved_by(
     own = registry.retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
     choice, k = registry.choice_of(bundle, sections.ranking), max(sections.evaluation.ks)
     exact = vector_search.TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0)
+    lane = registry.cold_lane_of(bundle, sections.ranking)
 
     def alone(retriever: retrievers.Retriever) -> Find:
         return lambda users: retriever.retrieve(users, k)[0]
 
     def served(users: retrievers.UserQueries) -> ranking.Rows:
         has_past = users.purchases.num_per_user > 0
-        return retrievers.lists_of(own, users, choice.retriever, k=k, can_be_found=has_past).rows
+        found = retrievers.lists_of(own, users, choice.retriever, k=k, can_be_found=has_past)
+        return found.rows if lane is None else lane.fill(users, found.rows, found.scores)[0]
 
     def by_learned(users: retrievers.UserQueries) -> ranking.Rows:
         assert users.query_embeddings is not None
@@ -191,6 +193,8 @@ def retrieved_by(
     arms.append((name, "index", served, "cascade" if choice.retriever == "cascade" else None))
     if bundle.sparcode is not None:
         arms.append(("SparCode", "index", alone(own["sparcode"]), None))
+    if bundle.sparse is not None:
+        arms += [(name, "index", alone(own[name]), None) for name in ("sparse", "hybrid")]
     with console.progress("model arms", total=len(arms)) as advance:
         for name, layer, find, twin in arms:
             found = {}

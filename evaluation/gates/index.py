@@ -80,6 +80,25 @@ def sparcode(candidate: Candidate) -> Check:
     )
 
 
+def sparse(candidate: Candidate) -> Check:
+    """The sparse index: whether it is of this catalogue, and finds anything."""
+    report = candidate.manifest.facts.sparse_report
+    if report is None:
+        return Check.not_applicable("sparse", "no sparse index is configured")
+    found = np.load(candidate.folder / layout.SPARSE / "counts_indptr.npy", allow_pickle=False)
+    num_items, wanted = len(found) - 1, candidate.manifest.num_items
+    num_empty = int((np.diff(found) == 0).sum())
+    return Check.measured(
+        "sparse",
+        num_items == wanted and num_empty < wanted,
+        f"the sparse index has {report.num_terms:,} terms of {num_items:,} items, {num_empty:,} of them without any; "
+        f"expected {wanted:,} items, not all without a term",
+        "look at dataset.item_columns and sparse.fields, and run the index step again with --force",
+        found={"terms": report.num_terms, "items": num_items, "empty": num_empty},
+        expected={"items": wanted},
+    )
+
+
 MEGABYTE = 1e6
 
 
@@ -138,6 +157,7 @@ CHECKS: dict[str, Look] = {
     "index_recall": index_recall,
     "index_items": index_items,
     "sparcode": sparcode,
+    "sparse": sparse,
     "bundle_size": bundle_size,
     "disk_space": disk_space,
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse as sp
@@ -53,9 +54,12 @@ class TermsOfBlock(beam.DoFn):  # type: ignore[misc]
 class CountBlock(beam.DoFn):  # type: ignore[misc]
     """Number of a block of users -> how they have terms."""
 
-    def __init__(self, pairs: Path, encoder: Path, counts: Path, scoring: Scoring) -> None:
+    def __init__(
+        self, pairs: Path, encoder: Path, counts: Path, scoring: Scoring, expands: npt.NDArray[np.bool_]
+    ) -> None:
         """Takes paths; everything is loaded by the worker."""
-        self._pairs, self._encoder, self._counts, self._scoring = str(pairs), str(encoder), str(counts), scoring
+        self._pairs, self._encoder, self._counts = str(pairs), str(encoder), str(counts)
+        self._scoring, self._expands = scoring, expands
 
     def setup(self) -> None:
         """Loads the pairs and the terms of items, once a worker."""
@@ -67,7 +71,7 @@ class CountBlock(beam.DoFn):  # type: ignore[misc]
         """Counts for one block; user row 0, the unknown user, is in none."""
         begin = 1 + number * USER_BLOCK
         users = np.arange(begin, min(begin + USER_BLOCK, self._met.num_users))
-        yield count_buyers(self._met.of(users).csr(), self._terms, self._scoring)
+        yield count_buyers(self._met.of(users).csr(), self._terms, self._scoring, expands=self._expands)
 
 
 def add_counts(parts: Iterable[BuyerCounts | None]) -> BuyerCounts | None:
@@ -148,7 +152,7 @@ def run(
     buyers = None
     if scoring.needs_buyers:
         sp.save_npz(work / "counts.npz", counts, compressed=False)
-        count = CountBlock(pairs, encoder, work / "counts.npz", scoring)
+        count = CountBlock(pairs, encoder, work / "counts.npz", scoring, vocabulary.weights > 0)
         blocks = -(-(len(ids.user_ids) - 1) // USER_BLOCK)
         with beam.Pipeline(options=options) as pipeline:
             users = pipeline | "users" >> beam.Create(range(blocks)) | "spread" >> beam.Reshuffle()

@@ -78,13 +78,14 @@ class BuyerCounts:
         )
 
 
-def count_buyers(met: Matrix, counts: Matrix, scoring: Scoring) -> BuyerCounts:
+def count_buyers(met: Matrix, counts: Matrix, scoring: Scoring, *, expands: npt.NDArray[np.bool_]) -> BuyerCounts:
     """Counts for some users.
 
     Args:
         met: [U, N], not zero where a user has met an item.
         counts: [N, T] terms of items.
         scoring: What is counted for.
+        expands: [T] which terms may stand for others, and be added to items.
     """
     has = _ones(counts)
     items = (_ones(met) @ has).tocsr()
@@ -95,7 +96,8 @@ def count_buyers(met: Matrix, counts: Matrix, scoring: Scoring) -> BuyerCounts:
 
     together = sp.csr_array((num_terms, num_terms))
     if scoring.expansion_terms:
-        users = _ones(items)
+        users = (_ones(items) @ sp.diags_array(expands.astype(np.float64))).tocsr()
+        users.eliminate_zeros()
         together = (users.T @ users).tocsr()
     again = items.data * (items.data > 1)
     return BuyerCounts(met.shape[0], total(items.data), total(again), total(np.ones(items.nnz)), together)

@@ -124,7 +124,7 @@ class SparseIndex:
         scoring = self.about.scoring
         if not scoring.needs_buyers:
             return self
-        buyers = bm25.count_buyers(past.csr(), self.counts, scoring)
+        buyers = bm25.count_buyers(past.csr(), self.counts, scoring, expands=self.vocabulary.weights > 0)
         return SparseIndex.build(self.about, self.vocabulary, self.counts, buyers)
 
     def of_items(self, rows: npt.NDArray[np.integer]) -> SparseIndex:

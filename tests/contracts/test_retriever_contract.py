@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
+from features.schema import Schema
 from serving.config import RankingConfig
 from serving.registry import ALIASES, retriever_names, retrievers_of
 from serving.retrieval.distinct import build_index
@@ -28,6 +30,10 @@ from serving.served import DEFAULT, Served
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings, PostingsWriter
 from serving.sparcode.retriever import SparCode
+from serving.sparse.bm25 import Scoring
+from serving.sparse.fields import fields_of
+from serving.sparse.index import About, SparseIndex
+from serving.sparse.terms import count_terms, terms_of
 
 NUM_ITEMS, DIMENSION = 40, 8
 KNOWN = [[3, 17, 20], [], [*range(36)], [*range(NUM_ITEMS)]]
@@ -71,6 +77,14 @@ def sparcode(*, share_built: float) -> SparCode:
     return SparCode(codebook, postings, num_tokens=2)
 
 
+def sparse_index() -> SparseIndex:
+    """One word that all items have, and a second of which there are seven."""
+    fields = fields_of(Schema())
+    items = pa.table({"item_name": [f"all w{number % 7}" for number in range(NUM_ITEMS)]})
+    vocabulary, counts = count_terms(terms_of(items, fields), fields, num_items=NUM_ITEMS)
+    return SparseIndex.build(About("", fields, Scoring(), 60.0, 0.01), vocabulary, counts, None)
+
+
 def registered() -> dict[str, Retriever]:
     """Everything in the registry, over a bundle that has what each of them needs."""
     report = SimpleNamespace(parts=(5, 3))
@@ -84,6 +98,8 @@ def registered() -> dict[str, Retriever]:
         item_weights=None,
         popularity=POPULARITY,
         sparcode=SimpleNamespace(retriever=lambda: sparcode(share_built=1.0)),
+        sparse=sparse_index(),
+        num_events=np.arange(NUM_ITEMS) % 3,
     )
     weights = {"two_tower": 1.0, "repeat": 2.0}
     found = retrievers_of(bundle, RankingConfig(max_fetch=25, fusion_weights=weights, fusion_depth=15), ef_search=20)
@@ -144,6 +160,10 @@ def num_candidates(name: str, *, exclude_known: bool, denied: Items = NO_ITEMS) 
     out = set(denied.tolist())
     if name == "repeat":
         return np.array([0 if exclude_known else len(items - out) for items in known])
+    if name == "sparse":
+        # Without a history there is nothing to look for, and popular items come.
+        known_out = [items | out if exclude_known else out for items in known]
+        return np.array([NUM_ITEMS - len(gone) if items else 0 for items, gone in zip(known, known_out, strict=True)])
     return np.array([NUM_ITEMS - len(items | out if exclude_known else out) for items in known])
 
 
@@ -210,8 +230,8 @@ def test_a_denied_item_never_comes_and_k_others_do_where_there_are(
         assert (own_scores[: len(found) - 1] >= own_scores[1 : len(found)]).all() if len(found) else True
 
 
-# In a fused list ranks move up, and with them the scores that are made of ranks.
-@pytest.mark.parametrize("name", [name for name in RETRIEVERS if not name.startswith("fused")])
+# In a fused list ranks move up, and with them the scores that are made of ranks; in a hybrid one what is scaled by.
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if not name.startswith(("fused", "hybrid"))])
 @excluding_or_not
 def test_the_remaining_items_keep_order_and_scores_when_items_are_denied(name: str, exclude_known: bool) -> None:
     asked = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known), NUM_ITEMS)
@@ -230,7 +250,7 @@ def test_how_many_a_user_may_get_is_counted(exclude_known: bool, denied: Items) 
 
 
 # Others have scores of their own: counts, and ranks.
-@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name.startswith(("two_tower", "exact", "sparcode"))])
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name.startswith(("two_tower", "exact", "spar"))])
 @excluding_or_not
 def test_business_weights_of_a_request_replace_the_retrievers_own(name: str, exclude_known: bool) -> None:
     weights = np.random.default_rng(9).uniform(0.1, 1, NUM_ITEMS).astype(np.float32)

@@ -267,6 +267,10 @@ def print_manifest(manifest: Manifest, *, is_published: bool, size_bytes: int) -
         found = f"{report.recall:.4f} at bias {report.bias:.3f}, over {report.num_queries:,} users"
         made = f"{report.build_seconds:.0f} s, from {report.num_tokens:,} tokens, lists of at most {report.cap:,} items"
         _section("SparCode", [("tables", tables), (f"recall@{report.k}", found), ("built in", made)])
+    sparse = manifest.facts.sparse_report
+    if sparse is not None:
+        held = f"{sparse.num_terms:,} terms, {sparse.num_postings:,} postings, {_size(sparse.size_bytes)}"
+        _section("Sparse index", [("holds", held), ("items without a term", f"{sparse.num_empty:,}")])
     _section("Files", ((name, f"{entry.size_bytes:,} bytes") for name, entry in sorted(manifest.files.items())))
 
 

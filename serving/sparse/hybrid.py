@@ -25,7 +25,8 @@ class Hybrid:
         score_i = d_i + a s_i
 
     d and s are scaled to 0 to 1 over the user's own two lists of `depth`; an item that is missing from one of them has
-    that list's minimum, 0. The weight a is by segment: how long the user's past is, and how many events the item has.
+    that list's minimum, 0. Where the sparse list ends early, its minimum is no match. The weight a is by segment: how
+    long the user's past is, and how many events the item has.
 
     Attributes:
         dense: Finds all.
@@ -92,7 +93,9 @@ def merge(dense: tuple[Rows, Scores], sparse: tuple[Rows, Scores], *, weights: _
     keys, values = [], []
     for is_sparse, (rows, scores) in enumerate((dense, sparse)):
         users, places = np.nonzero(rows >= 0)
-        items, scaled = rows[users, places].astype(np.int64), _scaled(scores)[users, places]
+        # Where the sparse list ends early, all others share no term and score 0.
+        least = np.where(rows[:, -1:] < 0, 0.0, -np.inf) if is_sparse else np.full((num_users, 1), -np.inf)
+        items, scaled = rows[users, places].astype(np.int64), _scaled(scores, least)[users, places]
         keys.append(users * stride + items)
         values.append(weights.of(users, items) * scaled if is_sparse else scaled)
     distinct, place = np.unique(np.concatenate(keys), return_inverse=True)
@@ -100,12 +103,17 @@ def merge(dense: tuple[Rows, Scores], sparse: tuple[Rows, Scores], *, weights: _
     return best_of_each(distinct // stride, distinct % stride, scores=total, num_users=num_users, k=k)
 
 
-def _scaled(scores: Scores) -> npt.NDArray[np.float64]:
-    """[B, d] each row from 0, its lowest score, to 1; 0 where all of a row are equal."""
+def _scaled(scores: Scores, least: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[B, d] each row from 0, its lowest score, to 1; 0 where all of a row are equal.
+
+    Args:
+        scores: [B, d].
+        least: [B, 1] the lowest score of each row; -inf takes the lowest of those that are there.
+    """
     values = scores.astype(np.float64)
-    high = values[:, :1]
-    low = np.where(np.isfinite(values), values, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-    width = high - low
+    found = np.where(np.isfinite(values), values, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    low = np.where(np.isfinite(least), least, found)
+    width = values[:, :1] - low
     wide = np.isfinite(width) & (width > 0)
     return np.asarray(np.where(np.isfinite(values) & wide, (values - low) / np.where(wide, width, 1), 0.0))
 

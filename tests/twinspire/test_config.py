@@ -154,19 +154,24 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_one(override: str, unknow
         ("towers.hidden_units=[0]", "towers.hidden_units.0: Input should be greater than or equal to 1"),
         (
             "serving.retriever=best",
-            "serving.retriever is 'best', expected one of: two_tower, exact, sparcode, cascade, repeat, popularity, "
-            "hnsw, fused",
+            "serving.retriever is 'best', expected one of: two_tower, exact, sparcode, cascade, sparse, hybrid, "
+            "repeat, popularity, hnsw, fused",
         ),
         (
             "serving.arms=[{name: a, share: 1, retriever: poplarity}]",
-            "serving.arms.0.retriever is 'poplarity', expected one of: two_tower, exact, sparcode, cascade, repeat, "
-            "popularity, hnsw, fused; did you mean 'popularity'?",
+            "serving.arms.0.retriever is 'poplarity', expected one of: two_tower, exact, sparcode, cascade, sparse, "
+            "hybrid, repeat, popularity, hnsw, fused; did you mean 'popularity'?",
         ),
         (
             "serving.fusion_weights={fused: 1}",
-            "serving.fusion_weights names 'fused', expected some of: two_tower, exact, sparcode, cascade, repeat, "
-            "popularity",
+            "serving.fusion_weights names 'fused', expected some of: two_tower, exact, sparcode, cascade, sparse, "
+            "hybrid, repeat, popularity",
         ),
+        ("serving.retriever=hybrid", "serving names the retriever hybrid, and sparse is null; set sparse: {} to build"),
+        ("serving.fusion_weights={sparse: 1}", "serving names the retriever sparse, and sparse is null"),
+        ("serving.cold_share=0.1", "serving.cold_share is 0.1, and sparse is null; set sparse: {} to build what fills"),
+        ("sparse={fields: {flavour: 1}}", "sparse.fields names 'flavour', expected some of: item_name, department, "),
+        ("sparse={b: 2}", "sparse.b: Input should be less than or equal to 1 (found 2)"),
         ("serving.fusion_weights={repeat: -1}", "serving.fusion_weights.repeat: Input should be greater than 0"),
         ("serving.fusion_weights={}", "at least 1 item"),
         ("serving.fusion_rank_constant=0", "serving.fusion_rank_constant: Input should be greater than 0 (found 0)"),

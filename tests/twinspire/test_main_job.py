@@ -28,6 +28,7 @@ TABLES = Path(__file__).parents[2] / "configs" / "tables_example.yaml"
 NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
 MINED = "training.negatives.easy_per_hard=100"
 SPARCODE = "sparcode={}"
+SPARSE = "sparse={}"
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +116,7 @@ BASES = (
         "towers.id_buckets=4",
         "training.mobius={}",
     ),
-    (DATASET, MINED),
+    (DATASET, MINED, SPARSE),
     (DATASET,),
     (DATASET, "towers.interests={}"),
 )
@@ -144,6 +145,7 @@ NAMES: dict[str, Any] = {
     "training.negatives.extra_sources": {"random": {"num": 3}},
     "serving.fusion_weights": {"repeat": 2.0},
     "serving.exclude_known": True,
+    "sparse.fields": {"kind": 2.0},
     "serving.arms": [{"name": "a", "share": 1.0}],
     "serving.trusted_proxies": ["10.0.0.1"],
     "gates.skip": ["volume"],

@@ -60,18 +60,24 @@ def hybrid(weights: dict[str, float], *, depth: int = 3) -> Hybrid:
 
 
 def test_an_item_that_a_list_lacks_has_its_minimum() -> None:
-    rows, scores = hybrid(dict.fromkeys(SEGMENTS, 0.4)).retrieve(asked([[5]]), 5)
+    rows, scores = hybrid(dict.fromkeys(SEGMENTS, 0.4)).retrieve(asked([[5]]), 3)
     # Scaled: 0, 1, 2 have 1, 1/2, 0 and 1, 3, 4 have 1, 1/2, 0, which count .4.
-    assert rows[0].tolist() == [0, 1, 3, 2, 4]
-    np.testing.assert_allclose(scores[0], [1, 0.5 + 0.4, 0.4 / 2, 0, 0], rtol=1e-6)
+    assert rows[0].tolist() == [0, 1, 3]
+    np.testing.assert_allclose(scores[0], [1, 0.5 + 0.4, 0.4 / 2], rtol=1e-6)
+
+
+def test_where_the_sparse_list_has_all_that_match_its_minimum_is_no_match() -> None:
+    rows, scores = hybrid(dict.fromkeys(SEGMENTS, 0.4), depth=6).retrieve(asked([[5]]), 5)
+    assert rows[0].tolist() == [0, 1, 3, 4, 2]
+    np.testing.assert_allclose(scores[0], [1, 0.5 + 0.4, 0.4 * 30 / 40, 0.4 * 20 / 40, 0], rtol=1e-6)
 
 
 def test_each_segment_of_users_and_items_has_its_own_weight() -> None:
     weights = {"short_past_warm": 0.0, "short_past_cold": 2.0, "long_past_warm": 2.0, "long_past_cold": 0.0}
-    rows, scores = hybrid(weights).retrieve(asked([[5], [5, 6]]), 4)
+    rows, scores = hybrid(weights).retrieve(asked([[5], [5, 6]]), 3)
     # Item 1 is warm and item 3 cold.
-    assert rows.tolist() == [[0, 3, 1, 2], [1, 0, 2, 3]]
-    np.testing.assert_allclose(scores, [[1, 1, 0.5, 0], [2.5, 1, 0, 0]], rtol=1e-6)
+    assert rows.tolist() == [[0, 3, 1], [1, 0, 2]]
+    np.testing.assert_allclose(scores, [[1, 1, 0.5], [2.5, 1, 0]], rtol=1e-6)
 
 
 def test_without_a_sparse_list_the_dense_one_stays() -> None:
@@ -81,9 +87,9 @@ def test_without_a_sparse_list_the_dense_one_stays() -> None:
     np.testing.assert_allclose(scores[0], [1, 0.5, 0, -np.inf], rtol=1e-6)
 
 
-def test_a_list_of_equal_scores_counts_nothing() -> None:
+def test_a_dense_list_of_equal_scores_counts_nothing() -> None:
     found = Hybrid(Fixed(((0, 0.5), (1, 0.5))), SPARSE, dict.fromkeys(SEGMENTS, 1.0), cold=COLD, short_past=2, depth=3)
-    assert found.retrieve(asked([[]]), 5)[0].tolist() == [[1, 3, 0, 4, -1]]
+    assert found.retrieve(asked([[]]), 5)[0].tolist() == [[1, 3, 4, 0, -1]]
 
 
 LONG = Fixed(tuple((row, 1 - row / 10) for row in (0, 1, 2, 5, 6, 7)))

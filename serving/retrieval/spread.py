@@ -131,7 +131,8 @@ def spread_lists(
     no_one = np.zeros(len(users), np.bool_)
     found = FoundLists(*padding(len(users), k), no_one, no_one.copy(), np.zeros(len(users), np.int64), depth)
     while len(left):
-        longer = lists_of(retrievers, users.of(left), name, k=depth, can_be_found=can_be_found[left])
+        asked = users if len(left) == len(users) else users.of(left)
+        longer = lists_of(retrievers, asked, name, k=depth, can_be_found=can_be_found[left])
         rows, scores, places = spread.of(longer.rows, longer.scores, k=k)
         found = replace(found, depth=depth)
         found.rows[left], found.scores[left], found.fell_back[left] = rows, scores, longer.fell_back

@@ -20,7 +20,7 @@ from evaluation.split import Split
 from features.columns import seconds_of
 from serving import registry
 from serving.bundles.bundle import CURRENT, Bundle
-from serving.retrieval import eligible, interests, ranking, retrievers, vector_search, vectors
+from serving.retrieval import eligible, interests, ranking, retrievers, spread, vector_search, vectors
 
 USER_BLOCK = 256
 
@@ -71,7 +71,10 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     served, tried = about_served(bundle, sections)
     arms = [*retrieved_by(bundle, sections, paths, folds.folds[0].split), *baselines]
     items = catalogue.catalogue_of(
-        paths.tables, paths.catalogue(paths.as_of), item_category=sections.dataset.item_category
+        paths.tables,
+        paths.catalogue(paths.as_of),
+        item_category=sections.dataset.item_category,
+        item_family=sections.dataset.item_family,
     )
     return [
         compare_on(task, arms, folds, items, sections, notes=(served, *notes), tried=tried) for task in report.TASKS
@@ -161,6 +164,7 @@ def retrieved_by(
     """
     own = registry.retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
     choice, k = registry.choice_of(bundle, sections.ranking), max(sections.evaluation.ks)
+    limits = registry.spread_of(bundle, sections.ranking)
     exact = vector_search.TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0)
     lane = registry.cold_lane_of(bundle, sections.ranking)
 
@@ -169,7 +173,7 @@ def retrieved_by(
 
     def served(users: retrievers.UserQueries) -> ranking.Rows:
         has_past = users.purchases.num_per_user > 0
-        found = retrievers.lists_of(own, users, choice.retriever, k=k, can_be_found=has_past)
+        found = spread.spread_lists(own, users, choice.retriever, k=k, can_be_found=has_past, spread=limits)
         return found.rows if lane is None else lane.fill(users, found.rows, found.scores)[0]
 
     def by_learned(users: retrievers.UserQueries) -> ranking.Rows:

@@ -101,6 +101,14 @@ class RankingConfig(Section):
     cold_share: float = Field(0.0, ge=0, lt=1)
     """Share of the places of a list that cold items get, which are found by content (`sparse`), where the request names
     no retriever; 0 keeps no place."""
+    max_per_family: int | None = Field(1, ge=1)
+    """Most items of a family (`dataset.item_family`) in a list, which comes where its best item is; null sets no
+    limit."""
+    max_per_category: int | None = Field(None, ge=1)
+    """Most items of a category (`dataset.item_category`) in a list; null sets no limit."""
+    diversity: float = Field(0.0, ge=0, lt=1)
+    """How much the order of a list favours items unlike those before them, by their vectors, over the score (1 - lambda
+    of maximal marginal relevance); 0 leaves it to the score."""
 
 
 class ServingConfig(RankingConfig):
@@ -160,6 +168,7 @@ class BundleSections:
     seed: int = read("seed")
     ks: tuple[int, ...] = read("evaluation.ks")
     item_category: str | None = read("dataset.item_category")
+    item_family: str | None = read("dataset.item_family")
     weight: Literal["none", "value", "margin"] = read("index.weight")
     weight_power: float = read("index.weight_power")
     ef_search: int | None = read("index.ef_search")

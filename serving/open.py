@@ -46,6 +46,7 @@ def open_recommender(
         exclude_known=choice.exclude_known,
         cold_lane=registry.cold_lane_of(opened, sections.serving),
         denied=DeniedItems(denied or DenyList(paths.denied_items), opened.encoder.item_ids),
+        spread=registry.spread_of(opened, sections.serving),
     )
 
 

@@ -37,7 +37,8 @@ from serving.retrieval.eligible import (
     UnknownCategoryError,
 )
 from serving.retrieval.ranking import Rows, Scores
-from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries, lists_of
+from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries
+from serving.retrieval.spread import Spread, spread_lists
 
 if TYPE_CHECKING:
     from serving.sparse.hybrid import ColdLane
@@ -73,6 +74,7 @@ class Recommender:
         exclude_known: Whether items that a user has met are kept out when the request does not say.
         denied: Items that no user gets, by any retriever; None where there are none. Read again for every request.
         cold_lane: Keeps places for items with few events where a request names no retriever; None keeps none.
+        spread: What lists must be like, by any retriever; None takes them as they are found.
 
     Raises:
         ValueError: A name that is needed is not among the retrievers.
@@ -88,6 +90,7 @@ class Recommender:
         exclude_known: bool = False,
         denied: DeniedItems | None = None,
         cold_lane: ColdLane | None = None,
+        spread: Spread | None = None,
     ) -> None:
         """Checks the names."""
         for name in (default_retriever, FALLBACK):
@@ -96,7 +99,7 @@ class Recommender:
         self.bundle = bundle
         self.retrievers = dict(retrievers)
         self.default_retriever, self.exclude_known = default_retriever, exclude_known
-        self.read_users, self.cold_lane = read_users, cold_lane
+        self.read_users, self.spread, self.cold_lane = read_users, spread, cold_lane
         self.probes = context.probes(bundle.purchases, bundle.encoder.user_ids)
         """A few users whose features must be there."""
         self.eligibility = Eligibility(bundle.categories, _KeptOut(bundle.withdrawn, denied))
@@ -153,7 +156,7 @@ class Recommender:
         explained: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
         if request.explain:
             lane = None if self.cold_lane is None or request.retriever else self.cold_lane.sparse
-            explained = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows, lane=lane)
+            explained = explanations(self.bundle, self.retrievers, found, lane=lane)
             stages.end("explanation")
         answers = [
             Answer(
@@ -244,7 +247,9 @@ class Recommender:
         scale = self._scale(request)
         users = UserQueries(purchases, moments, embeddings, bool(request.exclude_known), tokens, eligible, scale)
         missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
-        found = lists_of(self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found)
+        found = spread_lists(
+            self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found, spread=self.spread
+        )
         if self.cold_lane is not None and request.retriever is None:
             rows, scores = self.cold_lane.fill(users, found.rows, found.scores)
             found = replace(found, rows=rows, scores=scores)
@@ -254,6 +259,7 @@ class Recommender:
             users,
             found.rows,
             found.scores,
+            found.depth,
             fell_back=found.fell_back,
             filled=found.filled,
             is_known=known_rows > 0,

@@ -20,7 +20,7 @@ from features import columns, schema
 from serving import answers, config
 from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
-from serving.registry import choice_of, cold_lane_of, retrievers_of
+from serving.registry import choice_of, cold_lane_of, retrievers_of, spread_of
 from serving.retrieval.ranking import NO_ROW, Rows
 
 USER_BLOCK = 256
@@ -97,6 +97,7 @@ class BundleAtCut:
             default_retriever=choice.retriever,
             exclude_known=choice.exclude_known,
             cold_lane=cold_lane_of(self.bundle, ranking),
+            spread=spread_of(self.bundle, ranking),
         )
 
 

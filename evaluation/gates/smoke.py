@@ -14,7 +14,7 @@ from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError
 from serving.recommender import Recommender
-from serving.registry import choice_of, cold_lane_of, retrievers_of
+from serving.registry import choice_of, cold_lane_of, retrievers_of, spread_of
 from serving.user_features import features_of
 
 UNKNOWN = "(unknown: a user whom the bundle does not know)"
@@ -133,6 +133,7 @@ def _recommender(candidate: Candidate) -> Recommender:
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,
         cold_lane=cold_lane_of(bundle, ranking),
+        spread=spread_of(bundle, ranking),
     )
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from serving.retrieval.eligible import EligibleItems
 from serving.retrieval.ranking import NO_SCORE, Rows, Scores, best_of_each, padding
 from serving.retrieval.retrievers import Retriever, UserQueries
+from serving.retrieval.spread import Limit, within
 from serving.served import SEGMENTS, SPARSE
 
 
@@ -126,11 +127,13 @@ class ColdLane:
         sparse: Finds what shares terms with the history.
         cold: [N] which items have few events.
         share: Of the places of a list, at least this share, rounded down; the last ones of equal stretches.
+        limits: What a list may have of each group, which holds with these items too.
     """
 
     sparse: Retriever
     cold: npt.NDArray[np.bool_]
     share: float
+    limits: tuple[Limit, ...] = ()
 
     def fill(self, users: UserQueries, rows: Rows, scores: Scores) -> tuple[Rows, Scores]:
         """Puts items with few events into the kept places of lists; where none is found, a list stays as it is.
@@ -166,7 +169,7 @@ class ColdLane:
 
     def _merged(self, own: Rows, lane: Rows, places: npt.NDArray[np.int64], k: int) -> list[int]:
         missing = len(places) - int(self.cold[own].sum())
-        new = [row for row in lane.tolist() if row not in set(own.tolist())][: max(missing, 0)]
+        new = self._new(own, lane, max(missing, 0))
         if not new:
             return [*own.tolist()]
         # Those furthest down, so that the head of the list is left as it is as long as possible.
@@ -180,6 +183,17 @@ class ColdLane:
         for place in range(len(rest) + len(new)):
             merged.append(at.pop(place) if place in at else next(others, -1))
         return [row for row in merged if row >= 0] + list(at.values())
+
+    def _new(self, own: Rows, lane: Rows, most: int) -> list[int]:
+        """The first items of the lane that a list may have too."""
+        chosen: list[int] = []
+        for row in lane[~np.isin(lane, own)].tolist():
+            if len(chosen) == most:
+                break
+            listed = np.concatenate([own, np.array([*chosen, row], np.int32)])[None]
+            if all(within(listed, limit)[0, -1] for limit in self.limits):
+                chosen.append(row)
+        return chosen
 
 
 def _padded_scores(scores: Scores, length: int) -> Scores:

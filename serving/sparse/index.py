@@ -29,8 +29,7 @@ import scipy.sparse as sp
 from artefacts.files import json_text
 from serving.retrieval import purchases, ranking
 from serving.sparcode.postings import catalogue_digest
-from serving.sparse import bm25
-from serving.sparse.fields import Field
+from serving.sparse import bm25, fields
 from serving.sparse.terms import FIELD, TERM, Vocabulary
 
 ABOUT, TERMS = "about.json", "terms.parquet"
@@ -65,7 +64,7 @@ class About:
     """
 
     catalogue: str
-    fields: tuple[Field, ...]
+    fields: tuple[fields.Field, ...]
     scoring: bm25.Scoring
     half_life_days: float | None
     saturation: float
@@ -233,8 +232,8 @@ class SparseIndex:
 
 def _read_about(path: Path) -> About:
     plain = json.loads(path.read_text(encoding="utf-8"))
-    fields: Sequence[Field] = [Field(**field) for field in plain["fields"]]
-    return About(**{**plain, "fields": tuple(fields), "scoring": bm25.Scoring(**plain["scoring"])})
+    of_file = tuple(fields.Field(**field) for field in plain["fields"])
+    return About(**{**plain, "fields": of_file, "scoring": bm25.Scoring(**plain["scoring"])})
 
 
 def _read_matrix(folder: Path, name: str, shape: tuple[int, int]) -> bm25.Matrix:

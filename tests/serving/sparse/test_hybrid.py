@@ -12,6 +12,7 @@ from serving.retrieval.eligible import everything_but
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.ranking import Rows, Scores, padding
 from serving.retrieval.retrievers import UserQueries
+from serving.retrieval.spread import Limit
 from serving.served import SEGMENTS
 from serving.sparse.hybrid import ColdLane, Hybrid
 
@@ -138,6 +139,15 @@ def test_what_is_filtered_or_known_is_put_in_no_place() -> None:
     rows, _ = filled(ColdLane(CONTENT, COLD, 0.5), users, 6)
     assert set(np.flatnonzero(COLD)) & set(rows[0].tolist()) == {3}
     assert (rows[0] >= 0).all()
+
+
+def test_no_more_of_a_group_comes_than_a_list_may_have() -> None:
+    # Items 9 and 0 are of one family, and 8 and 3 of another.
+    codes = np.full(NUM_ITEMS, -1, np.int32)
+    codes[[9, 0]], codes[[8, 3]] = 0, 1
+    rows, _ = filled(ColdLane(CONTENT, COLD, 0.5, (Limit(codes, 1),)), asked([[]]), 6)
+    assert set(np.flatnonzero(COLD)) & set(rows[0].tolist()) == {8}
+    assert 0 in rows[0]
 
 
 def test_where_content_finds_nothing_a_list_stays_as_it_is() -> None:

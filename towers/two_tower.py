@@ -136,6 +136,7 @@ def build_two_tower(
     id_dropout: float = 0.0,
     bucket_of_user_row: npt.NDArray[np.int32] | None = None,
     bucket_of_item_row: npt.NDArray[np.int32] | None = None,
+    item_ids_pass: Callable[[Tensors], Callable[[tf.Tensor], tf.Tensor]] | None = None,
     user_adds: Sequence[Part] = (),
     item_adds: Sequence[Part] = (),
 ) -> TwoTower:
@@ -161,6 +162,8 @@ def build_two_tower(
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
         bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
+        item_ids_pass: From the inputs of the item tower to what its ids pass before they are looked up, such as
+            `towers.cold_items.rows_of_cold`; None looks them up as they are.
         user_adds: Parts that add to the user tower, in order.
         item_adds: Likewise for the item tower.
 
@@ -193,7 +196,11 @@ def build_two_tower(
         id_dropout=dropout,
     )
     user_features += _last_places(item_facts, of_items, user_tensors, width=embedding_dim)
-    item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=dropout)
+    passes: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {**dropout}
+    if item_ids_pass is not None:
+        before, after = passes.get(item_id.name, _as_they_are), item_ids_pass(item_tensors)
+        passes[item_id.name] = lambda rows: after(before(rows))
+    item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=passes)
     user_features, by_place = _apart(user_features, num_positions=num_positions, num_interests=num_interests)
     user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
     item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
@@ -240,6 +247,10 @@ class _Shape:
     hidden_units: Sequence[int]
     head: Head
     activation: Activation
+
+
+def _as_they_are(rows: tf.Tensor) -> tf.Tensor:
+    return rows
 
 
 def _dropouts(buckets: Mapping[str, npt.NDArray[np.int32] | None], rate: float) -> dict[str, BucketDropout]:

@@ -24,7 +24,7 @@ from training.epochs import EarlyStopping, EpochMetrics, EpochReport
 from training.fit_loop import fit
 from training.held_out import TRAINED, Bools, WarmStart, state_file
 from training.losses.objective import DecayingWeight, Terms
-from training.methods import additions, state_of, terms
+from training.methods import additions, cold_items, state_of, terms
 from training.negatives import NEGATIVE_SOURCES
 from training.negatives.private import UserNegatives, hard_per_row, listed
 from training.negatives.queue import VectorQueue
@@ -249,6 +249,9 @@ class _Single:
             trained_users=trained_users,
             trained_items=trained_items,
         )
+        cold = cold_items(self.encoder, shape) if self.training.item_dropout else None
+        if cold is not None:
+            item_adds.append(cold.content)
         towers = build_two_tower(
             self.encoder.input_specs("user"),
             self.encoder.input_specs("item"),
@@ -263,6 +266,7 @@ class _Single:
             id_dropout=shape.id_dropout,
             bucket_of_user_row=users.bucket_of_row() if shape.id_buckets else None,
             bucket_of_item_row=items.bucket_of_row() if shape.id_buckets else None,
+            item_ids_pass=None if cold is None else cold.pass_ids,
             user_adds=user_adds,
             item_adds=item_adds,
         )
@@ -286,6 +290,8 @@ class _Single:
             history_dropout=training.history_dropout,
             num_positions=num_positions,
             context_dropout=training.context_dropout,
+            item_dropout=training.item_dropout,
+            without_events=self.encoder.without_events(),
             frequency=None
             if training.frequency == "exact"
             else StreamingFrequency(

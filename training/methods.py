@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from features.encoding import Encoder
+from features.encoding import NUMERIC_INPUT, Encoder
 from features.schema import ENTITY_KEY, Tower
+from towers.cold_items import ColdItems
 from towers.counterpart import generated_fields, observed_fields
 from towers.dual_augmented import AugmentedTable, augmented
 from towers.two_tower import Part, TwoTower
@@ -50,6 +51,13 @@ def additions(
         users.append(observed_fields({name: f"user_{name}_shares" for name in counterpart.item_fields}))
         items.append(observed_fields({name: f"item_{name}_shares" for name in counterpart.user_fields}))
     return users, items
+
+
+def cold_items(encoder: Encoder, towers: TowerConfig) -> ColdItems:
+    """The state of items without events in the item tower."""
+    none = float(encoder.without_events()[NUMERIC_INPUT["item"]][0])
+    buckets = encoder.item_ids.bucket_of_row() if towers.id_buckets else None
+    return ColdItems(encoder.input_specs("item"), none, buckets)
 
 
 def terms(

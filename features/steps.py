@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from artefacts import console, files, steps
 from artefacts.paths import RunPaths
-from features import columns, config, examples, forgotten, ingest, online_versions, schema, schema_changes
+from features import columns, config, examples, forgotten, hidden_past, ingest, online_versions, schema, schema_changes
 from features.store import Store, StoreSettings
 from features.tables import example_days, read_events
 
@@ -168,6 +169,9 @@ def make_tables(sections: config.IngestSections, paths: RunPaths, *, now: dt.dat
     settings = sections.ingest
     changes = find_schema_changes(sections, paths)
     source = ingest.open_source(settings.source, schema=sections.dataset)
+    if (hidden := settings.hidden_past) is not None:
+        past = hidden_past.HiddenPast(**dict(hidden))
+        source = dataclasses.replace(source, events=dataclasses.replace(source.events, hidden_past=past))
     with console.progress("events") as advance:
         summary = ingest.ingest(
             source,

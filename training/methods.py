@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ def additions(
     categories: npt.NDArray[np.int32],
     trained_users: npt.NDArray[np.bool_],
     trained_items: npt.NDArray[np.bool_],
+    cold: ColdItems | None = None,
 ) -> tuple[list[Part], list[Part]]:
     """What the configured methods add to the bottom of the user tower and of the item tower.
 
@@ -36,13 +38,16 @@ def additions(
         categories: [rows of items] int32, category of each item, for the fallback of cold ones.
         trained_users: [rows of users] bool, who has an example.
         trained_items: [rows of items] bool, likewise.
+        cold: The state of items without events; None has none.
     """
     users: list[Part] = []
     items: list[Part] = []
     if (dual := towers.dual_augmented) is not None:
         alike, width = np.zeros(len(trained_users), np.int32), towers.embedding_dim
         users.append(_augmented(dual, encoder, "user", width=width, trained=trained_users, groups=alike))
-        items.append(_augmented(dual, encoder, "item", width=width, trained=trained_items, groups=categories))
+        items.append(
+            _augmented(dual, encoder, "item", width=width, trained=trained_items, groups=categories, cold=cold)
+        )
     counterpart = towers.counterpart
     if counterpart is not None and counterpart.source == "generated":
         users.append(generated_fields(counterpart.item_fields))
@@ -50,7 +55,7 @@ def additions(
     elif counterpart is not None:
         users.append(observed_fields({name: f"user_{name}_shares" for name in counterpart.item_fields}))
         items.append(observed_fields({name: f"item_{name}_shares" for name in counterpart.user_fields}))
-    return users, items
+    return users, items if cold is None else [*items, cold.content]
 
 
 def cold_items(encoder: Encoder, towers: TowerConfig) -> ColdItems:
@@ -128,6 +133,7 @@ def _augmented(
     width: int,
     trained: npt.NDArray[np.bool_],
     groups: npt.NDArray[np.int32],
+    cold: ColdItems | None = None,
 ) -> Part:
     ids = encoder.user_ids if tower == "user" else encoder.item_ids
     table = AugmentedTable(
@@ -138,4 +144,5 @@ def _augmented(
         dropout=settings.dropout,
         name=f"{tower}_augmented",
     )
-    return augmented(table, id_name=ENTITY_KEY[tower])
+    are_cold = None if cold is None else partial(cold.are, name="augmented")
+    return augmented(table, id_name=ENTITY_KEY[tower], are_cold=are_cold)

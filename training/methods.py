@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -144,5 +143,5 @@ def _augmented(
         dropout=settings.dropout,
         name=f"{tower}_augmented",
     )
-    are_cold = None if cold is None else partial(cold.are, name="augmented")
+    are_cold = None if cold is None else lambda tensors: cold.are(tensors, "augmented")
     return augmented(table, id_name=ENTITY_KEY[tower], are_cold=are_cold)

@@ -178,8 +178,8 @@ def _resolve(path: Path, name: str, settings: AblationSettings, shared: Sequence
         )
     if arm.lists == "hidden_past" and config.ingest.hidden_past is None:
         raise ConfigError(
-            f"{path}, arm {name!r}: lists is 'hidden_past', and ingest.hidden_past is null; set it under `overrides` of "
-            f"the file, such as ingest.hidden_past: {{share: 0.1, before: {settings.cuts[0]}}}"
+            f"{path}, arm {name!r}: lists is 'hidden_past', and ingest.hidden_past is null; set it under `overrides` "
+            f"of the file, such as ingest.hidden_past: {{share: 0.1, before: {settings.cuts[0]}}}"
         )
     if arm.lists not in ("exact", "hidden_past", "cascade", "hnsw") and config.sparcode is None:
         raise ConfigError(f"{path}, arm {name!r}: lists is {arm.lists!r}, and sparcode is null; set sparcode: {{}} too")

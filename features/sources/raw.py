@@ -105,9 +105,9 @@ class RawTable:
 
     def reading(self) -> str:
         """How rows are understood, as text: where it changes, what was read before is of no use."""
-        return repr(
-            (sorted(self.columns.items()), self.timestamp_unit, self.min_reward, self.dialect, self.hidden_past)
-        )
+        # Nothing where nothing is hidden, so that what earlier versions have read is of use.
+        hidden = () if self.hidden_past is None else (self.hidden_past,)
+        return repr((sorted(self.columns.items()), self.timestamp_unit, self.min_reward, self.dialect, *hidden))
 
 
 @dataclass(frozen=True)

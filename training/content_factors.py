@@ -20,8 +20,9 @@ from towers.lookups import Fact
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-RIDGE = 3.0
-"""What a value has to be met on: as many items as this give half of what they have in common to it."""
+RIDGE = 30.0
+"""A value that so many items have gets half of the factors that they have in common. Of 3 to 10,000 it had the smallest
+error on items held out, and found most items with a hidden past in two weeks of The Complete Journey."""
 STEPS = 60
 """Of conjugate gradients, at most."""
 TOLERANCE = 1e-3

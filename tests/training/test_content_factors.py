@@ -33,8 +33,8 @@ def test_items_that_are_met_keep_their_factors_and_the_others_get_those_of_their
     own[1:5] = [[0.8, 0.0], [0.4, 0.0], [0.0, 0.5], [0.0, 0.5]]
     found = suggested_by_content(own, np.array([1, 1, 2, 3, 4]), [KINDS])
     np.testing.assert_array_equal(found[:5], own[:5])
-    # Item 5 is of kind 1, that of two items: sum / (2 + ridge) = 1.2 / 5.
-    np.testing.assert_allclose(found[5], [1.2 / 5, 0], atol=1e-4)
+    # Item 5 is of kind 1, that of two items: sum / (2 + ridge) = 1.2 / 32.
+    np.testing.assert_allclose(found[5], [1.2 / 32, 0], atol=1e-4)
     # Of row 0 and item 6 nothing is known.
     assert found[[0, 6]].tolist() == [[0, 0], [0, 0]]
 

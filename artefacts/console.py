@@ -159,6 +159,11 @@ def exhausted(error: BaseException) -> str | None:
     return None
 
 
+def exhausted_step(error: BaseException) -> ExhaustedError | None:
+    """The error of a step that ran out of something, which this one is, or in whose handling this one came."""
+    return next((cause for cause in _causes(error) if isinstance(cause, ExhaustedError)), None)
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

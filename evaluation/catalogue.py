@@ -30,33 +30,40 @@ class Catalogue:
         names: [N] what people call them.
         categories: [N] int64, number of the category; -1 for none.
         values: [N] float64, what a sale is worth, at least 0; None if unknown.
+        families: [N] int64, number of the family, -1 for none; None where the data set has no families.
     """
 
     names: Sequence[str]
     categories: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64] | None = None
+    families: npt.NDArray[np.int64] | None = None
 
 
-def catalogue_of(tables: Path, features: Path, *, item_category: str | None) -> Catalogue:
-    """Names, categories and values of the items: values are mean prices before the cut, where there are any.
+def catalogue_of(
+    tables: Path, features: Path, *, item_category: str | None, item_family: str | None = None
+) -> Catalogue:
+    """Names, categories, families and values of the items: values are mean prices before the cut, where there are any.
 
     Args:
         tables: Folder of the canonical tables.
         features: Folder of the features of the first cut; may be missing.
         item_category: Column of the items' category.
+        item_family: Column of the items' family.
     """
     items = read_items(tables)
     ids = items.column(columns.ITEM_ID).to_pylist()
     names = items.column(columns.ITEM_NAME).to_pylist()
-    labels = np.full(items.num_rows, -1, np.int64)
-    if item_category:
-        encoded = as_text(items.column(item_category)).combine_chunks().cast(pa.string()).dictionary_encode()
-        labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return Catalogue(
         [name or item_id for name, item_id in zip(names, ids, strict=True)],
-        labels,
+        _labels(items.column(item_category)) if item_category else np.full(items.num_rows, -1, np.int64),
         _values(features / "items.parquet", np.asarray(ids, dtype=object)),
+        _labels(items.column(item_family)) if item_family else None,
     )
+
+
+def _labels(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    encoded = as_text(column).combine_chunks().cast(pa.string()).dictionary_encode()
+    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _values(path: Path, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64] | None:

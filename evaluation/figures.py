@@ -17,6 +17,7 @@ from evaluation.catalogue import Catalogue
 from evaluation.folds import Fold
 from evaluation.metrics import (
     Hits,
+    distinct_groups_at_k,
     find_hits,
     head_share_at_k,
     hit_rate_at_k,
@@ -65,6 +66,9 @@ def figures(fold: Fold, ranked: Rows, settings: Settings, catalogue: Catalogue) 
         f"diversity@{last}": intra_list_diversity_at_k(ranked, catalogue.categories, last),
         f"head_share@{last}": head_share_at_k(ranked, fold.is_head, last),
     }
+    if catalogue.families is not None:
+        first = min(settings.ks)
+        describing[f"families@{first}"] = distinct_groups_at_k(ranked, catalogue.families, first)
     found |= {name: np.where(hits.num_relevant > 0, values, np.nan) for name, values in describing.items()}
     return found | _slices(fold, ranked, hits, relevant, settings)
 

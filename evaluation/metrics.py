@@ -293,6 +293,31 @@ def intra_list_diversity_at_k(
     return 1.0 - out
 
 
+def distinct_groups_at_k(
+    ranked: npt.NDArray[np.integer], groups_of_item: npt.NDArray[np.integer], k: int
+) -> npt.NDArray[np.float64]:
+    """How many different groups the listed items are of.
+
+    Args:
+        ranked: [U, K] integer, catalogue rows; -1 means no further result.
+        groups_of_item: [N] integer; an item of -1 is a group of its own.
+        k: Places that count, 1 <= k <= K.
+
+    Returns:
+        [U] float64.
+
+    Raises:
+        ValueError: The lists have fewer than k places or name a row beyond the groups.
+    """
+    _check_rows(ranked, len(groups_of_item), k)
+    users, places = np.nonzero(ranked[:, :k] >= 0)
+    rows = ranked[users, places].astype(np.int64)
+    num_groups = int(groups_of_item.max(initial=0)) + 1
+    labels = np.where(groups_of_item[rows] < 0, num_groups + rows, groups_of_item[rows])
+    cells = np.unique(users * (num_groups + len(groups_of_item)) + labels)
+    return np.bincount(cells // (num_groups + len(groups_of_item)), minlength=len(ranked)).astype(np.float64)
+
+
 def gini_at_k(ranked: npt.NDArray[np.integer], num_items: int, k: int) -> float:
     """Gini coefficient of how often each item of the catalogue is listed.
 

@@ -20,7 +20,7 @@ from evaluation.split import Split
 from features.columns import seconds_of
 from serving import registry
 from serving.bundles.bundle import CURRENT, Bundle
-from serving.retrieval import eligible, interests, ranking, retrievers, vector_search, vectors
+from serving.retrieval import eligible, interests, ranking, retrievers, spread, vector_search, vectors
 
 USER_BLOCK = 256
 
@@ -71,7 +71,10 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
     served, tried = about_served(bundle, sections)
     arms = [*retrieved_by(bundle, sections, paths, folds.folds[0].split), *baselines]
     items = catalogue.catalogue_of(
-        paths.tables, paths.catalogue(paths.as_of), item_category=sections.dataset.item_category
+        paths.tables,
+        paths.catalogue(paths.as_of),
+        item_category=sections.dataset.item_category,
+        item_family=sections.dataset.item_family,
     )
     notes = (served, *notes, *_ranks_by_events(bundle, sections, paths, folds))
     return [compare_on(task, arms, folds, items, sections, notes=notes, tried=tried) for task in report.TASKS]
@@ -168,6 +171,7 @@ def retrieved_by(
     """
     own = registry.retrievers_of(bundle, sections.ranking, ef_search=sections.ef_search)
     choice, k = registry.choice_of(bundle, sections.ranking), max(sections.evaluation.ks)
+    limits = registry.spread_of(bundle, sections.ranking)
     exact = vector_search.TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0)
 
     def alone(retriever: retrievers.Retriever) -> Find:
@@ -175,7 +179,7 @@ def retrieved_by(
 
     def served(users: retrievers.UserQueries) -> ranking.Rows:
         has_past = users.purchases.num_per_user > 0
-        return retrievers.lists_of(own, users, choice.retriever, k=k, can_be_found=has_past).rows
+        return spread.spread_lists(own, users, choice.retriever, k=k, can_be_found=has_past, spread=limits).rows
 
     def by_learned(users: retrievers.UserQueries) -> ranking.Rows:
         assert users.query_embeddings is not None

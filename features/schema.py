@@ -138,6 +138,9 @@ class Schema(BaseModel):
     a discount. Inputs of the item tower; missing on days for which an item has no fact."""
     item_category: str | None = None
     """Item column that the reports, the filters and the server call the category."""
+    item_family: str | None = None
+    """Categorical item column that says which items are variants of one thing, such as sizes of a shirt, or come from
+    one seller; a list has at most `serving.max_per_family` of them."""
     user_geo: tuple[str, str] | None = None
     """Numeric user columns with the latitude and the longitude of each user, in degrees; places near one another then
     have vectors near one another. Null where users have no place."""
@@ -215,6 +218,11 @@ class Schema(BaseModel):
             raise ValueError(
                 f"item_category is {self.item_category!r}, which is not an item column; "
                 f"expected one of: {', '.join(self.item_columns) or '(none declared)'}"
+            )
+        if self.item_family is not None and self.item_family not in self.columns_of_kind("item", Kind.CATEGORICAL):
+            raise ValueError(
+                f"item_family is {self.item_family!r}, which is not a categorical item column; expected one of: "
+                f"{', '.join(self.columns_of_kind('item', Kind.CATEGORICAL)) or '(none declared)'}"
             )
         self._check_inputs()
 

@@ -80,6 +80,13 @@ class SchemaChange:
         return f"{self.column} {self.what}: {self.meaning}"
 
 
+# Key of the dataset that no model depends on -> what a change of it means.
+_MEANINGS = {
+    "item_category": "reports, filters and answers name another column; no model depends on it",
+    "item_family": "lists hold few items of each value of another column; no model depends on it",
+}
+
+
 def schema_changes(before: SchemaFacts, now: SchemaFacts) -> list[SchemaChange]:
     """What changed from one run to the next.
 
@@ -94,10 +101,11 @@ def schema_changes(before: SchemaFacts, now: SchemaFacts) -> list[SchemaChange]:
     for table in ("events", "users", "items", "dated"):
         found += _source(before, now, table)
     found += _event_kinds(before, now)
-    was, is_now = (facts.dataset["item_category"] for facts in (before, now))
-    if was != is_now:
-        meaning = "reports, filters and answers name another column; no model depends on it"
-        found.append(SchemaChange("dataset.item_category", f"was {was} and is {is_now} now", meaning, False))
+    for key, meaning in _MEANINGS.items():
+        # Facts of an earlier version lack what it did not know.
+        was, is_now = (facts.dataset.get(key) for facts in (before, now))
+        if was != is_now:
+            found.append(SchemaChange(f"dataset.{key}", f"was {was} and is {is_now} now", meaning, False))
     return found
 
 

@@ -123,6 +123,7 @@ class Ranked:
         users: What it was asked: B users.
         rows: [B, k] int32 catalogue rows, best first, -1 behind the last one.
         scores: [B, k] float32, -inf there.
+        depth: Length of the lists that they were taken out of, at least k.
         fell_back: [B] whether popularity answered in its place.
         filled: [B] whether popular items fill up what it found.
         is_known: [B] whether the bundle knows the user.
@@ -135,6 +136,7 @@ class Ranked:
     users: UserQueries
     rows: Rows
     scores: Scores
+    depth: int
     fell_back: npt.NDArray[np.bool_]
     filled: npt.NDArray[np.bool_]
     is_known: npt.NDArray[np.bool_]
@@ -217,24 +219,19 @@ class RecommendRequest:
         return len(self.user_ids) * max(self.k, FIRST_ITEMS) * (EXPLAIN_COST if self.explain else 1)
 
 
-def explanations(
-    bundle: Bundle, retrievers: Mapping[str, Retriever], name: str, users: UserQueries, rows: Rows
-) -> list[list[Explanation]]:
+def explanations(bundle: Bundle, retrievers: Mapping[str, Retriever], ranked: Ranked) -> list[list[Explanation]]:
     """Explains the lists of some users.
 
     Args:
         bundle: What was searched.
         retrievers: All of them, by name.
-        name: The one that found the lists.
-        users: B questions.
-        rows: [B, k] its lists.
+        ranked: The lists of B users, and who found them.
 
     Returns:
         For each user an explanation of each item of the list.
     """
-    asked = retrievers[name]
-    depth = rows.shape[1]
-    names = {name: asked}
+    asked, users, depth = retrievers[ranked.retriever], ranked.users, ranked.depth
+    names = {ranked.retriever: asked}
     if isinstance(asked, Fused):
         depth = max(depth, asked.depth)
         # One of them may have two names: the first is taken.
@@ -243,7 +240,7 @@ def explanations(
     lists = {own: part.retrieve(users, depth) for own, part in names.items()}
     by_vectors = {own for own, part in names.items() if part.needs_embeddings}
     answers = []
-    for user, own_rows in enumerate(rows):
+    for user, own_rows in enumerate(ranked.rows):
         found = own_rows[own_rows >= 0]
         places = {
             part: {int(row): place for place, row in enumerate(part_rows[user].tolist()) if row >= 0}

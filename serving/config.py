@@ -68,6 +68,14 @@ class RankingConfig(Section):
     """What `auto` compares, over all events of the days held out, at the longest of evaluation.ks."""
     fusion_depth: int = Field(200, ge=1)
     """Length of the lists that are fused; at least the longest list that is evaluated."""
+    max_per_family: int | None = Field(1, ge=1)
+    """Most items of a family (`dataset.item_family`) in a list, which comes where its best item is; null sets no
+    limit."""
+    max_per_category: int | None = Field(None, ge=1)
+    """Most items of a category (`dataset.item_category`) in a list; null sets no limit."""
+    diversity: float = Field(0.0, ge=0, lt=1)
+    """How much the order of a list favours items unlike those before them, by their vectors, over the score (1 - lambda
+    of maximal marginal relevance); 0 leaves it to the score."""
 
 
 class ServingConfig(RankingConfig):
@@ -127,6 +135,7 @@ class BundleSections:
     seed: int = read("seed")
     ks: tuple[int, ...] = read("evaluation.ks")
     item_category: str | None = read("dataset.item_category")
+    item_family: str | None = read("dataset.item_family")
     weight: Literal["none", "value", "margin"] = read("index.weight")
     weight_power: float = read("index.weight_power")
     ef_search: int | None = read("index.ef_search")

@@ -45,6 +45,7 @@ def open_recommender(
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,
         denied=DeniedItems(denied or DenyList(paths.denied_items), opened.encoder.item_ids),
+        spread=registry.spread_of(opened, sections.serving),
     )
 
 

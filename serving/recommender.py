@@ -37,7 +37,8 @@ from serving.retrieval.eligible import (
     UnknownCategoryError,
 )
 from serving.retrieval.ranking import Rows, Scores
-from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries, lists_of
+from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries
+from serving.retrieval.spread import Spread, spread_lists
 
 ONLY_KNOWN = "repeat"
 """Retriever that finds nothing but known items."""
@@ -69,6 +70,7 @@ class Recommender:
         default_retriever: Name of the one that answers when none is asked for.
         exclude_known: Whether items that a user has met are kept out when the request does not say.
         denied: Items that no user gets, by any retriever; None where there are none. Read again for every request.
+        spread: What lists must be like, by any retriever; None takes them as they are found.
 
     Raises:
         ValueError: A name that is needed is not among the retrievers.
@@ -83,6 +85,7 @@ class Recommender:
         default_retriever: str,
         exclude_known: bool = False,
         denied: DeniedItems | None = None,
+        spread: Spread | None = None,
     ) -> None:
         """Checks the names."""
         for name in (default_retriever, FALLBACK):
@@ -91,7 +94,7 @@ class Recommender:
         self.bundle = bundle
         self.retrievers = dict(retrievers)
         self.default_retriever, self.exclude_known = default_retriever, exclude_known
-        self.read_users = read_users
+        self.read_users, self.spread = read_users, spread
         self.probes = context.probes(bundle.purchases, bundle.encoder.user_ids)
         """A few users whose features must be there."""
         self.eligibility = Eligibility(bundle.categories, _KeptOut(bundle.withdrawn, denied))
@@ -147,7 +150,7 @@ class Recommender:
         found = self._rank(request, features, stages)
         explained: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
         if request.explain:
-            explained = explanations(self.bundle, self.retrievers, found.retriever, found.users, found.rows)
+            explained = explanations(self.bundle, self.retrievers, found)
             stages.end("explanation")
         answers = [
             Answer(
@@ -238,13 +241,16 @@ class Recommender:
         scale = self._scale(request)
         users = UserQueries(purchases, moments, embeddings, bool(request.exclude_known), tokens, eligible, scale)
         missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
-        found = lists_of(self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found)
+        found = spread_lists(
+            self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found, spread=self.spread
+        )
         stages.end("retrieval")
         return Ranked(
             name,
             users,
             found.rows,
             found.scores,
+            found.depth,
             fell_back=found.fell_back,
             filled=found.filled,
             is_known=known_rows > 0,

@@ -15,6 +15,7 @@ from serving.served import AUTO, FUSED, Choice, settled
 if TYPE_CHECKING:
     from serving.bundles.bundle import Bundle
     from serving.retrieval.retrievers import Retriever
+    from serving.retrieval.spread import Spread
     from serving.retrieval.vector_search import TwoTowerRetriever
 
 ALIASES: Mapping[str, str] = {"hnsw": "two_tower"}
@@ -156,6 +157,24 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | No
     parts = tuple((built[name], weight) for name, weight in choice.fusion_weights.items())
     fused = Fused(parts, rank_constant=choice.fusion_rank_constant, depth=ranking.fusion_depth)
     return {**built, **{alias: built[name] for alias, name in ALIASES.items()}, FUSED: fused}
+
+
+def spread_of(bundle: Bundle, ranking: RankingConfig) -> Spread | None:
+    """What lists of a bundle must be like; None where they come as they are found."""
+    import pyarrow as pa
+
+    from serving.bundles.bundle import codes_of
+    from serving.retrieval.spread import Limit, Spread
+
+    limits = []
+    if bundle.families is not None and ranking.max_per_family is not None:
+        limits.append(Limit(bundle.families, ranking.max_per_family))
+    if ranking.max_per_category is not None:
+        categories = [bundle.category_of(row) for row in range(len(bundle.categories))]
+        limits.append(Limit(codes_of(pa.array(categories, pa.string())), ranking.max_per_category))
+    if not limits and not ranking.diversity:
+        return None
+    return Spread(tuple(limits), ranking.diversity, bundle.item_vectors)
 
 
 def _valid(name: str, names: tuple[str, ...] | Mapping[str, object]) -> str:

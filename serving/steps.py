@@ -148,6 +148,9 @@ def _parts(
     items = pq.read_table(paths.tables / "items.parquet")
     category = sections.item_category
     categories = items.column(category) if category else pa.nulls(items.num_rows, pa.string())
+    described = items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories)
+    if sections.item_family:
+        described = described.append_column(layout.FAMILY, items.column(sections.item_family))
     return publish.Parts(
         config_yaml=yaml.safe_dump(dict(made_with), sort_keys=False),
         encoder=encoder,
@@ -157,7 +160,7 @@ def _parts(
         item_weights=weights,
         sparcode=None if sections.sparcode is None else paths.codes / SERVED,
         index=distinct.load_index(form, paths.index / index.INDEX_FILE, ranked, withdrawn),
-        items=items.select([columns.ITEM_ID, columns.ITEM_NAME]).append_column(layout.CATEGORY, categories),
+        items=described,
         purchases=purchases.Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids),
         popularity=recent_events(paths.catalogue(paths.as_of) / "items.parquet"),
         metrics=_metrics(paths.model / EPOCHS),

@@ -87,7 +87,12 @@ def ablate(ablation: Ablation, runs: Path, *, only: Sequence[str], num_seeds: in
         folds.folds,
         _with_references(baselines + arms, ablation),
         settings=settings,
-        catalogue=catalogue_of(base.tables, base.catalogue(folds.cuts[0]), item_category=_category(ablation)),
+        catalogue=catalogue_of(
+            base.tables,
+            base.catalogue(folds.cuts[0]),
+            item_category=_category(ablation),
+            item_family=ablation.base.dataset.item_family,
+        ),
         about=About(
             ablation.base.name,
             "after-cut",

@@ -118,7 +118,12 @@ def compare(plan: Plan, config: Config, paths: RunPaths, run: Invocation) -> Rep
         folds.folds,
         arms,
         settings=plan.settings,
-        catalogue=catalogue_of(paths.tables, paths.catalogue(plan.cuts[0]), item_category=category),
+        catalogue=catalogue_of(
+            paths.tables,
+            paths.catalogue(plan.cuts[0]),
+            item_category=category,
+            item_family=config.dataset.item_family,
+        ),
         about=About(
             config.name,
             plan.protocol,

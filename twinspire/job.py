@@ -76,11 +76,14 @@ def errors(*, stops: bool = True) -> Iterator[None]:
 
 
 def _fail(error: Exception) -> NoReturn:
-    from artefacts.console import ExhaustedError, exhausted
+    from artefacts.console import exhausted, exhausted_step
     from artefacts.secrets import redacted
 
-    cause = None if isinstance(error, ExhaustedError) else exhausted(error)
-    typer.secho(f"error: {redacted(f'{cause}, and run again' if cause else str(error))}", err=True, fg="red")
+    # What is written about a step that failed for lack of memory may fail for the same reason.
+    of_step = exhausted_step(error)
+    ran_out = exhausted(error) if of_step is None else None
+    text = f"{ran_out}, and run again" if ran_out else str(of_step or error)
+    typer.secho(f"error: {redacted(text)}", err=True, fg="red")
     raise typer.Exit(1) from None
 
 

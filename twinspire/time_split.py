@@ -230,7 +230,10 @@ def _compare(
 ) -> Measured:
     """Every arm less EASE, and what is served less the best baseline, on both tasks."""
     items = catalogue.catalogue_of(
-        paths.tables, paths.catalogue(paths.as_of), item_category=sections.dataset.item_category
+        paths.tables,
+        paths.catalogue(paths.as_of),
+        item_category=sections.dataset.item_category,
+        item_family=sections.dataset.item_family,
     )
     of_bundles = [pair for group in groups.values() for pair in group.arms]
     arms, served = [*of_bundles, *fitted], [group.served for group in groups.values()]

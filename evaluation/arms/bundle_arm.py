@@ -20,7 +20,7 @@ from features import columns, schema
 from serving import answers, config
 from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
-from serving.registry import choice_of, retrievers_of
+from serving.registry import choice_of, retrievers_of, spread_of
 from serving.retrieval.ranking import NO_ROW, Rows
 
 USER_BLOCK = 256
@@ -96,6 +96,7 @@ class BundleAtCut:
             retrievers=retrievers,
             default_retriever=choice.retriever,
             exclude_known=choice.exclude_known,
+            spread=spread_of(self.bundle, ranking),
         )
 
 

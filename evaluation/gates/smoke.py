@@ -14,7 +14,7 @@ from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError
 from serving.recommender import Recommender
-from serving.registry import choice_of, retrievers_of
+from serving.registry import choice_of, retrievers_of, spread_of
 from serving.user_features import features_of
 
 UNKNOWN = "(unknown: a user whom the bundle does not know)"
@@ -132,6 +132,7 @@ def _recommender(candidate: Candidate) -> Recommender:
         retrievers=retrievers_of(bundle, ranking, ef_search=candidate.sections.ef_search),
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,
+        spread=spread_of(bundle, ranking),
     )
 
 

@@ -14,7 +14,7 @@ from evaluation.statistics import Decision, Interval
 
 Outcome = Literal["won", "lost", "open"]
 
-DESCRIPTIVE: Final = ("novelty", "diversity", "head_share")
+DESCRIPTIVE: Final = ("novelty", "diversity", "families", "head_share")
 """Metrics that describe lists: more of them is neither better nor worse."""
 _ORDER: tuple[Decision, ...] = ("ship", "undecided", "do not ship")
 

@@ -62,6 +62,7 @@ METRICS: Final = {
     "novelty": "how seldom the listed items are bought: mean of -log2 of an item's share of the events before the cut; "
     "describes lists, and is neither better nor worse",
     "diversity": "share of the pairs of listed items that are of different categories; describes lists",
+    "families": "how many different families the first k items are of; describes lists",
     "head_share": "share of the listed items that are among the most popular ones, which have a third of all events; "
     "describes lists",
     "coverage": "share of the catalogue that is among anyone's first k",

@@ -142,6 +142,7 @@ def daily_columns(report: Report) -> list[Column]:
         _metric(f"ndcg@{largest}"),
         _metric("mrr"),
         Column(f"cover\n@{largest}", lambda arm: f"{arm.lists[f'coverage@{largest}']:.2%}", rank=8),
+        *_families(report),
         Column(f"{recall}\nover {reference}", lambda arm: _two_lines(_difference(report, arm, recall))),
     ]
 
@@ -224,6 +225,14 @@ def _of_oracle(report: Report, metric: str) -> list[Column]:
     if not best > 0:
         return []
     return [Column("of the\noracle", lambda arm: f"{arm.metrics[metric].mean / best:.1%}")]
+
+
+def _families(report: Report) -> list[Column]:
+    """How many families are among the first items of a list; no column where the data set has none."""
+    name = f"families@{min(report.ks)}"
+    if name not in report.arms[0].metrics:
+        return []
+    return [Column(name.replace("@", "\n@"), lambda arm: f"{arm.metrics[name].mean:.2f}", rank=8)]
 
 
 def _difference(report: Report, arm: ArmFigures, metric: str | None = None) -> str:

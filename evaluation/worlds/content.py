@@ -21,8 +21,8 @@ def item_table(world: WorldConfig, items: Items) -> pa.Table:
     """The items as a user would bring them, in the order of their ids.
 
     Returns:
-        item_id, item_name, category, department, brand, variant, description (strings), tags (list of strings), vector
-        (list of float32), price (double), listed_on (date), [N].
+        item_id, item_name, category, department, brand, family, variant, description (strings), tags (list of strings),
+        vector (list of float32), price (double), listed_on (date), [N].
     """
     family, day = items.family, np.timedelta64(1, "D")
     shop = world.catalogue
@@ -37,6 +37,7 @@ def item_table(world: WorldConfig, items: Items) -> pa.Table:
         "category": _numbered("category ", items.category),
         "department": _numbered("department ", department),
         "brand": _numbered("brand ", _topic_or_noise(world, "brand", items.kind, family, 0, _BRANDS_PER_KIND)),
+        "family": _numbered("family ", family),
         "variant": _numbered("variant ", items.variant),
         "description": pa.array([" ".join(own) for own in words]),
         "tags": pa.array(_tags(world, items), pa.list_(pa.string())),

@@ -48,7 +48,7 @@ from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
 from serving.sparcode import files, postings
 
 CURRENT = "current"
-CATEGORY = "category"
+CATEGORY, FAMILY = "category", "family"
 CONFIG, SCHEMA, ENCODER = "config.yaml", "schema.json", "encoder"
 USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
 ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
@@ -94,6 +94,8 @@ class Bundle:
     """The second retriever; None where the bundle has none."""
     withdrawn: eligible.Items = field(default_factory=eligible.NO_ITEMS.copy)
     """Catalogue rows, ascending, of what left the catalogue: part of histories, and never answered with."""
+    families: npt.NDArray[np.int32] | None = None
+    """[N] number of each item's family, -1 for none; None where the data set has no families."""
     hold: Hold | None = None
     """Keeps retention from removing the folder as long as the bundle is in use."""
 
@@ -144,7 +146,8 @@ class Bundle:
         ranked = vectors if weights is None else _ranked(folder, vectors, weights)
         withdrawn = _load(folder / WITHDRAWN, lambda path: eligible.withdrawn_in(path.parent, num_items=num_items))
         index = _load(folder / INDEX, lambda path: distinct.load_index(report.form, path, ranked, withdrawn))
-        items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=list(ITEM_COLUMNS)))
+        names = [*ITEM_COLUMNS, *([FAMILY] if manifest.dataset_schema.item_family else [])]
+        items = _load(folder / ITEMS, lambda path: pq.read_table(path, columns=names))
         item_ids = encoder.item_ids.ids(np.arange(1, num_items + 1))
         _expect(folder / ITEMS, "number of items", items.num_rows, num_items)
         if not items.column(columns.ITEM_ID).combine_chunks().equals(pa.array(item_ids, pa.string())):
@@ -159,6 +162,7 @@ class Bundle:
             sparcode = _load(folder / SPARCODE, lambda path: files.SparCodeParts.open(path, catalogue=digest))
             _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
         item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared(items.column(CATEGORY))
+        families = codes_of(items.column(FAMILY).combine_chunks()) if FAMILY in names else None
         del items
         # What Parquet's readers took, Arrow would keep.
         pa.default_memory_pool().release_unused()
@@ -178,6 +182,7 @@ class Bundle:
             sparcode=sparcode,
             withdrawn=withdrawn,
             hold=hold,
+            families=families,
         )
 
 
@@ -240,6 +245,12 @@ def _shared(column: pa.ChunkedArray) -> list[eligible.Categories]:
         values = (None if value is None else tuple(value) for value in column.to_pylist())
     found: dict[eligible.Categories, eligible.Categories] = {}
     return [found.setdefault(value, value) for value in values]
+
+
+def codes_of(values: pa.Array) -> npt.NDArray[np.int32]:
+    """[N] a number for each distinct value, -1 for null."""
+    encoded = values.dictionary_encode()
+    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
 
 
 def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -67,7 +67,8 @@ class Parts:
     sparcode: Path | None
     """Folder with the files of `serving.sparcode.files`; None where there is no such retriever."""
     items: pa.Table
-    """[N] item_id, item_name, category by catalogue row; names and categories may be null, and categories be lists."""
+    """[N] item_id, item_name, category by catalogue row; names and categories may be null, and categories be lists. A
+    column family, where the schema has one."""
     purchases: Purchases
     """[U, N]."""
     popularity: npt.NDArray[np.float32]
@@ -194,7 +195,7 @@ def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
     parts.index.save(folder / layout.INDEX)
     if parts.sparcode is not None:
         shutil.copytree(parts.sparcode, folder / layout.SPARCODE)
-    pq.write_table(parts.items.select(list(layout.ITEM_COLUMNS)), folder / layout.ITEMS)
+    pq.write_table(parts.items, folder / layout.ITEMS)
     parts.purchases.save(folder / layout.PURCHASES)
     np.save(folder / layout.POPULARITY, parts.popularity, allow_pickle=False)
     if len(parts.withdrawn):

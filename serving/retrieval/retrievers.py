@@ -6,7 +6,7 @@ B users, N items of the catalogue, D vector width. Items are catalogue rows, 0 t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol
 
@@ -57,6 +57,19 @@ class UserQueries:
     def __len__(self) -> int:
         """B."""
         return self.purchases.num_users
+
+    def of(self, users: npt.NDArray[np.integer]) -> UserQueries:
+        """What is asked for some users: [b] their places in the batch."""
+        embeddings, tokens = (
+            None if part is None else part[users] for part in (self.query_embeddings, self.user_tokens)
+        )
+        return replace(
+            self,
+            purchases=self.purchases.of(users),
+            as_of_seconds=self.as_of_seconds[users],
+            query_embeddings=embeddings,
+            user_tokens=tokens,
+        )
 
     @property
     def kept_out(self) -> Purchases | None:
@@ -263,12 +276,16 @@ class FoundLists:
         scores: [B, k], -inf there.
         fell_back: [B] whether popularity answered in the retriever's place.
         filled: [B] whether popular items fill up what it found.
+        num_own: [B] how many items the retriever has found, for which popularity may have answered.
+        depth: Length of the list that the retriever was asked for.
     """
 
     rows: Rows
     scores: Scores
     fell_back: npt.NDArray[np.bool_]
     filled: npt.NDArray[np.bool_]
+    num_own: npt.NDArray[np.int64]
+    depth: int
 
 
 def lists_of(
@@ -285,17 +302,18 @@ def lists_of(
     """
     retriever = retrievers[name]
     rows, scores = retriever.retrieve(users, k)
-    found = FoundLists(rows, scores, np.zeros(len(users), np.bool_), np.zeros(len(users), np.bool_))
+    num_own, no_one = (rows >= 0).sum(axis=1), np.zeros(len(users), np.bool_)
+    found = FoundLists(rows, scores, no_one, no_one.copy(), num_own, k)
     if name == FALLBACK:
         return found
     found.fell_back[:] = ~can_be_found | (rows[:, 0] < 0)
     if retriever.fills_up:
         short = ~found.fell_back & (rows[:, -1] < 0)
         if short.any():
-            found.filled[:] = short & ((rows >= 0).sum(axis=1) < users.num_candidates)
+            found.filled[:] = short & (num_own < users.num_candidates)
     if not (found.fell_back.any() or found.filled.any()):
         return found
-    found = FoundLists(rows.copy(), scores.copy(), found.fell_back, found.filled)
+    found = replace(found, rows=rows.copy(), scores=scores.copy())
     for user in np.flatnonzero(found.fell_back | found.filled):
         _fill(retrievers[FALLBACK], users, found, int(user), k)
     return found
@@ -305,10 +323,6 @@ def _fill(popularity: Retriever, users: UserQueries, found: FoundLists, user: in
     """Puts what is popular behind what was found of one user's list, or in its place."""
     own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
     eligible = less(users.eligible, own, num_items=users.purchases.num_items) if len(own) else users.eligible
-    alone = np.array([user])
-    others = UserQueries(
-        users.purchases.of(alone), users.as_of_seconds[alone], exclude_known=users.exclude_known, eligible=eligible
-    )
-    rows, scores = popularity.retrieve(others, k)
+    rows, scores = popularity.retrieve(replace(users.of(np.array([user])), eligible=eligible), k)
     rest = k - len(own)
     found.rows[user, len(own) :], found.scores[user, len(own) :] = rows[0, :rest], scores[0, :rest]

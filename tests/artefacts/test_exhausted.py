@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from artefacts.console import exhausted
+from artefacts.console import ExhaustedError, exhausted, exhausted_step
 
 NO_ROOM, NO_MEMORY = "there is no room to write", "memory ran out"
 
@@ -44,3 +44,11 @@ def test_exhausted_disk_and_memory_are_named_with_the_line_of_the_error(error: E
 )
 def test_other_errors_are_left_alone(error: Exception) -> None:
     assert exhausted(error) is None
+
+
+def test_an_error_met_while_a_failed_step_is_written_about_does_not_hide_the_step() -> None:
+    of_step = ExhaustedError("step 'features': memory ran out")
+    later = MemoryError()
+    later.__context__ = of_step
+    assert exhausted_step(later) is of_step
+    assert exhausted_step(with_cause()) is None

@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.long, pytest
 
 FIRST = dt.date(2024, 2, 4)
 NIGHT = FIRST + dt.timedelta(days=1)
-KILLED = Path(__file__).parent / "killed_for_tests.py"
+KILLED = Path(__file__).with_name("killed_for_tests.py")
+SHORT_OF_MEMORY = Path(__file__).with_name("short_of_memory_for_tests.py")
 STEPS = ["ingest", "features", "train", "embed", "index", "bundle", "gates", "publish"]
 # In the order in which a night comes by; those that write most are killed as they end, too.
 ENDS = [
@@ -213,21 +214,20 @@ def test_after_kills_one_run_leaves_the_files_of_an_undisturbed_one(nights: Dist
     assert files(getattr(nights, name).shop.root) == files(nights.left_alone.root)
 
 
-def limited(shop: Any, kind: int, limit: int) -> Any:
-    """Runs the night with a resource limit of its process."""
-    command = [sys.executable, "-m", "twinspire", "daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01")]
-    return subprocess.run(
-        command,
-        check=False,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(kind, (limit, limit)),
-    )
-
-
-DISK_8K, DISK_16K = ((resource.RLIMIT_FSIZE, size * KIBIBYTE) for size in (8, 16))
-MEMORY = (resource.RLIMIT_DATA, 250_000 * KIBIBYTE)
+DISK_8K, DISK_16K, MEMORY = 8 * KIBIBYTE, 16 * KIBIBYTE, 0
 NO_ROOM, NO_MEMORY = "there is no room to write", "memory ran out"
+
+
+def limited(shop: Any, step: str, limit: int, message: str) -> Any:
+    """Runs the night with a limit in bytes: of each file of its process, or of the memory that a step may add."""
+    night = ["daily", *shop.flags("--date", NIGHT, "--now", "2024-03-01")]
+    if message == NO_MEMORY:
+        command, limits = [str(SHORT_OF_MEMORY), step, str(limit)], None
+    else:
+        command, limits = ["-m", "twinspire"], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return subprocess.run(
+        [sys.executable, *command, *night], check=False, capture_output=True, text=True, preexec_fn=limits
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ NO_ROOM, NO_MEMORY = "there is no room to write", "memory ran out"
     ids=["of a new night", "of a night that is done again"],
 )
 def test_exhausted_resources_are_reported_in_a_line_and_the_next_run_resumes(
-    nights: Disturbed, tmp_path: Path, is_done: bool, attempts: list[tuple[str, tuple[int, int], str]]
+    nights: Disturbed, tmp_path: Path, is_done: bool, attempts: list[tuple[str, int, str]]
 ) -> None:
     shop = (nights.left_alone if is_done else nights.not_begun).copy_runs(tmp_path / "runs")
     pointer = shop.root / "bundles" / "current"
@@ -248,7 +248,7 @@ def test_exhausted_resources_are_reported_in_a_line_and_the_next_run_resumes(
         (shop.root / "steps" / str(NIGHT) / f"{step}.json").unlink(missing_ok=True)
         if step == "features":
             assert shop.do("ingest", "--now", "2024-03-01").returncode == 0
-        ran = limited(shop, *limit)
+        ran = limited(shop, step, limit, message)
         assert ran.returncode == 1
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
         assert ran.stderr.startswith(f"error: step '{step}': {message} (")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evaluation.metrics import (
     coverage_at_k,
+    distinct_groups_at_k,
     find_hits,
     hit_rate_at_k,
     index_recall_at_k,
@@ -29,6 +30,13 @@ RANKED = np.array([[2, 0, 5, 1], [3, 4, -1, -1], [0, 1, 2, 3], [-1, -1, -1, -1]]
 RELEVANT = sp.csr_array(
     np.array([[1, 0, 0, 1, 0, 1], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]], dtype=bool)
 )
+
+
+def test_distinct_groups_count_items_without_a_group_one_by_one() -> None:
+    groups = np.array([0, 0, 1, -1, -1])
+    ranked = np.array([[0, 1, 2, 3, 4], [0, 1, -1, -1, -1], [-1, -1, -1, -1, -1]])
+    assert distinct_groups_at_k(ranked, groups, 5).tolist() == [4, 1, 0]
+    assert distinct_groups_at_k(ranked, groups, 3).tolist() == [2, 1, 0]
 
 
 def test_recall_divides_by_all_that_is_relevant() -> None:

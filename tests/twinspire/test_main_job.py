@@ -125,6 +125,7 @@ NAMES: dict[str, Any] = {
     "dataset.user_columns": {"country": "categorical", "town": "categorical", "age": "numeric"},
     "dataset.item_columns": {"kind": "categorical", "colour": "categorical", "price": "numeric"},
     "dataset.item_category": "colour",
+    "dataset.item_family": "colour",
     "dataset.user_geo": ["home_north", "home_east"],
     "dataset.item_geo": ["north", "east"],
     "dataset.user_statistics_of": ["kind", "colour"],

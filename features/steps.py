@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,8 +169,7 @@ def make_tables(sections: config.IngestSections, paths: RunPaths, *, now: dt.dat
     changes = find_schema_changes(sections, paths)
     source = ingest.open_source(settings.source, schema=sections.dataset)
     if (hidden := settings.hidden_past) is not None:
-        past = hidden_past.HiddenPast(**dict(hidden))
-        source = dataclasses.replace(source, events=dataclasses.replace(source.events, hidden_past=past))
+        source = source.with_hidden_past(hidden_past.HiddenPast(**dict(hidden)))
     with console.progress("events") as advance:
         summary = ingest.ingest(
             source,

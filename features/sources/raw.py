@@ -122,6 +122,10 @@ class Source:
     items: RawTable | None = None
     dated: RawTable | None = None
 
+    def with_hidden_past(self, past: HiddenPast) -> Source:
+        """The same without the earlier events of some items."""
+        return replace(self, events=replace(self.events, hidden_past=past))
+
     def tables(self) -> dict[str, RawTable]:
         """The tables that are there, by name."""
         return {name: table for name, table in vars(self).items() if table is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def test_an_item_is_ingested_without_its_hidden_past_and_stays_in_the_catalogue(
         timestamp_unit="s",
     )
     if hidden:
-        source = dataclasses.replace(source, events=dataclasses.replace(source.events, hidden_past=past))
+        source = source.with_hidden_past(past)
     now = dt.datetime(2024, 2, 1, tzinfo=dt.UTC)
     summary = ingest(source, schema=Schema(), out=tmp_path / "tables", chunk_rows=7, max_quarantine_share=0.0, now=now)
     num_hidden = int(past.are_hidden(names).sum()) if hidden else 0

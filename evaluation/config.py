@@ -16,7 +16,7 @@ Group = Literal["data", "features", "model", "index", "size", "smoke"]
 CHECKS: dict[Group, tuple[str, ...]] = {
     "data": ("volume", "quarantine", "nulls", "new_categories", "numeric_drift", "category_drift"),
     "features": ("examples", "catalogue", "freshness", "parity"),
-    "model": ("held_out_recall", "vectors", "collapse", "changed_lists"),
+    "model": ("held_out_recall", "vectors", "collapse", "changed_lists", "cold_items"),
     "index": ("index_recall", "index_items", "sparcode", "sparse"),
     "size": ("bundle_size", "disk_space"),
     "smoke": ("opens", "answers", "exclude_bought"),
@@ -80,6 +80,9 @@ class GatesConfig(Section):
     """Mean cosine of two user vectors, or of two item vectors, from which on they count as one."""
     min_distinct_ratio: float | None = Field(0.5, ge=0, le=1)
     """Distinct items in the lists of a sample of users, as a ratio of the previous night's; fewer fail."""
+    max_cold_rank: float | None = Field(None, gt=0, le=1)
+    """Rank of a user's best item without events, as a share of the catalogue, median over users; null only reports
+    it."""
     sample_users: int = Field(500, ge=2)
     """Users whose lists are looked at."""
 

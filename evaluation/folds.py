@@ -30,6 +30,7 @@ class NoEventsError(ValueError):
 
 
 UserPartition = Callable[[Split], slices.Groups]
+ItemPartition = Callable[[npt.NDArray[np.object_]], slices.Groups]
 USER_PARTITIONS: tuple[UserPartition, ...] = (slices.users_new_and_returning, slices.users_by_history_length)
 
 
@@ -90,6 +91,7 @@ def make_folds(
     item_category: str | None,
     relevant: Path | None = None,
     user_partitions: Sequence[UserPartition] = USER_PARTITIONS,
+    item_partitions: Sequence[ItemPartition] = (),
     num_categories: int = NUM_CATEGORIES,
 ) -> Folds:
     """Divides past and future.
@@ -106,6 +108,7 @@ def make_folds(
         item_category: Column of the items' category; None divides no items by it.
         relevant: File of pairs, for given.
         user_partitions: How users are divided into slices.
+        item_partitions: How items are divided besides by popularity, novelty and category.
         num_categories: Categories that are slices of their own: the largest before the first cut, for all folds.
 
     Returns:
@@ -145,7 +148,9 @@ def make_folds(
         if names is not None and by_category is None:
             by_category = slices.items_by_category(names, counts, num_largest=num_categories)
         popularity = slices.items_by_popularity(counts)
-        item_groups = (popularity, slices.items_by_novelty(counts), *([by_category] if by_category else []))
+        more = [by_category] if by_category else []
+        more += [divide(item_ids) for divide in item_partitions]
+        item_groups = (popularity, slices.items_by_novelty(counts), *more)
         user_groups = tuple(divide(split) for divide in user_partitions)
         folds.append(Fold(split, item_groups, user_groups, counts, popularity.labels == 0))
     return Folds(tuple(cuts), tuple(folds), item_ids, events, histories, problems)

@@ -77,6 +77,18 @@ def items_by_novelty(item_counts: npt.NDArray[np.integer]) -> Groups:
     return Groups("novelty", ("cold items", "warm items"), (item_counts > 0).astype(np.int64))
 
 
+def items_by_hidden_past(are_hidden: npt.NDArray[np.bool_]) -> Groups:
+    """Items whose past is hidden, so that they look like new ones, and the others.
+
+    Args:
+        are_hidden: [N] bool.
+
+    Returns:
+        A partition of all items.
+    """
+    return Groups("hidden past", ("hidden items", "other items"), (~are_hidden).astype(np.int64))
+
+
 def items_by_category(
     categories: Sequence[str | None], item_counts: npt.NDArray[np.integer], *, num_largest: int
 ) -> Groups:

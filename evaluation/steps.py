@@ -12,7 +12,7 @@ import numpy as np
 
 from artefacts import console, steps
 from artefacts.paths import RunPaths
-from evaluation import catalogue, comparison, config, learning_curves, report, settings, tuning
+from evaluation import catalogue, comparison, config, event_ranks, learning_curves, report, settings, tuning
 from evaluation.baselines import baseline, baselines_of
 from evaluation.folds import Folds, NoEventsError, make_folds
 from evaluation.render.page import DAILY_PAGE, write_daily
@@ -76,9 +76,16 @@ def _reports(sections: config.EvaluateSections, paths: RunPaths, bundle: Bundle,
         item_category=sections.dataset.item_category,
         item_family=sections.dataset.item_family,
     )
-    return [
-        compare_on(task, arms, folds, items, sections, notes=(served, *notes), tried=tried) for task in report.TASKS
-    ]
+    notes = (served, *notes, *_ranks_by_events(bundle, sections, paths, folds))
+    return [compare_on(task, arms, folds, items, sections, notes=notes, tried=tried) for task in report.TASKS]
+
+
+def _ranks_by_events(bundle: Bundle, sections: config.EvaluateSections, paths: RunPaths, folds: Folds) -> Iterator[str]:
+    """How users of the window rank items by the number of their events, a sentence each."""
+    fold = folds.folds[0]
+    users = vectors.read_vectors(paths.vectors / "users")[bundle.encoder.user_ids.rows(fold.split.user_ids) - 1]
+    groups = event_ranks.ranks_by_events(users, bundle.ranked, fold.item_counts, seed=sections.seed)
+    return (group.sentence(len(fold.item_counts)) for group in groups)
 
 
 def compare_on(

@@ -101,6 +101,17 @@ class TablesSource(Section):
 AnySource = CompleteJourneySource | LightGcnSource | MovieLensSource | TablesSource
 
 
+class HiddenPastConfig(Section):
+    """A measurement of how new items are found: some items are made to look like new ones."""
+
+    share: float = Field(0.1, gt=0, lt=1)
+    """Of the items, drawn by their ids."""
+    before: dt.date
+    """First day whose events of these items are read: the cut that is evaluated at."""
+    seed: int = Field(0, ge=0)
+    """Another one hides other items."""
+
+
 class IngestConfig(Section):
     """From raw files to canonical tables."""
 
@@ -108,6 +119,8 @@ class IngestConfig(Section):
     """Where the raw data comes from."""
     chunk_rows: int = Field(250_000, ge=1)
     """Rows read at a time."""
+    hidden_past: HiddenPastConfig | None = None
+    """Items whose earlier events are not read, for measurements; null reads all events."""
     max_quarantine_share: float = Field(0.01, ge=0, le=1)
     """Share of the rows of events, users or items set aside above which the job stops."""
 

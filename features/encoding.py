@@ -19,7 +19,7 @@ from features import columns, geo, lists
 from features.computed import DAY_SECONDS
 from features.ids import IdMap
 from features.kinds import KINDS, InputSpec, Kind, Measure, OwnInput, stored_as
-from features.numbers import numeric_names, numeric_values
+from features.numbers import numeric_names, numeric_values, values_without_events
 from features.schema import ARROW_TYPES, ENTITY_KEY, MAX_SHARES, SIDES, TOWERS, Schema, Shares, Side, Tower
 
 
@@ -165,11 +165,26 @@ class Encoder:
         own_of = own_inputs(self.schema, side)
         inputs: Inputs = {name + own.suffix: own.encode(self, name, raw.column(name)) for name, own in own_of}
         if numbers := numeric_values(raw, self.schema, side, as_of_seconds=as_of_seconds):
-            means, deviations = zip(*(self.scaling[name] for name in numbers), strict=True)
-            scaled = (np.stack(list(numbers.values()), axis=1) - means) / deviations
-            limited = np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS)
-            inputs[NUMERIC_INPUT[side]] = np.where(np.isnan(limited), 0.0, limited).astype(np.float32)
+            inputs[NUMERIC_INPUT[side]] = self._scaled(numbers)
         return inputs
+
+    def _scaled(self, numbers: dict[str, Floats]) -> npt.NDArray[np.float32]:
+        """Numeric inputs, 0 where unknown: [B, F]."""
+        means, deviations = zip(*(self.scaling[name] for name in numbers), strict=True)
+        scaled = (np.stack(list(numbers.values()), axis=1) - means) / deviations
+        limited = np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+        return np.where(np.isnan(limited), 0.0, limited).astype(np.float32)
+
+    def without_events(self) -> Inputs:
+        """What counts events in the inputs of an item that has none yet: by input, its first numbers [S] float32.
+
+        The number of events is the first one of `item_numeric`.
+        """
+        numbers = {name: np.array([value]) for name, value in values_without_events(self.schema).items()}
+        none: Inputs = {NUMERIC_INPUT["item"]: self._scaled(numbers)[0]}
+        for shares in self.schema.shares_of("item"):
+            none[shares.shares] = np.zeros(len(self.vocabularies[shares.column]), np.float32)
+        return none
 
     def cells_of(self, raw: pa.Table, tower: Tower) -> npt.NDArray[np.int32]:
         """Rows of the cells that the places of a tower's rows lie in, which have to be declared: [B, G] int32."""

@@ -44,7 +44,7 @@ OPENERS: dict[str, Callable[..., Source]] = {
     "tables": open_tables,
 }
 __all__ = ["IngestSummary", "QuarantineError", "SourceError", "ingest", "open_source"]
-BELOW_MIN_RATING, FORGOTTEN = "below_min_rating", "forgotten"
+BELOW_MIN_RATING, HIDDEN_PAST, FORGOTTEN = "below_min_rating", "hidden_past", "forgotten"
 
 
 class SourceSettings(Protocol):
@@ -207,7 +207,9 @@ class _Job:
         offered = items.column(0)
         read, bad_events = self._events(source.events, schema, before, progress)
         span = span_of(self.folder / "events", read.days)
-        filtered = {} if source.events.min_reward is None else {BELOW_MIN_RATING: read.num_filtered}
+        reasons = [BELOW_MIN_RATING] if source.events.min_reward is not None else []
+        reasons += [HIDDEN_PAST] if source.events.hidden_past is not None else []
+        filtered = {" or ".join(reasons): read.num_filtered} if reasons else {}
         filtered |= {FORGOTTEN: read.num_forgotten} if self.forgotten else {}
         if span is None:
             raise SourceError(

@@ -137,6 +137,14 @@ def numeric_names(schema: Schema, side: Side) -> list[str]:
     return [one.name for one in numeric_inputs(schema, side)]
 
 
+def values_without_events(schema: Schema) -> dict[str, float]:
+    """What an item's numeric inputs that count events are before its first one, unscaled; they are the first inputs."""
+    inputs = [*OF_STATISTICS["item"], *map(_of_computed, schema.computed_of("item"))]
+    fields = {columns.ITEM_AS_OF, *(field for one in inputs for field in one.reads)}
+    raw = pa.table({field: [0.0] for field in fields})
+    return {one.name: float(one.value(raw, np.zeros(1, np.int64))[0]) for one in inputs}
+
+
 def numeric_values(raw: pa.Table, schema: Schema, side: Side, *, as_of_seconds: Ints) -> dict[str, Floats]:
     """Numeric inputs before scaling, nan where unknown: name -> [B] float64.
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from artefacts import console, files, steps
 from artefacts.paths import RunPaths
-from features import columns, config, examples, forgotten, ingest, online_versions, schema, schema_changes
+from features import columns, config, examples, forgotten, hidden_past, ingest, online_versions, schema, schema_changes
 from features.store import Store, StoreSettings
 from features.tables import example_days, read_events
 
@@ -168,6 +168,8 @@ def make_tables(sections: config.IngestSections, paths: RunPaths, *, now: dt.dat
     settings = sections.ingest
     changes = find_schema_changes(sections, paths)
     source = ingest.open_source(settings.source, schema=sections.dataset)
+    if (hidden := settings.hidden_past) is not None:
+        source = source.with_hidden_past(hidden_past.HiddenPast(**dict(hidden)))
     with console.progress("events") as advance:
         summary = ingest.ingest(
             source,

@@ -11,11 +11,14 @@ Source: Yu et al. (DAT), DLP-KDD 2021, section 3.1. Departs from it: the fallbac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
+from towers.inputs import Tensors
 from towers.lookups import seeded_generator
 from towers.two_tower import Addition, Bottom, Part, TwoTower
 
@@ -61,18 +64,23 @@ class AugmentedTable(tf_keras.layers.Layer):  # type: ignore[misc]
         shape = (int(self._groups.max(initial=0)) + 1, width)
         self.fallback = self.add_weight(f"{self.name}/fallback", shape, initializer="zeros", trainable=False)
 
-    def call(self, rows: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, inputs: tf.Tensor | tuple[tf.Tensor, tf.Tensor], training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Looks ids up.
 
         Args:
-            rows: [B] int32.
+            inputs: Rows [B] int32; with [B] bool, which of them are cold although they may have been trained.
             training: Whether some are dropped.
 
         Returns:
             The vectors [B, D] that learn to mimic, and those [B, D] that the tower reads.
         """
+        rows, cold = inputs if isinstance(inputs, tuple | list) else (inputs, None)
         vectors = tf.nn.embedding_lookup(self.table, rows)
         warm = tf.gather(tf.constant(self._trained), rows)
+        if cold is not None:
+            warm &= ~cold
         if training and self._random is not None:
             warm &= self._random.uniform(tf.shape(rows)) >= self.dropout
         fallback = tf.gather(self.fallback, tf.gather(tf.constant(self._groups), rows))
@@ -89,12 +97,13 @@ class AugmentedTable(tf_keras.layers.Layer):  # type: ignore[misc]
         self.fallback.assign(np.where(counts > 0, totals / np.maximum(counts, 1), vectors.mean(axis=0)))
 
 
-def augmented(table: AugmentedTable, *, id_name: str) -> Part:
+def augmented(table: AugmentedTable, *, id_name: str, are_cold: Callable[[Tensors], tf.Tensor] | None = None) -> Part:
     """The part of a tower that reads its id's augmented vector.
 
     Args:
         table: The vectors.
         id_name: Input that holds the id.
+        are_cold: From the tower's inputs to [B] bool, who reads the fallback although trained; None has nobody do so.
 
     Returns:
         A part that adds the vector through a linear layer, which is the same as concatenating it to the features in
@@ -102,7 +111,8 @@ def augmented(table: AugmentedTable, *, id_name: str) -> Part:
     """
 
     def add(bottom: Bottom) -> Addition:
-        vectors, read = table(bottom.tensors[id_name])
+        rows = bottom.tensors[id_name]
+        vectors, read = table(rows if are_cold is None else (rows, are_cold(bottom.tensors)))
         weights = tf_keras.layers.Dense(bottom.width, use_bias=False, name=f"{id_name}_{AUGMENTED}_weights")
         return Addition([weights(read)], {AUGMENTED: vectors})
 

@@ -185,7 +185,7 @@ def feature_vectors(
     width: int,
     tables: Mapping[str, tf_keras.layers.Layer],
     encode_history: Callable[[tf.Tensor], tf.Tensor] | None = None,
-    id_dropout: Mapping[str, BucketDropout] | None = None,
+    id_dropout: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] | None = None,
 ) -> list[tf.Tensor]:
     """One [B, D] vector for each feature.
 

@@ -35,6 +35,8 @@ from towers.lookups import Fact, PooledLookup, pooled_fact
 Head = Literal["residual", "mlp"]
 Activation = Literal["relu", "tanh"]
 VECTOR, POSITIONS = "vector", "positions"
+Pass = Callable[[tf.Tensor], tf.Tensor]
+"""From rows of ids to rows of ids, of one shape."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def build_two_tower(
     id_dropout: float = 0.0,
     bucket_of_user_row: npt.NDArray[np.int32] | None = None,
     bucket_of_item_row: npt.NDArray[np.int32] | None = None,
+    item_ids_pass: Callable[[Tensors], Pass] | None = None,
     user_adds: Sequence[Part] = (),
     item_adds: Sequence[Part] = (),
 ) -> TwoTower:
@@ -161,6 +164,7 @@ def build_two_tower(
         id_dropout: See `BucketDropout`; the own id and the items of a history are drawn independently.
         bucket_of_user_row: The bucket of each user's id; None drops no user ids.
         bucket_of_item_row: Likewise of each item's id, in the item tower and in histories.
+        item_ids_pass: From the inputs of the item tower to what its ids pass before they are looked up, if anything.
         user_adds: Parts that add to the user tower, in order.
         item_adds: Likewise for the item tower.
 
@@ -174,15 +178,14 @@ def build_two_tower(
     user_tables, item_tables = (embedding_tables(specs, width=embedding_dim) for specs in (user_specs, item_specs))
     of_items = {**item_tables, **projections(item_specs, width=embedding_dim)}
     buckets = {user_id.name: bucket_of_user_row, item_id.name: bucket_of_item_row, HISTORY: bucket_of_item_row}
-    dropout = _dropouts(buckets, id_dropout)
-    encoder = history or weighted_means(decay_days=[None], power=1.0)
+    passes = _passes(_dropouts(buckets, id_dropout), item_id.name, item_ids_pass and item_ids_pass(item_tensors))
 
     def encode_history(table_rows: tf.Tensor) -> tf.Tensor:
-        items, age_days = user_tensors[HISTORY], user_tensors[HISTORY_AGE]
         ids = PooledLookup(item_tables[item_id.name], name=f"{HISTORY}_sum")
         facts = [pooled_fact(fact, of_items[fact.name], name=f"{HISTORY}_{fact.name}") for fact in item_facts]
-        past = History(items, table_rows, age_days, ids, facts, num_positions=1 + num_positions)
-        return encoder(replace(past, wants_states=num_interests > 1))
+        items, ages = user_tensors[HISTORY], user_tensors[HISTORY_AGE]
+        past = History(items, table_rows, ages, ids, facts, num_positions=1 + num_positions)
+        return (history or weighted_means(decay_days=[None], power=1.0))(replace(past, wants_states=num_interests > 1))
 
     user_features = feature_vectors(
         user_specs,
@@ -190,17 +193,16 @@ def build_two_tower(
         width=embedding_dim,
         tables={**user_tables, **projections(user_specs, width=embedding_dim)},
         encode_history=encode_history,
-        id_dropout=dropout,
+        id_dropout=passes,
     )
     user_features += _last_places(item_facts, of_items, user_tensors, width=embedding_dim)
-    item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=dropout)
+    item_features = feature_vectors(item_specs, item_tensors, width=embedding_dim, tables=of_items, id_dropout=passes)
     user_features, by_place = _apart(user_features, num_positions=num_positions, num_interests=num_interests)
+    shape = _Shape(hidden_units, head, activation)
     user_bottom = Bottom(user_tensors, user_features, user_tables, item_tables, embedding_dim)
     item_bottom = Bottom(item_tensors, item_features, item_tables, user_tables, embedding_dim)
-    shape = _Shape(hidden_units, head, activation)
-    user, user_parts = _tower("user", user_bottom, user_adds, shape, by_place)
-    item, item_parts = _tower("item", item_bottom, item_adds, shape)
-    return TwoTower(user, item, user_parts, item_parts)
+    user, item = _tower("user", user_bottom, user_adds, shape, by_place), _tower("item", item_bottom, item_adds, shape)
+    return TwoTower(user[0], item[0], user[1], item[1])
 
 
 def with_last_place(facts: Sequence[Fact], *, chosen: bool | None) -> list[Fact]:
@@ -240,6 +242,15 @@ class _Shape:
     hidden_units: Sequence[int]
     head: Head
     activation: Activation
+
+
+def _passes(dropouts: Mapping[str, BucketDropout], item_id: str, last: Pass | None) -> dict[str, Pass]:
+    """By input, what ids pass before they are looked up: their dropout, and of the item's own id one more."""
+    passes: dict[str, Pass] = {**dropouts}
+    first = passes.get(item_id)
+    if last is not None:
+        passes[item_id] = last if first is None else lambda rows: last(first(rows))
+    return passes
 
 
 def _dropouts(buckets: Mapping[str, npt.NDArray[np.int32] | None], rate: float) -> dict[str, BucketDropout]:

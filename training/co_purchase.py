@@ -32,6 +32,8 @@ UNCHOSEN_WEIGHT = 2.0
 WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """What is chosen from."""
 Powers = tuple[float, ...]
+Suggest = Callable[[Floats, Ints], Floats]
+"""From factors [N, F] and the item rows of the pairs that have met [P] to factors of all items [N, F]."""
 UNCHOSEN_POWERS: Powers = (0.25, 0.3, 1.0)
 """Of users, items and lengths, where no validation days choose them."""
 POWERS: tuple[Powers, ...] = ((0.0, 0.0, 0.5), UNCHOSEN_POWERS)
@@ -110,7 +112,7 @@ def item_factors(
 
 
 def with_factors_of(
-    encoder: Encoder, known: KnownPositives, *, towers: TowerConfig, seed: int
+    encoder: Encoder, known: KnownPositives, *, towers: TowerConfig, seed: int, suggest: Suggest | None = None
 ) -> Callable[[TwoTower], TwoTower]:
     """Appends co-purchase factors to learned towers.
 
@@ -119,6 +121,7 @@ def with_factors_of(
         known: What each user had met at the moment of which the factors are.
         towers: Width, weight and power of the factors.
         seed: Of the factorisation.
+        suggest: Gives factors to the items that no user has met; None leaves them without.
     """
     if not towers.factor_dim:
         return lambda learned: learned
@@ -135,6 +138,8 @@ def with_factors_of(
         length_power=length_power,
         seed=seed,
     )
+    if suggest is not None:
+        factors = ItemFactors(suggest(factors.own, known.items), factors.weights)
     weight = UNCHOSEN_WEIGHT if towers.factor_weight is None else towers.factor_weight
     return lambda learned: with_factors(learned, factors, weight=weight)
 

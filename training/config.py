@@ -245,6 +245,9 @@ class TrainingConfig(Section):
     context_dropout: float = Field(0.5, ge=0, le=1)
     """Share of the examples whose event columns (`dataset.event_columns`) are made missing, as in a request without
     them: nightly vectors are such."""
+    item_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the items of a batch, drawn alike whether they are own items or negatives, that are described as they
+    were without any event: statistics and the id row give way to what their content says. 0 learns no such state."""
     positions: int = Field(0, ge=0)
     """Latest items of each example's history that are found again, each from what came before it; 0 finds none."""
     position_weight: float = Field(1.0, gt=0)

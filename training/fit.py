@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from artefacts.console import console, progress
@@ -14,8 +15,9 @@ from towers.history import HISTORY_ENCODERS
 from towers.mobius import with_three_parts
 from towers.two_tower import VECTOR, TwoTower, build_two_tower, with_last_place
 from training.checkpoints import Position
-from training.co_purchase import with_factors_of
+from training.co_purchase import Suggest, with_factors_of
 from training.config import TowerConfig, TrainingConfig
+from training.content_factors import suggested_by_content
 from training.data.batches import Batch, BatchPlan, epoch_batches
 from training.data.not_finite import cause_of
 from training.data.training_data import TrainingData
@@ -24,7 +26,7 @@ from training.epochs import EarlyStopping, EpochMetrics, EpochReport
 from training.fit_loop import fit
 from training.held_out import TRAINED, Bools, WarmStart, state_file
 from training.losses.objective import DecayingWeight, Terms
-from training.methods import additions, state_of, terms
+from training.methods import additions, cold_items, state_of, terms
 from training.negatives import NEGATIVE_SOURCES
 from training.negatives.private import UserNegatives, hard_per_row, listed
 from training.negatives.queue import VectorQueue
@@ -50,6 +52,7 @@ class Fitted:
         parts: Widths of the vectors that are concatenated to one, the first pair's first.
         reports: One for each epoch of the last fit, those after its best one included.
         epochs: Name of each fit that it took -> epochs that it kept; the last fit comes last.
+        suggest: Gives factors to items that no user has met; None where these have none.
     """
 
     towers: TwoTower
@@ -57,6 +60,7 @@ class Fitted:
     parts: tuple[int, ...]
     reports: list[EpochReport]
     epochs: Mapping[str, int]
+    suggest: Suggest | None = None
 
     @property
     def best(self) -> int:
@@ -110,7 +114,8 @@ def fit_phase(
         epochs: How many each fit takes, by name; None takes those of the configuration.
         warm: The state that the fit starts from; None starts from random values.
     """
-    join = with_factors_of(encoder, data.known, towers=towers, seed=seed)
+    suggest = partial(suggested_by_content, facts=data.facts) if training.item_dropout and data.facts else None
+    join = with_factors_of(encoder, data.known, towers=towers, seed=seed, suggest=suggest)
     single = _Single(towers, training, seed, encoder, data, folder, unfinished, report, stopping, epochs or {}, warm)
     first, kept = None, dict[str, int]()
     if training.mobius is not None or training.hard_model_weight is not None:
@@ -133,7 +138,7 @@ def fit_phase(
         parts = part_widths([learned])
     served = join(learned)
     rest = int(served.item.output.shape[-1]) - sum(parts)
-    return Fitted(served, learned, (*parts, rest) if rest else parts, reports, kept)
+    return Fitted(served, learned, (*parts, rest) if rest else parts, reports, kept, suggest)
 
 
 @dataclass(frozen=True)
@@ -242,12 +247,14 @@ class _Single:
     def _build(self, trained_users: Bools, trained_items: Bools, *, student: bool) -> TwoTower:
         shape = self.shape
         users, items = self.encoder.user_ids, self.encoder.item_ids
+        cold = cold_items(self.encoder, shape) if self.training.item_dropout else None
         user_adds, item_adds = additions(
             shape,
             self.encoder,
             categories=self.data.categories,
             trained_users=trained_users,
             trained_items=trained_items,
+            cold=cold,
         )
         towers = build_two_tower(
             self.encoder.input_specs("user"),
@@ -263,6 +270,7 @@ class _Single:
             id_dropout=shape.id_dropout,
             bucket_of_user_row=users.bucket_of_row() if shape.id_buckets else None,
             bucket_of_item_row=items.bucket_of_row() if shape.id_buckets else None,
+            item_ids_pass=None if cold is None else cold.pass_ids,
             user_adds=user_adds,
             item_adds=item_adds,
         )
@@ -286,6 +294,8 @@ class _Single:
             history_dropout=training.history_dropout,
             num_positions=num_positions,
             context_dropout=training.context_dropout,
+            item_dropout=training.item_dropout,
+            without_events=self.encoder.without_events(),
             frequency=None
             if training.frequency == "exact"
             else StreamingFrequency(

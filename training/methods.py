@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from features.encoding import Encoder
+from features.encoding import NUMERIC_INPUT, Encoder
 from features.schema import ENTITY_KEY, Tower
+from towers.cold_items import ColdItems
 from towers.counterpart import generated_fields, observed_fields
 from towers.dual_augmented import AugmentedTable, augmented
 from towers.two_tower import Part, TwoTower
@@ -26,6 +27,7 @@ def additions(
     categories: npt.NDArray[np.int32],
     trained_users: npt.NDArray[np.bool_],
     trained_items: npt.NDArray[np.bool_],
+    cold: ColdItems | None = None,
 ) -> tuple[list[Part], list[Part]]:
     """What the configured methods add to the bottom of the user tower and of the item tower.
 
@@ -35,13 +37,16 @@ def additions(
         categories: [rows of items] int32, category of each item, for the fallback of cold ones.
         trained_users: [rows of users] bool, who has an example.
         trained_items: [rows of items] bool, likewise.
+        cold: The state of items without events; None has none.
     """
     users: list[Part] = []
     items: list[Part] = []
     if (dual := towers.dual_augmented) is not None:
         alike, width = np.zeros(len(trained_users), np.int32), towers.embedding_dim
         users.append(_augmented(dual, encoder, "user", width=width, trained=trained_users, groups=alike))
-        items.append(_augmented(dual, encoder, "item", width=width, trained=trained_items, groups=categories))
+        items.append(
+            _augmented(dual, encoder, "item", width=width, trained=trained_items, groups=categories, cold=cold)
+        )
     counterpart = towers.counterpart
     if counterpart is not None and counterpart.source == "generated":
         users.append(generated_fields(counterpart.item_fields))
@@ -49,7 +54,14 @@ def additions(
     elif counterpart is not None:
         users.append(observed_fields({name: f"user_{name}_shares" for name in counterpart.item_fields}))
         items.append(observed_fields({name: f"item_{name}_shares" for name in counterpart.user_fields}))
-    return users, items
+    return users, items if cold is None else [*items, cold.content]
+
+
+def cold_items(encoder: Encoder, towers: TowerConfig) -> ColdItems:
+    """The state of items without events in the item tower."""
+    none = float(encoder.without_events()[NUMERIC_INPUT["item"]][0])
+    buckets = encoder.item_ids.bucket_of_row() if towers.id_buckets else None
+    return ColdItems(encoder.input_specs("item"), none, buckets)
 
 
 def terms(
@@ -120,6 +132,7 @@ def _augmented(
     width: int,
     trained: npt.NDArray[np.bool_],
     groups: npt.NDArray[np.int32],
+    cold: ColdItems | None = None,
 ) -> Part:
     ids = encoder.user_ids if tower == "user" else encoder.item_ids
     table = AugmentedTable(
@@ -130,4 +143,5 @@ def _augmented(
         dropout=settings.dropout,
         name=f"{tower}_augmented",
     )
-    return augmented(table, id_name=ENTITY_KEY[tower])
+    are_cold = None if cold is None else lambda tensors: cold.are(tensors, "augmented")
+    return augmented(table, id_name=ENTITY_KEY[tower], are_cold=are_cold)

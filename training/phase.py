@@ -196,7 +196,8 @@ def validation_vectors(
         if towers.factor_weight is None and powers == (towers.factor_powers or UNCHOSEN_POWERS):
             joined = fitted.towers
         else:
-            joined = with_factors_of(encoder, evaluation.known, towers=tried, seed=sections.seed)(fitted.learned)
+            join = with_factors_of(encoder, evaluation.known, towers=tried, seed=sections.seed, suggest=fitted.suggest)
+            joined = join(fitted.learned)
         users, items = embed(joined.user, evaluation.users), embed(joined.item, evaluation.items)
         found = recall_by_weight(
             users, items, learned_width=first, seen=evaluation.seen, relevant=phase.relevant, k=k,

@@ -102,7 +102,8 @@ def train(
         compared = ""
         if parent is not None and held is not None:
             known = known_positives(encoder, paths, before=parent.as_of)
-            then = with_factors_of(encoder, known, towers=sections.towers, seed=sections.seed)(fitted.learned)
+            join = with_factors_of(encoder, known, towers=sections.towers, seed=sections.seed, suggest=fitted.suggest)
+            then = join(fitted.learned)
             compared = compare(then, parent, encoder, paths, held, folder=folder, k=max(sections.ks))
     shutil.rmtree(unfinished)
     return _outcome(sections, days, fitted, validated, compared, start)

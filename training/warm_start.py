@@ -36,7 +36,7 @@ Rows = npt.NDArray[np.int64]
 
 # Name of a variable -> the column that its rows belong to, and the axis.
 OWNERS: tuple[tuple[re.Pattern[str], int], ...] = (
-    (re.compile(r"^(?P<column>.+)_table/embeddings$"), 0),
+    (re.compile(r"^(cold\.)?(?P<column>.+)_table/embeddings$"), 0),
     (re.compile(r"^(?P<column>.+)_guess/(kernel|bias)$"), -1),
     (re.compile(r"^(?P<tower>user|item)_augmented/table$"), 0),
 )

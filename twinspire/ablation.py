@@ -16,12 +16,13 @@ from evaluation.baselines import baselines_of
 from evaluation.baselines.baseline import Baseline, Past
 from evaluation.catalogue import catalogue_of
 from evaluation.comparison import compare_arms
-from evaluation.folds import Folds, make_folds
+from evaluation.folds import Folds, ItemPartition, make_folds
 from evaluation.leakage import check_features
 from evaluation.metrics import find_hits, recall_at_k
 from evaluation.report import NEW_TO_THE_USER, Cost, Report
 from evaluation.settings import About, Arm, Settings
-from evaluation.slices import users_by_past
+from evaluation.slices import items_by_hidden_past, users_by_past
+from features.hidden_past import HiddenPast
 from serving.retrieval.ranking import Rows
 from twinspire.ablation_config import Ablation, folder_of
 from twinspire.ablation_fit import Fit, retrieve
@@ -170,12 +171,22 @@ def _folds(ablation: Ablation, paths: RunPaths) -> Folds:
         window_days=days,
         item_category=_category(ablation),
         user_partitions=(users_by_past,),
+        item_partitions=_hidden_items(ablation),
         num_categories=NUM_CATEGORIES,
     )
     for cut, fold in zip(folds.cuts, folds.folds, strict=True):
         if not fold.has_relevant(NEW_TO_THE_USER).any():
             raise ValueError(f"no user meets anything new in the {days} days from {cut} on; choose an earlier cut")
     return folds
+
+
+def _hidden_items(ablation: Ablation) -> list[ItemPartition]:
+    """What divides the items by whether their past is hidden, where it is."""
+    settings = ablation.base.ingest.hidden_past
+    if settings is None:
+        return []
+    hidden = HiddenPast(**dict(settings))
+    return [lambda item_ids: items_by_hidden_past(hidden.are_hidden(item_ids))]
 
 
 def _baseline_arm(
@@ -211,7 +222,7 @@ class _Retrieved:
             settings.note,
             [[self.lists[name, seed, cut] for seed in seeds] for cut in cuts],
             reference=ablation.against(name),
-            layer="exact" if settings.lists in ("exact", "cascade", "unquantised") else "index",
+            layer="exact" if settings.lists in ("exact", "hidden_past", "cascade", "unquantised") else "index",
             training_seconds=tuple(self.seconds[key] for key in keys),
             costs=tuple(self.costs[key] for key in keys if key in self.costs),
         )

@@ -23,7 +23,9 @@ ARM_EPOCHS = 2
 FIXED = ("name", "as_of", "seed", "ingest", "evaluation")
 """What all arms share, so that they are compared on the same users."""
 
-Lists = Literal["exact", "hnsw", "cascade", "sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"]
+Lists = Literal[
+    "exact", "hidden_past", "hnsw", "cascade", "sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"
+]
 
 
 class ArmSettings(Section):
@@ -36,9 +38,9 @@ class ArmSettings(Section):
     against: str | None = None
     """Arm that this one is compared with; null means the reference."""
     lists: Lists = "exact"
-    """Where lists come from: exact search over the vectors, HNSW with the narrowest beam that finds .98 of them, a
-    cascade over them, SparCode's tables, all scores of its codes, all scores without codes, or the vectors and the
-    tables fused."""
+    """Where lists come from: exact search over the vectors, or over those of the items of `ingest.hidden_past` alone,
+    HNSW with the narrowest beam that finds .98 of them, a cascade over them, SparCode's tables, all scores of its
+    codes, all scores without codes, or the vectors and the tables fused."""
     note: str = ""
     """What is different, in words, for the table."""
 
@@ -174,7 +176,12 @@ def _resolve(path: Path, name: str, settings: AblationSettings, shared: Sequence
             f"{path}, arm {name!r}: training.negatives.easy_per_hard is {config.training.negatives.easy_per_hard} and "
             f"needs is {arm.needs!r}; give both, the arm that hard negatives are mined from, or neither"
         )
-    if arm.lists not in ("exact", "cascade", "hnsw") and config.sparcode is None:
+    if arm.lists == "hidden_past" and config.ingest.hidden_past is None:
+        raise ConfigError(
+            f"{path}, arm {name!r}: lists is 'hidden_past', and ingest.hidden_past is null; set it under `overrides` "
+            f"of the file, such as ingest.hidden_past: {{share: 0.1, before: {settings.cuts[0]}}}"
+        )
+    if arm.lists not in ("exact", "hidden_past", "cascade", "hnsw") and config.sparcode is None:
         raise ConfigError(f"{path}, arm {name!r}: lists is {arm.lists!r}, and sparcode is null; set sparcode: {{}} too")
     # Arms are compared on the days after the cut. A phase before it doubles the time; without it, no epochs are chosen.
     is_given = "epochs" in config.training.model_fields_set or settings.validation_days

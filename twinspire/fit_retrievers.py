@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from artefacts.paths import RunPaths
 from evaluation.split import Split
-from features import columns, encoding
+from features import columns, encoding, hidden_past
 from serving.retrieval import distinct, eligible, purchases, ranking, retrievers, vector_search, vectors, weights
 from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport
 from serving.served import settled
@@ -36,7 +36,14 @@ def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int)
         how: One of the ways.
         k: Length of a list.
     """
-    return retriever_of(how, config, paths).retrieve(queries_of(paths, split, how=how), k)[0]
+    users = queries_of(paths, split, how=how)
+    if how == "hidden_past":
+        assert config.ingest.hidden_past is not None
+        hidden = hidden_past.HiddenPast(**dict(config.ingest.hidden_past))
+        ids = encoding.Encoder.load(paths.model / "encoder").item_ids
+        others = np.flatnonzero(~hidden.are_hidden(ids.ids(np.arange(1, len(ids)))))
+        users = replace(users, eligible=eligible.less(users.eligible, others, num_items=len(ids) - 1))
+    return retriever_of(how, config, paths).retrieve(users, k)[0]
 
 
 WITH_INDEX: frozenset[Lists] = frozenset({"hnsw"})
@@ -161,6 +168,7 @@ def _unquantised(config: Config, paths: RunPaths) -> AllScores:
 
 _WAYS: Mapping[Lists, Callable[[Config, RunPaths], retrievers.Retriever]] = {
     "exact": _exact,
+    "hidden_past": _exact,
     "hnsw": _hnsw,
     "cascade": _cascade,
     "sparcode": _sparcode,

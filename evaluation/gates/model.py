@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from artefacts.paths import RunPaths
 from evaluation.diagnosis import Diagnosis, diagnose
+from evaluation.event_ranks import NO_EVENTS, ranks_by_events
 from evaluation.gates.candidate import NEXT_NIGHT, NO_PARENT, Candidate, Look
 from evaluation.gates.report import Check, Number
 from evaluation.statistics import decide, paired_difference, smallest_detectable_effect
@@ -159,6 +161,26 @@ def changed_lists(candidate: Candidate) -> Check:
     )
 
 
+def cold_items(candidate: Candidate) -> Check:
+    """Where users have their best item without events among all items."""
+    users, items = (np.nan_to_num(read_vectors(candidate.paths.vectors / name)) for name in ("users", "items"))
+    path = candidate.paths.catalogue(candidate.paths.as_of) / "items.parquet"
+    counts = pq.read_table(path, columns=["item_num_events"]).column(0).fill_null(0).to_numpy()
+    groups = ranks_by_events(users, items, counts, seed=candidate.sections.seed)
+    if not groups or groups[0].events != NO_EVENTS:
+        return Check.not_applicable("cold_items", "every item has events")
+    highest, cold = candidate.limits.max_cold_rank, groups[0]
+    share = cold.best_rank / len(items)
+    return Check.measured(
+        "cold_items",
+        highest is None or share <= highest,
+        f"{cold.sentence(len(items))}" + ("" if highest is None else f"; expected at most {highest * len(items):,.0f}"),
+        "set training.item_dropout, 0.3 for instance, and run with --full; or raise gates.max_cold_rank",
+        found={"best_rank": cold.best_rank, "share": share, "mean_score": cold.mean_score},
+        expected={"max_share": highest},
+    )
+
+
 @dataclass(frozen=True)
 class _Sample:
     """The top lists of some users, and what there is to compare with."""
@@ -226,4 +248,5 @@ CHECKS: dict[str, Look] = {
     "vectors": vectors,
     "collapse": collapse,
     "changed_lists": changed_lists,
+    "cold_items": cold_items,
 }

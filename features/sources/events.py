@@ -86,7 +86,8 @@ class ValidatedEvents:
     Attributes:
         events: Usable events, as `traced_schema` has them, in the order of the source.
         faults: [n], position in `REASONS` of what is wrong with a row, -1 where nothing is.
-        num_filtered: Rows without fault whose reward is below the smallest that counts as an interaction.
+        num_filtered: Rows without fault whose reward is below the smallest that counts as an interaction, or that are
+            of the hidden past of an item.
     """
 
     events: pa.Table
@@ -147,6 +148,8 @@ def validate_events(chunk: Chunk, table: RawTable, *, schema: Schema, now: dt.da
     filtered = np.zeros(len(faults), dtype=bool)
     if table.min_reward is not None:
         filtered = (faults < 0) & as_mask(pc.less(reward, table.min_reward))
+    if table.hidden_past is not None:
+        filtered |= (faults < 0) & table.hidden_past.hides(item_id, moments)
     good = pa.array((faults < 0) & ~filtered)
     file = pa.repeat(chunk.file, chunk.rows.num_rows)
     arrays = (user_id, item_id, moments, reward, value, *found.values(), file, chunk.numbers)

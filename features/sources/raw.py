@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from features.hidden_past import HiddenPast
 from features.schema import Schema, Tower
 
 TimestampUnit = Literal["s", "ms", "us", "ns"]
@@ -83,6 +84,7 @@ class RawTable:
         read: Number of rows -> chunks of at most so many rows, each with all raw columns named in `columns`.
         timestamp_unit: Unit of numeric timestamps.
         min_reward: Events with a smaller reward are no interaction: filtered and counted, not quarantined.
+        hidden_past: Items whose earlier events are filtered likewise; None reads all.
         parts: The files, in the order of `read`, where there are several: then those that are as they were need not be
             read again. Empty where the table is one file.
         dialect: How its text is delimited, where it is text.
@@ -95,6 +97,7 @@ class RawTable:
     read: Callable[[int], Iterator[Chunk]]
     timestamp_unit: TimestampUnit = "s"
     min_reward: float | None = None
+    hidden_past: HiddenPast | None = None
     parts: tuple[SourcePart, ...] = ()
     dialect: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +105,9 @@ class RawTable:
 
     def reading(self) -> str:
         """How rows are understood, as text: where it changes, what was read before is of no use."""
-        return repr((sorted(self.columns.items()), self.timestamp_unit, self.min_reward, self.dialect))
+        # Nothing where nothing is hidden, so that what earlier versions have read is of use.
+        hidden = () if self.hidden_past is None else (self.hidden_past,)
+        return repr((sorted(self.columns.items()), self.timestamp_unit, self.min_reward, self.dialect, *hidden))
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,10 @@ class Source:
     users: RawTable | None = None
     items: RawTable | None = None
     dated: RawTable | None = None
+
+    def with_hidden_past(self, past: HiddenPast) -> Source:
+        """The same without the earlier events of some items."""
+        return replace(self, events=replace(self.events, hidden_past=past))
 
     def tables(self) -> dict[str, RawTable]:
         """The tables that are there, by name."""

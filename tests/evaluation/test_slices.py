@@ -16,6 +16,7 @@ from evaluation.slices import (
     Groups,
     by_user_group,
     items_by_category,
+    items_by_hidden_past,
     items_by_novelty,
     items_by_popularity,
     recall_by_day,
@@ -44,6 +45,11 @@ def test_each_popularity_bucket_has_a_third_of_the_events() -> None:
 def test_one_item_with_all_events_is_the_head_and_nothing_is_without_events() -> None:
     assert items_by_popularity(np.array([0, 5, 0])).labels.tolist() == [2, 0, 2]
     assert items_by_popularity(np.array([0, 0])).labels.tolist() == [2, 2]
+
+
+def test_items_with_a_hidden_past_are_apart_from_the_others() -> None:
+    groups = items_by_hidden_past(np.array([False, True, False]))
+    assert (groups.names, groups.labels.tolist()) == (("hidden items", "other items"), [1, 0, 1])
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_jobs.item_snapshots import ItemState
 from features.encoding import MOST_DEVIATIONS, Encoder, Inputs, fit_encoder, moments_of
 from features.ids import IdMap, stable_number
 from features.kinds import Measure, trigrams
@@ -407,3 +408,21 @@ def test_a_column_may_be_category_and_number_at_once() -> None:
 
 def test_moments_are_whole_unix_seconds(schema: Schema) -> None:
     assert moments_of(sample(schema, "user", {"user_id": "u1"})).tolist() == [NOW]
+
+
+def test_an_item_without_events_is_encoded_as_its_first_snapshot_is(encoder: Encoder, schema: Schema) -> None:
+    """What training puts in place of an item's counts is what an item without any really has."""
+    row = ItemState.empty(1, {}).rows(np.array([0]), NOW // DAY - 3)
+    names = ("num_events", "num_buyers", "price", "fast_rate", "slow_rate", "fast_new_rate", "slow_new_rate")
+    counts = {f"item_{name}": getattr(row, name)[0] for name in names}
+    shares = {name: [] for field in schema.shares_of("item") for name in (field.values, field.shares)}
+    fields = {**SALES, "item_as_of_seconds": row.moment, **counts, **shares}
+    raw = pa.Table.from_pylist([fields], schema=view_schema(schema, "item"))
+    raw = raw.append_column("item_id", pa.array(["i1"]))
+    found = encoder.encode_items(raw, as_of_seconds=np.array([NOW]))
+    none = encoder.without_events()
+    assert {name: len(values) for name, values in none.items()} == {"item_numeric": 9, "item_age_shares": 3}
+    for name, values in none.items():
+        np.testing.assert_array_equal(found[name][0, : len(values)], values)
+    sold = encoder.encode_items(pa.Table.from_pylist([SALES | {"item_id": "i1"}]), as_of_seconds=np.array([NOW]))
+    assert (sold["item_numeric"][0, :9] != none["item_numeric"]).all()

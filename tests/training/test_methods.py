@@ -90,6 +90,7 @@ MANY = [
     "towers.hidden_units=[8]",
     "towers.id_buckets=3",
     "towers.id_dropout=0.3",
+    "training.item_dropout=0.3",
     "training.log_q=khrylchenko2025",
     "training.negatives.queue_size=20",
 ]
@@ -99,6 +100,7 @@ METHODS: dict[str, list[str]] = {
     "id buckets": ["towers.id_buckets=3", "towers.id_dropout=0.3"],
     "khrylchenko": ["training.log_q=khrylchenko2025"],
     "streaming": ["training.frequency=streaming"],
+    "item dropout": ["training.item_dropout=0.5"],
     "queue": ["training.negatives.queue_size=20"],
     "random": ["training.negatives.num_random=3"],
     "impressions": ["training.negatives.impressions={data}/shown.parquet", "training.negatives.num_impressions=2"],

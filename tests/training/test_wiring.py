@@ -106,6 +106,7 @@ FULL_FIT: dict[str, Change] = {
     "training.example_days": (65, "days_with_examples.num_days"),
     "training.history_dropout": (0.35, "BatchPlan.history_dropout"),
     "training.context_dropout": (0.45, "BatchPlan.context_dropout", "sparcode BatchPlan.context_dropout"),
+    "training.item_dropout": (0.25, "BatchPlan.item_dropout", "~build_two_tower.item_*"),
     "training.positions": (3, "BatchPlan.num_positions", "build_two_tower.num_positions"),
     "training.position_weight": (0.65, "positions term.weight"),
     "training.example_fade_days": (65.5, "Fade.days"),

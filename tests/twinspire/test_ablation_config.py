@@ -127,6 +127,11 @@ def test_an_arm_brings_its_requirements_and_its_reference(folder: Path) -> None:
             {"baselines": ["eas"]},
             "baselines names 'eas', expected some of: popularity, repeat, item-knn, ease, als, or",
         ),
+        (
+            {"arms": with_arm(lists="hidden_past")},
+            "lists is 'hidden_past', and ingest.hidden_past is null; set it under `overrides` of the file, such as "
+            "ingest.hidden_past: {share: 0.1, before: ",
+        ),
         ({"arms": with_arm(lists="sparcode")}, "lists is 'sparcode', and sparcode is null; set sparcode: {} too"),
     ],
 )

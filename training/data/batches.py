@@ -127,6 +127,9 @@ class BatchPlan:
             recognised by a single one (Liang et al. (Mult-VAE), WWW 2018, section 2.2). The others close up.
         num_positions: P, earlier positions of each history that are examples, too.
         context_dropout: Share of the examples whose event columns are made missing.
+        item_dropout: Share of the items of each batch that are described as if they had no events: wherever in the
+            batch they are, so that a column's chance to be there, and with it log q, is not changed by it.
+        without_events: What counts events in such an item's inputs, see `Encoder.without_events`.
     """
 
     batch_size: int
@@ -141,6 +144,8 @@ class BatchPlan:
     history_dropout: float = 0.0
     num_positions: int = 0
     context_dropout: float = 0.0
+    item_dropout: float = 0.0
+    without_events: Inputs = field(default_factory=dict)
 
 
 def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
@@ -198,13 +203,30 @@ def batches(
         targets = Targets.of(users[HISTORY], plan.num_positions, descriptions, rng) if plan.num_positions else None
         user_rows = _ids(users, columns.USER_ID)
         drawn = _draw(draws, user_rows, descriptions, rng)
+        items = [_candidates(span, own, drawn), *([] if targets is None else [_described(span, targets.rows)])]
+        if plan.item_dropout:
+            without_events(items, rng.random(plan.num_item_rows) < plan.item_dropout, plan.without_events)
         yield {
             **_prefixed(USER_PREFIX, users),
-            **_prefixed(ITEM_PREFIX, _candidates(span, own, drawn)),
+            **_prefixed(ITEM_PREFIX, items[0]),
             **_comparison(plan, user_rows, _ids(own, columns.ITEM_ID), drawn, recent, counts, targets),
-            **({} if targets is None else _prefixed(TARGET_PREFIX, _described(span, targets.rows))),
+            **({} if targets is None else _prefixed(TARGET_PREFIX, items[1])),
             WEIGHT: span.weight[rows],
         }
+
+
+def without_events(described: Sequence[Inputs], dropped: npt.NDArray[np.bool_], none: Inputs) -> None:
+    """Describes some items as if they had no events, in place.
+
+    Args:
+        described: Inputs of items, which are copies.
+        dropped: [rows of items] bool, which items.
+        none: What counts events in the inputs of such an item: by input, its first numbers [S].
+    """
+    for inputs in described:
+        which = dropped[_ids(inputs, columns.ITEM_ID)]
+        for name, values in none.items():
+            inputs[name][which, : len(values)] = values
 
 
 @dataclass(frozen=True)

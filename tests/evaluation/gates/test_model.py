@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evaluation.gates.gates import check
+from serving.retrieval.vectors import read_vectors
 
 NUM_HELD_OUT = 300
 
@@ -54,6 +57,34 @@ def test_few_held_out_users_are_not_checked(trained: Any) -> None:
 @pytest.mark.parametrize("name", ["vectors", "collapse", "changed_lists"])
 def test_ordinary_vectors_pass(trained: Any, name: str) -> None:
     assert check(trained.candidate(), name).outcome == "passed"
+
+
+def test_new_items_that_are_behind_all_others_fail_where_there_is_a_limit(trained: Any) -> None:
+    items = trained.paths.catalogue(trained.paths.as_of) / "items.parquet"
+    table = pq.read_table(items)
+    place = table.column_names.index("item_num_events")
+    events = np.ones(table.num_rows, np.int64)
+    assert check(trained.candidate(), "cold_items").outcome in ("passed", "not applicable")
+    pq.write_table(table.set_column(place, "item_num_events", pa.array(events)), items)
+    found = check(trained.candidate(max_cold_rank=0.1), "cold_items")
+    assert (found.outcome, found.sentence) == ("not applicable", "every item has events")
+    num_users, width = read_vectors(trained.paths.vectors / "users").shape
+    same, other = np.eye(width)[0], 0.6 * np.eye(width)[0] + 0.8 * np.eye(width)[1]
+    vectors = np.tile(same, (table.num_rows, 1))
+    vectors[3] = other
+    trained.write_vectors(trained.paths, users=np.tile(same, (num_users, 1)), items=vectors)
+    events[3] = 0
+    pq.write_table(table.set_column(place, "item_num_events", pa.array(events)), items)
+    found = check(trained.candidate(max_cold_rank=0.5), "cold_items")
+    assert found.outcome == "failed"
+    last = f"{table.num_rows:,}"
+    assert found.sentence == (
+        f"1 items with 0 events: mean score +0.600, median rank {last} of {last}, the best of a user {last}; expected "
+        f"at most {table.num_rows / 2:,.0f}"
+    )
+    assert "training.item_dropout" in found.to_do
+    assert check(trained.candidate(max_cold_rank=1.0), "cold_items").outcome == "passed"
+    assert check(trained.candidate(), "cold_items").outcome == "passed"
 
 
 def test_vectors_that_are_not_finite_fail(trained: Any, make_unit: Callable[..., Any]) -> None:

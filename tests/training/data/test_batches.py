@@ -125,6 +125,40 @@ def test_items_of_histories_are_left_out_at_random_in_batches_alone(groups_span:
     assert abs(num_kept / num_items - 0.6) < 4 * (0.4 * 0.6 / num_items) ** 0.5
 
 
+def test_items_are_described_without_events_wherever_they_are_in_a_batch(groups_span: Span, encoder: Encoder) -> None:
+    none = encoder.without_events()
+    for values in none.values():
+        values += 50  # as nothing in the data is
+    drawn = {"num_uniform": 7, "num_random": 2, "num_positions": 2}
+    found = list(batches(groups_span, plan(groups_span, item_dropout=0.4, without_events=none, **drawn), seed=[1]))
+    again = list(batches(groups_span, plan(groups_span, item_dropout=0.4, without_events=none, **drawn), seed=[1]))
+    assert all(map(equal, found, again))
+    num_dropped = num_items = 0
+    for batch in found:
+        dropped: dict[int, set[bool]] = {}
+        for prefix in ("item/", "target/"):
+            numbers = batch[prefix + "item_numeric"][:, : len(none["item_numeric"])]
+            are_dropped = (numbers == none["item_numeric"]).all(axis=1)
+            assert (are_dropped == (numbers == none["item_numeric"]).any(axis=1)).all()
+            for item, is_dropped in zip(batch[prefix + "item_id"].tolist(), are_dropped.tolist(), strict=True):
+                dropped.setdefault(item, set()).add(is_dropped)
+        assert all(len(states) == 1 for states in dropped.values())
+        num_dropped += sum(states == {True} for states in dropped.values())
+        num_items += len(dropped)
+    # Four standard errors of a share.
+    assert abs(num_dropped / num_items - 0.4) < 4 * (0.4 * 0.6 / num_items) ** 0.5
+
+
+def test_what_items_are_compared_with_does_not_depend_on_whether_they_are_described_with_events(
+    groups_span: Span, encoder: Encoder
+) -> None:
+    plans = [plan(groups_span, item_dropout=share, without_events=encoder.without_events()) for share in (0.0, 0.9)]
+    whole, dropped = (next(batches(groups_span, one, seed=[1])) for one in plans)
+    for name in ("item/item_id", "mask", "log_q", "weight", "user/user_id", "user/user_history"):
+        np.testing.assert_array_equal(whole[name], dropped[name])
+    assert not np.array_equal(whole["item/item_numeric"], dropped["item/item_numeric"])
+
+
 def test_what_is_known_of_events_is_missing_in_a_share_of_the_examples(groups_span: Span) -> None:
     numbers = np.arange(1, 1 + len(groups_span), dtype=np.int32)
     missing = np.zeros(len(groups_span.users["user_id"]), np.int32)

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from starlette.types import ASGIApp
 
 from artefacts.paths import RunPaths
-from serving import recommender, registry, user_features
+from serving import added_items, recommender, registry, user_features
 from serving.arms import Arms, one_arm
 from serving.bundles import bundle, folder, manifest
 from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
-from serving.retrieval.eligible import DeniedItems, DenyList
-from serving.web import app, feature_reads, guard, server, service, workers
+from serving.retrieval.eligible import DeniedItems, DenyList, signature
+from serving.web import app, feature_reads, guard, new_items, server, service, workers
 from serving.web.metrics import Metrics
 
 
@@ -35,6 +35,8 @@ def open_recommender(
         OSError: Its features are not there.
     """
     opened = bundle.Bundle.open(paths.bundles / (version or bundle.CURRENT))
+    rows = added_items.read_items(paths.added_items, opened.encoder.schema)
+    opened = added_items.with_added(opened, rows)
     store = user_features.features_of(opened, paths.features)
     store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
     choice = registry.choice_of(opened, sections.serving)
@@ -44,7 +46,7 @@ def open_recommender(
         retrievers=registry.retrievers_of(opened, sections.serving, ef_search=sections.ef_search),
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,
-        denied=DeniedItems(denied or DenyList(paths.denied_items), opened.encoder.item_ids),
+        denied=DeniedItems(denied or DenyList(paths.denied_items), opened.item_ids),
         spread=registry.spread_of(opened, sections.serving),
     )
 
@@ -75,6 +77,7 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
         version,
         clock=lambda: dt.datetime.now(dt.UTC),
         files_of=lambda name: folder.signature(paths.bundles / name),
+        added_of=lambda: signature(paths.added_items),
         denied=denied,
         warm_up=warm_up,
     )
@@ -102,7 +105,7 @@ def service_of(
     reads = feature_reads.FeatureReads(serving.feature_deadline_ms / 1000, in_place=in_place)
     if exposures is None and serving.log_exposures:
         exposures = exposure_log(sections, paths, metrics)
-    return service.Service(live, reads, metrics, exposures)
+    return service.Service(live, reads, metrics, exposures, add_items=new_items.adder(live, paths.added_items))
 
 
 def exposure_log(sections: ServeSections, paths: RunPaths, metrics: Metrics) -> ExposureLog:

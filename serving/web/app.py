@@ -35,9 +35,11 @@ from serving.web.api import (
     RecommendResponse,
     SimilarItemsResponse,
     as_id,
+    bad,
 )
-from serving.web.guard import CHARGE, Guard, Protection, Rate, too_often
+from serving.web.guard import API_KEY, CHARGE, Guard, Protection, Rate, too_often
 from serving.web.metrics import CONTENT_TYPE
+from serving.web.new_items import AddItemsResponse
 from serving.web.openapi import Document
 from serving.web.service import Service
 
@@ -88,6 +90,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "nothing of that id"}}
 KEY_AND_RATE: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 421, 429)}
+NO_KEY: dict[int | str, dict[str, Any]] = {403: {"model": ErrorResponse, "description": "the server has no key"}}
 OF_USER = KEY_AND_RATE | NOT_FOUND
 NO_FEATURES: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorResponse, "description": "the online store does not answer, and nothing can replace it"}
@@ -99,6 +102,7 @@ ENDPOINTS = frozenset(
         "/v1/recommend",
         "/v1/similar-items",
         "/v1/bundle",
+        "/v1/items",
         "/healthz",
         "/readyz",
         "/metrics",
@@ -165,6 +169,7 @@ def create_app(
     limits = Limits(max_k=max_k, retrievers=names, arms=list(live.arms.by_name), max_items=guarded.max_items)
     _add_recommendations(app, service, limits, body_seconds=guarded.body_seconds)
     _add_users(app, service)
+    _add_items(app, service, guarded)
     _add_state(app, service)
     add_page(app)
     document = Document(app, limits, needs_key=guarded.api_key is not None)
@@ -227,6 +232,19 @@ def _add_users(app: FastAPI, service: Service) -> None:
     async def history(user_id: str) -> Response:
         """What a user has bought, the latest first, as the bundle knows it."""
         return _json(service.history(str(as_id(user_id))))
+
+
+def _add_items(app: FastAPI, service: Service, protection: Protection) -> None:
+    """Adds the route by which items come between two nights."""
+
+    @app.post("/v1/items", response_model=AddItemsResponse, responses=ERRORS | NO_KEY)
+    @_errors
+    async def add(request: Request) -> Response:
+        """Offers new items within seconds; the next night reads them from the items table."""
+        if protection.api_key is None or service.add_items is None:
+            raise bad(403, "path", f"POST /v1/items needs a server with a key; set {API_KEY} and start it again")
+        body = await _within(protection.body_seconds, _read_body(request))
+        return _json(await run_in_threadpool(service.add_items, body))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

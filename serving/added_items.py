@@ -1,44 +1,30 @@
-"""Items added between two nights: a file of their columns, and the bundle that answers with them too.
-
-An added item is encoded as the night encodes an item without events, and searched exactly next to the index. Once a
-bundle has an item in its catalogue, the file's row of it is left alone.
-
-N items of the catalogue, A added ones, D vector width.
-"""
+"""Items added between two nights: a file of their columns, which servers follow (`serving.added_to_bundle`)."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from artefacts.files import replaced
 from artefacts.locks import locked
 from features import columns
 from features.ids import IdMap
-from features.schema import STATISTICS, Schema, view_schema
+from features.schema import Schema
 from features.sources.entities import entity_schema, read_entities
 from features.sources.quarantine import Quarantine
 from features.sources.raw import Chunk, RawTable, nearest
-from serving.bundles.bundle import FAMILY, ITEM_TOWER, ITEMS, Bundle, codes_of
-from serving.retrieval.added import AddedItems
-from serving.retrieval.exported_tower import ExportedTower
 
 MOST_ADDED = 10_000
 """Items that are searched exactly next to the index, at most: the night takes over what its items table has."""
 _CHUNK_ROWS = 65_536
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of items that were to be added.
 
     Attributes:
@@ -82,7 +68,7 @@ def add_items(path: Path, table: RawTable, schema: Schema, catalogue: IdMap) -> 
         before = read_items(path, schema)
         earlier = set(before.column(columns.ITEM_ID).to_pylist())
         names = new.column(columns.ITEM_ID).to_pylist()
-        stays = _without(before, {*names, *_known(before, catalogue)})
+        stays = without_items(before, {*names, *known_items(before, catalogue)})
         kept = pa.concat_tables([stays, new])
         if kept.num_rows > MOST_ADDED:
             raise ValueError(
@@ -102,7 +88,7 @@ def remove_items(path: Path, names: Sequence[str], schema: Schema) -> list[str]:
         before = read_items(path, schema)
         found = [name for name in before.column(columns.ITEM_ID).to_pylist() if name in set(names)]
         if found:
-            _write(path, _without(before, set(found)))
+            _write(path, without_items(before, set(found)))
     return found
 
 
@@ -156,75 +142,18 @@ def from_records(records: Sequence[Mapping[str, Any]], schema: Schema) -> RawTab
     return RawTable({name: name for name in allowed}, (), read)
 
 
-def with_added(bundle: Bundle, rows: pa.Table) -> Bundle:
-    """A bundle that answers with added items too.
-
-    Args:
-        bundle: The bundle.
-        rows: The items of the file; those that the bundle has are left out.
-
-    Returns:
-        The bundle with their names, categories, families and vectors behind those of its own; itself where there is
-        nothing to add.
-    """
-    rows = _without(rows, _known(rows, bundle.encoder.item_ids))
-    if not rows.num_rows:
-        return bundle
-    weight = 1.0 if bundle.item_weights is None else float(np.median(bundle.item_weights))
-    declared = bundle.encoder.schema
-    category = declared.item_category
-    found = rows.column(category).to_pylist() if category else [None] * rows.num_rows
-    categories = [tuple(value) if isinstance(value, list) else value for value in found]
-    families = bundle.families
-    if families is not None and declared.item_family:
-        own = pq.read_table(bundle.folder / ITEMS, columns=[FAMILY]).column(0).combine_chunks()
-        families = codes_of(pa.concat_arrays([own, rows.column(declared.item_family).combine_chunks().cast(own.type)]))
-    names = rows.column(columns.ITEM_ID).to_pylist()
-    own_ids = bundle.encoder.item_ids.ids(np.arange(1, len(bundle.encoder.item_ids)))
-    return dataclasses.replace(
-        bundle,
-        added=AddedItems(IdMap([*own_ids, *names]), vectors_of_new(bundle, rows), weight),
-        item_names=[*bundle.item_names, *rows.column(columns.ITEM_NAME).to_pylist()],
-        categories=[*bundle.categories, *categories],
-        families=families,
-    )
-
-
-def vectors_of_new(bundle: Bundle, rows: pa.Table) -> npt.NDArray[np.float32]:
-    """[A, D] what the item tower makes of items that nobody has met yet."""
-    declared = bundle.encoder.schema
-    moments = np.full(rows.num_rows, np.datetime64(bundle.manifest.facts.as_of, "s").astype(np.int64))
-    counts = {statistic.name for statistic in STATISTICS["item"]} | set(declared.computed_of("item"))
-    raw = rows.select([columns.ITEM_ID])
-    for field in view_schema(declared, "item"):
-        if field.name in rows.column_names:
-            values = rows.column(field.name).cast(field.type)
-        elif field.name == columns.ITEM_AS_OF:
-            values = pa.array(moments)
-        elif field.name in counts:
-            values = pa.array(np.zeros(rows.num_rows), field.type)
-        else:
-            values = pa.nulls(rows.num_rows, field.type)
-        raw = raw.append_column(field, values)
-    inputs = bundle.encoder.encode_items(raw, as_of_seconds=moments)
-    vectors: npt.NDArray[np.float32] = ExportedTower(bundle.folder / ITEM_TOWER).embed(inputs)
-    return vectors
-
-
-def _known(rows: pa.Table, catalogue: IdMap) -> set[str]:
+def known_items(rows: pa.Table, catalogue: IdMap) -> set[str]:
+    """Ids of items that a catalogue has."""
     names = rows.column(columns.ITEM_ID).to_pylist()
     return {name for name, row in zip(names, catalogue.rows(names).tolist(), strict=True) if row}
 
 
-def _without(rows: pa.Table, names: set[str]) -> pa.Table:
+def without_items(rows: pa.Table, names: set[str]) -> pa.Table:
+    """The other items."""
     stays = [name not in names for name in rows.column(columns.ITEM_ID).to_pylist()]
     return rows.filter(pa.array(stays, pa.bool_()))
 
 
 def _write(path: Path, rows: pa.Table) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replaced(path) as temporary:
         pq.write_table(rows.combine_chunks(), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp
 
 from artefacts.paths import RunPaths
-from serving import added_items, recommender, registry, user_features
+from serving import added_items, added_to_bundle, recommender, registry, user_features
 from serving.arms import Arms, one_arm
 from serving.bundles import bundle, folder, manifest
 from serving.config import ServeSections
@@ -36,7 +36,7 @@ def open_recommender(
     """
     opened = bundle.Bundle.open(paths.bundles / (version or bundle.CURRENT))
     rows = added_items.read_items(paths.added_items, opened.encoder.schema)
-    opened = added_items.with_added(opened, rows)
+    opened = added_to_bundle.with_added(opened, rows)
     store = user_features.features_of(opened, paths.features)
     store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
     choice = registry.choice_of(opened, sections.serving)

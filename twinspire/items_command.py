@@ -49,7 +49,7 @@ def add(
         schema = bundle.encoder.schema
         outcome = add_items(paths.added_items, _table(file, settings, bundle), schema, bundle.encoder.item_ids)
         if as_json:
-            typer.echo(json_text(vars(outcome), indent=2))
+            typer.echo(json_text(outcome._asdict(), indent=2))
             return
         for names, text in (
             (outcome.added, "added; a running server follows within seconds, and the next night reads the items table"),
@@ -86,7 +86,7 @@ def list_(
 
 @items.command()
 def remove(
-    item: Annotated[list[str], typer.Option("--item", "-i", help="Item id; may be repeated.")],
+    item: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of the items.")],
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = None,
     runs: Runs = DEFAULT_RUNS,

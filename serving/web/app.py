@@ -90,7 +90,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "nothing of that id"}}
 KEY_AND_RATE: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 421, 429)}
-NO_KEY: dict[int | str, dict[str, Any]] = {403: {"model": ErrorResponse, "description": "the server has no key"}}
 OF_USER = KEY_AND_RATE | NOT_FOUND
 NO_FEATURES: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorResponse, "description": "the online store does not answer, and nothing can replace it"}
@@ -237,12 +236,12 @@ def _add_users(app: FastAPI, service: Service) -> None:
 def _add_items(app: FastAPI, service: Service, protection: Protection) -> None:
     """Adds the route by which items come between two nights."""
 
-    @app.post("/v1/items", response_model=AddItemsResponse, responses=ERRORS | NO_KEY)
+    @app.post("/v1/items", response_model=AddItemsResponse, responses=ERRORS)
     @_errors
     async def add(request: Request) -> Response:
         """Offers new items within seconds; the next night reads them from the items table."""
         if protection.api_key is None or service.add_items is None:
-            raise bad(403, "path", f"POST /v1/items needs a server with a key; set {API_KEY} and start it again")
+            raise bad(401, "path", f"POST /v1/items needs a server with a key; set {API_KEY} and start it again")
         body = await _within(protection.body_seconds, _read_body(request))
         return _json(await run_in_threadpool(service.add_items, body))
 

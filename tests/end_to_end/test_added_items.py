@@ -16,7 +16,8 @@ import pytest
 from artefacts.config import pick
 from artefacts.paths import RunPaths
 from features.ids import IdMap
-from serving.added_items import add_items, from_records, read_items, vectors_of_new, with_added
+from serving.added_items import add_items, from_records, read_items
+from serving.added_to_bundle import vectors_of_new, with_added
 from serving.bundles.bundle import Bundle
 from serving.config import ServeSections
 from serving.live import Live
@@ -163,7 +164,7 @@ def test_bad_and_known_rows_are_named_and_change_nothing(own: Any) -> None:
     assert "a901: changed" in add(own, NEW | {"title": "another name"}).stdout
     [answer] = recommender_of(own).recommend(["c00"], k=1, allow_categories=("berries",), retriever="exact").answers
     assert answer.items[0]["item_name"] == "another name"
-    assert "a901: no longer offered" in items_command(own, "remove", "--item", "a901").stdout
+    assert "a901: no longer offered" in items_command(own, "remove", "a901").stdout
     assert recommender_of(own).bundle.added is None
 
 
@@ -201,7 +202,7 @@ def test_a_running_server_offers_what_is_posted_and_forgets_what_is_taken_back(o
     [result] = post("/v1/recommend", asked).json()["results"]
     assert [item["item_id"] for item in result["items"]] == ["a901"]
     assert not live.look()
-    items_command(own, "remove", "--item", "a901")
+    items_command(own, "remove", "a901")
     assert live.look()
     assert post("/v1/recommend", asked).status_code == 422
 
@@ -209,7 +210,7 @@ def test_a_running_server_offers_what_is_posted_and_forgets_what_is_taken_back(o
 def test_a_server_without_a_key_takes_no_items(own: Any) -> None:
     _, app = server_of(own, Protection())
     answer = post_to(app, "/v1/items", {"items": [{"item_id": "a901"}]}, {})
-    assert answer.status_code == 403
+    assert answer.status_code == 401
     assert "TWINSPIRE_API_KEY" in answer.json()["errors"][0]["message"]
 
 

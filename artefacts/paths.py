@@ -126,6 +126,11 @@ class RunPaths:
         return self.root / "denied_items.txt"
 
     @property
+    def added_items(self) -> Path:
+        """Items that servers offer before a night has read them; missing where there are none."""
+        return self.root / "added_items.parquet"
+
+    @property
     def exposures(self) -> Path:
         """Lists that users got from servers, by day; missing where none are logged."""
         return self.root / "exposures"

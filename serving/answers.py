@@ -305,7 +305,7 @@ def _near(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[li
     own = users.purchases.indices[users.purchases.indptr[user] : users.purchases.indptr[user + 1]]
     if not len(own) or not len(found):
         return [[] for _ in found]
-    cosines = _unit(bundle.item_vectors[found]) @ _unit(bundle.item_vectors[own]).T
+    cosines = _unit(bundle.vectors_of(found)) @ _unit(bundle.item_vectors[own]).T
     # An item that was bought before is its own nearest, which explains nothing.
     cosines[found[:, None] == own] = -np.inf
     return _nearest(bundle, own, cosines)
@@ -321,7 +321,7 @@ def _interests(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> li
     near: list[list[NearItem]] = [[] for _ in of_user]
     if len(own):
         near = _nearest(bundle, own, _unit(of_user) @ _unit(bundle.item_vectors[own]).T)
-    numbers = interest_of(of_user, bundle.item_vectors[found]).tolist()
+    numbers = interest_of(of_user, bundle.vectors_of(found)).tolist()
     return [FoundInterest(number=number + 1, near=near[number]) for number in numbers]
 
 

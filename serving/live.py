@@ -1,5 +1,7 @@
 """The bundles that answer now, and hot swap: a newly published bundle takes over between two requests.
 
+A bundle whose added items have changed is opened again, in the same way.
+
 A published bundle is opened, verified and asked once by every retriever before it answers a request. If it cannot be
 opened, the previous bundle stays live, and the reason is reported until another is published. It is tried again with
 growing pauses where the fault may pass (no file handles, a store that is locked or does not answer), and where a file
@@ -80,6 +82,7 @@ class Live:
         published: The version that is published now; raises ValueError or OSError where there is none.
         clock: The moment, for reports.
         files_of: What the files of a bundle look like, by its version; changes whenever they do.
+        added_of: What the file of added items looks like; changes whenever it does.
         denied: The list that all bundles keep to; None where there is none.
         monotonic: Seconds; given only by tests.
         warm_up: Whether bundles are asked here, or where they answer: in the processes of `serving.web.workers`.
@@ -97,15 +100,17 @@ class Live:
         *,
         clock: Callable[[], dt.datetime],
         files_of: Callable[[str], object] = lambda version: None,
+        added_of: Callable[[], object] = lambda: None,
         denied: DenyList | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         warm_up: bool = True,
     ) -> None:
         """Opens the bundles of all arms, the published one whether an arm needs it or not."""
         self.arms, self.denied = arms, denied
-        self._files_of, self._monotonic = files_of, monotonic
+        self._files_of, self._added_of, self._monotonic = files_of, added_of, monotonic
         self._retry: _Retry | None = None
         self._open, self._published, self._clock, self._warms_up = open_bundle, published, clock, warm_up
+        self._added = added_of()
         self._fixed: dict[str, Recommender] = {}
         for version in sorted({arm.bundle for arm in arms.arms if arm.bundle is not None}):
             self._fixed[version] = self._ready(version, is_new=False)
@@ -149,24 +154,30 @@ class Live:
             except (OSError, ValueError) as error:
                 self._refuse("", str(error))
                 return False
-            if version == self._current.bundle.version:
+            added = self._added_of()
+            if version == self._current.bundle.version and added == self._added:
                 self._refusal = self._retry = None
                 return False
             if self._refusal is None or self._refusal.bundle_version != version:
                 self._retry = None
             elif not self._is_due(version):
                 return False
-            found = self._files_of(version)
+            found = (self._files_of(version), added)
+            fixed = self._fixed
             try:
+                if added != self._added:
+                    self._fixed = {name: self._opened(name, is_new=False) for name in fixed}
                 new = self._ready(version, is_new=True)
                 if before is not None:
                     before(new)
             except Exception as error:  # Whatever the error, the previous bundle stays live.
+                self._fixed = fixed
                 is_passing = may_pass(error)
                 pause = LOOK_SECONDS if self._retry is None else min(2 * self._retry.pause, MAX_PAUSE_SECONDS)
                 self._retry = _Retry(is_passing, found, pause, self._monotonic() + pause)
                 self._refuse(version, f"{str(error) or type(error).__name__}{PASSING if is_passing else ''}")
                 return False
+            self._added = added
             self.take(new)
             _log.info("%s is live", version)
             return True
@@ -176,7 +187,7 @@ class Live:
         retry = self._retry
         if retry is None or self._monotonic() < retry.due:
             return False
-        return retry.is_passing or self._files_of(version) != retry.files
+        return retry.is_passing or (self._files_of(version), self._added_of()) != retry.files
 
     def take(self, new: Recommender) -> None:
         """Answers with a bundle from now on."""
@@ -212,8 +223,9 @@ class Live:
         self._stop.set()
 
     def _ready(self, version: str, *, is_new: bool) -> Recommender:
-        if version in self._fixed:
-            return self._fixed[version]
+        return self._fixed[version] if version in self._fixed else self._opened(version, is_new=is_new)
+
+    def _opened(self, version: str, *, is_new: bool) -> Recommender:
         recommender = self._open(version)
         if self._warms_up:
             _warm_up(recommender, is_new=is_new)

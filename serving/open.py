@@ -8,14 +8,14 @@ from collections.abc import Callable
 from starlette.types import ASGIApp
 
 from artefacts.paths import RunPaths
-from serving import recommender, registry, user_features
+from serving import added_items, added_to_bundle, recommender, registry, user_features
 from serving.arms import Arms, one_arm
 from serving.bundles import bundle, folder, manifest
 from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
-from serving.retrieval.eligible import DeniedItems, DenyList
-from serving.web import app, feature_reads, guard, server, service, workers
+from serving.retrieval.eligible import DeniedItems, DenyList, signature
+from serving.web import app, feature_reads, guard, new_items, server, service, workers
 from serving.web.metrics import Metrics
 
 
@@ -35,6 +35,8 @@ def open_recommender(
         OSError: Its features are not there.
     """
     opened = bundle.Bundle.open(paths.bundles / (version or bundle.CURRENT))
+    rows = added_items.read_items(paths.added_items, opened.encoder.schema)
+    opened = added_to_bundle.with_added(opened, rows)
     store = user_features.features_of(opened, paths.features)
     store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
     choice = registry.choice_of(opened, sections.serving)
@@ -45,7 +47,7 @@ def open_recommender(
         default_retriever=choice.retriever,
         exclude_known=choice.exclude_known,
         cold_lane=registry.cold_lane_of(opened, sections.serving),
-        denied=DeniedItems(denied or DenyList(paths.denied_items), opened.encoder.item_ids),
+        denied=DeniedItems(denied or DenyList(paths.denied_items), opened.item_ids),
         spread=registry.spread_of(opened, sections.serving),
     )
 
@@ -76,6 +78,7 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
         version,
         clock=lambda: dt.datetime.now(dt.UTC),
         files_of=lambda name: folder.signature(paths.bundles / name),
+        added_of=lambda: signature(paths.added_items),
         denied=denied,
         warm_up=warm_up,
     )
@@ -103,7 +106,7 @@ def service_of(
     reads = feature_reads.FeatureReads(serving.feature_deadline_ms / 1000, in_place=in_place)
     if exposures is None and serving.log_exposures:
         exposures = exposure_log(sections, paths, metrics)
-    return service.Service(live, reads, metrics, exposures)
+    return service.Service(live, reads, metrics, exposures, add_items=new_items.adder(live, paths.added_items))
 
 
 def exposure_log(sections: ServeSections, paths: RunPaths, metrics: Metrics) -> ExposureLog:

@@ -135,7 +135,7 @@ class Recommender:
 
     def unknown_items(self, item_ids: Sequence[str]) -> list[str]:
         """Those of some ids that are no items of the catalogue, in their order."""
-        rows = self.bundle.encoder.item_ids.rows(item_ids)
+        rows = self.bundle.item_ids.rows(item_ids)
         return [item_id for item_id, row in zip(item_ids, rows.tolist(), strict=True) if not row]
 
     def answer(self, request: RecommendRequest, features: pa.Table | Unavailable | None = None) -> Recommendations:
@@ -295,10 +295,10 @@ class Recommender:
         """
         request = RecommendRequest((), allow_categories=allow, deny_categories=deny, exclude_items=(item_id,))
         eligible = self._eligible(request)
-        row = int(self.bundle.encoder.item_ids.rows([item_id])[0]) - 1
+        row = int(self.bundle.item_ids.rows([item_id])[0]) - 1
         if row < 0:
             return None
-        vector = np.array(self.bundle.item_vectors[row][None])
+        vector = np.array(self.bundle.vectors_of(np.array([row])))
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         towers = self.retrievers["two_tower"]
         no_history = self.bundle.purchases.of(np.zeros(1, np.int64))
@@ -352,7 +352,7 @@ class Recommender:
             names += request.recent_items
         excluded: Items = NO_ITEMS
         if names:
-            rows = self.bundle.encoder.item_ids.rows(names)
+            rows = self.bundle.item_ids.rows(names)
             excluded = rows[rows > 0] - 1
         try:
             return self.eligibility.of(allow=request.allow_categories, deny=request.deny_categories, exclude=excluded)
@@ -379,7 +379,7 @@ class Recommender:
 
     def _items(self, rows: Rows, scores: Scores, explained: Sequence[Explanation] | None) -> list[RecommendedItem]:
         found = rows[rows >= 0]
-        item_ids = self.bundle.encoder.item_ids.ids(found + 1)
+        item_ids = self.bundle.item_ids.ids(found + 1)
         names, category_of = self.bundle.item_names, self.bundle.category_of
         items: list[RecommendedItem] = [
             {"item_id": item_id, "item_name": names[row], "category": category_of(row), "score": score}

@@ -153,6 +153,10 @@ RETRIEVERS: dict[str, Builder] = {
 """Name -> builder. The fused list is built last, of those that `serving.fusion_weights` names among these."""
 
 
+FINDS_ADDED = ("two_tower", "exact")
+"""Those that find items added between two nights."""
+
+
 def retriever_names() -> tuple[str, ...]:
     """All names that a request or a configuration may give."""
     return (*RETRIEVERS, *ALIASES, FUSED)
@@ -191,7 +195,7 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | No
     missing: dict[str, str] = {}
     for name, build in RETRIEVERS.items():
         try:
-            built[name] = build(bundle, ranking, ef_search=ef_search)
+            built[name] = _with_added(name, bundle, build(bundle, ranking, ef_search=ef_search))
         except MissingPartError as error:
             missing[name] = str(error)
     choice = choice_of(bundle, ranking)
@@ -209,6 +213,17 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | No
     return {**built, **{alias: built[name] for alias, name in ALIASES.items()}, FUSED: fused}
 
 
+def _with_added(name: str, bundle: Bundle, retriever: Retriever) -> Retriever:
+    """A retriever that may be asked for added items, and finds them if it goes by inner products."""
+    from serving.retrieval.added import WithAdded, WithinCatalogue
+
+    if bundle.added is None:
+        return retriever
+    if name in FINDS_ADDED:
+        return WithAdded(retriever, bundle.added.first_row, bundle.added)
+    return WithinCatalogue(retriever, bundle.added.first_row)
+
+
 def spread_of(bundle: Bundle, ranking: RankingConfig) -> Spread | None:
     """What lists of a bundle must be like; None where they come as they are found."""
     import pyarrow as pa
@@ -224,7 +239,7 @@ def spread_of(bundle: Bundle, ranking: RankingConfig) -> Spread | None:
         limits.append(Limit(codes_of(pa.array(categories, pa.string())), ranking.max_per_category))
     if not limits and not ranking.diversity:
         return None
-    return Spread(tuple(limits), ranking.diversity, bundle.item_vectors)
+    return Spread(tuple(limits), ranking.diversity, bundle.vectors_of)
 
 
 def _valid(name: str, names: tuple[str, ...] | Mapping[str, object]) -> str:

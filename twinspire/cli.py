@@ -27,6 +27,7 @@ from twinspire.bundles import bundles
 from twinspire.compare_command import ab, ablate, benchmarks
 from twinspire.deny import deny
 from twinspire.forget_command import forget
+from twinspire.items_command import items
 from twinspire.job import (
     DEFAULT_CONFIG,
     DEFAULT_RUNS,
@@ -290,6 +291,7 @@ app.command()(ab)
 app.command()(ablate)
 app.add_typer(benchmarks, name="benchmark")
 app.add_typer(bundles, name="bundles")
+app.add_typer(items, name="items")
 
 
 @app.command()

@@ -42,7 +42,7 @@ OF_STEPS = {
 # Keys of messages, which may quote an id anywhere.
 MESSAGES = {"error", "checks", "sentence", "to_do", "outcome", "why", "lines", "changes", "notes", "problems"}
 # Locks, hashes of ids, and ids of items.
-_OWN = {(".lock",), ("forgotten.json",), ("forgetting.json",), ("denied_items.txt",)}
+_OWN = {(".lock",), ("forgotten.json",), ("forgetting.json",), ("denied_items.txt",), ("added_items.parquet",)}
 COMPRESSED = {".gz", ".bz2", ".zst", ".lz4"}
 # Of an id that is looked for among bytes without structure.
 MIN_BYTES = 6

@@ -74,8 +74,8 @@ def open_tables(
     needed += schema.event_columns
     return Source(
         events=_table(events, needed, [columns.REWARD, columns.VALUE], key="events", timestamp_unit=timestamp_unit),
-        users=_entities(users, schema, "user", [], timestamp_unit),
-        items=_entities(items, schema, "item", [columns.ITEM_NAME], timestamp_unit),
+        users=entities_table(users, schema, "user", timestamp_unit),
+        items=entities_table(items, schema, "item", timestamp_unit),
         dated=_dated(dated, schema, timestamp_unit),
     )
 
@@ -92,9 +92,21 @@ def _dated(table: NamedTable | None, schema: Schema, timestamp_unit: TimestampUn
     return _table(table, needed, [], key="dated", timestamp_unit=timestamp_unit)
 
 
-def _entities(
-    table: NamedTable | None, schema: Schema, tower: Tower, optional: Sequence[str], timestamp_unit: TimestampUnit
+def entities_table(
+    table: NamedTable | None, schema: Schema, tower: Tower, timestamp_unit: TimestampUnit
 ) -> RawTable | None:
+    """A users or items table; None where there is none.
+
+    Args:
+        table: The table; without one, no columns may be declared.
+        schema: The declared columns.
+        tower: Whose table it is.
+        timestamp_unit: Of numeric timestamps.
+
+    Raises:
+        SourceError: A file or a column is missing, or a column is mapped that nothing asks for.
+    """
+    optional = [columns.ITEM_NAME] if tower == "item" else []
     if table is None:
         refuse_columns(schema, tower, where="ingest.source")
         return None

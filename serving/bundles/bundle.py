@@ -41,9 +41,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artefacts.locks import Hold
-from features import columns, encoding, schema
+from features import columns, encoding, ids, schema
 from serving.bundles.manifest import BundleError, Manifest, describe_files, files_of, read_manifest, version_of
 from serving.retrieval import distinct, eligible, exported_tower, ranking
+from serving.retrieval.added import AddedItems
 from serving.retrieval.index import ItemIndex
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
@@ -101,6 +102,8 @@ class Bundle:
     """Over the terms of items; None where the bundle has none."""
     families: npt.NDArray[np.int32] | None = None
     """[N] number of each item's family, -1 for none; None where the data set has no families."""
+    added: AddedItems | None = None
+    """Items that it answers with beyond its catalogue: their names, categories and families are behind the others."""
     hold: Hold | None = None
     """Keeps retention from removing the folder as long as the bundle is in use."""
 
@@ -114,6 +117,20 @@ class Bundle:
         """[N] events of each item so far."""
         own = self.purchases
         return np.asarray(np.bincount(own.indices, weights=own.counts, minlength=own.num_items), np.float64)
+
+    @property
+    def item_ids(self) -> ids.IdMap:
+        """Of what it answers with, added items too; the towers know those of the encoder."""
+        return self.encoder.item_ids if self.added is None else self.added.item_ids
+
+    def vectors_of(self, rows: ranking.Rows) -> npt.NDArray[np.float32]:
+        """[n, D] item vectors of rows, added items too."""
+        if self.added is None:
+            return self.item_vectors[rows]
+        is_added = rows >= len(self.item_vectors)
+        vectors = self.item_vectors[np.where(is_added, 0, rows)]
+        vectors[is_added] = self.added.vectors[rows[is_added] - len(self.item_vectors)]
+        return vectors
 
     def category_of(self, row: int) -> str | None:
         """The category of a catalogue row, or its categories in one text, for people."""

@@ -125,13 +125,13 @@ class DenyList:
             return
         self._next_look = now + LOOK_SECONDS
         try:
-            signature = _signature(self.path)
-            if signature is None and self._signature is not None:
+            found = signature(self.path)
+            if found is None and self._signature is not None:
                 # A folder that is gone, as one that is no longer mounted, allows nothing.
                 self.path.parent.stat()
-            if signature != self._signature:
-                text = "" if signature is None else self.path.read_text(encoding="utf-8")
-                self.item_ids, self._signature = tuple(sorted(set(ids_in(text)))), signature
+            if found != self._signature:
+                text = "" if found is None else self.path.read_text(encoding="utf-8")
+                self.item_ids, self._signature = tuple(sorted(set(ids_in(text)))), found
             problem = None
         except (OSError, ValueError) as error:
             problem = f"cannot be read ({error.strerror if isinstance(error, OSError) else error})"
@@ -169,7 +169,7 @@ class DeniedItems:
         return rows
 
 
-def _signature(path: Path) -> _Signature | None:
+def signature(path: Path) -> _Signature | None:
     """Changes whenever the file is replaced or written; None where there is none."""
     try:
         stat = path.stat()

@@ -322,7 +322,10 @@ def lists_of(
 def _fill(popularity: Retriever, users: UserQueries, found: FoundLists, user: int, k: int) -> None:
     """Puts what is popular behind what was found of one user's list, or in its place."""
     own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
-    eligible = less(users.eligible, own, num_items=users.purchases.num_items) if len(own) else users.eligible
+    # Items added to the catalogue are never popular.
+    num_items = users.purchases.num_items if users.eligible is None else len(users.eligible.mask)
+    known = own[own < num_items]
+    eligible = less(users.eligible, known, num_items=num_items) if len(known) else users.eligible
     rows, scores = popularity.retrieve(replace(users.of(np.array([user])), eligible=eligible), k)
     rest = k - len(own)
     found.rows[user, len(own) :], found.scores[user, len(own) :] = rows[0, :rest], scores[0, :rest]

@@ -5,7 +5,7 @@ B users, N items of the catalogue, D vector width, L and k places of a list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,8 +38,8 @@ class Spread:
     """All of them hold."""
     diversity: float = 0.0
     """Weight of unlikeness to what comes before in the list, against the score; 0 leaves the order as it is."""
-    vectors: Scores | None = None
-    """[N, D] float32, by whose cosines items are alike; needed for `diversity`."""
+    vectors_of: Callable[[Rows], Scores] | None = None
+    """Rows -> [n, D] float32, by whose cosines items are alike; needed for `diversity`."""
 
     def of(self, rows: Rows, scores: Scores, *, k: int) -> tuple[Rows, Scores, npt.NDArray[np.int64]]:
         """Takes a list out of a longer one. A family comes where its best item is.
@@ -58,20 +58,22 @@ class Spread:
         order = np.argsort(kept < 0, axis=1, kind="stable")
         kept = np.take_along_axis(kept, order, axis=1)
         scores = np.where(kept < 0, np.float32(NO_SCORE), np.take_along_axis(scores, order, axis=1))
-        if self.diversity and self.vectors is not None:
-            chosen = np.stack([self._unlike(*one, self.vectors, k) for one in zip(kept, scores, strict=True)])
+        if self.diversity and self.vectors_of is not None:
+            chosen = np.stack([self._unlike(*one, self.vectors_of, k) for one in zip(kept, scores, strict=True)])
             order, kept = np.take_along_axis(order, chosen, axis=1), np.take_along_axis(kept, chosen, axis=1)
             scores = np.take_along_axis(scores, chosen, axis=1)
         places = np.where(kept < 0, rows.shape[1], order)
         return *fit(kept, scores, k=k), places[:, :k]
 
-    def _unlike(self, rows: Rows, scores: Scores, vectors: Scores, k: int) -> npt.NDArray[np.int64]:
+    def _unlike(
+        self, rows: Rows, scores: Scores, vectors_of: Callable[[Rows], Scores], k: int
+    ) -> npt.NDArray[np.int64]:
         """[k] places of one list in the order of maximal marginal relevance, by scores scaled to 0 to 1."""
         num = int((rows >= 0).sum())
         chosen = np.arange(k)
         if num < 2:
             return chosen
-        own = vectors[rows[:num]]
+        own = vectors_of(rows[:num])
         own = own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), np.float32(1e-12))
         lowest, highest = float(scores[num - 1]), float(scores[0])
         relevance = (scores[:num] - lowest) / max(highest - lowest, 1e-12)

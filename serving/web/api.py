@@ -356,7 +356,7 @@ class Limits:
         Raises:
             BadRequestError: Names the field that is wrong, with status 400 (no JSON) or 422.
         """
-        request = self._with_k(_read(RecommendBody, body))
+        request = self._with_k(read_body_as(RecommendBody, body))
         user_ids = _user_ids(request)
         largest = self.largest_k(len(user_ids), explain=request.explain)
         if not 1 <= request.k <= largest:
@@ -372,7 +372,7 @@ class Limits:
 
     def parse_similar(self, body: bytes) -> SimilarItemsBody:
         """Reads the body of a request for similar items; raises as `parse` does."""
-        request = self._with_k(_read(SimilarItemsBody, body))
+        request = self._with_k(read_body_as(SimilarItemsBody, body))
         if not 1 <= request.k <= self.max_k:
             raise bad(422, "k", f"is {request.k}, expected 1 to {self.max_k}")
         return request
@@ -391,7 +391,12 @@ class Limits:
         )
 
 
-def _read(body_class: type[Body], body: bytes) -> Body:
+def read_body_as(body_class: type[Body], body: bytes) -> Body:
+    """Reads a body.
+
+    Raises:
+        BadRequestError: Names the field that is wrong, with status 400 (no JSON) or 422.
+    """
     try:
         return body_class.model_validate_json(body)
     except ValidationError as error:

@@ -35,9 +35,11 @@ from serving.web.api import (
     RecommendResponse,
     SimilarItemsResponse,
     as_id,
+    bad,
 )
-from serving.web.guard import CHARGE, Guard, Protection, Rate, too_often
+from serving.web.guard import API_KEY, CHARGE, Guard, Protection, Rate, too_often
 from serving.web.metrics import CONTENT_TYPE
+from serving.web.new_items import AddItemsResponse
 from serving.web.openapi import Document
 from serving.web.service import Service
 
@@ -99,6 +101,7 @@ ENDPOINTS = frozenset(
         "/v1/recommend",
         "/v1/similar-items",
         "/v1/bundle",
+        "/v1/items",
         "/healthz",
         "/readyz",
         "/metrics",
@@ -165,6 +168,7 @@ def create_app(
     limits = Limits(max_k=max_k, retrievers=names, arms=list(live.arms.by_name), max_items=guarded.max_items)
     _add_recommendations(app, service, limits, body_seconds=guarded.body_seconds)
     _add_users(app, service)
+    _add_items(app, service, guarded)
     _add_state(app, service)
     add_page(app)
     document = Document(app, limits, needs_key=guarded.api_key is not None)
@@ -227,6 +231,19 @@ def _add_users(app: FastAPI, service: Service) -> None:
     async def history(user_id: str) -> Response:
         """What a user has bought, the latest first, as the bundle knows it."""
         return _json(service.history(str(as_id(user_id))))
+
+
+def _add_items(app: FastAPI, service: Service, protection: Protection) -> None:
+    """Adds the route by which items come between two nights."""
+
+    @app.post("/v1/items", response_model=AddItemsResponse, responses=ERRORS)
+    @_errors
+    async def add(request: Request) -> Response:
+        """Offers new items within seconds; the next night reads them from the items table."""
+        if protection.api_key is None or service.add_items is None:
+            raise bad(401, "path", f"POST /v1/items needs a server with a key; set {API_KEY} and start it again")
+        body = await _within(protection.body_seconds, _read_body(request))
+        return _json(await run_in_threadpool(service.add_items, body))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

@@ -12,6 +12,7 @@ from serving.context_values import context_columns, value_schema
 from serving.recommender import Recommender
 from serving.web.api import ID_SCHEMA, MAX_NAMES, MAX_USERS, Limits, RecommendBody, SimilarItemsBody
 from serving.web.guard import PROTECTED
+from serving.web.new_items import AddItemsBody
 
 Schema = dict[str, Any]
 _NULL: Schema = {"type": "null"}
@@ -35,7 +36,7 @@ class Document:
         """Makes the part that no bundle changes."""
         self._limits = limits
         self._plain = FastAPI.openapi(app)
-        self._made: tuple[list[str], Schema] | None = None
+        self._made: tuple[list[tuple[str, int]], Schema] | None = None
         if needs_key:
             self._plain["components"]["securitySchemes"] = _SECURITY
             for path, operations in self._plain["paths"].items():
@@ -49,13 +50,16 @@ class Document:
         Args:
             served: Their recommenders: what all of them take is allowed.
         """
-        versions = [recommender.bundle.version for recommender in served]
+        # Items that were added may be of categories of their own.
+        bundles = [recommender.bundle for recommender in served]
+        versions = [(bundle.version, len(bundle.categories)) for bundle in bundles]
         if self._made is None or self._made[0] != versions:
             document = copy.deepcopy(self._plain)
             categories = _categories(served)
             for path, schema in (
                 ("/v1/recommend", recommend_schema(self._limits, served, categories)),
                 ("/v1/similar-items", similar_schema(self._limits, categories)),
+                ("/v1/items", AddItemsBody.model_json_schema()),
             ):
                 content = {"application/json": {"schema": schema}}
                 document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}

@@ -55,6 +55,7 @@ class Service:
         metrics: What is counted.
         exposures: Where lists are logged; None logs none.
         clock: Unix seconds, for exposures.
+        add_items: Adds the items of a body; None where there is no file of them.
         costly: Held while a part of a costly request is answered.
     """
 
@@ -63,6 +64,7 @@ class Service:
     metrics: Metrics
     exposures: Exposures | None = None
     clock: Callable[[], float] = time.time
+    add_items: Callable[[bytes], dict[str, Any]] | None = None
     costly: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(NUM_COSTLY))
 
     async def recommend(

@@ -94,6 +94,7 @@ def registered() -> dict[str, Retriever]:
             facts=SimpleNamespace(index_report=report, served=Served(**vars(DEFAULT), why="", metric="", num_users=0))
         ),
         ranked=VECTORS,
+        added=None,
         index=INDEX,
         item_weights=None,
         popularity=POPULARITY,

@@ -105,7 +105,7 @@ def test_every_family_that_may_come_comes_where_lists_are_long(
 
 
 def test_a_users_list_does_not_depend_on_the_others(retrievers: dict[str, Retriever], users: UserQueries) -> None:
-    spread = Spread((Limit(FAMILIES, 1),), 0.3, VECTORS)
+    spread = Spread((Limit(FAMILIES, 1),), 0.3, VECTORS.__getitem__)
     together = found(retrievers, users, spread, "exact")
     for user in range(NUM_USERS):
         alone = found(retrievers, users.of(np.array([user])), spread, "exact")
@@ -141,7 +141,7 @@ def test_diversity_is_maximal_marginal_relevance(
     retrievers: dict[str, Retriever], users: UserQueries, weight: float
 ) -> None:
     rows, scores = retrievers["exact"].retrieve(users, 2 * K)
-    diverse = found(retrievers, users, Spread((), weight, VECTORS), "exact").rows
+    diverse = found(retrievers, users, Spread((), weight, VECTORS.__getitem__), "exact").rows
     for user in range(NUM_USERS):
         assert diverse[user].tolist() == slow_marginal_relevance(rows[user], scores[user], weight, K)
 

@@ -39,6 +39,7 @@ CHECKS = [
 OPERATIONS = [
     ("POST", "/v1/recommend"),
     ("POST", "/v1/similar-items"),
+    ("POST", "/v1/items"),
     ("GET", "/v1/users/{user_id}/embedding"),
     ("GET", "/v1/users/{user_id}/history"),
     ("GET", "/v1/bundle"),

@@ -113,6 +113,8 @@ def cold_lane_of(bundle: Bundle, ranking: RankingConfig) -> ColdLane | None:
     Raises:
         ValueError: Places are to be kept, and the bundle has no sparse index to fill them.
     """
+    import numpy as np
+
     from serving.sparse.hybrid import ColdLane
 
     if not ranking.cold_share:
@@ -125,7 +127,9 @@ def cold_lane_of(bundle: Bundle, ranking: RankingConfig) -> ColdLane | None:
         ) from None
     spread = spread_of(bundle, ranking)
     limits = () if spread is None else spread.limits
-    return ColdLane(sparse, bundle.num_events < ranking.cold_events, ranking.cold_share, limits)
+    num_added = 0 if bundle.added is None else len(bundle.added.vectors)
+    cold = np.append(bundle.num_events < ranking.cold_events, np.ones(num_added, np.bool_))
+    return ColdLane(_with_added(SPARSE, bundle, sparse), cold, ranking.cold_share, limits)
 
 
 def _repeat(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:

@@ -22,6 +22,7 @@ from serving.added_items import known_items, without_items
 from serving.bundles.bundle import FAMILY, ITEM_TOWER, ITEMS, Bundle, codes_of
 from serving.retrieval.added import AddedItems
 from serving.retrieval.exported_tower import ExportedTower
+from serving.sparse.more_items import with_items
 
 
 def with_added(bundle: Bundle, rows: pa.Table) -> Bundle:
@@ -32,8 +33,8 @@ def with_added(bundle: Bundle, rows: pa.Table) -> Bundle:
         rows: The items of the file; those that the bundle has are left out.
 
     Returns:
-        The bundle with their names, categories, families and vectors behind those of its own; itself where there is
-        nothing to add.
+        The bundle with their names, words, categories, families and vectors behind those of its own; itself where there
+        is nothing to add.
     """
     rows = without_items(rows, known_items(rows, bundle.encoder.item_ids))
     if not rows.num_rows:
@@ -55,6 +56,7 @@ def with_added(bundle: Bundle, rows: pa.Table) -> Bundle:
         item_names=[*bundle.item_names, *rows.column(columns.ITEM_NAME).to_pylist()],
         categories=[*bundle.categories, *categories],
         families=families,
+        sparse_with_added=None if bundle.sparse is None else with_items(bundle.sparse, rows),
     )
 
 

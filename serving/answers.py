@@ -258,7 +258,7 @@ def explanations(
             part: {int(row): place for place, row in enumerate(part_rows[user].tolist()) if row >= 0}
             for part, (part_rows, _) in lists.items()
         }
-        near, interests = _near(bundle, users, user, found), _interests(bundle, users, user, found)
+        near, interests = near_items(bundle, users, user, found), _interests(bundle, users, user, found)
         explained = [
             Explanation(
                 found_by={
@@ -301,7 +301,8 @@ def _add_matches(
             explanation["matches"] = matches
 
 
-def _near(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[list[NearItem]]:
+def near_items(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> list[list[NearItem]]:
+    """The items of a user's history that are most like each of some items: [n] lists, most similar first."""
     own = users.purchases.indices[users.purchases.indptr[user] : users.purchases.indptr[user + 1]]
     if not len(own) or not len(found):
         return [[] for _ in found]

@@ -5,10 +5,9 @@ B users of a request, N items of the catalogue.
 
 from __future__ import annotations
 
-import datetime as dt
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from serving.answers import (
     RequestError,
     explanations,
 )
+from serving.asked import ReadUsers, Stages, Unavailable, asked_of, moment_of, num_events
 from serving.bundles.bundle import Bundle
 from serving.retrieval.eligible import (
     NO_ITEMS,
@@ -34,11 +34,14 @@ from serving.retrieval.eligible import (
     Eligibility,
     EligibleItems,
     Items,
+    KeptOut,
     UnknownCategoryError,
 )
 from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries
 from serving.retrieval.spread import Spread, spread_lists
+from serving.search import NO_INDEX, SearchAnswer, SearchRequest, explain
+from serving.sparse.typed import ByWords, TypedWords
 
 if TYPE_CHECKING:
     from serving.sparse.hybrid import ColdLane
@@ -50,17 +53,6 @@ NO_TABLES = "two_tower"
 WARM_UP_USER = "(warm-up)"
 SCANNED = 10_000
 """Numbers of vectors that exact search reads in the time of one item of a plain list."""
-
-ReadUsers = Callable[[list[str]], pa.Table]
-"""User ids -> one row per id in the order asked: user_id and the fields of the user view, nulls where unknown."""
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """The users' features could not be read in time."""
-
-    why: str
-    """In words."""
 
 
 class Recommender:
@@ -102,9 +94,8 @@ class Recommender:
         self.read_users, self.spread, self.cold_lane = read_users, spread, cold_lane
         self.probes = context.probes(bundle.purchases, bundle.encoder.user_ids)
         """A few users whose features must be there."""
-        self.eligibility = Eligibility(bundle.categories, _KeptOut(bundle.withdrawn, denied))
-        midnight = dt.datetime.combine(bundle.manifest.facts.as_of, dt.time(), dt.UTC)
-        self.as_of_seconds = int(midnight.timestamp())
+        self.eligibility = Eligibility(bundle.categories, KeptOut(bundle.withdrawn, denied))
+        self.as_of_seconds = moment_of(bundle)
         """The moment of the bundle and its features, Unix seconds."""
 
     def recommend(self, user_ids: Sequence[str], *, k: int, **asked: Any) -> Recommendations:
@@ -151,7 +142,7 @@ class Recommender:
         Raises:
             RequestError: Names the field that is wrong.
         """
-        stages = _Stages()
+        stages = Stages()
         found = self._rank(request, features, stages)
         explained: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
         if request.explain:
@@ -187,7 +178,7 @@ class Recommender:
         Raises:
             RequestError: Names the field that is wrong.
         """
-        return self._rank(request, features, _Stages())
+        return self._rank(request, features, Stages())
 
     @property
     def has_weights(self) -> bool:
@@ -200,73 +191,109 @@ class Recommender:
         name = request.retriever or self.default_retriever
         return NO_TABLES if name == "sparcode" and name not in self.retrievers else name
 
-    def _rank(self, request: RecommendRequest, features: pa.Table | Unavailable | None, stages: _Stages) -> Ranked:
+    def _rank(self, request: RecommendRequest, features: pa.Table | Unavailable | None, stages: Stages) -> Ranked:
         name, as_of_seconds = self.retriever_of(request), self._check(request)
         request = replace(request, exclude_known=self._excludes_known(request, name))
         eligible = self._eligible(request)
         stages.end("filters")
-        user_ids = request.user_ids
-        known_rows = self.bundle.encoder.user_ids.rows(user_ids)
-        purchases = self.bundle.purchases.of(known_rows)
-        moments = np.full(len(user_ids), as_of_seconds, np.int64)
-        has_past = purchases.num_per_user > 0
-        can_be_found: npt.NDArray[np.bool_] = np.ones(len(user_ids), np.bool_)
-        stages.end("users")
-        asked, embeddings, tokens = self.retrievers[name], None, None
-        is_lost = np.full(len(user_ids), isinstance(features, Unavailable))
-        if asked.needs_embeddings or asked.needs_tokens:
-            read: pa.Table | Unavailable | None = None
-            if not request.is_anonymous:
-                read = self.read_users(list(user_ids)) if features is None else features
-            raw, is_lost = context.complete(
-                None if isinstance(read, Unavailable) else read,
-                user_ids,
-                purchases,
-                self.bundle.encoder,
-                as_of_seconds=self.as_of_seconds,
-            )
-            is_lost &= not request.is_anonymous
-            raw = self._at_request(raw, request, as_of_seconds)
-            has_past |= _num_events(raw) > 0
-            stages.end("features")
-            inputs = self.bundle.encoder.encode_users(raw, as_of_seconds=moments)
-            stages.end("encoding")
-            if asked.needs_embeddings:
-                embeddings = self.bundle.user_tower.embed(inputs)
-                # Numbers may be too large for a tower. No search sorts what is no number.
-                can_be_found = np.logical_and.reduce(np.isfinite(embeddings), axis=1)
-                embeddings = np.where(can_be_found[:, None], embeddings, np.float32(0))
-                stages.end("user_tower")
-            if asked.needs_tokens and self.bundle.sparcode is not None:
-                tokens = self.bundle.sparcode.tokenizer.embed(inputs)
-                stages.end("tokenizer")
-            # Context and recent items are inputs of the tower alone.
-            has_past |= bool(request.context) or len(self.unknown_items(request.recent_items)) < len(
-                request.recent_items
-            )
-        scale = self._scale(request)
-        users = UserQueries(purchases, moments, embeddings, bool(request.exclude_known), tokens, eligible, scale)
+        asked = asked_of(
+            self.bundle,
+            self.read_users,
+            request,
+            self.retrievers[name],
+            eligible=eligible,
+            scale=self._scale(request),
+            features=features,
+            as_of_seconds=as_of_seconds,
+            stages=stages,
+        )
         missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
         found = spread_lists(
-            self.retrievers, users, name, k=request.k, can_be_found=has_past & can_be_found, spread=self.spread
+            self.retrievers, asked.users, name, k=request.k, can_be_found=asked.can_be_found, spread=self.spread
         )
         if self.cold_lane is not None and request.retriever is None:
-            rows, scores = self.cold_lane.fill(users, found.rows, found.scores)
+            rows, scores = self.cold_lane.fill(asked.users, found.rows, found.scores)
             found = replace(found, rows=rows, scores=scores)
         stages.end("retrieval")
         return Ranked(
             name,
-            users,
+            asked.users,
             found.rows,
             found.scores,
             found.depth,
             fell_back=found.fell_back,
             filled=found.filled,
-            is_known=known_rows > 0,
-            has_past=has_past,
-            has_features=~is_lost,
+            is_known=asked.is_known,
+            has_past=asked.has_past,
+            has_features=asked.has_features,
             missing=missing,
         )
+
+    def search(self, query: str, *, k: int = 10, **asked: Any) -> SearchAnswer:
+        """The best k items that have typed words; see `answer_search`.
+
+        Args:
+            query: What was typed.
+            k: Length of the list, at least 1.
+            asked: Further fields of `SearchRequest`.
+
+        Raises:
+            RequestError: Names the field that is wrong.
+        """
+        return self.answer_search(SearchRequest(query, k, **asked))
+
+    def answer_search(self, request: SearchRequest, features: pa.Table | Unavailable | None = None) -> SearchAnswer:
+        """Answers a search: items by words, those whose words fit about equally well in the order of the user's towers.
+
+        Args:
+            request: What is asked.
+            features: Of the user, as for `rank`.
+
+        Raises:
+            RequestError: Names the field that is wrong; `query` where the bundle has no sparse index.
+        """
+        if self.typed_words is None:
+            raise RequestError("query", NO_INDEX)
+        stages, of_user = Stages(), request.of_user
+        as_of_seconds, eligible = self._check(of_user), self._eligible(of_user)
+        stages.end("filters")
+        towers = None if request.user_id is None else self.retrievers[NO_TABLES]
+        by_words = ByWords(self.typed_words, self.typed_words.understand(request.query), towers)
+        stages.end("words")
+        asked = asked_of(
+            self.bundle,
+            self.read_users,
+            of_user,
+            by_words,
+            eligible=eligible,
+            scale=None,
+            features=features,
+            as_of_seconds=as_of_seconds,
+            stages=stages,
+        )
+        if not asked.can_be_found[0]:
+            by_words = replace(by_words, towers=None)
+        # What is popular is not what was typed: a list by this name is never filled up.
+        own = {FALLBACK: by_words}
+        lists = spread_lists(
+            own, asked.users, FALLBACK, k=request.k, can_be_found=asked.can_be_found, spread=self.spread
+        )
+        rows = lists.rows[0][lists.rows[0] >= 0]
+        stages.end("retrieval")
+        explained = explain(self.bundle, by_words, asked.users, rows) if request.explain else None
+        items = self._items(rows, lists.scores[0], explained)
+        stages.end("answer")
+        reasons: list[Reason] = [] if items else ["nothing_found"]
+        if request.user_id is not None:
+            reasons = [*asked.reasons(0), *reasons]
+        corrected = by_words.understood.corrected
+        return SearchAnswer(self.bundle.version, corrected, items, tuple(reasons), stages.microseconds)
+
+    @cached_property
+    def typed_words(self) -> TypedWords | None:
+        """What understands typed words; None where the bundle has no sparse index."""
+        index = self.bundle.typed_index
+        return None if index is None else TypedWords(index, self.bundle.item_names)
 
     def embed_user(self, user_id: str, features: pa.Table | None = None) -> npt.NDArray[np.float32] | None:
         """The vector that the user tower gives a user now: [D]; None where nothing is known of the user.
@@ -276,7 +303,7 @@ class Recommender:
         """
         raw = self.read_users([user_id]) if features is None else features
         rows = self.bundle.encoder.user_ids.rows([user_id])
-        if rows[0] == 0 and _num_events(raw)[0] == 0:
+        if rows[0] == 0 and num_events(raw)[0] == 0:
             return None
         if context.lost(raw, self.bundle.purchases.of(rows)).any():
             raise LookupError("the online store has none of this user")
@@ -314,6 +341,8 @@ class Recommender:
         """
         for name in self.retrievers:
             self.recommend([WARM_UP_USER], k=1, retriever=name)
+        if self.typed_words is not None:
+            self.search(WARM_UP_USER, k=1)
         if self.probes:
             self.read_users(list(self.probes))
 
@@ -359,14 +388,6 @@ class Recommender:
         except UnknownCategoryError as error:
             raise RequestError("allow_categories", f"names {error}") from None
 
-    def _at_request(self, raw: pa.Table, request: RecommendRequest, as_of_seconds: int) -> pa.Table:
-        """Features with the context and recent items of the request."""
-        if request.context:
-            raw = context_values.with_context(raw, request.context, self.bundle.encoder.schema)
-        if request.recent_items:
-            raw = context.with_recent(raw, request.recent_items, as_of_seconds=as_of_seconds)
-        return raw
-
     def _scale(self, request: RecommendRequest) -> Scores | None:
         """[N] business weights to the power that is asked for; those of the index themselves where it is theirs."""
         about, weights = self.bundle.manifest.facts.business_weight, self.bundle.item_weights
@@ -388,39 +409,3 @@ class Recommender:
         for item, explanation in zip(items, explained or (), strict=False):
             item["explanation"] = explanation
         return items
-
-
-@dataclass
-class _KeptOut:
-    """What no user gets now: withdrawn and denied items; the same array as long as nothing changes."""
-
-    withdrawn: Items
-    denied: DeniedItems | None
-    _last: tuple[Items, Items] | None = field(default=None, init=False)
-
-    def __call__(self) -> Items:
-        if self.denied is None:
-            return self.withdrawn
-        rows, last = self.denied.rows(), self._last
-        if last is None or last[0] is not rows:
-            self._last = last = (rows, np.union1d(self.withdrawn, rows).astype(np.int32))
-        return last[1]
-
-
-def _num_events(raw: pa.Table) -> npt.NDArray[Any]:
-    counts = raw.column("user_num_events")
-    known: npt.NDArray[Any] = (counts.fill_null(0) if counts.null_count else counts).to_numpy()
-    return known
-
-
-class _Stages:
-    """Adds up the time between the ends of stages."""
-
-    def __init__(self) -> None:
-        self.microseconds: dict[str, float] = {}
-        self._last = time.perf_counter_ns()
-
-    def end(self, stage: str) -> None:
-        now = time.perf_counter_ns()
-        self.microseconds[stage] = (now - self._last) / 1000
-        self._last = now

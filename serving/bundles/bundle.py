@@ -104,6 +104,8 @@ class Bundle:
     """[N] number of each item's family, -1 for none; None where the data set has no families."""
     added: AddedItems | None = None
     """Items that it answers with beyond its catalogue: their names, categories and families are behind the others."""
+    sparse_with_added: SparseIndex | None = None
+    """The sparse index with the terms of added items, for typed words; None where nothing was added."""
     hold: Hold | None = None
     """Keeps retention from removing the folder as long as the bundle is in use."""
 
@@ -131,6 +133,11 @@ class Bundle:
         vectors = self.item_vectors[np.where(is_added, 0, rows)]
         vectors[is_added] = self.added.vectors[rows[is_added] - len(self.item_vectors)]
         return vectors
+
+    @property
+    def typed_index(self) -> SparseIndex | None:
+        """What typed words are looked up in, added items too; None where the bundle has no sparse index."""
+        return self.sparse if self.sparse_with_added is None else self.sparse_with_added
 
     def category_of(self, row: int) -> str | None:
         """The category of a catalogue row, or its categories in one text, for people."""

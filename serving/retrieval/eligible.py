@@ -9,7 +9,7 @@ import difflib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -226,6 +226,24 @@ def everything_but(rows: npt.NDArray[np.integer], *, num_items: int) -> Eligible
 def less(eligible: EligibleItems | None, rows: npt.NDArray[np.integer], *, num_items: int) -> EligibleItems | None:
     """Eligible items, or the whole catalogue where all are, without some rows."""
     return everything_but(rows, num_items=num_items) if eligible is None else eligible.without(rows)
+
+
+@dataclass
+class KeptOut:
+    """What no user gets now: withdrawn and denied items; the same array as long as nothing changes."""
+
+    withdrawn: Items
+    denied: DeniedItems | None
+    _last: tuple[Items, Items] | None = field(default=None, init=False)
+
+    def __call__(self) -> Items:
+        """Catalogue rows, ascending and distinct."""
+        if self.denied is None:
+            return self.withdrawn
+        rows, last = self.denied.rows(), self._last
+        if last is None or last[0] is not rows:
+            self._last = last = (rows, np.union1d(self.withdrawn, rows).astype(np.int32))
+        return last[1]
 
 
 class Eligibility:

@@ -123,17 +123,11 @@ def impacts_of(
     if buyers is None and scoring.needs_buyers:
         raise ValueError("weights and expansion are learned from purchases, and none are given")
     idf = inverse_document_frequency(counts)
-    owners, fields = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr)), field_of[counts.indices]
-    num_fields = int(field_of.max(initial=-1)) + 1
-    lengths = np.zeros((counts.shape[0], num_fields))
-    np.add.at(lengths, (owners, fields), counts.data)
-    means = lengths.sum(axis=0) / np.maximum((lengths > 0).sum(axis=0), 1)
-    relative = lengths[owners, fields] / means[fields]
-    saturated = counts.data * (scoring.k1 + 1) / (counts.data + scoring.k1 * (1 - scoring.b + scoring.b * relative))
+    saturated = _saturated(counts, field_of, scoring, _mean_lengths(counts, field_of))
     scale = idf
     if buyers is not None and scoring.learned_weights:
         scale = idf * learned_weights(buyers, field_of)
-    found = sp.csr_array((saturated * scale[counts.indices], counts.indices, counts.indptr), shape=counts.shape)
+    found = (saturated @ sp.diags_array(scale)).tocsr()
     if buyers is None or not scoring.expansion_terms:
         return found
     further = expansion(counts, buyers, most=scoring.expansion_terms)
@@ -141,6 +135,54 @@ def impacts_of(
     both: Matrix = (found + further).tocsr()
     both.sort_indices()
     return both
+
+
+def impacts_of_more(
+    more: Matrix, field_of: npt.NDArray[np.integer], scoring: Scoring, *, counts: Matrix, impacts: Matrix
+) -> Matrix:
+    """What each term counts of items that come later, by the statistics of the catalogue.
+
+    Args:
+        more: [A, T] occurrences in them.
+        field_of: [T] field of each term.
+        scoring: How the catalogue's terms were weighed.
+        counts: [N, T] occurrences in the catalogue; terms that no item of it has are the rarest.
+        impacts: [N, T] what they count there.
+
+    Returns:
+        [A, T] float64, without expansion.
+    """
+    means = _mean_lengths(counts, field_of)
+    own = _saturated(counts, field_of, scoring, means)
+    # All own terms of the catalogue have been multiplied by the same number for each term.
+    totals, scaled = own.sum(axis=0), impacts.multiply(_ones(counts)).sum(axis=0)
+    scale = np.where(totals > 0, scaled / np.where(totals > 0, totals, 1), inverse_document_frequency(counts))
+    found: Matrix = (_saturated(more, field_of, scoring, means) @ sp.diags_array(scale)).tocsr()
+    found.sort_indices()
+    return found
+
+
+def _mean_lengths(counts: Matrix, field_of: npt.NDArray[np.integer]) -> Floats:
+    """Mean number of terms of each field, over the items that have some."""
+    lengths = _lengths(counts, field_of)
+    return np.asarray(lengths.sum(axis=0) / np.maximum((lengths > 0).sum(axis=0), 1))
+
+
+def _lengths(counts: Matrix, field_of: npt.NDArray[np.integer]) -> Floats:
+    """[N, fields] number of terms."""
+    lengths = np.zeros((counts.shape[0], int(field_of.max(initial=-1)) + 1))
+    np.add.at(
+        lengths, (np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr)), field_of[counts.indices]), counts.data
+    )
+    return lengths
+
+
+def _saturated(counts: Matrix, field_of: npt.NDArray[np.integer], scoring: Scoring, means: Floats) -> Matrix:
+    """[N, T] occurrences, which count less the more there are and the longer the field is: impact / idf."""
+    owners, fields = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr)), field_of[counts.indices]
+    relative = _lengths(counts, field_of)[owners, fields] / np.where(means > 0, means, 1)[fields]
+    values = counts.data * (scoring.k1 + 1) / (counts.data + scoring.k1 * (1 - scoring.b + scoring.b * relative))
+    return sp.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
 
 
 def inverse_document_frequency(counts: Matrix) -> Floats:

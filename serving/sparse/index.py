@@ -163,11 +163,6 @@ class SparseIndex:
             queries.append(Query(terms, found[terms].astype(np.float32)))
         return queries
 
-    def of_text(self, text: str) -> Query:
-        """The query of typed words, all alike: in every field that has words, items' names among them."""
-        terms = self.vocabulary.of_text(text)
-        return Query(terms, np.ones(len(terms), np.float32))
-
     def scores(self, query: Query) -> ranking.Scores:
         """What each item of the catalogue scores: [N] float32, 0 for one that has no term of the query."""
         found: ranking.Scores = self.impacts[query.terms].T @ query.weights

@@ -82,17 +82,13 @@ class Vocabulary:
         return of_field[self.field_of]
 
     @cached_property
-    def _of_word(self) -> dict[str, list[int]]:
+    def of_word(self) -> dict[str, list[int]]:
+        """Word -> the terms that it is, one for each field of words that has it."""
         is_text = np.array([field.is_text for field in self.fields], np.bool_)
         numbers: dict[str, list[int]] = {}
         for number in np.flatnonzero(is_text[self.field_of]).tolist():
             numbers.setdefault(self.terms[number], []).append(number)
         return numbers
-
-    def of_text(self, text: str) -> npt.NDArray[np.int64]:
-        """The terms that the words of a text are, in all fields of words: ascending; unknown words give none."""
-        found = {number for word in words(text) for number in self._of_word.get(word, ())}
-        return np.array(sorted(found), np.int64)
 
 
 def count_terms(

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 
-from serving.recommender import ReadUsers, Unavailable
+from serving.asked import ReadUsers, Unavailable
 from serving.user_features import FeaturesLostError
 
 NUM_THREADS = 8

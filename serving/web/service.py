@@ -12,9 +12,9 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 
 from serving.answers import Recommendations, RecommendRequest, RequestError
+from serving.asked import Unavailable
 from serving.exposures.files import Exposure
 from serving.live import Live
-from serving.recommender import Recommender, Unavailable
 from serving.web.api import SimilarItemsBody, bad, without_paths
 from serving.web.feature_reads import FeatureReads
 from serving.web.metrics import Metrics
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from serving.arms import Arm
+    from serving.recommender import Recommender
 
 HISTORY_LENGTH = 100
 # Items of plain lists. A request that costs more is answered in a thread, so that the others need not wait for it, and

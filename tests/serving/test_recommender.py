@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 
 from serving.answers import Answer, RecommendRequest
+from serving.asked import Unavailable
 from serving.bundles.bundle import Bundle
 from serving.config import RankingConfig
-from serving.recommender import Recommender, Unavailable
+from serving.recommender import Recommender
 from serving.registry import retrievers_of
 from serving.retrieval import exact
 from serving.retrieval.ranking import Scores

@@ -17,9 +17,10 @@ from serving.retrieval.retrievers import UserQueries
 from serving.sparcode.postings import catalogue_digest
 from serving.sparse.bm25 import Scoring
 from serving.sparse.fields import fields_of
-from serving.sparse.index import About, SparseIndex
+from serving.sparse.index import About, Query, SparseIndex
 from serving.sparse.retriever import Sparse, best_rows
 from serving.sparse.terms import count_terms, terms_of
+from serving.sparse.typed import TypedWords
 
 DAY, AS_OF = 86_400, 1_512_086_400
 ITEM_IDS = [f"i{number}" for number in range(6)]
@@ -44,6 +45,10 @@ def index_of(scoring: Scoring | None = None) -> SparseIndex:
     about = About(catalogue_digest(ITEM_IDS), fields, Scoring(), 60.0, 0.01)
     plain = SparseIndex.build(about, vocabulary, counts, None)
     return plain if scoring is None else replace(plain, about=replace(about, scoring=scoring)).learned_from(MET)
+
+
+def query_of(index: SparseIndex, text: str) -> Query:
+    return TypedWords(index, ITEMS.column("item_name").to_pylist()).understand(text).query
 
 
 def asked(rows: list[int], *, exclude_known: bool = False, denied: list[int] | None = None) -> UserQueries:
@@ -99,10 +104,10 @@ def test_equal_scores_are_in_the_order_of_the_catalogue() -> None:
 
 def test_typed_words_find_items_by_all_fields_with_words() -> None:
     index = index_of()
-    assert np.flatnonzero(index.scores(index.of_text("Crispbread!"))).tolist() == [1]
-    assert np.flatnonzero(index.scores(index.of_text("GLUTEN-free"))).tolist() == [1, 3, 4]
+    assert np.flatnonzero(index.scores(query_of(index, "Crispbread!"))).tolist() == [1]
+    assert np.flatnonzero(index.scores(query_of(index, "GLUTEN-free"))).tolist() == [1, 3, 4]
     # Categories are no words.
-    assert not index.scores(index.of_text("snacks unheard of")).any()
+    assert not index.scores(query_of(index, "snacks unheard of")).any()
 
 
 def test_matches_are_the_terms_that_make_the_score_the_strongest_first() -> None:
@@ -157,7 +162,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, part: str, values: ob
 def test_rows_of_another_catalogue_keep_their_scores_and_new_ones_have_none() -> None:
     index = index_of()
     other = index.of_items(np.array([4, -1, 2]))
-    query = index.of_text("gluten milk")
+    query = query_of(index, "gluten milk")
     np.testing.assert_array_equal(other.scores(query), index.scores(query)[[4, 5, 2]])
     assert other.num_items == 3
 

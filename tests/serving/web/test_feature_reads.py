@@ -9,7 +9,7 @@ import threading
 import pyarrow as pa
 import pytest
 
-from serving.recommender import Unavailable
+from serving.asked import Unavailable
 from serving.user_features import FeaturesLostError
 from serving.web.feature_reads import REST_SECONDS, FeatureReads
 

@@ -356,7 +356,7 @@ class Limits:
         Raises:
             BadRequestError: Names the field that is wrong, with status 400 (no JSON) or 422.
         """
-        request = self._with_k(read_body_as(RecommendBody, body))
+        request = self.with_k(read_body_as(RecommendBody, body))
         user_ids = _user_ids(request)
         largest = self.largest_k(len(user_ids), explain=request.explain)
         if not 1 <= request.k <= largest:
@@ -372,12 +372,13 @@ class Limits:
 
     def parse_similar(self, body: bytes) -> SimilarItemsBody:
         """Reads the body of a request for similar items; raises as `parse` does."""
-        request = self._with_k(read_body_as(SimilarItemsBody, body))
+        request = self.with_k(read_body_as(SimilarItemsBody, body))
         if not 1 <= request.k <= self.max_k:
             raise bad(422, "k", f"is {request.k}, expected 1 to {self.max_k}")
         return request
 
-    def _with_k(self, request: Body) -> Body:
+    def with_k(self, request: Body) -> Body:
+        """A body with its k, or the default one."""
         return request if "k" in request.model_fields_set else request.model_copy(update={"k": self.default_k})
 
     def _too_many(self, request: RecommendBody, num_users: int, largest: int) -> str:

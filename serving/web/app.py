@@ -41,6 +41,9 @@ from serving.web.guard import API_KEY, CHARGE, Guard, Protection, Rate, too_ofte
 from serving.web.metrics import CONTENT_TYPE
 from serving.web.new_items import AddItemsResponse
 from serving.web.openapi import Document
+from serving.web.search import SearchResponse
+from serving.web.search import parse as parse_search
+from serving.web.search import search as answer_search
 from serving.web.service import Service
 
 _FILES = {
@@ -88,6 +91,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"model": ErrorResponse, "description": "a field is wrong; the answer names it"},
     429: {"model": ErrorResponse, "description": "too many requests from this address, where the server has a limit"},
 }
+NO_INDEX: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorResponse, "description": "the bundle that answers has no sparse index"}
+}
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "nothing of that id"}}
 KEY_AND_RATE: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 421, 429)}
 OF_USER = KEY_AND_RATE | NOT_FOUND
@@ -100,6 +106,7 @@ ENDPOINTS = frozenset(
         "/docs",
         "/v1/recommend",
         "/v1/similar-items",
+        "/v1/search",
         "/v1/bundle",
         "/v1/items",
         "/healthz",
@@ -180,7 +187,7 @@ def create_app(
 
 
 def _add_recommendations(app: FastAPI, service: Service, limits: Limits, *, body_seconds: float) -> None:
-    """Adds the routes with a body: recommendations and similar items."""
+    """Adds the routes with a body: recommendations, similar items and typed search."""
 
     # Routes read and write bytes themselves: FastAPI's own validation of answers costs more than the answer.
     @app.post(
@@ -213,6 +220,14 @@ def _add_recommendations(app: FastAPI, service: Service, limits: Limits, *, body
         asked = limits.parse_similar(await _within(body_seconds, _read_body(request)))
         _charge(request, asked.k)
         return _json(await run_in_threadpool(service.similar, asked))
+
+    @app.post("/v1/search", response_model=SearchResponse, responses=ERRORS | NO_INDEX)
+    @_errors
+    async def search(request: Request) -> Response:
+        """Items that have typed words, for a user or for all."""
+        asked = parse_search(limits, await _within(body_seconds, _read_body(request)))
+        _charge(request, asked.to_request().cost)
+        return _json(await answer_search(service, asked))
 
 
 def _add_users(app: FastAPI, service: Service) -> None:

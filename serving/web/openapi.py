@@ -13,6 +13,7 @@ from serving.recommender import Recommender
 from serving.web.api import ID_SCHEMA, MAX_NAMES, MAX_USERS, Limits, RecommendBody, SimilarItemsBody
 from serving.web.guard import PROTECTED
 from serving.web.new_items import AddItemsBody
+from serving.web.search import SearchBody
 
 Schema = dict[str, Any]
 _NULL: Schema = {"type": "null"}
@@ -59,6 +60,7 @@ class Document:
             for path, schema in (
                 ("/v1/recommend", recommend_schema(self._limits, served, categories)),
                 ("/v1/similar-items", similar_schema(self._limits, categories)),
+                ("/v1/search", search_schema(self._limits, categories)),
                 ("/v1/items", AddItemsBody.model_json_schema()),
             ):
                 content = {"application/json": {"schema": schema}}
@@ -114,6 +116,16 @@ def similar_schema(limits: Limits, categories: Sequence[str]) -> Schema:
     fields = schema["properties"]
     fields["k"] |= {"minimum": 1, "maximum": limits.max_k, "default": limits.default_k}
     fields["allow_categories"]["anyOf"][0] = _some_of(categories)
+    return schema
+
+
+def search_schema(limits: Limits, categories: Sequence[str]) -> Schema:
+    """Likewise of a search."""
+    schema = SearchBody.model_json_schema()
+    fields, largest = schema["properties"], limits.largest_k(1, explain=False)
+    fields["k"] |= {"minimum": 1, "maximum": largest, "default": limits.default_k}
+    fields["allow_categories"]["anyOf"][0] = _some_of(categories)
+    schema["allOf"] = [_if_several(1, {"k": {"maximum": limits.largest_k(1, explain=True)}}, explain=True)]
     return schema
 
 

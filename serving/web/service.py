@@ -157,7 +157,7 @@ class Service:
         try:
             cost = recommender.cost(request)
             if cost <= INLINE_COST:
-                features, taken = await self._features(recommender, request)
+                features, taken = await self.features_of(recommender, request)
                 return _with_read(recommender.answer(request, features), taken)
             user_ids, parts = request.user_ids, []
             size = max(1, PART_COST * len(user_ids) // cost)
@@ -166,13 +166,13 @@ class Service:
                 async with self.costly:
                     if await is_gone():
                         raise ClientDisconnect
-                    features, taken = await self._features(recommender, part)
+                    features, taken = await self.features_of(recommender, part)
                     parts.append(_with_read(await asyncio.to_thread(recommender.answer, part, features), taken))
         except RequestError as error:
             raise bad(422, error.field, error.message) from None
         return _as_one(parts)
 
-    async def _features(
+    async def features_of(
         self, recommender: Recommender, request: RecommendRequest
     ) -> tuple[pa.Table | Unavailable | None, float]:
         """Features of users where a request needs them, and the microseconds that it took to read them."""

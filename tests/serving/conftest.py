@@ -43,6 +43,11 @@ from serving.retrieval.index import AugmentedIndex, HnswIndex, IndexReport
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.weights import log_weight_spread, weighted
 from serving.served import DEFAULT, Served
+from serving.sparcode.postings import catalogue_digest
+from serving.sparse.bm25 import Scoring
+from serving.sparse.fields import fields_of
+from serving.sparse.index import About, SparseIndex
+from serving.sparse.terms import count_terms, terms_of
 from tests import forking
 from tests.once import once
 
@@ -169,6 +174,27 @@ def written(parts: Parts, facts: Facts, tmp_path_factory: pytest.TempPathFactory
     """A bundle that no test changes."""
     bundles = tmp_path_factory.mktemp("bundles")
     return bundles / write(bundles, parts, facts)
+
+
+KINDS = ("coffee", "crackers", "broth", "yoghurt")
+BRANDS = ("acme", "bluebird", "corner", "dunmore", "everest", "fairfield", "gable", "harvest", "ivory", "juniper")
+TYPED_NAMES = [f"{KINDS[number % 4]} {BRANDS[number // 4]}" for number in range(NUM_ITEMS)]
+"""Item 4 b + t is of kind t and brand b; fish (even rows) are coffee and broth."""
+
+
+@pytest.fixture(scope="session")
+def written_words(parts: Parts, facts: Facts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a sparse index over the names of items."""
+    fields = fields_of(parts.encoder.schema)
+    items = parts.items.set_column(1, "item_name", pa.array(TYPED_NAMES))
+    words = items.append_column("aisle", items.column("category"))
+    vocabulary, counts = count_terms(terms_of(words, fields), fields, num_items=NUM_ITEMS)
+    about = About(catalogue_digest(ITEMS), fields, Scoring(), 60.0, 0.01)
+    index = SparseIndex.build(about, vocabulary, counts, None)
+    bundles = tmp_path_factory.mktemp("words")
+    index.save(bundles / "sparse")
+    own = facts.model_copy(update={"sparse_report": index.report(bundles / "sparse")})
+    return bundles / write(bundles, dataclasses.replace(parts, items=items, sparse=bundles / "sparse"), own)
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,7 @@ CHECKS = [
 OPERATIONS = [
     ("POST", "/v1/recommend"),
     ("POST", "/v1/similar-items"),
+    ("POST", "/v1/search"),
     ("POST", "/v1/items"),
     ("GET", "/v1/users/{user_id}/embedding"),
     ("GET", "/v1/users/{user_id}/history"),
@@ -51,10 +52,10 @@ OPERATIONS = [
 
 
 @pytest.fixture(scope="module")
-def address(written: Path, online_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(written_words: Path, online_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("openapi")
-    shutil.copytree(written, folder / written.name)
-    (folder / "current").symlink_to(written.name)
+    shutil.copytree(written_words, folder / written_words.name)
+    (folder / "current").symlink_to(written_words.name)
     running: Callable[..., Any] = runpy.run_path(str(HERE / "test_workers.py"))["running"]
     with running(folder, online_file, 1) as server:
         yield server.address

@@ -37,6 +37,7 @@ from twinspire.job import (
     ConfigPath,
     DryRun,
     Force,
+    ListLength,
     Now,
     Overrides,
     Runs,
@@ -51,8 +52,10 @@ from twinspire.job import (
     save_config,
     settle,
     take_part,
+    use_one_thread,
 )
 from twinspire.nightly import backfill, daily, status
+from twinspire.search_command import search
 from twinspire.tune_command import tune
 from twinspire.world_command import world
 
@@ -215,7 +218,7 @@ def _registered(name: str | None) -> str | None:
 @app.command()
 def recommend(
     user: Annotated[list[str], USER_OPTION],
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")] = 10,
+    k: ListLength = 10,
     retriever: Annotated[
         str | None,
         typer.Option(
@@ -236,7 +239,7 @@ def recommend(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Recommend items to users, from the published bundle."""
-    _use_one_thread()
+    use_one_thread()
     with errors():
         settings, paths = settle(config, set_, None, runs)
         check_secrets(settings)
@@ -266,7 +269,7 @@ def serve(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Answer POST /v1/recommend from the published bundle."""
-    _use_one_thread()
+    use_one_thread()
     with errors(stops=False):
         settings, paths = settle(config, set_, None, runs)
         check_secrets(settings)
@@ -280,6 +283,7 @@ def serve(
         serve(sections, paths, api_key=find(API_KEY), without_key=without_key)
 
 
+app.command()(search)
 app.command()(daily)
 app.command()(backfill)
 app.command()(status)
@@ -306,11 +310,6 @@ def doctor() -> None:
 def main() -> None:
     """Entry point of the console script."""
     app()
-
-
-def _use_one_thread() -> None:
-    """For answers to a few users: NumPy's threads, which start at its import, cost more than they give."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _finish(config: Config, paths: RunPaths, flags: Sequence[str]) -> None:

@@ -33,10 +33,16 @@ Now = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="File that gets the figures, for programs.")]
+ListLength = Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list.")]
 USER_OPTION = typer.Option("--user", "-u", help="User id; may be repeated.")
 DEFAULT_CONFIG = Path("configs/complete_journey.yaml")
 DEFAULT_RUNS = Path("runs")
 BUSY = 4
+
+
+def use_one_thread() -> None:
+    """For answers to a few users: NumPy's threads, which start at its import, cost more than they give."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def moment(now: dt.datetime | None) -> dt.datetime:

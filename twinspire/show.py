@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -13,8 +14,9 @@ from rich.text import Text
 from artefacts.console import console
 from evaluation.gates.report import GateReport, Outcome
 from features.schema import plural
-from serving.answers import Recommendations
+from serving.answers import Recommendations, RecommendedItem
 from serving.recommender import Recommender
+from serving.search import SearchAnswer
 from serving.sparcode.files import SparCodeReport
 
 NUM_HISTORY = 5
@@ -49,13 +51,24 @@ def print_answers(recommender: Recommender, found: Recommendations, *, event_nam
             console().print(
                 f"{'' if place else heading:<{max(12, len(heading))}} {_cut(name, NAME_WIDTH)}", markup=False
             )
-        table = Table("#", "item", "category", "score", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-        for place, item in enumerate(answer.items, start=1):
-            name = shown_name(item["item_name"], item["item_id"])
-            cells = (str(place), _cut(name, NAME_WIDTH), _cut(item["category"] or "", CATEGORY_WIDTH))
-            # Text, because names may hold what rich takes for markup.
-            table.add_row(*(Text(cell, no_wrap=True) for cell in cells), f"{item['score']:.4f}")
-        console().print(table if answer.items else "nothing to offer")
+        console().print(_items_table(answer.items) if answer.items else "nothing to offer")
+
+
+def print_found(found: SearchAnswer) -> None:
+    """Prints what a search has understood and found."""
+    for typed, meant in found.corrected.items():
+        console().print(f"{typed}: looked for {meant}", markup=False)
+    console().print(_items_table(found.items) if found.items else "no item has any of these words")
+
+
+def _items_table(items: Sequence[RecommendedItem]) -> Table:
+    table = Table("#", "item", "category", "score", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for place, item in enumerate(items, start=1):
+        name = shown_name(item["item_name"], item["item_id"])
+        cells = (str(place), _cut(name, NAME_WIDTH), _cut(item["category"] or "", CATEGORY_WIDTH))
+        # Text, because names may hold what rich takes for markup.
+        table.add_row(*(Text(cell, no_wrap=True) for cell in cells), f"{item['score']:.4f}")
+    return table
 
 
 def print_curve(report: SparCodeReport) -> None:

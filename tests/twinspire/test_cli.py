@@ -24,6 +24,7 @@ COMMANDS = (
     "bundle",
     "evaluate",
     "recommend",
+    "search",
     "serve",
     "doctor",
 )

@@ -11,7 +11,8 @@ import pytest
 from features.ids import IdMap
 from serving.answers import Answer, Recommendations
 from serving.retrieval.purchases import Purchases
-from twinspire.show import print_answers, shown_name, some_users
+from serving.search import SearchAnswer
+from twinspire.show import print_answers, print_found, shown_name, some_users
 
 LONG = "a very long name " * 20
 
@@ -61,3 +62,15 @@ def test_an_item_without_a_name_is_shown_by_its_id() -> None:
 
 def test_users_without_purchases_are_no_examples(recommender: Any) -> None:
     assert some_users(recommender, 3) == ["ann"]
+
+
+def test_a_search_shows_what_was_understood_and_found(capsys: pytest.CaptureFixture[str]) -> None:
+    items = answer("ann", ("7", "coffee [/] [bold]hot"), ("9", LONG)).items
+    print_found(SearchAnswer("2024-01-01-00000000", {"cofee": "coffee", "[/]": "tea"}, items, (), {}))
+    shown = capsys.readouterr().out
+    assert "cofee: looked for coffee" in shown
+    assert "[/]: looked for tea" in shown
+    assert "coffee [/] [bold]hot" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    print_found(SearchAnswer("2024-01-01-00000000", {}, [], ("nothing_found",), {}))
+    assert capsys.readouterr().out == "no item has any of these words\n"

@@ -168,6 +168,30 @@ def test_similar_items_are_answered_if_and_only_if_the_document_allows_it(ask: A
     asked()
 
 
+def test_a_search_is_answered_if_and_only_if_the_document_allows_it(written_words: Path) -> None:
+    # An explained item counts five times, so that the two limits differ.
+    app = application(written_words, Protection(max_items=250))
+    with asyncio.Runner() as runner:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+
+        def ask(path: str, body: Any = None) -> httpx.Response:
+            return runner.run(client.get(path) if body is None else client.post(path, json=body))
+
+        allows = jsonschema_rs.Draft202012Validator(schema_of(ask, "/v1/search"))
+        queries = st.sampled_from(["coffee", "cofee acme", "?", "", "x" * 256, "x" * 257, None, 7, ["coffee"]])
+        # No tower knows this server's columns, so that no user who is valid may be named.
+        users = st.sampled_from([None, "", "x" * 257, 2**53, True])
+        more = {"user_id": users, "explain": FLAGS, "timings": FLAGS, "exclude_items": FIELDS["exclude_items"]}
+
+        @SETTINGS
+        @given(body=st.fixed_dictionaries({"query": queries}, optional=OF_ITEMS | more))
+        def asked(body: dict[str, Any]) -> None:
+            assert (ask("/v1/search", body).status_code == 200) == allows.is_valid(body)
+
+        asked()
+        runner.run(client.aclose())
+
+
 def test_the_document_follows_the_bundle(ask: Ask) -> None:
     fields = schema_of(ask, "/v1/recommend")["properties"]
     assert fields["context"]["properties"].keys() == COLUMNS.keys()

@@ -107,7 +107,7 @@ def test_it_needs_the_key_and_is_counted_by_its_path(
     assert ask(query="coffee").status_code == 401
     assert ask(query="coffee", headers={"X-API-Key": "secret"}).status_code == 200
     counted = ask("/metrics").text
-    assert 'path="/v1/search"' in counted
+    assert 'endpoint="/v1/search"' in counted
     assert 'twinspire_stage_seconds_count{stage="words"} 1.0' in counted
 
 

@@ -8,6 +8,7 @@ export function readAddress(search) {
   const text = (name) => query.get(name) ?? "";
   return {
     user: text("user"),
+    words: text("words"),
     k: text("k") || "10",
     allow: query.getAll("allow"),
     deny: query.getAll("deny"),
@@ -23,6 +24,7 @@ export function readAddress(search) {
 export function writeAddress(view) {
   const query = new URLSearchParams();
   query.set("user", view.user);
+  if (view.words) query.set("words", view.words);
   query.set("k", view.k);
   view.allow.forEach((category) => query.append("allow", category));
   view.deny.forEach((category) => query.append("deny", category));

@@ -3,7 +3,7 @@
 import { LISTS, readAddress, writeAddress } from "./address.js";
 import { Categories, offer } from "./categories.js";
 import * as server from "./server.js";
-import { element, errorText, listEntries, listHead, pastEntries } from "./view.js";
+import { element, errorText, foundHead, listEntries, listHead, pastEntries } from "./view.js";
 
 const byId = (id) => document.getElementById(id);
 const section = (list) => document.querySelector(`[data-list="${list}"]`);
@@ -21,7 +21,7 @@ async function show() {
     known ??= await learn(signal);
     const view = withDefaults(readAddress(location.search));
     fill(view);
-    if (!view.user) {
+    if (!view.user && !view.words) {
       clear();
       return;
     }
@@ -53,8 +53,9 @@ function withDefaults(view) {
 }
 
 function fill(view) {
-  document.title = view.user ? `${view.user} – twinspire` : "twinspire";
+  document.title = [view.words, view.user, "twinspire"].filter(Boolean).join(" – ");
   byId("user").value = view.user;
+  byId("words").value = view.words;
   byId("k").value = view.k;
   byId("exclude").checked = view.exclude;
   byId("explain").checked = view.explain;
@@ -86,6 +87,7 @@ function viewOfControls() {
   });
   return {
     user: byId("user").value.trim(),
+    words: byId("words").value.trim(),
     k: byId("k").value.trim() || "10",
     allow: categories.allow.names,
     deny: categories.deny.names,
@@ -106,16 +108,18 @@ function changed() {
 async function answer(view, signal) {
   byId("columns").setAttribute("aria-busy", "true");
   try {
-    const answers = LISTS.map((list) => server.recommend(question(view, list), signal));
-    const [bought, ...found] = await Promise.all([server.history(view.user, signal), ...answers].map(orRefused));
-    const refused = [bought, ...found].find((one) => one instanceof server.Refused && one.status === 401);
+    const searched = view.words ? server.search(searchQuestion(view), signal) : null;
+    const answers = LISTS.map((list) => (view.user ? server.recommend(question(view, list), signal) : null));
+    const past = view.user ? server.history(view.user, signal) : null;
+    const [byWords, bought, ...found] = await Promise.all([searched, past, ...answers].map(orRefused));
+    const refused = [byWords, bought, ...found].find((one) => one instanceof server.Refused && one.status === 401);
     if (refused) throw refused;
     const lists = Object.fromEntries(LISTS.map((list, place) => [list, found[place]]));
-    const pasts = await pastsOf(view.user, bought, lists, signal);
+    const pasts = view.user ? await pastsOf(view.user, bought, lists, signal) : null;
     signal.throwIfAborted();
-    forgetErrors();
-    byId("key").hidden = true;
-    draw(view, bought, lists, pasts);
+    clear();
+    if (view.user) draw(view, bought, lists, pasts);
+    if (byWords !== null) drawFound(byWords);
   } finally {
     if (!signal.aborted) byId("columns").removeAttribute("aria-busy");
   }
@@ -145,6 +149,12 @@ function question(view, list) {
   };
 }
 
+/** The filters of the lists hold for a search too; purchases are not left out of it. */
+function searchQuestion(view) {
+  const { k, allow_categories, deny_categories, explain } = question(view, LISTS[0]);
+  return { query: view.words, k, allow_categories, deny_categories, explain, ...(view.user && { user_id: view.user }) };
+}
+
 /** List -> ids of what the user bought, as its bundle knows it; the history alone shows the latest only. */
 async function pastsOf(user, bought, lists, signal) {
   const shown = bought?.items?.map((item) => item.item_id) ?? [];
@@ -170,7 +180,7 @@ function draw(view, bought, lists, pasts) {
     const marks = { past: pasts[list], other: other(list), otherRanks: ranks[other(list)] };
     section(list).querySelector(".items").replaceChildren(...(isRefused ? [] : listEntries(found.items, marks)));
     section(list).querySelector(".head").replaceChildren(...(isRefused ? [] : listHead(found)));
-    if (isRefused) found.errors.forEach((error) => tellAt(list, error));
+    if (isRefused) found.errors.forEach((error) => tellAt(section(list), error));
     else offer(found.items);
   }
   if (LISTS.some((list) => lists[list] instanceof server.Refused)) {
@@ -180,6 +190,22 @@ function draw(view, bought, lists, pasts) {
   const shared = [...ranks.a.keys()].filter((item) => ranks.b.has(item)).length;
   const unknown = bought === null ? `There is no user ${view.user}. ` : "";
   say(`${unknown}${ranks.a.size} items in list A, ${ranks.b.size} in list B, ${shared} in both.`);
+}
+
+function drawFound(found) {
+  const part = byId("found");
+  part.hidden = false;
+  if (found instanceof server.Refused) {
+    found.errors.forEach((error) => tellAt(part, error));
+    say("Something in the request is wrong; see the fields.");
+    return;
+  }
+  part.querySelector(".head").replaceChildren(...foundHead(found));
+  const marks = { past: new Set(), other: "", otherRanks: new Map() };
+  part.querySelector(".items").replaceChildren(...listEntries(found.items, marks));
+  offer(found.items);
+  const count = `${found.items.length} ${found.items.length === 1 ? "item" : "items"} found by words.`;
+  say([byId("status").textContent, count].filter(Boolean).join(" "));
 }
 
 function drawPast(user, bought, ranks, numBought) {
@@ -195,13 +221,13 @@ function drawPast(user, bought, ranks, numBought) {
   else note.replaceChildren(`${items.length} ${items.length === 1 ? "item" : "items"}, the latest first.`);
 }
 
-/** Shows an error at the control it is about; both lists may tell the same. */
-function tellAt(list, error) {
+/** Shows an error at the control it is about; several parts of the page may have the same one. */
+function tellAt(part, error) {
   const field = `[data-field="${CSS.escape(error.field.split(".")[0])}"]`;
-  const place = section(list).querySelector(field) ?? byId("question").querySelector(field);
+  const place = part.querySelector(field) ?? byId("question").querySelector(field);
   const text = errorText([error]);
   if (place === null) {
-    section(list).querySelector(".head").append(text);
+    part.querySelector(".head").append(text);
     return;
   }
   if (place.querySelector(".error")) return;
@@ -225,6 +251,7 @@ function clear() {
   say("");
   byId("key").hidden = true;
   byId("past").hidden = true;
+  byId("found").hidden = true;
   byId("past-note").replaceChildren("Type a user's id and press Enter.");
   document.querySelectorAll(".head, .items").forEach((part) => part.replaceChildren());
 }

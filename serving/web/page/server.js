@@ -45,19 +45,25 @@ export async function history(user, signal) {
 
 /** One user's list, and the time of each stage. The arm is always named: a look at this page is no exposure. */
 export async function recommend(question, signal) {
-  const { results, stage_microseconds: stages } = await ask("v1/recommend", {
-    signal,
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...question, timings: true }),
-  });
+  const { results, stage_microseconds: stages } = await post("v1/recommend", question, signal);
   return { ...results[0], stages };
+}
+
+/** Items that have typed words, and the time of each stage. */
+export async function search(question, signal) {
+  const { stage_microseconds: stages, ...found } = await post("v1/search", question, signal);
+  return { ...found, stages };
 }
 
 /** Ids of the items in a user's past, as an arm's bundle knows it: what `repeat` answers, up to the largest k. */
 export async function pastItems(user, arm, maxK, signal) {
   const list = await recommend({ user_id: user, arm, k: maxK, retriever: "repeat" }, signal);
   return list.fallback === null ? list.items.map((item) => item.item_id) : [];
+}
+
+function post(path, question, signal) {
+  const body = JSON.stringify({ ...question, timings: true });
+  return ask(path, { signal, method: "POST", headers: { "Content-Type": "application/json" }, body });
 }
 
 async function ask(path, { headers = {}, ...options }) {

@@ -73,6 +73,16 @@ export function listHead(list) {
   return head;
 }
 
+/** What was understood of typed words, and in what time they were found. */
+export function foundHead({ corrected, items, reasons, bundle_version, stages }) {
+  const said = Object.entries(corrected).map(([typed, meant]) => `${typed}: looked for ${meant}.`);
+  if (!items.length) said.push("No item that may come has any of these words.");
+  said.push(...reasons.filter((reason) => reason !== "nothing_found").map((reason) => REASONS[reason] ?? reason));
+  const bundle = element("div", {}, element("dt", {}, "bundle"), element("dd", {}, bundle_version));
+  const notes = said.length ? [element("ul", { class: "reasons" }, ...said.map((text) => element("li", {}, text)))] : [];
+  return [element("dl", { class: "facts" }, bundle), ...notes, timings(stages)];
+}
+
 /** What is wrong, for people. */
 export function errorText(errors) {
   return element("p", { class: "error" }, errors.map(sentence).join(" "));

@@ -95,6 +95,18 @@ def address(live: Live, log: Log) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def words_address(written_words: Path, read_users: Callable[[list[str]], pa.Table], log: Log) -> Iterator[str]:
+    words = Bundle.open(written_words)
+    retrievers = retrievers_of(words, RankingConfig(), ef_search=50)
+    recommender = Recommender(words, read_users, retrievers=retrievers, default_retriever="fused")
+    live = Live(
+        Arms(ARMS, salt=""), lambda _: recommender, lambda: words.version, clock=lambda: dt.datetime.now(dt.UTC)
+    )
+    with serving(live, log) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def api(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, trust_env=False) as client:
         yield client
@@ -237,6 +249,35 @@ def test_an_item_is_explained(page, address: str, api: httpx.Client) -> None:
         assert f"{retriever} at rank {found['rank']} (" in text
     for near in shown(explanation["near"]):
         assert f"{near} (" in text
+
+
+def test_words_are_searched_with_and_without_a_user(page, words_address: str) -> None:
+    with httpx.Client(base_url=words_address, trust_env=False) as client:
+        page.open(words_address, words="cofee acme", k=4)
+        found = client.post("/v1/search", json={"query": "cofee acme", "k": 4}).json()
+        assert page.names("#found") == shown(found["items"])
+        assert page.run("all('#found .reasons li')") == ["cofee: looked for coffee."]
+        assert page.run("status.textContent") == "4 items found by words."
+        assert page.run("document.title") == "cofee acme – twinspire"
+        assert page.names("#columns") == []
+        page.open(words_address, user="u1", words="coffee", k=4, deny="fruit", explain=1)
+        asked = {"query": "coffee", "k": 4, "user_id": "u1", "deny_categories": ["fruit"]}
+        assert page.names("#found") == shown(client.post("/v1/search", json=asked).json()["items"])
+        page.run("document.querySelector('#found .items summary').click()")
+        assert "Matches: coffee." in page.run("document.querySelector('#found .items details').innerText")
+        assert page.run("status.textContent").endswith("in both. 4 items found by words.")
+        page.type("words", "zzzz")
+        page.until("location.search.includes('words=zzzz') && status.textContent.includes(' 0 items found by words.')")
+        assert page.run("all('#found .reasons li')") == ["No item that may come has any of these words."]
+        page.type("words", "")
+        page.until("document.getElementById('found').hidden && all('.list .items li').length === 8")
+
+
+def test_a_bundle_without_words_says_so_at_the_field(page, address: str) -> None:
+    page.open(address, user="u1", words="coffee", k=3)
+    assert page.run("document.getElementById('words').getAttribute('aria-invalid')") == "true"
+    assert "sparse: {}" in page.run("document.getElementById('words-error').innerText")
+    assert page.run("all('.list .items li').length") == 6
 
 
 def test_a_name_that_is_markup_is_shown_as_text(page, address: str) -> None:

@@ -342,6 +342,7 @@ class Recommender:
         for name in self.retrievers:
             self.recommend([WARM_UP_USER], k=1, retriever=name)
         if self.typed_words is not None:
+            self.typed_words.prepare()
             self.search(WARM_UP_USER, k=1)
         if self.probes:
             self.read_users(list(self.probes))

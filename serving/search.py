@@ -27,7 +27,7 @@ WORDS = "words"
 """What an explanation calls the order by words alone."""
 TOWERS = "two_tower"
 """Retriever that re-orders what was found."""
-WORDS_COST = 4
+WORDS_COST = 10
 """What finding items by words costs, in lists of `FIRST_ITEMS` items."""
 NO_INDEX = "needs a sparse index, and this bundle has none; set sparse: {} and make the bundle again"
 

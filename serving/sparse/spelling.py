@@ -18,10 +18,25 @@ import scipy.sparse as sp
 
 from features.text import trigrams
 
-NUM_BUCKETS, LONGEST = 1 << 18, 64
-"""Buckets of trigrams, of which a shop's words have some thousands; trigrams of a word that count."""
+NUM_BUCKETS, LONGEST, LONGEST_TEXT = 1 << 18, 64, 128
+"""Buckets of trigrams, of which a shop's words have some thousands; trigrams of a word, and of a name, that count."""
 LEAST_SIMILARITY = 0.3
 """Below it, words have nothing to do with each other."""
+
+
+def similarities(texts: Sequence[str], others: pa.Array) -> npt.NDArray[np.float64]:
+    """The similarity of each text with each other one, of B others: [texts, B]; repeated trigrams count each time."""
+    found = trigrams(others, length=LONGEST_TEXT, num_buckets=NUM_BUCKETS)
+    lengths = (found > 0).sum(axis=1)
+    rows = []
+    for text in texts:
+        own = trigrams(pa.array([text], pa.string()), length=LONGEST_TEXT, num_buckets=NUM_BUCKETS)[0]
+        own = own[own > 0]
+        has = np.zeros(NUM_BUCKETS + 1, np.bool_)
+        has[own] = True
+        shared = np.minimum(has[found].sum(axis=1), len(own))
+        rows.append(2 * shared / np.maximum(len(own) + lengths, 1))
+    return np.array(rows)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Typed words: what they mean in a catalogue's vocabulary, and the items that have them, re-ordered for a user.
 
-    score_i = [name of i is what was typed] + (w_i / max w + TOWER_SHARE t_i) / (1 + TOWER_SHARE)
+    score_i = n_i + (w_i / max w + TOWER_SHARE t_i) / (1 + TOWER_SHARE)
 
 w_i is the item's BM25 score. t_i is its score by the two towers, scaled to 0 to 1 over the first `REORDERED` items by
-words, and 0 without a user. So towers decide between items whose words fit about equally well, and an item whose name
-was typed is in front of all others.
+words, and 0 without a user: towers decide between items whose words fit about equally well. n_i is the similarity of
+the item's name with what was typed, by letter trigrams, spaces and signs left out, where it is at least `NEARLY`, and 0
+elsewhere: such items are in front of all others. For a slip in a number, or between two words, gives other words, but
+nearly the same name.
 
 N items of the catalogue, V words.
 """
@@ -19,13 +21,14 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from serving.retrieval.eligible import EligibleItems
 from serving.retrieval.ranking import Rows, Scores, padding
 from serving.retrieval.retrievers import Retriever, UserQueries
 from serving.sparse.index import Query, SparseIndex
 from serving.sparse.retriever import best_rows
-from serving.sparse.spelling import Spelling
+from serving.sparse.spelling import Spelling, similarities
 from serving.sparse.terms import words
 
 MOST_MEANT = 3
@@ -36,14 +39,20 @@ TOWER_SHARE = 0.1
 """What the towers can make up for, in the best item's score by words."""
 
 
+NEARLY = 0.8
+"""Similarity from which on a name is what was typed."""
+
+
 @dataclass(frozen=True)
 class Understood:
     """What was typed, in words of the catalogue."""
 
     query: Query
     """The terms, each with the similarity of the typed word."""
+    typed: tuple[str, ...]
+    """The words as they were typed."""
     words: tuple[str, ...]
-    """What each typed word most likely means; an unknown word like none stays."""
+    """What each most likely means; an unknown word like none stays."""
     corrected: dict[str, str]
     """Typed word -> what was looked for in its place."""
 
@@ -66,6 +75,10 @@ class TypedWords:
         counts = [max(int(num_items[number]) for number in self._terms_of[word]) for word in own]
         return Spelling.of(own, np.array(counts, np.int64))
 
+    def prepare(self) -> None:
+        """Makes what all searches share, so that the first one need not."""
+        _ = self.spelling, self._names
+
     def understand(self, text: str) -> Understood:
         """Known words are meant as they are; an unknown one is what it is like, or the beginning of, if it is the last.
 
@@ -87,7 +100,7 @@ class TypedWords:
                 corrected[word] = best
         terms = np.array(sorted(weights), np.int64)
         query = Query(terms, np.array([weights[number] for number in terms.tolist()], np.float32))
-        return Understood(query, tuple(meant), corrected)
+        return Understood(query, tuple(typed), tuple(meant), corrected)
 
     def _meanings(self, word: str, *, is_open: bool) -> dict[str, float]:
         if word in self._terms_of:
@@ -99,10 +112,16 @@ class TypedWords:
     def _terms_of(self) -> Mapping[str, list[int]]:
         return self.index.vocabulary.of_word
 
-    def has_name(self, rows: Rows, meant: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """[n] which items have a name of these words, in any order, and no others."""
-        wanted = sorted(meant)
-        return np.array([sorted(words(self.item_names[row] or "")) == wanted for row in rows.tolist()], np.bool_)
+    @cached_property
+    def _names(self) -> pa.Array:
+        """[N] the words of the items' names, with nothing between them."""
+        return pa.array(["".join(words(name or "")) for name in self.item_names], pa.string())
+
+    def nearness(self, rows: Rows, understood: Understood) -> npt.NDArray[np.float64]:
+        """[n] n_i of some items: the higher of the similarities with what was typed and with what it means."""
+        texts = dict.fromkeys("".join(one) for one in (understood.typed, understood.words))
+        found = similarities([*texts], self._names.take(pa.array(rows))).max(axis=0)
+        return np.where(found >= NEARLY, found, 0.0)
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,7 @@ class ByWords:
         if self.towers is not None:
             value[: len(first)] += TOWER_SHARE * self._scaled(user, first, len(by_words))
         value /= 1 + TOWER_SHARE
-        value[: len(first)] += self.typed.has_name(first, self.understood.words)
+        value[: len(first)] += self.typed.nearness(first, self.understood)
         order = np.lexsort((found, -value))[:k]
         return found[order], value[order].astype(np.float32)
 

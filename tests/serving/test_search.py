@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from serving import added_to_bundle
 from serving.answers import RequestError
 from serving.asked import Unavailable
 from serving.bundles.bundle import Bundle
@@ -67,7 +68,8 @@ def test_all_items_that_have_a_word_are_found_and_no_others(search: Callable[...
         ("coffee dunmroe", {"dunmroe": "dunmore"}),
         ("cofffee dunmor", {"cofffee": "coffee", "dunmor": "dunmore"}),
         ("coffee dun", {"dun": "dunmore"}),
-        ("dunmore coffee", {}),
+        ("COFFEE: Dunmore", {}),
+        ("coffe edunmore", {"coffe": "coffee", "edunmore": "dunmore"}),
     ],
 )
 def test_a_typed_name_is_first_and_the_answer_has_what_was_understood(
@@ -159,3 +161,21 @@ def test_a_bundle_without_a_sparse_index_says_how_to_get_one(bundle: Bundle, rea
     ):
         recommender.search("coffee")
     recommender.warm_up()
+
+
+def test_an_added_item_is_found_by_its_words_and_filtered(
+    words: Bundle, read_users: ReadUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pa.table(
+        {"item_id": ["n1", "i0"], "item_name": ["zwieback acme", "known already"], "aisle": ["fruit", "fish"]}
+    )
+    # What the towers make of it is another test's.
+    monkeypatch.setattr(added_to_bundle, "vectors_of_new", lambda bundle, new: bundle.item_vectors[:1])
+    recommender = recommender_of(added_to_bundle.with_added(words, rows), read_users)
+    for user_id in (None, "u1"):
+        found = recommender.search("zwiebak acme", k=30, user_id=user_id, explain=True)
+        assert found.items[0]["item_id"] == "n1"
+        assert found.items[0]["explanation"]["matches"] == ["zwieback", "acme"]
+        assert sorted(ids_of(found)) == ["i0", "i1", "i2", "i3", "n1"]
+    assert ids_of(recommender.search("zwieback", allow_categories=("fish",))) == []
+    assert ids_of(recommender.search("known already")) == []

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.sparse.spelling import LEAST_SIMILARITY, Spelling
+from serving.sparse.spelling import LEAST_SIMILARITY, Spelling, similarities
 
 WORD = st.text("abcé1日", min_size=1, max_size=8)
 
@@ -20,9 +21,13 @@ def spelling_of(words: Sequence[str]) -> Spelling:
     return Spelling.of(own, np.arange(1, len(own) + 1))
 
 
-def slow_trigrams(word: str) -> set[bytes]:
+def slow_list(word: str) -> list[bytes]:
     marked = f"#{word}#".encode()
-    return {marked[place : place + 3] for place in range(len(marked) - 2)}
+    return [marked[place : place + 3] for place in range(len(marked) - 2)]
+
+
+def slow_trigrams(word: str) -> set[bytes]:
+    return set(slow_list(word))
 
 
 def slow_similarity(one: str, other: str) -> float:
@@ -50,3 +55,13 @@ def test_words_that_begin_with_some_letters_are_those_of_a_slow_twin(words: list
 def test_the_similarity_of_two_words_is_twice_their_common_trigrams_by_all() -> None:
     # #co cof ofe fee ee# and #co cof off ffe fee ee#: four are common, of five and six.
     assert spelling_of(["coffee", "tea"]).alike("cofee", most=3) == {"coffee": pytest.approx(8 / 11)}
+
+
+@given(st.lists(WORD, min_size=1, max_size=4), st.lists(WORD, max_size=12))
+def test_similarities_of_texts_are_those_of_a_slow_twin(texts: list[str], others: list[str]) -> None:
+    found = similarities(texts, pa.array(others, pa.string()))
+    for text, row in zip(texts, found, strict=True):
+        for other, similarity in zip(others, row, strict=True):
+            own, more = slow_list(text), slow_list(other)
+            shared = min(sum(trigram in own for trigram in more), len(own))
+            assert similarity == pytest.approx(2 * shared / (len(own) + len(more)))

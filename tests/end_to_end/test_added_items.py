@@ -52,7 +52,7 @@ def shop(first_day: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     pd.concat([frame, pd.DataFrame([UNSOLD])]).to_parquet(articles)
     config = folder / "shop.yaml"
     text = first_day.config.read_text().replace(str(first_day.config.parent / "articles.parquet"), str(articles))
-    config.write_text(text)
+    config.write_text(f"{text}\nsparse: {{}}\n")
     shop = type(first_day)(config, folder / "runs", None)
     ran = shop.do("run", "--now", "2024-03-01")
     assert ran.returncode == 0, ran.stderr
@@ -140,6 +140,19 @@ def test_an_added_item_is_listed_explained_and_filtered(own: Any) -> None:
     for retriever in ("popularity", "fused"):
         [answer] = after.recommend(["c00"], k=30, retriever=retriever, exclude_items=("a001",)).answers
         assert len(answer.items) == 30
+
+
+def test_an_added_item_is_found_by_words_on_the_command_line(own: Any) -> None:
+    add(own, NEW)
+    [_, *flags] = own.command("search")
+    ran = twinspire("search", "friut of tody", "--user", "c00", "--json", *flags)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["corrected"] == {"friut": "fruit", "tody": "today"}
+    assert found["items"][0]["item_id"] == "a901"
+    shown = twinspire("search", "friut of tody", "-k", "1", *flags)
+    assert "friut: looked for fruit" in shown.stdout
+    assert "fruit of today" in shown.stdout
 
 
 def test_bad_and_known_rows_are_named_and_change_nothing(own: Any) -> None:

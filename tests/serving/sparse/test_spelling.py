@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.sparse.spelling import LEAST_SIMILARITY, Spelling, similarities
+from serving.sparse.spelling import LEAST_SIMILARITY, Spelling, is_slip, similarities
 
-WORD = st.text("abcé1日", min_size=1, max_size=8)
+LETTERS = "abcé1日"
+WORD = st.text(LETTERS, min_size=1, max_size=8)
 
 
 def spelling_of(words: Sequence[str]) -> Spelling:
@@ -30,9 +31,22 @@ def slow_trigrams(word: str) -> set[bytes]:
     return set(slow_list(word))
 
 
-def slow_similarity(one: str, other: str) -> float:
-    own, others = slow_trigrams(one), slow_trigrams(other)
-    return 2 * len(own & others) / (len(own) + len(others))
+def slow_slips(word: str) -> set[str]:
+    """All that one slip makes of a word, of the letters of these tests."""
+    cuts = [(word[:place], word[place:]) for place in range(len(word) + 1)]
+    more = {begin + letter + end for begin, end in cuts for letter in LETTERS}
+    others = {begin + letter + end[1:] for begin, end in cuts if end for letter in LETTERS}
+    less = {begin + end[1:] for begin, end in cuts if end}
+    swapped = {begin + end[1] + end[0] + end[2:] for begin, end in cuts if len(end) > 1}
+    return (more | others | less | swapped) - {word}
+
+
+def slow_similarity(typed: str, word: str) -> float:
+    own, others = slow_trigrams(typed), slow_trigrams(word)
+    dice = 2 * len(own & others) / (len(own) + len(others))
+    # A word that has no trigram in common is looked up only if it has the same letters.
+    is_compared = dice > 0 or sorted(typed) == sorted(word)
+    return (1 + dice) / 2 if is_compared and word in slow_slips(typed) else dice
 
 
 @given(st.lists(WORD, max_size=12), WORD)
@@ -52,9 +66,20 @@ def test_words_that_begin_with_some_letters_are_those_of_a_slow_twin(words: list
     assert spelling_of(words).beginning_with(start, most=3) == expected[:3]
 
 
-def test_the_similarity_of_two_words_is_twice_their_common_trigrams_by_all() -> None:
-    # #co cof ofe fee ee# and #co cof off ffe fee ee#: four are common, of five and six.
-    assert spelling_of(["coffee", "tea"]).alike("cofee", most=3) == {"coffee": pytest.approx(8 / 11)}
+def test_a_word_is_as_similar_as_its_trigrams_and_more_by_one_slip() -> None:
+    words = ["coffee", "fruit", "soup", "tea"]
+    # #co cof off ffe fey eyy yy# and #co cof off ffe fee ee#: four are common, of seven and six.
+    assert spelling_of(words).alike("coffeyy", most=3) == {"coffee": pytest.approx(8 / 13)}
+    # #co cof ofe fee ee#: four of five and six, and a letter is missing.
+    assert spelling_of(words).alike("cofee", most=3) == {"coffee": pytest.approx((1 + 8 / 11) / 2)}
+    # Of fruit, only #fr is left, and nothing of soup.
+    assert spelling_of(words).alike("friut", most=3) == {"fruit": pytest.approx((1 + 2 / 10) / 2)}
+    assert spelling_of(words).alike("suop", most=3) == {"soup": 0.5}
+
+
+@given(WORD, WORD)
+def test_slips_are_those_of_a_slow_twin(typed: str, word: str) -> None:
+    assert is_slip(typed, word) == (word in slow_slips(typed))
 
 
 @given(st.lists(WORD, min_size=1, max_size=4), st.lists(WORD, max_size=12))

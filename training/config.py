@@ -158,6 +158,10 @@ class NegativesConfig(Section):
     """By how much the own item's cosine is to exceed that of an in-batch hard negative."""
     easy_per_hard: float | None = Field(None, gt=0)
     """Easy negatives for each mined one, 100 in the paper; null takes no mined ones."""
+    hard_weight: float | None = Field(1.0, gt=0)
+    """What a mined item, or one that was shown, counts in the softmax, in easy ones of its row on average: with 1,
+    easy_per_hard is a ratio of weights too. Null leaves it uncorrected: then it weighs far less than an even draw,
+    which stands for many items. Not read without log_q."""
     mined_band: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (101, 500)
     """First and last rank of the mined items in the previous model's lists."""
     mined_per_user: int = Field(40, ge=1)

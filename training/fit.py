@@ -295,6 +295,7 @@ class _Single:
             num_positions=num_positions,
             context_dropout=training.context_dropout,
             item_dropout=training.item_dropout,
+            hard_weight=negatives.hard_weight,
             without_events=self.encoder.without_events(),
             frequency=None
             if training.frequency == "exact"

@@ -67,11 +67,11 @@ def _warnings_of_negatives(training: TrainingConfig) -> list[str]:
             f"training.log_q is {training.log_q}, and no negative is drawn by popularity: there is no bias to correct; "
             "set training.negatives.in_batch: true, or training.log_q: none"
         )
-    elif training.log_q == "yi2019":
+    elif training.log_q == "yi2019" and negatives.hard_weight is None:
         for key, value in private.items():
             found.append(
                 f"training.negatives.{key} is {value}, and log_q yi2019 corrects the own item but not these negatives, "
-                "which then weigh little; set training.log_q: khrylchenko2025"
+                "which then weigh little; set training.negatives.hard_weight, 1 for instance"
             )
     first, last = negatives.mined_band
     if negatives.easy_per_hard is not None and last - first + 1 < negatives.mined_per_user:

@@ -100,6 +100,21 @@ class Truth:
             total += share * at
         return total
 
+    def after(self, users: Ints, rows: Ints, day: int) -> Floats:
+        """[U, N] float64: the distribution of the item that comes after another one of a visit, if one comes.
+
+        Args:
+            users: [U] int64, numbers of users.
+            rows: [U] int64, the item that each of them has taken last.
+            day: Of the visit.
+        """
+        by_taste, first = self._first_items(users, day)
+        sequence = self.world.visits.sequence
+        followed = self._follow(day)[rows].toarray()
+        lost = 1 - followed.sum(axis=1, keepdims=True)
+        found: Floats = (1 - sequence) * first + sequence * (followed + lost * by_taste)
+        return found
+
     def _first_items(self, users: Ints, day: int) -> tuple[Floats, Floats]:
         """[U, N] each: the distribution of an item by taste, and of the first item of a visit."""
         world, items = self.world, self.items

@@ -262,12 +262,12 @@ NO_BIAS = "and no negative is drawn by popularity: there is no bias to correct"
             f"training.log_q is khrylchenko2025, {NO_BIAS}",
         ),
         (
-            ["training.negatives.easy_per_hard=100"],
+            ["training.negatives={easy_per_hard: 100, hard_weight: null}"],
             "training.negatives.easy_per_hard is 100.0, and log_q yi2019 corrects the own item but not these "
-            "negatives, which then weigh little; set training.log_q: khrylchenko2025",
+            "negatives, which then weigh little; set training.negatives.hard_weight, 1 for instance",
         ),
         (
-            ["training.negatives={impressions: shown.parquet, num_impressions: 3}"],
+            ["training.negatives={impressions: shown.parquet, num_impressions: 3, hard_weight: null}"],
             "training.negatives.num_impressions is 3, and log_q yi2019 corrects the own item",
         ),
         (

@@ -21,7 +21,7 @@ from training.data.example_weights import REWARDS, Fade, Reward, balanced
 from training.data.positions import TARGET, TARGET_LOG_Q, TARGET_PREFIX, Targets, without_some
 from training.negatives import queue, sampling_bias, source
 from training.negatives.known_positives import KnownPositives, false_negatives
-from training.negatives.private import PrivateNegatives, draw_private, mask_private
+from training.negatives.private import PrivateNegatives, draw_private, log_q_of_hard, mask_private
 
 Ints = npt.NDArray[np.int64]
 USER_PREFIX, ITEM_PREFIX = "user/", "item/"
@@ -129,6 +129,8 @@ class BatchPlan:
         context_dropout: Share of the examples whose event columns are made missing.
         item_dropout: Share of the items of each batch that are described as if they had no events: wherever in the
             batch they are, so that a column's chance to be there, and with it log q, is not changed by it.
+        hard_weight: What a negative that is there for sure counts, in easy ones of its row on average; None leaves its
+            score as it is.
         without_events: What counts events in such an item's inputs, see `Encoder.without_events`.
     """
 
@@ -145,6 +147,7 @@ class BatchPlan:
     num_positions: int = 0
     context_dropout: float = 0.0
     item_dropout: float = 0.0
+    hard_weight: float | None = None
     without_events: Inputs = field(default_factory=dict)
 
 
@@ -304,11 +307,14 @@ def _comparison(
         # An item takes no gradient while only the queue holds it: what its vector misses then, it gets in the batch.
         made[ITEM_GRADIENT] = np.exp(log_q(candidates) - log_q(candidates, with_queue=False))
     if private is not None:
-        made[MASK] = mask_private(mask, private, users, candidates, plan.known, in_batch=plan.in_batch)
-        # The certain ones need no correction.
-        made[PRIVATE_LOG_Q] = np.zeros(private.items.shape, np.float32)
+        combined = mask_private(mask, private, users, candidates, plan.known, in_batch=plan.in_batch)
+        private_log_q = np.zeros(private.items.shape, np.float32)
+        if plan.hard_weight is not None and plan.correct:
+            easy = combined[:, : len(candidates)]
+            private_log_q += log_q_of_hard(log_q(candidates), easy, weight=plan.hard_weight)[:, None]
         by_chance = private.items[:, private.num_certain :]
-        made[PRIVATE_LOG_Q][:, private.num_certain :] = log_q(by_chance.ravel()).reshape(by_chance.shape)
+        private_log_q[:, private.num_certain :] = log_q(by_chance.ravel()).reshape(by_chance.shape)
+        made |= {MASK: combined, PRIVATE_LOG_Q: private_log_q}
     if targets is not None:
         made |= {TARGET: targets.place, TARGET_LOG_Q: log_q(targets.items)}
     recent.push(own, counts)

@@ -158,6 +158,32 @@ def mask_private(
     return np.concatenate([shared, hidden], axis=1)
 
 
+def log_q_of_hard(log_q: npt.NDArray[np.float32], mask: Mask, *, weight: float) -> npt.NDArray[np.float32]:
+    """What is subtracted from the scores of a row's hard negatives, so that each counts as so many easy ones.
+
+        log q_i = -log( weight * mean_{j not masked in row i} 1 / q_j )
+
+    A column stands for 1 / q_j items of the catalogue in the sum of the softmax: one of a few hundred even draws for
+    hundreds, an item that was mined, and is there for sure, only for itself. With this log q, a hundred easy ones for
+    each hard one is a ratio of weights and not only of numbers. The sum is then not that of the softmax over the
+    catalogue: what is hard counts more, as it is meant to.
+
+    Args:
+        log_q: [C + Q] float32, of the shared columns.
+        mask: [B, C + Q] bool, which of them do not count in a row; column i, row i's own item, never does.
+        weight: Easy ones, on average, that a hard one counts as.
+
+    Returns:
+        [B] float32; 0 for a row without easy ones.
+    """
+    counts = ~mask
+    np.fill_diagonal(counts, val=False)
+    easy = counts @ np.exp(-log_q)
+    num_easy = counts.sum(axis=1)
+    mean = np.where(num_easy > 0, easy / np.maximum(num_easy, 1), 1 / weight)
+    return -np.log(weight * mean).astype(np.float32)
+
+
 def _repeats(items: Ints) -> Mask:
     """[B, H] whether an earlier place of the row holds the same item."""
     order = np.argsort(items, axis=1, kind="stable")

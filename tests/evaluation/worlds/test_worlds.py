@@ -112,6 +112,27 @@ def test_each_user_has_the_distribution_of_the_truth() -> None:
     assert abs((found - means).sum()) < 4 * spread
 
 
+def test_what_follows_an_item_of_a_visit_has_the_distribution_of_the_truth() -> None:
+    world = a_world(users=12_000, visits={"sequence": 0.6, "repeat": 0.3})
+    truth, (users, items) = Truth(world, make_items(world)), views(world, 10)
+    is_next = users[1:] == users[:-1]
+    at, last, found = users[1:][is_next], items[:-1][is_next], items[1:][is_next]
+    chances = truth.after(at, last, 10)
+
+    np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-9)
+    expected, seen = chances.sum(axis=0), np.bincount(found, minlength=world.num_items)
+    often = expected > 5
+    z = (seen - expected)[often] / np.sqrt(expected[often])
+    assert abs(z.mean()) < 0.2
+    assert 0.7 < z.std() < 1.3
+    # More than half of them are among the few that follow the item before.
+    is_follower = np.zeros_like(chances, bool)
+    np.put_along_axis(is_follower, truth.items.successors[last], True, axis=1)
+    share = is_follower[np.arange(len(found)), found].mean()
+    assert share == pytest.approx((chances * is_follower).sum(axis=1).mean(), abs=0.02)
+    assert share > 0.5
+
+
 def test_visits_come_as_often_as_the_truth_says() -> None:
     world = a_world(users=3000)
     truth = Truth(world, make_items(world))

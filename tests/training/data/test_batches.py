@@ -337,6 +337,27 @@ def test_private_negatives_follow_the_shared_ones_row_by_row(groups_span: Span) 
         assert (batch["private_log_q"][:, 3:] < 0).all()
 
 
+@pytest.mark.parametrize("weight", [1.0, 4.0])
+def test_a_hard_negative_counts_so_many_easy_ones_of_its_row(groups_span: Span, weight: float) -> None:
+    made = plan(groups_span, mined=lists([3, 4, 5]), num_mined=2, num_random=2, hard_weight=weight)
+    for batch in batches(groups_span, made, seed=[1]):
+        num_rows, num_shared = batch["mask"].shape[0], len(batch["log_q"])
+        assert (batch["private_log_q"][:, 2:] < 0).all()
+        for row in range(num_rows):
+            easy = [
+                1 / np.exp(batch["log_q"][column])
+                for column in range(num_shared)
+                if column != row and not batch["mask"][row, column]
+            ]
+            hard = 1 / np.exp(batch["private_log_q"][row, :2])
+            np.testing.assert_allclose(hard, weight * np.mean(easy), rtol=1e-5)
+
+
+def test_where_scores_are_not_corrected_a_hard_negative_is_not_either(groups_span: Span) -> None:
+    made = plan(groups_span, mined=lists([3, 4, 5]), num_mined=2, hard_weight=1.0, correct=False)
+    assert not any(batch["private_log_q"].any() for batch in batches(groups_span, made, seed=[1]))
+
+
 def test_without_private_negatives_there_is_no_log_q_of_them(groups_span: Span) -> None:
     assert "private_log_q" not in next(batches(groups_span, plan(groups_span), seed=[1]))
 

@@ -18,6 +18,7 @@ from training.negatives.private import (
     draw_private,
     hard_per_row,
     listed,
+    log_q_of_hard,
     mask_private,
 )
 from training.negatives.source import Descriptions
@@ -37,6 +38,19 @@ def negatives() -> UserNegatives:
 )
 def test_a_hard_one_for_so_many_easy_ones_but_at_least_one(num_easy: int, easy_per_hard: float, expected: int) -> None:
     assert hard_per_row(num_easy, easy_per_hard=easy_per_hard) == expected
+
+
+def test_a_hard_one_in_a_hundred_has_a_hundredth_of_the_gradient_where_scores_are_equal() -> None:
+    num_rows, num_easy = 4, 100
+    rng = np.random.default_rng(0)
+    log_q = np.log(rng.uniform(0.001, 0.9, num_rows + num_easy)).astype(np.float32)
+    mask = np.zeros((num_rows, len(log_q)), bool)
+    mask[:, :num_rows] = True
+    hard = log_q_of_hard(log_q, mask, weight=1.0)
+    easy = np.exp(-log_q[num_rows:]).sum()
+    np.testing.assert_allclose(np.exp(-hard) / easy, 1 / num_easy, rtol=1e-5)
+    nothing = log_q_of_hard(log_q, np.ones_like(mask), weight=1.0)
+    assert not nothing.any()
 
 
 def test_a_user_gets_items_of_the_own_list_each_once_as_far_as_it_goes() -> None:

@@ -90,14 +90,12 @@ def choose(
             f"{window.end_day}, and fewer than {LEAST_USERS} show nothing",
             len(window.users),
         )
-    of_metric = _MEASURES[ranking.choice_metric]
-
-    def measure(hits: metrics.Hits) -> Floats:
-        return of_metric(hits, k)
-
+    measure = measure_of(ranking, k)
     if window.sparse is not None:
         weights = {
-            exclude_known: hybrid_choice.hybrid_weights(window, measure, ranking, exclude_known=exclude_known)
+            exclude_known: hybrid_choice.hybrid_weights(
+                window, measure, ranking, exclude_known=exclude_known, before=fallback.hybrid_weights
+            )
             for exclude_known in (False, True)
         }
         candidates = compared(weights)
@@ -106,6 +104,12 @@ def choose(
     values = evaluate(candidates, window, measure, k=k, ranking=ranking)
     found = pick(candidates, values, metric=name, before=None if before is None else fallback)
     return replace(found, why=f"{found.why}, on {window.first_day} up to {window.end_day}")
+
+
+def measure_of(ranking: RankingConfig, k: int) -> Measure:
+    """What choices compare, from hits among the first k."""
+    of_metric = _MEASURES[ranking.choice_metric]
+    return lambda hits: of_metric(hits, k)
 
 
 def served_by(bundle: Path) -> served.Choice | None:

@@ -32,6 +32,21 @@ BLOCK_DAYS = 90
 
 
 @dataclass(frozen=True)
+class NewItems:
+    """Some items with events that are searched as if they had none.
+
+    Attributes:
+        ranked: [N, D] float32 as those of a window, except for these items.
+        are: [N] bool, which they are.
+        relevant: [B, N] bool, which of them users met in the days for the first time.
+    """
+
+    ranked: npt.NDArray[np.float32]
+    are: npt.NDArray[np.bool_]
+    relevant: sp.csr_array
+
+
+@dataclass(frozen=True)
 class Window:
     """Users of some days, and what was known of them when these begin.
 
@@ -44,6 +59,7 @@ class Window:
         ranked: [N, D] float32 item vectors, times business weights where there are any.
         sparse: Index over the terms of the N items, which knows of these users' past alone; None where there is none.
         num_events: [N] float32, events of each item so far; None where there is no sparse index.
+        new_items: Some items as if they were new; None where a fit has left no vectors of such items.
     """
 
     first_day: dt.date
@@ -54,6 +70,7 @@ class Window:
     ranked: npt.NDArray[np.float32]
     sparse: index.SparseIndex | None = None
     num_events: npt.NDArray[np.float32] | None = None
+    new_items: NewItems | None = None
 
 
 def repeated_share(paths: RunPaths) -> float:
@@ -67,7 +84,7 @@ def held_out_window(paths: RunPaths, *, seed: int) -> Window | None:
     found = vectors.ValidationVectors.load(paths.model)
     if found is None:
         return None
-    return _window(paths, paths, found.moment, found.users, found.items, seed=seed)
+    return _window(paths, paths, found.moment, found.users, found.items, seed=seed, as_new=found.as_new)
 
 
 def window_since(earlier: RunPaths, paths: RunPaths, *, seed: int) -> Window:
@@ -84,6 +101,7 @@ def _window(
     item_vectors: npt.NDArray[np.float32],
     *,
     seed: int,
+    as_new: vectors.ItemsAsNew | None = None,
 ) -> Window:
     """The days from a moment up to the cut, by the vectors and the encoder of a fit."""
     folder = fit.model / "encoder"
@@ -106,6 +124,11 @@ def _window(
         shape=(len(active), len(item_vectors)),
     )
     own = fit.index / weights.WEIGHTS_FILE
+    scale = weights.load_weights(own, num_items=len(item_vectors)) if own.exists() else None
+
+    def ranked(those: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return those if scale is None else weights.weighted(those, scale)
+
     return Window(
         first_day=moment,
         end_day=paths.as_of,
@@ -118,13 +141,32 @@ def _window(
             ),
         ),
         relevant=relevant,
-        popularity=_by_row(paths, moment, encoder, RECENT_EVENTS),
+        popularity=statistic_of_items(paths, moment, encoder, RECENT_EVENTS),
         sparse=_sparse_index(paths, encoder, past),
-        num_events=_by_row(paths, moment, encoder, "item_num_events") if paths.sparse.exists() else None,
-        ranked=weights.weighted(item_vectors, weights.load_weights(own, num_items=len(item_vectors)))
-        if own.exists()
-        else item_vectors,
+        num_events=statistic_of_items(paths, moment, encoder, "item_num_events") if paths.sparse.exists() else None,
+        ranked=ranked(item_vectors),
+        new_items=None
+        if as_new is None
+        else NewItems(
+            ranked=ranked(_replaced(item_vectors, as_new)),
+            are=(are := np.isin(np.arange(len(item_vectors)), as_new.rows)),
+            relevant=_first_met(relevant, past, are),
+        ),
     )
+
+
+def _replaced(item_vectors: npt.NDArray[np.float32], as_new: vectors.ItemsAsNew) -> npt.NDArray[np.float32]:
+    found = item_vectors.copy()
+    found[as_new.rows] = as_new.vectors
+    return found
+
+
+def _first_met(relevant: sp.csr_array, past: purchases.Purchases, are: npt.NDArray[np.bool_]) -> sp.csr_array:
+    """What of some items is relevant and was not met before: [B, N] bool."""
+    met = past.csr().astype(np.bool_)
+    found = sp.csr_array((relevant > met).multiply(are[None, :])).astype(np.bool_)
+    found.eliminate_zeros()
+    return found
 
 
 def _names(table: pa.Table, name: str) -> npt.NDArray[np.object_]:
@@ -186,7 +228,9 @@ def _sparse_index(paths: RunPaths, encoder: encoding.Encoder, past: purchases.Pu
     return found.of_items(rows).learned_from(past)
 
 
-def _by_row(paths: RunPaths, moment: dt.date, encoder: encoding.Encoder, name: str) -> npt.NDArray[np.float32]:
+def statistic_of_items(
+    paths: RunPaths, moment: dt.date, encoder: encoding.Encoder, name: str
+) -> npt.NDArray[np.float32]:
     """A statistic of each item of an encoder at a moment: [N]."""
     items = paths.catalogue(moment) / "items.parquet"
     rows = encoder.item_ids.rows(_names(pq.read_table(items, columns=[columns.ITEM_ID]), columns.ITEM_ID))

@@ -93,7 +93,8 @@ class RankingConfig(Section):
     """Length of the lists that are fused; at least the longest list that is evaluated."""
     hybrid_weight: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """What a score of the sparse list counts in `hybrid`, in one of the two towers'; `auto` as above, for users with a
-    short and a long past and items with many and few events."""
+    short and a long past; that for items with few events, which orders these in their places, on items that are
+    described as if they had none."""
     short_past: int = Field(5, ge=0)
     """Users who have met fewer distinct items have a short past."""
     cold_events: int = Field(1, ge=1)

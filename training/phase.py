@@ -33,6 +33,7 @@ from training.data.training_data import (
 from training.epochs import EpochMetrics
 from training.fit import Fitted
 from training.fit_sparcode import interaction_of
+from training.items_as_new import items_as_new
 from training.negatives.known_positives import KnownPositives
 from training.trainer import embed
 
@@ -187,7 +188,8 @@ def validation_vectors(
     if not towers.factor_dim or (towers.factor_weight and towers.factor_powers):
         users, items = embed(fitted.towers.user, evaluation.users), embed(fitted.towers.item, evaluation.items)
         recall = fitted.reports[fitted.best - 1].metrics[f"recall_at_{max(sections.ks)}"]
-        return ValidationVectors(phase.moment, users, items), recall, sections
+        as_new = items_as_new(sections, encoder, fitted, evaluation.items, evaluation.known)
+        return ValidationVectors(phase.moment, users, items, as_new), recall, sections
     assert phase.relevant is not None
     first, k = int(fitted.learned.item.output.shape[-1]), max(sections.ks)
     best: tuple[float, ValidationVectors, TowerConfig] | None = None
@@ -212,4 +214,6 @@ def validation_vectors(
             vectors = ValidationVectors(phase.moment, users, items)
             best = found[weight], vectors, tried.model_copy(update={"factor_weight": weight})
     assert best is not None
-    return best[1], best[0], replace(sections, towers=best[2])
+    sections = replace(sections, towers=best[2])
+    as_new = items_as_new(sections, encoder, fitted, evaluation.items, evaluation.known)
+    return replace(best[1], as_new=as_new), best[0], sections

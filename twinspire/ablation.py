@@ -24,12 +24,15 @@ from evaluation.settings import About, Arm, Settings
 from evaluation.slices import items_by_hidden_past, users_by_past
 from features.hidden_past import HiddenPast
 from serving.retrieval.ranking import Rows
-from twinspire.ablation_config import Ablation, folder_of
+from twinspire.ablation_config import AMONG_HIDDEN, Ablation, Lists, folder_of
 from twinspire.ablation_fit import Fit, retrieve
 from twinspire.kept_lists import kept_baseline
 from twinspire.trained_arm import Invocation, do_steps, root_of
 
 NUM_CATEGORIES = 5
+
+EXACT: frozenset[Lists] = frozenset({"exact", "cascade", "unquantised", "sparse", "hybrid", *AMONG_HIDDEN})
+"""Ways that approximate nothing."""
 
 Key = tuple[str, int, dt.date]
 """Arm, seed and cut."""
@@ -153,7 +156,8 @@ def _folder(ablation: Ablation, name: str) -> str:
 
     def fitted(arm: str) -> tuple[object, ...]:
         config, needs = ablation.arms[arm], ablation.settings.arms[arm].needs
-        return config.dataset, config.features, config.towers, config.training, config.sparcode, config.index, needs
+        shape = config.dataset, config.features, config.towers, config.training
+        return *shape, config.sparcode, config.index, config.sparse, needs
 
     return next(folder_of(other) for other in ablation.arms if fitted(other) == fitted(name))
 
@@ -222,7 +226,7 @@ class _Retrieved:
             settings.note,
             [[self.lists[name, seed, cut] for seed in seeds] for cut in cuts],
             reference=ablation.against(name),
-            layer="exact" if settings.lists in ("exact", "hidden_past", "cascade", "unquantised") else "index",
+            layer="exact" if settings.lists in EXACT else "index",
             training_seconds=tuple(self.seconds[key] for key in keys),
             costs=tuple(self.costs[key] for key in keys if key in self.costs),
         )

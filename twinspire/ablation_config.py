@@ -24,8 +24,31 @@ FIXED = ("name", "as_of", "seed", "ingest", "evaluation")
 """What all arms share, so that they are compared on the same users."""
 
 Lists = Literal[
-    "exact", "hidden_past", "hnsw", "cascade", "sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"
+    "exact",
+    "hnsw",
+    "cascade",
+    "sparse",
+    "hybrid",
+    "hidden_past",
+    "sparse_hidden_past",
+    "hybrid_hidden_past",
+    "sparcode",
+    "all_scores",
+    "unquantised",
+    "two_tower_and_sparcode",
 ]
+AMONG_HIDDEN: Mapping[Lists, Lists] = {
+    "hidden_past": "exact",
+    "sparse_hidden_past": "sparse",
+    "hybrid_hidden_past": "hybrid",
+}
+"""Ways that search the items of `ingest.hidden_past` alone, and how they search."""
+WITH_SPARSE: frozenset[Lists] = frozenset({"sparse", "hybrid", "sparse_hidden_past", "hybrid_hidden_past"})
+"""Ways that need the sparse index."""
+WITH_INDEX: frozenset[Lists] = frozenset({"hnsw", *WITH_SPARSE})
+"""Ways that need what the step `index` makes."""
+WITH_TABLES: frozenset[Lists] = frozenset({"sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"})
+"""Ways that need SparCode's tables."""
 
 
 class ArmSettings(Section):
@@ -38,9 +61,9 @@ class ArmSettings(Section):
     against: str | None = None
     """Arm that this one is compared with; null means the reference."""
     lists: Lists = "exact"
-    """Where lists come from: exact search over the vectors, or over those of the items of `ingest.hidden_past` alone,
-    HNSW with the narrowest beam that finds .98 of them, a cascade over them, SparCode's tables, all scores of its
-    codes, all scores without codes, or the vectors and the tables fused."""
+    """Where lists come from: exact search over the vectors, HNSW with the narrowest beam that finds .98 of them, a
+    cascade over them, the sparse index, both merged, these or exact search over the items of `ingest.hidden_past`
+    alone, SparCode's tables, all scores of its codes, all scores without codes, or the vectors and the tables fused."""
     note: str = ""
     """What is different, in words, for the table."""
 
@@ -176,12 +199,14 @@ def _resolve(path: Path, name: str, settings: AblationSettings, shared: Sequence
             f"{path}, arm {name!r}: training.negatives.easy_per_hard is {config.training.negatives.easy_per_hard} and "
             f"needs is {arm.needs!r}; give both, the arm that hard negatives are mined from, or neither"
         )
-    if arm.lists == "hidden_past" and config.ingest.hidden_past is None:
+    if arm.lists in AMONG_HIDDEN and config.ingest.hidden_past is None:
         raise ConfigError(
-            f"{path}, arm {name!r}: lists is 'hidden_past', and ingest.hidden_past is null; set it under `overrides` "
+            f"{path}, arm {name!r}: lists is {arm.lists!r}, and ingest.hidden_past is null; set it under `overrides` "
             f"of the file, such as ingest.hidden_past: {{share: 0.1, before: {settings.cuts[0]}}}"
         )
-    if arm.lists not in ("exact", "hidden_past", "cascade", "hnsw") and config.sparcode is None:
+    if arm.lists in WITH_SPARSE and config.sparse is None:
+        raise ConfigError(f"{path}, arm {name!r}: lists is {arm.lists!r}, and sparse is null; set sparse: {{}} too")
+    if arm.lists in WITH_TABLES and config.sparcode is None:
         raise ConfigError(f"{path}, arm {name!r}: lists is {arm.lists!r}, and sparcode is null; set sparcode: {{}} too")
     # Arms are compared on the days after the cut. A phase before it doubles the time; without it, no epochs are chosen.
     is_given = "epochs" in config.training.model_fields_set or settings.validation_days

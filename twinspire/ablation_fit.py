@@ -31,9 +31,9 @@ from serving.retrieval.ranking import Rows
 from serving.retrieval.retrievers import UserQueries
 from serving.served import settled
 from serving.sparcode.files import POSTINGS, SERVED, read_report
-from twinspire.ablation_config import Lists
+from twinspire.ablation_config import WITH_INDEX, WITH_TABLES, Lists
 from twinspire.config import Config
-from twinspire.fit_retrievers import WITH_INDEX, WITH_TABLES, queries_of, retriever_of, search
+from twinspire.fit_retrievers import queries_of, retriever_of, search
 from twinspire.kept_lists import kept_lists
 from twinspire.trained_arm import Invocation
 
@@ -120,6 +120,8 @@ def retrieve(fit: Fit, run: Invocation, split: Split, *, k: int, costs: bool) ->
         depends_on["fusion"] = [serving.fusion_depth, settled(serving).fusion_rank_constant]
     if fit.lists == "cascade":
         depends_on["depth"] = serving.fusion_depth
+    if fit.lists in ("hybrid", "hybrid_hidden_past"):
+        depends_on["hybrid"] = serving.model_dump(mode="json")
     digest = digest_of(depends_on)
     lists = kept_lists(fit.lists, fit.paths, digest=digest, shape=(len(split.user_ids), k), make=make)
     seconds: float = json.loads((fit.paths.steps / "train.json").read_text())["seconds"]

@@ -14,12 +14,12 @@ import numpy as np
 from artefacts.paths import RunPaths
 from evaluation.split import Split
 from features import columns, encoding, hidden_past
-from serving.retrieval import distinct, eligible, purchases, ranking, retrievers, vector_search, vectors, weights
-from serving.retrieval.index import INDEX_FILE, REPORT_FILE, VECTORS_FILE, IndexReport
+from serving.retrieval import distinct, eligible, index, purchases, ranking, retrievers, vector_search, vectors, weights
 from serving.served import settled
 from serving.sparcode import all_to_all, files, interactions, postings, retriever
 from serving.sparcode.codebook import Codebook
-from twinspire.ablation_config import Lists
+from twinspire import sparse_arm
+from twinspire.ablation_config import AMONG_HIDDEN, WITH_SPARSE, WITH_TABLES, Lists
 from twinspire.config import Config
 
 # In a fused list two models count alike.
@@ -37,7 +37,7 @@ def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int)
         k: Length of a list.
     """
     users = queries_of(paths, split, how=how)
-    if how == "hidden_past":
+    if how in AMONG_HIDDEN:
         assert config.ingest.hidden_past is not None
         hidden = hidden_past.HiddenPast(**dict(config.ingest.hidden_past))
         ids = encoding.Encoder.load(paths.model / "encoder").item_ids
@@ -46,24 +46,18 @@ def search(config: Config, paths: RunPaths, split: Split, *, how: Lists, k: int)
     return retriever_of(how, config, paths).retrieve(users, k)[0]
 
 
-WITH_INDEX: frozenset[Lists] = frozenset({"hnsw"})
-"""Ways that need the HNSW graph."""
-WITH_TABLES: frozenset[Lists] = frozenset({"sparcode", "all_scores", "unquantised", "two_tower_and_sparcode"})
-"""Ways that need SparCode's tables."""
-
-
 def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> retrievers.UserQueries:
     """The users of a split, with what a way needs of them."""
     users = vectors.read_vectors(paths.vectors / "users")
-    rows = encoding.Encoder.load(paths.model / "encoder").user_ids.rows(split.user_ids) - 1
+    encoder = encoding.Encoder.load(paths.model / "encoder")
+    rows = encoder.user_ids.rows(split.user_ids) - 1
     moments = np.full(len(rows), columns.seconds_of(paths.as_of))
     tokens = vectors.read_vectors(paths.codes / "user_tokens")[rows] if how in WITH_TABLES else None
     items = eligible.everything_but(
         eligible.withdrawn_rows(paths.tables, paths.model / "encoder"), num_items=split.history.shape[1]
     )
-    return retrievers.UserQueries(
-        _purchases(split), moments, users[rows], exclude_known=True, user_tokens=tokens, eligible=items
-    )
+    past = sparse_arm.purchases_of(paths, encoder).of(rows + 1) if how in WITH_SPARSE else _purchases(split)
+    return retrievers.UserQueries(past, moments, users[rows], exclude_known=True, user_tokens=tokens, eligible=items)
 
 
 def _purchases(split: Split) -> purchases.Purchases:
@@ -111,7 +105,7 @@ def retriever_of(how: Lists, config: Config, paths: RunPaths) -> retrievers.Retr
         config: Of the arm.
         paths: Where its vectors, graph and tables lie.
     """
-    return _WAYS[how](config, paths)
+    return _WAYS[AMONG_HIDDEN.get(how, how)](config, paths)
 
 
 def _exact(config: Config, paths: RunPaths) -> vector_search.TwoTowerRetriever:
@@ -119,15 +113,23 @@ def _exact(config: Config, paths: RunPaths) -> vector_search.TwoTowerRetriever:
 
 
 def _hnsw(config: Config, paths: RunPaths) -> vector_search.TwoTowerRetriever:
-    items, file = np.load(paths.index / VECTORS_FILE, allow_pickle=False), paths.index / weights.WEIGHTS_FILE
+    items, file = np.load(paths.index / index.VECTORS_FILE, allow_pickle=False), paths.index / weights.WEIGHTS_FILE
     if file.exists():
         items = weights.weighted(items, weights.load_weights(file, num_items=len(items)))
-    report = IndexReport(**json.loads((paths.index / REPORT_FILE).read_text()))
+    report = index.IndexReport(**json.loads((paths.index / index.REPORT_FILE).read_text()))
     withdrawn = eligible.withdrawn_in(paths.index, num_items=len(items))
-    index = distinct.load_index(report.form, paths.index / INDEX_FILE, items, withdrawn)
+    graph = distinct.load_index(report.form, paths.index / index.INDEX_FILE, items, withdrawn)
     # The graph is what this arm is about, also where something is withdrawn and exact search would be cheaper.
     ef, max_fetch = config.index.ef_search or report.ef, config.serving.max_fetch
-    return vector_search.TwoTowerRetriever(items, index, ef=ef, max_fetch=max_fetch, beam_cost=0.0)
+    return vector_search.TwoTowerRetriever(items, graph, ef=ef, max_fetch=max_fetch, beam_cost=0.0)
+
+
+def _sparse(config: Config, paths: RunPaths) -> retrievers.Retriever:
+    return sparse_arm.sparse_of(paths)
+
+
+def _hybrid(config: Config, paths: RunPaths) -> retrievers.Retriever:
+    return sparse_arm.hybrid_of(config, paths, _exact(config, paths))
 
 
 def _cascade(config: Config, paths: RunPaths) -> vector_search.Cascade:
@@ -168,8 +170,9 @@ def _unquantised(config: Config, paths: RunPaths) -> AllScores:
 
 _WAYS: Mapping[Lists, Callable[[Config, RunPaths], retrievers.Retriever]] = {
     "exact": _exact,
-    "hidden_past": _exact,
     "hnsw": _hnsw,
+    "sparse": _sparse,
+    "hybrid": _hybrid,
     "cascade": _cascade,
     "sparcode": _sparcode,
     "all_scores": _all_scores,

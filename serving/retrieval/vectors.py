@@ -51,6 +51,16 @@ VALIDATION_FILE = "validation_vectors.npz"
 
 
 @dataclass(frozen=True)
+class ItemsAsNew:
+    """Vectors of some items with events as they would be without any."""
+
+    rows: npt.NDArray[np.int64]
+    """[h] of the canonical tables."""
+    vectors: npt.NDArray[np.float32]
+    """[h, D]."""
+
+
+@dataclass(frozen=True)
 class ValidationVectors:
     """All vectors at the moment when the days held out for validation begin, by a fit that ends there."""
 
@@ -60,12 +70,17 @@ class ValidationVectors:
     """[users, D] by row of the canonical tables."""
     items: npt.NDArray[np.float32]
     """[N, D] likewise."""
+    as_new: ItemsAsNew | None = None
+    """Some of the items without their events; None in those of earlier versions."""
 
     def save(self, model: Path) -> None:
         """Writes them into the folder of a model."""
         moment = np.asarray(self.moment.isoformat())
+        kept: dict[str, npt.NDArray[np.generic]] = {"moment": moment, "users": self.users, "items": self.items}
+        if self.as_new is not None:
+            kept |= {"new_rows": self.as_new.rows, "new_vectors": self.as_new.vectors}
         with (model / VALIDATION_FILE).open("wb") as file:
-            np.savez(file, allow_pickle=False, moment=moment, users=self.users, items=self.items)
+            np.savez(file, allow_pickle=False, **kept)
 
     @classmethod
     def load(cls, model: Path) -> ValidationVectors | None:
@@ -74,4 +89,5 @@ class ValidationVectors:
         if not path.exists():
             return None
         with np.load(path, allow_pickle=False) as kept:
-            return cls(dt.date.fromisoformat(str(kept["moment"])), kept["users"], kept["items"])
+            as_new = ItemsAsNew(kept["new_rows"], kept["new_vectors"]) if "new_rows" in kept else None
+            return cls(dt.date.fromisoformat(str(kept["moment"])), kept["users"], kept["items"], as_new)

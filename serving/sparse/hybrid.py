@@ -27,7 +27,8 @@ class Hybrid:
 
     d and s are scaled to 0 to 1 over the user's own two lists of `depth`; an item that is missing from one of them has
     that list's minimum, 0. Where the sparse list ends early, its minimum is no match. The weight a is by segment: how
-    long the user's past is, and how many events the item has.
+    long the user's past is, and how many events the item has. That of items with many events decides which places go to
+    items with few; that of items with few events decides in which order these take the places.
 
     Attributes:
         dense: Finds all.
@@ -76,9 +77,10 @@ class _Weights:
     has_short_past: npt.NDArray[np.bool_]
     cold: npt.NDArray[np.bool_]
 
-    def of(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def of(self, users: npt.NDArray[np.int64], *, cold: bool) -> npt.NDArray[np.float64]:
+        """The weight of each user in items with few events, or in others."""
         table = np.array([self.weights[segment] for segment in SEGMENTS]).reshape(2, 2)
-        return np.asarray(table[np.where(self.has_short_past[users], 0, 1), self.cold[items].astype(np.int64)])
+        return np.asarray(table[np.where(self.has_short_past[users], 0, 1), int(cold)])
 
 
 def merge(dense: tuple[Rows, Scores], sparse: tuple[Rows, Scores], *, weights: _Weights, k: int) -> tuple[Rows, Scores]:
@@ -96,12 +98,20 @@ def merge(dense: tuple[Rows, Scores], sparse: tuple[Rows, Scores], *, weights: _
         users, places = np.nonzero(rows >= 0)
         # Where the sparse list ends early, all others share no term and score 0.
         least = np.where(rows[:, -1:] < 0, 0.0, -np.inf) if is_sparse else np.full((num_users, 1), -np.inf)
-        items, scaled = rows[users, places].astype(np.int64), _scaled(scores, least)[users, places]
-        keys.append(users * stride + items)
-        values.append(weights.of(users, items) * scaled if is_sparse else scaled)
+        keys.append(users * stride + rows[users, places].astype(np.int64))
+        values.append(_scaled(scores, least)[users, places])
     distinct, place = np.unique(np.concatenate(keys), return_inverse=True)
-    total = np.bincount(place, weights=np.concatenate(values), minlength=len(distinct)).astype(np.float64)
-    return best_of_each(distinct // stride, distinct % stride, scores=total, num_users=num_users, k=k)
+    of_dense, of_sparse = (
+        np.bincount(own, weights=scaled, minlength=len(distinct))
+        for own, scaled in zip(np.split(place, [len(keys[0])]), values, strict=True)
+    )
+    users, items = distinct // stride, distinct % stride
+    total = of_dense + weights.of(users, cold=False) * of_sparse
+    cold, own = np.flatnonzero(weights.cold[items]), total.copy()
+    own[cold] = of_dense[cold] + weights.of(users[cold], cold=True) * of_sparse[cold]
+    by_place, by_own = np.lexsort((-total[cold], users[cold])), np.lexsort((items[cold], -own[cold], users[cold]))
+    total[cold[by_own]] = total[cold[by_place]]
+    return best_of_each(users, items, scores=total, num_users=num_users, k=k, ascending_keys=(-total, -own))
 
 
 def _scaled(scores: Scores, least: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -23,7 +23,7 @@ from serving.config import RankingConfig
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.retrievers import Fused, Popularity, Repeat, Retriever, UserQueries, lists_of
 from serving.retrieval.vector_search import TwoTowerRetriever
-from serving.retrieval.vectors import ValidationVectors, vector_schema
+from serving.retrieval.vectors import ItemsAsNew, ValidationVectors, vector_schema
 from serving.served import DEFAULT, FUSED, NO_REPEATS, Choice, settled
 
 NUM_USERS, NUM_ITEMS, DEPTH = 90, 40, 12
@@ -240,6 +240,20 @@ def test_nothing_of_the_days_is_known_to_the_lists(shop: RunPaths, is_warm_start
     assert window.popularity.tolist() == [5, 4, 3, 2, 1, 0]
     assert window.users.query_embeddings is not None
     np.testing.assert_array_equal(window.users.query_embeddings, vectors(60)[1:])
+
+
+def test_items_that_are_described_as_new_are_searched_by_what_users_had_not_met(shop: RunPaths) -> None:
+    as_new = ItemsAsNew(np.array([1, 2]), -vectors(2))
+    ValidationVectors(MOMENT, vectors(60), vectors(6), as_new).save(shop.model)
+    window = held_out_window(shop, seed=1)
+    assert window is not None
+    new = window.new_items
+    assert new is not None
+    # All met i0 and i1 before, and i2 in the days.
+    assert new.are.tolist() == [False, True, True, False, False, False]
+    assert new.relevant.indices.tolist() == [2] * 59
+    np.testing.assert_array_equal(new.ranked[[1, 2]], -vectors(2))
+    np.testing.assert_array_equal(np.delete(new.ranked, [1, 2], axis=0), np.delete(window.ranked, [1, 2], axis=0))
 
 
 def test_the_pairs_that_a_night_has_kept_give_the_same_past_as_the_events(shop: RunPaths) -> None:

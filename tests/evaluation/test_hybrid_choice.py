@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from evaluation import choice, metrics
 from evaluation.hybrid_choice import hybrid_weights, searched
-from evaluation.validation_days import Window
+from evaluation.validation_days import NewItems, Window
 from features.columns import seconds_of
 from features.schema import Schema
 from serving.config import RankingConfig
@@ -33,7 +33,8 @@ RANKING = RankingConfig(fusion_depth=20, short_past=2)
 def window_of(*, by_content: bool, seed: int = 1) -> Window:
     """Users of a kind of items each, who have met one to three of them; vectors are random.
 
-    Later they meet what is left of their kind, of which the last two items are new; or what the vectors point to.
+    Later they meet what is left of their kind, of which the last two items are new; or what the vectors point to. The
+    fourth of each kind is described as new, too.
     """
     rng = np.random.default_rng(seed)
     items = rng.normal(size=(NUM_ITEMS, 8)).astype(np.float32)
@@ -56,6 +57,7 @@ def window_of(*, by_content: bool, seed: int = 1) -> Window:
     vocabulary, counts = count_terms(terms_of(table, fields), fields, num_items=NUM_ITEMS)
     num_events = np.where(np.arange(NUM_ITEMS) % OF_KIND < 4, 5, 0).astype(np.float32)
     own = past.of(np.arange(1, NUM_USERS + 1))
+    as_new = np.arange(NUM_ITEMS) % OF_KIND == 3
     return Window(
         first_day=MOMENT,
         end_day=CUT,
@@ -65,6 +67,7 @@ def window_of(*, by_content: bool, seed: int = 1) -> Window:
         ranked=items,
         sparse=SparseIndex.build(About("", fields, Scoring(), None, 0.01), vocabulary, counts, None),
         num_events=num_events,
+        new_items=NewItems(items, as_new, sp.csr_array(later & as_new)),
     )
 
 
@@ -94,6 +97,28 @@ def test_where_content_says_nothing_it_counts_nothing_and_is_not_served() -> Non
     found = chosen_for(window)
     assert found.retriever == "two_tower"
     assert {one.retriever for one in found.tried} >= {SPARSE, HYBRID, "popularity"}
+
+
+def test_the_weight_for_items_with_few_events_is_chosen_among_items_that_are_described_as_new() -> None:
+    # What users meet follows the vectors; what they meet of the items that are described as new follows content.
+    window, by_content = window_of(by_content=False), window_of(by_content=True)
+    assert by_content.new_items is not None
+    of_content = replace(by_content.new_items, ranked=window.ranked)
+    weights = hybrid_weights(replace(window, new_items=of_content), measure, RANKING, exclude_known=False)
+    assert [weights[segment] > 0 for segment in SEGMENTS] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("num_users", [0, 19])
+def test_without_such_items_or_with_few_users_of_them_it_stays_as_it_was(num_users: int) -> None:
+    window, before = window_of(by_content=True), dict(zip(SEGMENTS, (0.1, 0.2, 0.3, 0.4), strict=True))
+    assert window.new_items is not None
+    few = window.new_items.relevant.toarray()
+    few[num_users:] = False
+    few_items = replace(window.new_items, relevant=sp.csr_array(few)) if num_users else None
+    found = hybrid_weights(replace(window, new_items=few_items), measure, RANKING, exclude_known=True, before=before)
+    assert (found["short_past_cold"], found["long_past_cold"]) == (0.2, 0.4)
+    assert found["short_past_warm"] != 0.1
+    assert found["long_past_warm"] != 0.3
 
 
 def test_a_configured_weight_is_that_of_all_segments() -> None:

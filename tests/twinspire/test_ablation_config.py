@@ -132,6 +132,11 @@ def test_an_arm_brings_its_requirements_and_its_reference(folder: Path) -> None:
             "lists is 'hidden_past', and ingest.hidden_past is null; set it under `overrides` of the file, such as "
             "ingest.hidden_past: {share: 0.1, before: ",
         ),
+        (
+            {"arms": with_arm(lists="hybrid_hidden_past")},
+            "lists is 'hybrid_hidden_past', and ingest.hidden_past is null",
+        ),
+        ({"arms": with_arm(lists="hybrid")}, "lists is 'hybrid', and sparse is null; set sparse: {} too"),
         ({"arms": with_arm(lists="sparcode")}, "lists is 'sparcode', and sparcode is null; set sparcode: {} too"),
     ],
 )

@@ -73,12 +73,35 @@ def test_where_the_sparse_list_has_all_that_match_its_minimum_is_no_match() -> N
     np.testing.assert_allclose(scores[0], [1, 0.5 + 0.4, 0.4 * 30 / 40, 0.4 * 20 / 40, 0], rtol=1e-6)
 
 
-def test_each_segment_of_users_and_items_has_its_own_weight() -> None:
-    weights = {"short_past_warm": 0.0, "short_past_cold": 2.0, "long_past_warm": 2.0, "long_past_cold": 0.0}
+def test_users_with_a_short_and_with_a_long_past_have_their_own_weights() -> None:
+    weights = {"short_past_warm": 0.0, "short_past_cold": 0.0, "long_past_warm": 2.0, "long_past_cold": 2.0}
     rows, scores = hybrid(weights).retrieve(asked([[5], [5, 6]]), 3)
-    # Item 1 is warm and item 3 cold.
-    assert rows.tolist() == [[0, 3, 1], [1, 0, 2]]
-    np.testing.assert_allclose(scores, [[1, 1, 0.5], [2.5, 1, 0]], rtol=1e-6)
+    # Item 2 has 0 as 3 and 4 do; lower rows come first.
+    assert rows.tolist() == [[0, 1, 2], [1, 0, 3]]
+    np.testing.assert_allclose(scores, [[1, 0.5, 0], [2.5, 1, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("own", "order"), [(0.0, [3, 4]), (0.7, [3, 4]), (0.9, [4, 3])])
+def test_the_weight_for_items_with_few_events_orders_them_in_the_places_that_they_have(
+    own: float, order: list[int]
+) -> None:
+    dense = Fixed(((0, 1.0), (3, 0.8), (1, 0.5), (4, 0.4), (2, 0.0)))
+    sparse = Fixed(((4, 10.0), (1, 10.0), (3, 5.0)))
+    weights = {"short_past_warm": 0.1, "short_past_cold": own, "long_past_warm": 0.0, "long_past_cold": 0.0}
+    found = Hybrid(dense, sparse, weights, cold=COLD, short_past=2, depth=5)
+    rows, scores = found.retrieve(asked([[5]]), 5)
+    # By the other weight: 0 has 1, 3 has .8 + .05, 1 has .5 + .1, 4 has .4 + .1. By their own, 3 has .8 + own / 2 and 4
+    # has .4 + own: equal at .8.
+    assert rows[0].tolist() == [0, order[0], 1, order[1], 2]
+    np.testing.assert_allclose(scores[0], [1, 0.85, 0.6, 0.5, 0], rtol=1e-6)
+
+
+def test_among_items_with_few_events_alone_their_own_weight_decides() -> None:
+    dense, sparse = Fixed(((3, 1.0), (4, 0.5), (8, 0.0))), Fixed(((9, 4.0), (8, 2.0)))
+    weights = {"short_past_warm": 0.0, "short_past_cold": 4.0, "long_past_warm": 0.0, "long_past_cold": 0.0}
+    rows, _ = Hybrid(dense, sparse, weights, cold=COLD, short_past=2, depth=5).retrieve(asked([[5]]), 5)
+    # 9 has 4, 8 has 2, 3 has 1 and 4 has .5.
+    assert rows[0].tolist() == [9, 8, 3, 4, -1]
 
 
 def test_without_a_sparse_list_the_dense_one_stays() -> None:

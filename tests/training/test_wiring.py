@@ -91,6 +91,7 @@ FULL_FIT: dict[str, Change] = {
     "training.negatives.num_hard_in_batch": (2, "hard_in_batch.num_hard"),
     "training.negatives.hard_margin": (0.54, "hard_in_batch.margin"),
     "training.negatives.easy_per_hard": (55.0, "hard_per_row.easy_per_hard"),
+    "training.negatives.hard_weight": (0.55, "BatchPlan.hard_weight"),
     "training.negatives.impressions": ("elsewhere", "~read_impressions.path"),
     "training.negatives.num_impressions": (56, "listed.num"),
     "training.negatives.extra_sources": ({"toy_source": {"num": 57}}, "~toy_source.num", "~BatchPlan.sources"),

@@ -91,4 +91,5 @@ def test_every_check_is_implemented_and_every_limit_is_configured() -> None:
     limits = {limit for names in LIMITS.values() for limit in names}
     assert limits <= set(GatesConfig.model_fields)
     optional = {name for name, field in GatesConfig.model_fields.items() if "None" in str(field.annotation)}
-    assert optional == limits
+    # Without that limit, the check reports all the same.
+    assert optional == limits | {"max_cold_rank"}

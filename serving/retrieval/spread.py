@@ -32,7 +32,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Spread:
-    """What a list must be like beside good."""
+    """How the items of a list must differ."""
 
     limits: tuple[Limit, ...] = ()
     """All of them hold."""

@@ -94,7 +94,8 @@ class Recommender:
         self.read_users, self.spread, self.cold_lane = read_users, spread, cold_lane
         self.probes = context.probes(bundle.purchases, bundle.encoder.user_ids)
         """A few users whose features must be there."""
-        self.eligibility = Eligibility(bundle.categories, KeptOut(bundle.withdrawn, denied))
+        num_added = 0 if bundle.added is None else len(bundle.added.vectors)
+        self.eligibility = Eligibility(bundle.categories, KeptOut(bundle.withdrawn, denied), num_added=num_added)
         self.as_of_seconds = moment_of(bundle)
         """The moment of the bundle and its features, Unix seconds."""
 

@@ -45,7 +45,8 @@ class Builder(Protocol):
         ...
 
 
-def _two_tower(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> TwoTowerRetriever:
+def _of_catalogue(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> TwoTowerRetriever:
+    """The two towers over the catalogue, without what was added to it."""
     from serving.retrieval.vector_search import TwoTowerRetriever
 
     ef = bundle.manifest.facts.index_report.ef if ef_search is None else ef_search
@@ -54,10 +55,15 @@ def _two_tower(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None)
     )
 
 
+def _two_tower(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
+    return _with_added(bundle, _of_catalogue(bundle, ranking, ef_search=ef_search))
+
+
 def _exact(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
     from serving.retrieval.vector_search import TwoTowerRetriever
 
-    return TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0, weights=bundle.item_weights)
+    exact = TwoTowerRetriever(bundle.ranked, None, ef=0, max_fetch=0, weights=bundle.item_weights)
+    return _with_added(bundle, exact)
 
 
 def _sparcode(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
@@ -78,7 +84,7 @@ def _cascade(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -
             f"vectors of several models side by side, and these are of 1 part, width {widths[0]}; fit a second model "
             "(with training.hard_model_weight), or choose another retriever"
         )
-    first = _two_tower(bundle, ranking, ef_search=ef_search)
+    first = _of_catalogue(bundle, ranking, ef_search=ef_search)
     return Cascade(first, first_width=widths[0], depth=ranking.fusion_depth)
 
 
@@ -98,7 +104,7 @@ def _hybrid(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) ->
 
     sparse = _sparse(bundle, ranking, ef_search=ef_search)
     return Hybrid(
-        _two_tower(bundle, ranking, ef_search=ef_search),
+        _of_catalogue(bundle, ranking, ef_search=ef_search),
         sparse,
         weights=choice_of(bundle, ranking).hybrid_weights,
         cold=bundle.num_events < ranking.cold_events,
@@ -129,7 +135,7 @@ def cold_lane_of(bundle: Bundle, ranking: RankingConfig) -> ColdLane | None:
     limits = () if spread is None else spread.limits
     num_added = 0 if bundle.added is None else len(bundle.added.vectors)
     cold = np.append(bundle.num_events < ranking.cold_events, np.ones(num_added, np.bool_))
-    return ColdLane(_with_added(SPARSE, bundle, sparse), cold, ranking.cold_share, limits)
+    return ColdLane(sparse, cold, ranking.cold_share, limits)
 
 
 def _repeat(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | None) -> Retriever:
@@ -155,10 +161,6 @@ RETRIEVERS: dict[str, Builder] = {
     "popularity": _popularity,
 }
 """Name -> builder. The fused list is built last, of those that `serving.fusion_weights` names among these."""
-
-
-FINDS_ADDED = ("two_tower", "exact")
-"""Those that find items added between two nights."""
 
 
 def retriever_names() -> tuple[str, ...]:
@@ -199,7 +201,7 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | No
     missing: dict[str, str] = {}
     for name, build in RETRIEVERS.items():
         try:
-            built[name] = _with_added(name, bundle, build(bundle, ranking, ef_search=ef_search))
+            built[name] = build(bundle, ranking, ef_search=ef_search)
         except MissingPartError as error:
             missing[name] = str(error)
     choice = choice_of(bundle, ranking)
@@ -217,15 +219,11 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | No
     return {**built, **{alias: built[name] for alias, name in ALIASES.items()}, FUSED: fused}
 
 
-def _with_added(name: str, bundle: Bundle, retriever: Retriever) -> Retriever:
-    """A retriever that may be asked for added items, and finds them if it goes by inner products."""
-    from serving.retrieval.added import WithAdded, WithinCatalogue
+def _with_added(bundle: Bundle, retriever: TwoTowerRetriever) -> Retriever:
+    """A retriever that finds the items that were added to the bundle, too."""
+    from serving.retrieval.added import WithAdded
 
-    if bundle.added is None:
-        return retriever
-    if name in FINDS_ADDED:
-        return WithAdded(retriever, bundle.added.first_row, bundle.added)
-    return WithinCatalogue(retriever, bundle.added.first_row)
+    return retriever if bundle.added is None else WithAdded(retriever, bundle.added)
 
 
 def spread_of(bundle: Bundle, ranking: RankingConfig) -> Spread | None:

@@ -97,7 +97,7 @@ def explain(bundle: Bundle, by_words: ByWords, users: UserQueries, rows: Rows) -
     """
     index, query = by_words.typed.index, by_words.understood.query
     scores = index.scores(query)
-    offered = scores if users.offered is None else scores[users.offered]
+    offered = scores if users.eligible is None else scores[users.eligible.whole]
     ranks = 1 + np.searchsorted(np.sort(-offered), -scores[rows])
     found = [Found(rank=rank, score=score) for rank, score in zip(ranks.tolist(), scores[rows].tolist(), strict=True)]
     matches, near = index.matches(query, rows, most=NUM_TERMS), near_items(bundle, users, 0, rows)

@@ -5,15 +5,16 @@ B users, N items of the catalogue, A added ones with the rows N to N + A - 1, D 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from features.ids import IdMap
 from serving.retrieval import exact
-from serving.retrieval.eligible import EligibleItems
 from serving.retrieval.ranking import Rows, Scores
-from serving.retrieval.retrievers import Retriever, UserQueries
+from serving.retrieval.retrievers import UserQueries
+from serving.retrieval.vector_search import TwoTowerRetriever
 
 
 @dataclass(frozen=True)
@@ -37,61 +38,30 @@ class AddedItems:
 
 
 @dataclass(frozen=True)
-class WithinCatalogue:
-    """A retriever that knows the catalogue alone, asked by those who may get added items too."""
-
-    retriever: Retriever
-    """Over the catalogue."""
-    num_items: int
-    """N."""
-
-    @property
-    def needs_embeddings(self) -> bool:
-        """As the retriever."""
-        return self.retriever.needs_embeddings
-
-    @property
-    def needs_tokens(self) -> bool:
-        """As the retriever."""
-        return self.retriever.needs_tokens
-
-    @property
-    def finds_all(self) -> bool:
-        """As the retriever."""
-        return self.retriever.finds_all
-
-    @property
-    def fills_up(self) -> bool:
-        """As the retriever."""
-        return self.retriever.fills_up
-
-    def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
-        """See `Retriever`."""
-        if users.eligible is None:
-            return self.retriever.retrieve(users, k)
-        within = EligibleItems(users.eligible.mask[: self.num_items])
-        return self.retriever.retrieve(replace(users, eligible=within), k)
-
-
-@dataclass(frozen=True)
-class WithAdded(WithinCatalogue):
+class WithAdded:
     """A retriever by inner products that finds added items too, in one order with the others."""
 
+    retriever: TwoTowerRetriever
+    """Over the catalogue."""
     added: AddedItems
     """Searched exactly."""
+    needs_embeddings: ClassVar[bool] = True
+    needs_tokens: ClassVar[bool] = False
+    finds_all: ClassVar[bool] = True
+    fills_up: ClassVar[bool] = True
 
     def retrieve(self, users: UserQueries, k: int) -> tuple[Rows, Scores]:
         """See `Retriever`."""
         queries = users.query_embeddings
         if queries is None:
             raise ValueError("query_embeddings is None; this retriever needs the user vectors")
-        rows, scores = super().retrieve(users, k)
-        offered = None if users.eligible is None else users.eligible.mask[self.num_items :]
+        rows, scores = self.retriever.retrieve(users, k)
+        offered = None if users.eligible is None else users.eligible.added
         weight = np.float32(self.added.weight if users.scale is None else np.median(users.scale))
         more, more_scores = exact.search(
             queries, self.added.vectors * weight, k=min(k, len(self.added.vectors)), offered=offered
         )
-        more = np.where(more < 0, more, more + np.int32(self.num_items))
+        more = np.where(more < 0, more, more + np.int32(self.added.first_row))
         rows, scores = np.hstack([rows, more]), np.hstack([scores, more_scores])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)

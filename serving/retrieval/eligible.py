@@ -9,7 +9,7 @@ import difflib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -201,31 +201,47 @@ class EligibleItems:
     """Items that may be answered with.
 
     Attributes:
-        mask: [N], read-only.
+        whole: [N + A] of the catalogue, and of what was added to it; read-only.
+        num_added: A.
     """
 
-    mask: Mask
+    whole: Mask
+    num_added: int = 0
+
+    @cached_property
+    def mask(self) -> Mask:
+        """[N] of the catalogue."""
+        return self.whole[: len(self.whole) - self.num_added]
+
+    @property
+    def added(self) -> Mask:
+        """[A] of what was added."""
+        return self.whole[len(self.whole) - self.num_added :]
 
     @cached_property
     def num_items(self) -> int:
-        """How many they are."""
+        """How many of the catalogue they are."""
         return int(np.count_nonzero(self.mask))
 
     def without(self, rows: npt.NDArray[np.integer]) -> EligibleItems:
-        """The same but for some catalogue rows."""
-        mask = self.mask.copy()
-        mask[rows] = False
-        return EligibleItems(mask)
+        """The same but for some rows."""
+        whole = self.whole.copy()
+        whole[rows] = False
+        return replace(self, whole=whole)
 
 
-def everything_but(rows: npt.NDArray[np.integer], *, num_items: int) -> EligibleItems | None:
-    """The whole catalogue without some rows; None where there are none."""
-    return EligibleItems(np.ones(num_items, np.bool_)).without(rows) if len(rows) else None
+def everything_but(rows: npt.NDArray[np.integer], *, num_items: int, num_added: int = 0) -> EligibleItems | None:
+    """Everything without some rows, the last `num_added` of `num_items` being added ones; None without rows."""
+    return EligibleItems(np.ones(num_items, np.bool_), num_added).without(rows) if len(rows) else None
 
 
-def less(eligible: EligibleItems | None, rows: npt.NDArray[np.integer], *, num_items: int) -> EligibleItems | None:
-    """Eligible items, or the whole catalogue where all are, without some rows."""
-    return everything_but(rows, num_items=num_items) if eligible is None else eligible.without(rows)
+def less(
+    eligible: EligibleItems | None, rows: npt.NDArray[np.integer], *, num_items: int, num_added: int = 0
+) -> EligibleItems | None:
+    """Eligible items, or everything where all are, without some rows."""
+    if eligible is None:
+        return everything_but(rows, num_items=num_items, num_added=num_added)
+    return eligible.without(rows)
 
 
 @dataclass
@@ -250,13 +266,15 @@ class Eligibility:
     """Which items of a catalogue may be answered with: not withdrawn, not denied, of the categories asked for.
 
     Args:
-        categories: [N] name of each item's category, or of several, or None.
+        categories: [N + A] name of each item's category, or of several, or None; those of added items last.
         kept_out: Catalogue rows that no user gets now. Called for every request, and returns the same array as long as
             nothing has changed.
+        num_added: A.
     """
 
-    def __init__(self, categories: Sequence[Categories], kept_out: Callable[[], Items]) -> None:
+    def __init__(self, categories: Sequence[Categories], kept_out: Callable[[], Items], *, num_added: int = 0) -> None:
         """Numbers what items are of, each combination of categories alike."""
+        self._num_added = num_added
         numbers: dict[Categories, int] = {None: 0}
         self._of_item = np.array([numbers.setdefault(found, len(numbers)) for found in categories], np.int32)
         self._names = [names_of(found) for found in numbers]
@@ -292,16 +310,17 @@ class Eligibility:
         denied = frozenset(name for name in deny if name in self._known)
         if allowed is not None or denied:
             mask = self._of_categories(allowed, denied)
-            eligible = EligibleItems(mask if eligible is None else mask & eligible.mask)
+            eligible = EligibleItems(mask if eligible is None else mask & eligible.whole, self._num_added)
         if not len(exclude):
             return eligible
-        return less(eligible, exclude, num_items=len(self._of_item))
+        return less(eligible, exclude, num_items=len(self._of_item), num_added=self._num_added)
 
     def _unfiltered(self) -> EligibleItems | None:
         """What may come without filters; the same object until something changes."""
         kept_out, last = self._kept_out(), self._last
         if last is None or last[0] is not kept_out:
-            last = (kept_out, everything_but(kept_out, num_items=len(self._of_item)))
+            eligible = everything_but(kept_out, num_items=len(self._of_item), num_added=self._num_added)
+            last = (kept_out, eligible)
             self._last = last
         return last[1]
 

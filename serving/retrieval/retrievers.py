@@ -323,7 +323,7 @@ def _fill(popularity: Retriever, users: UserQueries, found: FoundLists, user: in
     """Puts what is popular behind what was found of one user's list, or in its place."""
     own = found.rows[user][found.rows[user] >= 0] if found.filled[user] else NO_ITEMS
     # Items added to the catalogue are never popular.
-    num_items = users.purchases.num_items if users.eligible is None else len(users.eligible.mask)
+    num_items = users.purchases.num_items
     known = own[own < num_items]
     eligible = less(users.eligible, known, num_items=num_items) if len(known) else users.eligible
     rows, scores = popularity.retrieve(replace(users.of(np.array([user])), eligible=eligible), k)

@@ -135,7 +135,7 @@ class ColdLane:
 
     Attributes:
         sparse: Finds what shares terms with the history.
-        cold: [N] which items have few events.
+        cold: [N + A] which items have few events; those that were added to the catalogue have none.
         share: Of the places of a list, at least this share, rounded down; the last ones of equal stretches.
         limits: What a list may have of each group, which holds with these items too.
     """
@@ -160,7 +160,8 @@ class ColdLane:
         num_places = int(k * self.share + 1e-9)
         if not num_places:
             return rows, scores
-        mask = self.cold if users.offered is None else self.cold & users.offered
+        cold = self.cold[: users.purchases.num_items]
+        mask = cold if users.offered is None else cold & users.offered
         lane = UserQueries(
             users.purchases,
             users.as_of_seconds,

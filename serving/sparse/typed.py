@@ -153,8 +153,8 @@ class ByWords:
 
     def _list_of(self, user: UserQueries, k: int) -> tuple[Rows, Scores]:
         by_words = self.typed.index.scores(self.understood.query)
-        if user.offered is not None:
-            by_words[~user.offered] = 0
+        if user.eligible is not None:
+            by_words[~user.eligible.whole] = 0
         if user.kept_out is not None:
             by_words[user.kept_out.indices] = 0
         found = best_rows(by_words, max(k, REORDERED))
@@ -174,7 +174,8 @@ class ByWords:
         assert self.towers is not None
         mask = np.zeros(num_items, np.bool_)
         mask[rows] = True
-        found, scores = self.towers.retrieve(replace(user, eligible=EligibleItems(mask)), len(rows))
+        eligible = EligibleItems(mask, num_added=num_items - user.purchases.num_items)
+        found, scores = self.towers.retrieve(replace(user, eligible=eligible), len(rows))
         of_row = dict(zip(found[0].tolist(), scores[0].tolist(), strict=True))
         own = np.array([of_row.get(row, np.nan) for row in rows.tolist()])
         low, high = np.nanmin(own, initial=np.inf), np.nanmax(own, initial=-np.inf)

@@ -179,3 +179,20 @@ def test_an_added_item_is_found_by_its_words_and_filtered(
         assert sorted(ids_of(found)) == ["i0", "i1", "i2", "i3", "n1"]
     assert ids_of(recommender.search("zwieback", allow_categories=("fish",))) == []
     assert ids_of(recommender.search("known already")) == []
+
+
+@pytest.mark.parametrize("retriever", ["sparse", "hybrid"])
+def test_lists_are_explained_alike_with_and_without_added_items(
+    words: Bundle, read_users: ReadUsers, monkeypatch: pytest.MonkeyPatch, retriever: str
+) -> None:
+    rows = pa.table({"item_id": ["n1"], "item_name": ["zwieback acme"], "aisle": ["fruit"]})
+    monkeypatch.setattr(added_to_bundle, "vectors_of_new", lambda bundle, new: bundle.item_vectors[:1])
+
+    def explained(bundle: Bundle) -> list[Any]:
+        asked = {"retriever": retriever, "explain": True, "deny_categories": ("fruit",)}
+        [answer] = recommender_of(bundle, read_users).recommend(["u1"], k=4, **asked).answers
+        return answer.items
+
+    before = explained(words)
+    assert any("matches" in item["explanation"] for item in before)
+    assert explained(added_to_bundle.with_added(words, rows)) == before

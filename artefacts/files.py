@@ -41,6 +41,15 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def signature_of(path: Path) -> tuple[int, int, int] | None:
+    """Changes whenever the file is replaced or written; None where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
 def json_text(
     value: object,
     *,

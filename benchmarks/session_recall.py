@@ -66,15 +66,17 @@ def main() -> None:
     steps = list(steps_of(config.evaluation.world / "events", config.as_of, days=config.evaluation.window_days))
     users = np.random.default_rng(0).permutation(sorted({step.user_id for step in steps}))[:MOST_USERS]
     chosen = set(users.tolist())
-    rows = []
+    rows, blind = [], {}
     for step in steps:
         if step.user_id not in chosen:
             continue
         asked = {"recent_items": step.so_far, "exclude_known": False, "retriever": "exact"}
         [answer] = recommender.recommend([step.user_id], k=max(KS), **asked).answers
         found = [item["item_id"] for item in answer.items]
-        [blind] = recommender.recommend([step.user_id], k=max(KS), exclude_known=False, retriever="exact").answers
-        without = [item["item_id"] for item in blind.items]
+        if step.user_id not in blind:
+            [answer] = recommender.recommend([step.user_id], k=max(KS), exclude_known=False, retriever="exact").answers
+            blind[step.user_id] = [item["item_id"] for item in answer.items]
+        without = blind[step.user_id]
         best = oracle_of(truth, step)
         for k in KS:
             hits = (step.item_id in found[:k], step.item_id in without[:k], step.item_id in best[:k])

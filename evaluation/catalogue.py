@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from evaluation.foreign_tables import rows_of
 from features import columns
-from features.lists import as_text
+from features.lists import as_text, codes_of
 from features.tables import read_items
 from serving.retrieval.weights import positive
 
@@ -62,8 +62,7 @@ def catalogue_of(
 
 
 def _labels(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    encoded = as_text(column).combine_chunks().cast(pa.string()).dictionary_encode()
-    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+    return codes_of(as_text(column).combine_chunks().cast(pa.string())).astype(np.int64)
 
 
 def _values(path: Path, item_ids: npt.NDArray[np.object_]) -> npt.NDArray[np.float64] | None:

@@ -33,7 +33,7 @@ POPULARITY, REPEAT, TWO_TOWER = "popularity", "repeat", "two_tower"
 SPARSE, HYBRID = served.SPARSE, served.HYBRID
 
 Floats = npt.NDArray[np.float64]
-Measure = Callable[[metrics.Hits], Floats]
+Measure = hybrid_choice.Measure
 _MEASURES: Mapping[str, Callable[[metrics.Hits, int], Floats]] = {
     "ndcg": metrics.ndcg_at_k,
     "recall": metrics.recall_at_k,

@@ -137,3 +137,9 @@ CATEGORIES_INPUT = OwnInput(
 )
 WEIGHTS_INPUT = OwnInput("", _weights_spec, _encode_weights)
 VECTOR_INPUT = OwnInput("", _vector_spec, _encode_vector, measure=_measure_vectors)
+
+
+def codes_of(values: pa.Array) -> npt.NDArray[np.int32]:
+    """[N] a number for each distinct value, -1 for null."""
+    encoded = values.dictionary_encode()
+    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)

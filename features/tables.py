@@ -15,7 +15,6 @@ Erasure writes every file that names forgotten users again without their rows. A
 from __future__ import annotations
 
 import datetime as dt
-import os
 import shutil
 from collections.abc import Collection, Container, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from artefacts.files import json_text, json_value
+from artefacts.files import json_text, json_value, replace_text, replaced
 from features import columns, event_kinds
 from features.forgotten import are_of, name_any
 from features.sources.events import EVENTS_SCHEMA
@@ -242,9 +241,8 @@ def rewrite_without(path: Path, gone: np.ndarray[tuple[int], np.dtype[np.bool_]]
     """Writes a Parquet file again without some of its rows, given as [rows] bool; returns how many went."""
     if gone.any():
         kept = pq.read_table(path).filter(pa.array(~gone)).combine_chunks()
-        temporary = path.with_name(f".{path.name}.tmp")
-        pq.write_table(kept, temporary, compression="zstd")
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            pq.write_table(kept, temporary, compression="zstd")
     return int(gone.sum())
 
 
@@ -269,6 +267,4 @@ def _tell_manifest(tables: Path) -> None:
             days.pop(file.stem, None)
             file.unlink()
     manifest |= {"rows_kept": sum(facts["num_events"] for facts in days.values()), "num_days": len(days)}
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    replace_text(path, json_text(manifest, indent=2) + "\n")

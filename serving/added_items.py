@@ -60,9 +60,9 @@ def add_items(path: Path, table: RawTable, schema: Schema, catalogue: IdMap) -> 
             rows, _, _ = read_entities(table, schema, "item", chunk_rows=_CHUNK_ROWS, quarantine=quarantine)
         faults = pq.read_table(aside, columns=["source_row", "reason"])
     set_aside = tuple(zip(faults.column(0).to_pylist(), faults.column(1).to_pylist(), strict=True))
-    is_known = catalogue.rows(rows.column(columns.ITEM_ID).to_pylist()) > 0
-    in_catalogue = tuple(rows.column(columns.ITEM_ID).filter(pa.array(is_known)).to_pylist())
-    new = rows.filter(pa.array(~is_known))
+    known = known_items(rows, catalogue)
+    in_catalogue = tuple(name for name in rows.column(columns.ITEM_ID).to_pylist() if name in known)
+    new = without_items(rows, known)
     # Against another call: what it adds must not be lost.
     with locked(path.parent):
         before = read_items(path, schema)

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from features import columns
 from features.ids import IdMap
+from features.lists import codes_of
 from features.schema import STATISTICS, view_schema
 from serving.added_items import known_items, without_items
-from serving.bundles.bundle import FAMILY, ITEM_TOWER, ITEMS, Bundle, codes_of
+from serving.bundles.bundle import FAMILY, ITEM_TOWER, ITEMS, Bundle
 from serving.retrieval.added import AddedItems
 from serving.retrieval.exported_tower import ExportedTower
 from serving.sparse.more_items import with_items
@@ -63,7 +64,7 @@ def with_added(bundle: Bundle, rows: pa.Table) -> Bundle:
 def vectors_of_new(bundle: Bundle, rows: pa.Table) -> npt.NDArray[np.float32]:
     """[A, D] what the item tower makes of items that nobody has met yet."""
     declared = bundle.encoder.schema
-    moments = np.full(rows.num_rows, np.datetime64(bundle.manifest.facts.as_of, "s").astype(np.int64))
+    moments = np.full(rows.num_rows, columns.seconds_of(bundle.manifest.facts.as_of), np.int64)
     counts = {statistic.name for statistic in STATISTICS["item"]} | set(declared.computed_of("item"))
     raw = rows.select([columns.ITEM_ID])
     for field in view_schema(declared, "item"):

@@ -5,7 +5,6 @@ B users of a request, N items of the catalogue.
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features.columns import seconds_of
 from serving import context, context_values
 from serving.answers import Reason, RecommendRequest
 from serving.bundles.bundle import Bundle
@@ -79,8 +79,7 @@ class Stages:
 
 def moment_of(bundle: Bundle) -> int:
     """The moment of a bundle and its features, Unix seconds."""
-    midnight = dt.datetime.combine(bundle.manifest.facts.as_of, dt.time(), dt.UTC)
-    return int(midnight.timestamp())
+    return seconds_of(bundle.manifest.facts.as_of)
 
 
 def asked_of(

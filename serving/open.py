@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
+from artefacts.files import signature_of
 from artefacts.paths import RunPaths
 from serving import added_items, added_to_bundle, recommender, registry, user_features
 from serving.arms import Arms, one_arm
@@ -14,7 +15,7 @@ from serving.bundles import bundle, folder, manifest
 from serving.config import ServeSections
 from serving.exposures.log import ExposureLog
 from serving.live import Live
-from serving.retrieval.eligible import DeniedItems, DenyList, signature
+from serving.retrieval.eligible import DeniedItems, DenyList
 from serving.web import app, feature_reads, guard, new_items, server, service, workers
 from serving.web.metrics import Metrics
 
@@ -78,7 +79,7 @@ def open_live(sections: ServeSections, paths: RunPaths, *, warm_up: bool = True)
         version,
         clock=lambda: dt.datetime.now(dt.UTC),
         files_of=lambda name: folder.signature(paths.bundles / name),
-        added_of=lambda: signature(paths.added_items),
+        added_of=lambda: signature_of(paths.added_items),
         denied=denied,
         warm_up=warm_up,
     )

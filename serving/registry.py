@@ -230,7 +230,7 @@ def spread_of(bundle: Bundle, ranking: RankingConfig) -> Spread | None:
     """What lists of a bundle must be like; None where they come as they are found."""
     import pyarrow as pa
 
-    from serving.bundles.bundle import codes_of
+    from features.lists import codes_of
     from serving.retrieval.spread import Limit, Spread
 
     limits = []

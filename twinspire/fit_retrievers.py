@@ -56,7 +56,12 @@ def queries_of(paths: RunPaths, split: Split, *, how: Lists) -> retrievers.UserQ
     items = eligible.everything_but(
         eligible.withdrawn_rows(paths.tables, paths.model / "encoder"), num_items=split.history.shape[1]
     )
-    past = sparse_arm.purchases_of(paths, encoder).of(rows + 1) if how in WITH_SPARSE else _purchases(split)
+    if how in WITH_SPARSE:
+        # With moments: a sparse query fades.
+        own = purchases.Purchases.from_pairs(paths.pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids)
+        past = own.of(rows + 1)
+    else:
+        past = _purchases(split)
     return retrievers.UserQueries(past, moments, users[rows], exclude_known=True, user_tokens=tokens, eligible=items)
 
 

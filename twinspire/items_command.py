@@ -23,8 +23,9 @@ from twinspire.job import (
 
 if TYPE_CHECKING:
     from artefacts.paths import RunPaths
+    from features.encoding import Encoder
+    from features.schema import Schema
     from features.sources.raw import RawTable, TimestampUnit
-    from serving.bundles.bundle import Bundle
     from twinspire.config import Config
 
 MOST_NAMED = 5
@@ -45,9 +46,9 @@ def add(
         settings, paths = settle(config, set_, None, runs)
         from serving.added_items import add_items
 
-        bundle = _published(paths)
-        schema = bundle.encoder.schema
-        outcome = add_items(paths.added_items, _table(file, settings, bundle), schema, bundle.encoder.item_ids)
+        encoder = _published(paths)
+        table = _table(file, settings, encoder.schema)
+        outcome = add_items(paths.added_items, table, encoder.schema, encoder.item_ids)
         if as_json:
             typer.echo(json_text(outcome._asdict(), indent=2))
             return
@@ -70,9 +71,9 @@ def list_(
         _, paths = settle(config, set_, None, runs)
         from serving.added_items import read_items
 
-        bundle = _published(paths)
-        rows = read_items(paths.added_items, bundle.encoder.schema).to_pylist()
-        known = bundle.encoder.item_ids.rows([row["item_id"] for row in rows])
+        encoder = _published(paths)
+        rows = read_items(paths.added_items, encoder.schema).to_pylist()
+        known = encoder.item_ids.rows([row["item_id"] for row in rows])
         found = [row | {"in_bundle": bool(is_in)} for row, is_in in zip(rows, known, strict=True)]
         if as_json:
             typer.echo(json_text(found, indent=2))
@@ -97,18 +98,23 @@ def remove(
         from serving.added_items import remove_items
 
         names = ids_as_stored(item)
-        found = remove_items(paths.added_items, names, _published(paths).encoder.schema)
+        found = remove_items(paths.added_items, names, _published(paths).schema)
         _tell(found, "no longer offered")
         _tell([name for name in names if name not in found], "never added")
 
 
-def _published(paths: RunPaths) -> Bundle:
-    from serving.bundles.bundle import CURRENT, Bundle
+def _published(paths: RunPaths) -> Encoder:
+    """The columns and ids of the published bundle, all that is needed of it."""
+    from features.encoding import Encoder
+    from serving.bundles.bundle import CURRENT, ENCODER
+    from serving.bundles.manifest import read_manifest
 
-    return Bundle.open(paths.bundles / CURRENT)
+    folder = paths.bundles / CURRENT
+    read_manifest(folder)  # BundleError: there is no bundle, or it is of another format.
+    return Encoder.load(folder / ENCODER)
 
 
-def _table(file: Path, settings: Config, bundle: Bundle) -> RawTable:
+def _table(file: Path, settings: Config, schema: Schema) -> RawTable:
     """The file as the items table of the source is read: with the names of its columns, and its unit of time."""
     from features.config import TableFile, TablesSource
     from features.sources.tables import entities_table
@@ -119,7 +125,7 @@ def _table(file: Path, settings: Config, bundle: Bundle) -> RawTable:
     if isinstance(source, TablesSource):
         unit = source.timestamp_unit
         own = TableFile(path=file) if source.items is None else source.items.model_copy(update={"path": file})
-    found = entities_table(own, bundle.encoder.schema, "item", unit)
+    found = entities_table(own, schema, "item", unit)
     assert found is not None
     return found
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from artefacts.console import console
 from artefacts.paths import RunPaths
 from evaluation import choice, hybrid_choice, validation_days
 from features import encoding
-from serving.retrieval import purchases, retrievers
+from serving.retrieval import retrievers
 from serving.served import settled
 from serving.sparse.hybrid import Hybrid
 from serving.sparse.index import SparseIndex
 from serving.sparse.retriever import Sparse
 from twinspire.config import Config
-
-
-def purchases_of(paths: RunPaths, encoder: encoding.Encoder) -> purchases.Purchases:
-    """What all users had met at the cut, and when: a sparse query fades."""
-    pairs = pq.read_table(paths.pairs)
-    return purchases.Purchases.from_table(pairs, user_ids=encoder.user_ids, item_ids=encoder.item_ids)
 
 
 def sparse_of(paths: RunPaths) -> Sparse:

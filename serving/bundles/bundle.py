@@ -41,7 +41,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artefacts.locks import Hold
-from features import columns, encoding, ids, schema
+from features import columns, encoding, ids, lists, schema
 from serving.bundles.manifest import BundleError, Manifest, describe_files, files_of, read_manifest, version_of
 from serving.retrieval import distinct, eligible, exported_tower, ranking
 from serving.retrieval.added import AddedItems
@@ -199,7 +199,7 @@ class Bundle:
             sparcode = _load(folder / SPARCODE, lambda path: files.SparCodeParts.open(path, catalogue=digest))
             _expect(folder / SPARCODE, "inputs", sorted(sparcode.tokenizer.input_names), inputs)
         item_names, categories = items.column(columns.ITEM_NAME).to_pylist(), _shared(items.column(CATEGORY))
-        families = codes_of(items.column(FAMILY).combine_chunks()) if FAMILY in names else None
+        families = lists.codes_of(items.column(FAMILY).combine_chunks()) if FAMILY in names else None
         del items
         # What Parquet's readers took, Arrow would keep.
         pa.default_memory_pool().release_unused()
@@ -283,12 +283,6 @@ def _shared(column: pa.ChunkedArray) -> list[eligible.Categories]:
         values = (None if value is None else tuple(value) for value in column.to_pylist())
     found: dict[eligible.Categories, eligible.Categories] = {}
     return [found.setdefault(value, value) for value in values]
-
-
-def codes_of(values: pa.Array) -> npt.NDArray[np.int32]:
-    """[N] a number for each distinct value, -1 for null."""
-    encoded = values.dictionary_encode()
-    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
 
 
 def _load_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from artefacts.files import signature_of
 from features.forgotten import NOBODY, Forgotten, are_of
 from serving.exposures.files import DAY, Exposure, to_table, write_exposures
 
@@ -218,11 +219,7 @@ class _People:
 
     def forgotten(self) -> Forgotten:
         """The list now; the same object as long as it does not change."""
-        try:
-            found = None if self._path is None else self._path.stat()
-        except FileNotFoundError:
-            found = None
-        seen = None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+        seen = None if self._path is None else signature_of(self._path)
         if seen != self._seen:
             try:
                 self._forgotten = NOBODY if self._path is None else Forgotten.load(self._path)

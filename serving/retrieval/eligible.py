@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from artefacts.files import signature_of
 from features.forgotten import ids_in
 from features.ids import IdMap
 from features.tables import withdrawn_items
@@ -125,7 +126,7 @@ class DenyList:
             return
         self._next_look = now + LOOK_SECONDS
         try:
-            found = signature(self.path)
+            found = signature_of(self.path)
             if found is None and self._signature is not None:
                 # A folder that is gone, as one that is no longer mounted, allows nothing.
                 self.path.parent.stat()
@@ -167,15 +168,6 @@ class DeniedItems:
             message = "%s: %d items denied, %d more not in this bundle"
             _log.log(level, message, self._denied.path, len(rows), num_unknown)
         return rows
-
-
-def signature(path: Path) -> _Signature | None:
-    """Changes whenever the file is replaced or written; None where there is none."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 Mask = npt.NDArray[np.bool_]

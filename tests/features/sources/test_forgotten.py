@@ -110,7 +110,7 @@ def test_the_next_call_finishes_a_killed_one(tmp_path: Path, monkeypatch: pytest
     tables, whole = tmp_path / "tables", tmp_path / "whole"
     ingested(whole, ANNA_AND_OTHERS, users=["anna,NL"])
     forget_in_tables(whole / "tables", {"anna"})
-    from features import tables as module
+    from artefacts import files as module
 
     real, calls = module.os.replace, []
     for allowed in range(5):

@@ -29,6 +29,7 @@ NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
 MINED = "training.negatives.easy_per_hard=100"
 SPARCODE = "sparcode={}"
 SPARSE = "sparse={}"
+SECOND_LOOK = "serving.second_look={}"
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +118,7 @@ BASES = (
         "training.mobius={}",
         "ingest.hidden_past={before: 2024-05-01}",
     ),
-    (DATASET, MINED, SPARSE),
+    (DATASET, MINED, SPARSE, SECOND_LOOK),
     (DATASET,),
     (DATASET, "towers.interests={}"),
 )

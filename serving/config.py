@@ -125,8 +125,8 @@ class RankingConfig(Section):
     cold_share: float = Field(0.0, ge=0, lt=1)
     """Share of the places of a list that cold items get, which are found by content (`sparse`), where the request names
     no retriever; 0 keeps no place."""
-    second_look: SecondLookConfig | None = None
-    """A second look at the candidates; null fits none."""
+    second_look: SecondLookConfig | None = SecondLookConfig()
+    """A second look at the candidates, which is compared with the lists themselves; null fits none."""
     second_look_ms: float | None = Field(100.0, gt=0)
     """What a request may have taken when its candidates are ranked again, in milliseconds; later ones get the fused
     list. Null sets no limit."""

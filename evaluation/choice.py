@@ -68,14 +68,19 @@ def choose(
     """
     nobody_repeats = repeated_share(paths) < LEAST_REPEATED
     default = served.NO_REPEATS if nobody_repeats else served.DEFAULT
+    looks = None if ranking.second_look is None else second_looks.SecondLooks.load(paths)
+    if (
+        before is not None
+        and before.retriever == SECOND_LOOK
+        and not (ranking.second_look is not None and second_looks.is_fitted(paths))
+    ):
+        before = replace(before, retriever=served.FUSED)
     fallback = served.settled(ranking, default if before is None else before)
 
     name = ranking.choice_metric if ranking.choice_metric == "mrr" else f"{ranking.choice_metric}@{k}"
 
     def without_comparison(why: str, num_users: int = 0) -> served.Served:
         return served.Served(**vars(fallback), why=why, metric=name, num_users=num_users)
-
-    looks = None if ranking.second_look is None else second_looks.SecondLooks.load(paths)
 
     def compared(weights: Mapping[bool, Mapping[str, float]] | None = None) -> list[served.Choice]:
         found = list(candidates_of(ranking, weights, has_second_look=looks is not None))

@@ -13,8 +13,14 @@ import numpy.typing as npt
 
 from artefacts.paths import RunPaths
 from serving.retrieval.ranking import Rows
+from serving.second_look.files import SERVED
 
 RANKED = "ranked.npz"
+
+
+def is_fitted(paths: RunPaths) -> bool:
+    """Whether a day has a second look that can be served, newly fitted or that of the night before."""
+    return (paths.second_look / SERVED).exists()
 
 
 @dataclass(frozen=True)

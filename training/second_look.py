@@ -49,25 +49,29 @@ def fit_second_look(sections: SecondLookSections, paths: RunPaths, *, earlier: R
             return _none(folder, "no days are held out (training.validation_days)")
         of_window = WindowLists.of(sections, paths, paths if earlier is None else earlier, window)
         fresh = of_window.lists()
-        nights = [] if earlier is None else _nights_of(earlier, look.nights - 1, of_window.names)
-        lists = Lists.together([fresh, *nights])
-        num_users = len(np.unique(lists.users))
+        kept = [] if earlier is None else _nights_of(earlier, of_window.names)
+        nights = kept[: look.nights - 1]
+        few = f"fewer than {choice.LEAST_USERS} users met something that was in their lists since {window.first_day}"
         if len(np.unique(fresh.users)) < choice.LEAST_USERS:
-            return _none(folder, f"fewer than {choice.LEAST_USERS} users met something that was in their lists")
+            if earlier is None or not (earlier.second_look / files.SERVED).exists() or not kept:
+                return _none(folder, few)
+            _save_nights(folder, kept, of_window.names)
+            before = earlier.second_look / files.SERVED
+            as_before, report = net.Net.load(before / files.NET), files.read_report(before)
+            _parts(sections, paths, as_before, report).save(folder / files.SERVED)
+            return f"that of {earlier.as_of} stays: {few}"
+        lists = Lists.together([fresh, *nights])
         with console.progress("second look", total=FOLDS + 1) as advance:
             ranked = _ranked(of_window, fresh, nights, k=max(max(sections.ks), look.depth), advance=advance)
             fitted = fit_net(lists, of_window.names, look, seed=sections.seed)
             advance(1)
         ranked.save(folder)
         _save_nights(folder, [fresh, *nights], of_window.names)
+        num_users = len(np.unique(lists.users))
         counted = _counted(fitted, lists, seed=sections.seed)
-        report = files.SecondLookReport(
-            tuple(of_window.retrievers), look.depth, look.history, len(lists), num_users, counted
-        )
-        encoder = Encoder.load(paths.model / "encoder")
-        statistics = inputs.read_statistics(paths.catalogue(paths.as_of) / "items.parquet", encoder.item_ids)
-        groups = groups_of(paths, encoder, sections.item_category)
-        files.SecondLookParts(fitted, statistics, groups, report).save(folder / files.SERVED)
+        names = tuple(of_window.retrievers)
+        report = files.SecondLookReport(names, look.depth, look.history, len(lists), num_users, counted)
+        _parts(sections, paths, fitted, report).save(folder / files.SERVED)
     most = ", ".join([*counted][:3])
     return f"{len(lists):,} lists of {num_users:,} users since {window.first_day}; what counts most: {most}"
 
@@ -75,6 +79,15 @@ def fit_second_look(sections: SecondLookSections, paths: RunPaths, *, earlier: R
 def _none(folder: Path, why: str) -> str:
     (folder / STORY).write_text(json_text({"why": why}))
     return f"none: {why}"
+
+
+def _parts(
+    sections: SecondLookSections, paths: RunPaths, fitted: net.Net, report: files.SecondLookReport
+) -> files.SecondLookParts:
+    """What goes into the bundle: the net, and what is known of the day's items."""
+    encoder = Encoder.load(paths.model / "encoder")
+    statistics = inputs.read_statistics(paths.catalogue(paths.as_of) / "items.parquet", encoder.item_ids)
+    return files.SecondLookParts(fitted, statistics, groups_of(paths, encoder, sections.item_category), report)
 
 
 def _window(sections: SecondLookSections, paths: RunPaths, earlier: RunPaths | None) -> validation_days.Window | None:
@@ -119,10 +132,10 @@ def _save_nights(folder: Path, nights: list[Lists], names: tuple[str, ...]) -> N
         lists.save(folder / f"{number}.{LISTS}")
 
 
-def _nights_of(earlier: RunPaths, most: int, names: tuple[str, ...]) -> list[Lists]:
+def _nights_of(earlier: RunPaths, names: tuple[str, ...]) -> list[Lists]:
     """Lists that an earlier second look was fitted on, the latest first; none where their inputs were others."""
     story = earlier.second_look / STORY
     kept = json.loads(story.read_text()) if story.exists() else {}
     if kept.get("names") != [*names]:
         return []
-    return [Lists.load(earlier.second_look / f"{number}.{LISTS}") for number in range(min(kept["nights"], most))]
+    return [Lists.load(earlier.second_look / f"{number}.{LISTS}") for number in range(kept["nights"])]

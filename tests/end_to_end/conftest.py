@@ -63,7 +63,7 @@ features: {{history_length: 20, example_days: 20, join_days: 10}}
 towers: {{embedding_dim: 8, factor_dim: 4, text_length: 8, text_buckets: 64}}
 training: {{epochs: 2, batch_size: 64, negatives: {{num_uniform: 16}}, example_days: 20}}
 index: {{ef_search: 60, num_queries: 50}}
-serving: {{max_fetch: 100, fusion_depth: 60}}
+serving: {{max_fetch: 100, fusion_depth: 60, second_look: null}}
 evaluation: {{window_days: 5, ks: [5, 20], bootstrap_samples: 100}}
 beam: {{shards: 2}}
 """

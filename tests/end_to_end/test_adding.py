@@ -79,7 +79,12 @@ training:
   extra_losses: {{toy_loss: {{weight: 0.5, arguments: {{scale: 2.0}}}}}}
   negatives: {{num_uniform: 4, extra_sources: {{first_items: {{num: 3}}}}}}
 index: {{form: flat, ef_search: 40, num_queries: 10}}
-serving: {{retriever: newest, max_fetch: 30, fusion_depth: 10, fusion_weights: {{newest: 1.0, repeat: 1.0}}}}
+serving:
+  retriever: newest
+  max_fetch: 30
+  fusion_depth: 10
+  fusion_weights: {{newest: 1.0, repeat: 1.0}}
+  second_look: null
 evaluation: {{ks: [5], window_days: 3, bootstrap_samples: 100}}
 gates: {{smoke_k: 5}}
 beam: {{shards: 1}}

@@ -25,9 +25,10 @@ from features.sources.events import EVENTS_SCHEMA
 from serving.config import RankingConfig, SecondLookConfig, SecondLookSections
 from serving.retrieval.vectors import ValidationVectors, vector_schema
 from serving.second_look import retriever
-from serving.second_look.files import SERVED, SecondLookParts
+from serving.second_look.files import NET, SERVED, SecondLookParts
 from serving.second_look.inputs import STATISTICS, Inputs
-from serving.second_look.net import LIMIT
+from serving.second_look.net import LIMIT, Net
+from serving.served import Choice
 from training import second_look, second_look_lists
 from training.second_look_lists import Lists
 from training.second_look_net import first_net, fit_net, list_loss, net_scores
@@ -183,7 +184,7 @@ def test_the_step_leaves_what_a_bundle_needs_and_lists_to_choose_by(shop: RunPat
     found = choice.choose(RankingConfig(second_look=LOOK), shop, k=5, seed=1)
     assert "second_look" in {one.retriever for one in found.tried}
     # Without the key, what lies there is not compared.
-    found = choice.choose(RankingConfig(), shop, k=5, seed=1)
+    found = choice.choose(RankingConfig(second_look=None), shop, k=5, seed=1)
     assert "second_look" not in {one.retriever for one in found.tried}
 
 
@@ -215,7 +216,9 @@ def test_the_lists_of_a_user_are_ranked_by_a_net_that_has_not_seen_them(
     assert [number for number, _ in ranked] == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_night_is_fitted_on_its_own_lists_and_those_of_the_nights_before(shop: RunPaths) -> None:
+def test_a_night_is_fitted_on_its_own_lists_and_those_of_the_nights_before(
+    shop: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     earlier = RunPaths(shop.root, MOMENT)
     found = ValidationVectors.load(shop.model)
     assert found is not None
@@ -232,12 +235,26 @@ def test_a_night_is_fitted_on_its_own_lists_and_those_of_the_nights_before(shop:
     assert second_look.fit_second_look(SECTIONS, shop, earlier=earlier).startswith("360 lists of 180 users")
     alone = replace(SECTIONS, look=replace_config(nights=1))
     assert second_look.fit_second_look(alone, shop, earlier=earlier).startswith("180 lists of 90 users")
+    # With too few new lists the net of the night before stays, over the statistics of the day.
+    monkeypatch.setattr(choice, "LEAST_USERS", 91)
+    outcome = second_look.fit_second_look(SECTIONS, shop, earlier=earlier)
+    assert outcome.startswith("that of 2024-01-08 stays: fewer than 91 users met something")
+    kept, before = (Net.load(paths.second_look / SERVED / NET) for paths in (shop, earlier))
+    np.testing.assert_array_equal(kept.hidden, before.hidden)
+    assert SecondLooks.load(shop) is None
+    before_it = Choice("second_look", {"repeat": 1.0}, 20.0, exclude_known=True)
+    ranking = RankingConfig(second_look=LOOK)
+    assert choice.choose(ranking, shop, k=5, seed=1, earlier=earlier, before=before_it).choice == before_it
+    # Where there is none any more, what it was served with answers.
+    closed = RankingConfig(second_look=None)
+    found_now = choice.choose(closed, shop, k=5, seed=1, earlier=earlier, before=before_it)
+    assert found_now.choice == replace(before_it, retriever="fused")
 
 
 def test_where_nothing_can_be_fitted_the_step_says_why(shop: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "LEAST_USERS", 91)
     assert second_look.fit_second_look(SECTIONS, shop) == (
-        "none: fewer than 91 users met something that was in their lists"
+        "none: fewer than 91 users met something that was in their lists since 2024-01-08"
     )
     assert SecondLooks.load(shop) is None
     (shop.model / "validation_vectors.npz").unlink()

@@ -21,6 +21,7 @@ COMMANDS = (
     "embed",
     "index",
     "codes",
+    "second-look",
     "bundle",
     "evaluate",
     "recommend",
@@ -29,7 +30,7 @@ COMMANDS = (
     "doctor",
 )
 # `twinspire bundle` does both: bundle and publish.
-STEPS = (*COMMANDS[1:9], "publish", "evaluate")
+STEPS = (*(name.replace("-", "_") for name in COMMANDS[1:10]), "publish", "evaluate")
 JOURNEY = REPOSITORY / "configs" / "complete_journey.yaml"
 TABLES = REPOSITORY / "configs" / "tables_example.yaml"
 Ran = subprocess.CompletedProcess[str]
@@ -195,7 +196,7 @@ def test_a_dry_run_before_anything_else_prints_the_plan_and_writes_nothing(tmp_p
     plan, resolved = ran.stdout.split("resolved configuration:")
     planned = [name for name in STEPS if name not in ("mine", "codes")]
     assert [line.split()[0] for line in plan.splitlines() if line] == planned
-    assert plan.count("would run; writes runs/complete_journey/") == 8
+    assert plan.count("would run; writes runs/complete_journey/") == 9
     assert "as_of: '2017-11-20'" in resolved
     assert "epochs: 4" in resolved
     assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,6 @@ NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
 MINED = "training.negatives.easy_per_hard=100"
 SPARCODE = "sparcode={}"
 SPARSE = "sparse={}"
-SECOND_LOOK = "serving.second_look={}"
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +117,7 @@ BASES = (
         "training.mobius={}",
         "ingest.hidden_past={before: 2024-05-01}",
     ),
-    (DATASET, MINED, SPARSE, SECOND_LOOK),
+    (DATASET, MINED, SPARSE),
     (DATASET,),
     (DATASET, "towers.interests={}"),
 )
@@ -350,7 +349,7 @@ def test_with_mined_negatives_training_depends_on_how_they_are_found(override: s
 def test_sparcodes_tables_are_made_between_the_index_and_the_bundle_where_it_is_configured() -> None:
     names = [step.name for step in planned(SPARCODE)]
     assert names == [name for name in STEP_NAMES if name != "mine"]
-    assert names[names.index("index") :] == ["index", "codes", "bundle", "publish", "evaluate"]
+    assert names[names.index("index") :] == ["index", "codes", "second_look", "bundle", "publish", "evaluate"]
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,10 @@ def _take_given(path: Path, folder: Path, days: Sequence[dt.date], *, num_places
             of_day = best.filter(pa.array(numbers == number)).drop_columns(["day"])
             teacher_lists.write_lists(temporary / f"{day}.parquet", of_day, known_until=day)
     num_left_out = table.num_rows - given.num_rows
+    plural = " has" if num_left_out == 1 else "s have"
     return (
         f"lists of {path} from {earliest} on, {best.num_rows:,} scores of {len(starts):,} lists"
-        f"{f', {num_left_out:,} rows without a user, item, score or moment left out' if num_left_out else ''}"
+        f"{f'; {num_left_out:,} row{plural} no user, item, score or moment' if num_left_out else ''}"
     )
 
 

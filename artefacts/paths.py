@@ -106,6 +106,11 @@ class RunPaths:
         return self.index / "sparse"
 
     @property
+    def second_look(self) -> Path:
+        """The second look, and the lists that it was fitted on."""
+        return self.of_fit / "second_look" / str(self.as_of)
+
+    @property
     def codes(self) -> Path:
         """SparCode's tokens, codes, posting lists and their report."""
         return self.of_fit / "codes" / str(self.as_of)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artefacts.paths import RunPaths
-from evaluation import hybrid_choice, metrics
+from evaluation import hybrid_choice, metrics, second_looks
 from evaluation.validation_days import Window, held_out_window, repeated_share, window_since
 from serving import served
 from serving.bundles.manifest import BundleError, read_manifest
@@ -30,7 +30,9 @@ LEVEL = 0.99
 RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)
 RANK_CONSTANTS = (1.0, 5.0, 20.0, 60.0)
 POPULARITY, REPEAT, TWO_TOWER = "popularity", "repeat", "two_tower"
-SPARSE, HYBRID = served.SPARSE, served.HYBRID
+SPARSE, HYBRID, SECOND_LOOK = served.SPARSE, served.HYBRID, served.SECOND_LOOK
+# What a retriever counts in lists, where fewer are preferred.
+LISTS_OF = {HYBRID: 2, SECOND_LOOK: 3}
 
 Floats = npt.NDArray[np.float64]
 Measure = hybrid_choice.Measure
@@ -73,8 +75,10 @@ def choose(
     def without_comparison(why: str, num_users: int = 0) -> served.Served:
         return served.Served(**vars(fallback), why=why, metric=name, num_users=num_users)
 
+    looks = None if ranking.second_look is None else second_looks.SecondLooks.load(paths)
+
     def compared(weights: Mapping[bool, Mapping[str, float]] | None = None) -> list[served.Choice]:
-        found = list(candidates_of(ranking, weights))
+        found = list(candidates_of(ranking, weights, has_second_look=looks is not None))
         return [one for one in found if one.exclude_known] or found if nobody_repeats else found
 
     candidates = compared()
@@ -101,7 +105,7 @@ def choose(
         candidates = compared(weights)
     if not candidates:
         return without_comparison("as configured")
-    values = evaluate(candidates, window, measure, k=k, ranking=ranking)
+    values = evaluate(candidates, window, measure, k=k, ranking=ranking, looks=looks)
     found = pick(candidates, values, metric=name, before=None if before is None else fallback)
     return replace(found, why=f"{found.why}, on {window.first_day} up to {window.end_day}")
 
@@ -121,7 +125,10 @@ def served_by(bundle: Path) -> served.Choice | None:
 
 
 def candidates_of(
-    ranking: RankingConfig, weights: Mapping[bool, Mapping[str, float]] | None = None
+    ranking: RankingConfig,
+    weights: Mapping[bool, Mapping[str, float]] | None = None,
+    *,
+    has_second_look: bool = False,
 ) -> Iterator[served.Choice]:
     """What is compared: each retriever alone and some two fused, with known items and without, as far as it is open.
 
@@ -132,6 +139,7 @@ def candidates_of(
         ranking: What is configured.
         weights: Whether known items are kept out -> segment -> weight of the sparse list in the hybrid one; None where
             there is no sparse index.
+        has_second_look: Whether there is one, which is compared alone.
     """
     names = (POPULARITY, TWO_TOWER) if weights is None else (POPULARITY, TWO_TOWER, SPARSE, HYBRID)
     fixed = served.settled(ranking)
@@ -142,11 +150,12 @@ def candidates_of(
         if weights is not None:
             plain = replace(plain, hybrid_weights=weights[exclude_known])
         if not is_open and fixed.retriever != served.FUSED:
-            if fixed.retriever in names:
+            if fixed.retriever in names or (has_second_look and fixed.retriever == SECOND_LOOK):
                 yield plain
             continue
         if is_open:
-            yield from (replace(plain, retriever=name) for name in names)
+            alone = (*names, SECOND_LOOK) if has_second_look else names
+            yield from (replace(plain, retriever=name) for name in alone)
         for fusion_weights in _weights(ranking, names, exclude_known=exclude_known):
             # A list of one part is the same by any constant.
             for constant in constants if len(fusion_weights) > 1 else (fixed.fusion_rank_constant,):
@@ -172,7 +181,13 @@ def _weights(ranking: RankingConfig, names: Sequence[str], *, exclude_known: boo
 
 
 def evaluate(
-    candidates: Sequence[served.Choice], window: Window, measure: Measure, *, k: int, ranking: RankingConfig
+    candidates: Sequence[served.Choice],
+    window: Window,
+    measure: Measure,
+    *,
+    k: int,
+    ranking: RankingConfig,
+    looks: second_looks.SecondLooks | None = None,
 ) -> Floats:
     """The metric of each candidate and user: [C, B] float64.
 
@@ -182,11 +197,12 @@ def evaluate(
         measure: The metric, from hits among the first k.
         k: Places of a list that count.
         ranking: How lists are made.
+        looks: Lists of the second look, those of these users among them; None where there is none.
     """
     found = np.zeros((len(candidates), len(window.users)))
     for exclude_known in sorted({candidate.exclude_known for candidate in candidates}):
         weights = next(one.hybrid_weights for one in candidates if one.exclude_known == exclude_known)
-        lists = FusedLists.of(replace(window.users, exclude_known=exclude_known), window, ranking, weights)
+        lists = FusedLists.of(replace(window.users, exclude_known=exclude_known), window, ranking, weights, looks)
         for number, candidate in enumerate(candidates):
             if candidate.exclude_known == exclude_known:
                 found[number] = measure(lists.hits(candidate, k))
@@ -211,7 +227,12 @@ class FusedLists:
 
     @classmethod
     def of(
-        cls, users: retrievers.UserQueries, window: Window, ranking: RankingConfig, weights: Mapping[str, float]
+        cls,
+        users: retrievers.UserQueries,
+        window: Window,
+        ranking: RankingConfig,
+        weights: Mapping[str, float],
+        looks: second_looks.SecondLooks | None = None,
     ) -> FusedLists:
         """Asks the retrievers once.
 
@@ -220,10 +241,14 @@ class FusedLists:
             window: What is searched.
             ranking: How lists are made.
             weights: Of the hybrid list.
+            looks: Lists of the second look, those of these users among them; None where there is none.
         """
         asked = hybrid_choice.searched(window, ranking, weights)
         depth = ranking.fusion_depth
         lists = {name: retriever.retrieve(users, depth)[0].astype(np.int64) for name, retriever in asked.items()}
+        if looks is not None:
+            of_users = looks.rows(window.user_rows, exclude_known=users.exclude_known)
+            lists[SECOND_LOOK] = of_users[:, :depth].astype(np.int64)
         num_users, num_items = window.relevant.shape
         owners = np.arange(num_users)[:, None] * num_items
         keys = np.unique(np.concatenate([(owners + rows)[rows >= 0] for rows in lists.values()]))
@@ -327,7 +352,7 @@ def _order(choice: served.Choice) -> tuple[int, bool]:
 
 def _num_parts(choice: served.Choice) -> int:
     lists = choice.fusion_weights if choice.retriever == served.FUSED else (choice.retriever,)
-    return sum(2 if name == HYBRID else 1 for name in lists)
+    return sum(LISTS_OF.get(name, 1) for name in lists)
 
 
 def _best_of_each_kind(candidates: Sequence[served.Choice], means: Floats, chosen: int) -> list[int]:

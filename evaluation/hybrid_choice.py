@@ -26,6 +26,18 @@ LEAST_USERS = 20
 Measure = Callable[[metrics.Hits], npt.NDArray[np.float64]]
 
 
+def plain_lists(window: Window) -> dict[str, retrievers.Retriever]:
+    """The retrievers over a window that make no use of others, by name; `sparse` only where it has a sparse index."""
+    found: dict[str, retrievers.Retriever] = {
+        "repeat": retrievers.Repeat(),
+        "two_tower": vector_search.TwoTowerRetriever(window.ranked, None, ef=0, max_fetch=0),
+        "popularity": retrievers.Popularity(window.popularity),
+    }
+    if window.sparse is not None:
+        found[SPARSE] = Sparse(window.sparse)
+    return found
+
+
 def searched(window: Window, ranking: RankingConfig, weights: Mapping[str, float]) -> dict[str, retrievers.Retriever]:
     """What can be compared over a window, by name; `sparse` and `hybrid` only where it has a sparse index.
 
@@ -34,16 +46,10 @@ def searched(window: Window, ranking: RankingConfig, weights: Mapping[str, float
         ranking: How lists are made.
         weights: Of the hybrid list.
     """
-    dense = vector_search.TwoTowerRetriever(window.ranked, None, ef=0, max_fetch=0)
-    found: dict[str, retrievers.Retriever] = {
-        "repeat": retrievers.Repeat(),
-        "two_tower": dense,
-        "popularity": retrievers.Popularity(window.popularity),
-    }
-    if window.sparse is not None and window.num_events is not None:
-        found[SPARSE] = Sparse(window.sparse)
+    found = plain_lists(window)
+    if window.num_events is not None and SPARSE in found:
         found[HYBRID] = Hybrid(
-            dense,
+            found["two_tower"],
             found[SPARSE],
             weights,
             cold=window.num_events < ranking.cold_events,

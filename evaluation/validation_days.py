@@ -9,7 +9,7 @@ B users, N items of the catalogue, D vector width.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,7 @@ class Window:
         sparse: Index over the terms of the N items, which knows of these users' past alone; None where there is none.
         num_events: [N] float32, events of each item so far; None where there is no sparse index.
         new_items: Some items as if they were new; None where a fit has left no vectors of such items.
+        user_rows: [B] rows of the users, ascending.
     """
 
     first_day: dt.date
@@ -71,6 +72,7 @@ class Window:
     sparse: index.SparseIndex | None = None
     num_events: npt.NDArray[np.float32] | None = None
     new_items: NewItems | None = None
+    user_rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def repeated_share(paths: RunPaths) -> float:
@@ -79,18 +81,26 @@ def repeated_share(paths: RunPaths) -> float:
     return 1 - len(num_events) / max(pc.sum(num_events).as_py() or 0, 1) if len(num_events) else 0.0
 
 
-def held_out_window(paths: RunPaths, *, seed: int) -> Window | None:
-    """The days that a full fit held out for validation; None where it held out none."""
+def held_out_window(paths: RunPaths, *, seed: int, most_users: int = MOST_USERS) -> Window | None:
+    """The days that a full fit held out for validation; None where it held out none.
+
+    Args:
+        paths: Of the day.
+        seed: Of the draw of users.
+        most_users: Of whom no more are taken; a larger number has those of a smaller one, too.
+    """
     found = vectors.ValidationVectors.load(paths.model)
     if found is None:
         return None
-    return _window(paths, paths, found.moment, found.users, found.items, seed=seed, as_new=found.as_new)
+    return _window(
+        paths, paths, found.moment, found.users, found.items, seed=seed, most_users=most_users, as_new=found.as_new
+    )
 
 
-def window_since(earlier: RunPaths, paths: RunPaths, *, seed: int) -> Window:
-    """The days since an earlier fit, by its vectors."""
+def window_since(earlier: RunPaths, paths: RunPaths, *, seed: int, most_users: int = MOST_USERS) -> Window:
+    """The days since an earlier fit, by its vectors; see `held_out_window`."""
     users, items = (vectors.read_vectors(earlier.vectors / f"{tower}s") for tower in ("user", "item"))
-    return _window(earlier, paths, earlier.as_of, users, items, seed=seed)
+    return _window(earlier, paths, earlier.as_of, users, items, seed=seed, most_users=most_users)
 
 
 def _window(
@@ -101,6 +111,7 @@ def _window(
     item_vectors: npt.NDArray[np.float32],
     *,
     seed: int,
+    most_users: int,
     as_new: vectors.ItemsAsNew | None = None,
 ) -> Window:
     """The days from a moment up to the cut, by the vectors and the encoder of a fit."""
@@ -111,7 +122,7 @@ def _window(
     items = encoder.item_ids.rows(_names(events, columns.ITEM_ID)).astype(np.int64) - 1
     known = (rows > 0) & (items >= 0)
     active = np.unique(rows[known])
-    active = np.sort(np.random.default_rng(seed).permutation(active)[:MOST_USERS])
+    active = np.sort(np.random.default_rng(seed).permutation(active)[:most_users])
     past = _past(paths, moment, encoder, active)
     has_past = past.num_per_user > 0
     active, past = active[has_past], past.of(np.flatnonzero(has_past))
@@ -152,6 +163,7 @@ def _window(
             are=(are := np.isin(np.arange(len(item_vectors)), as_new.rows)),
             relevant=_first_met(relevant, past, are),
         ),
+        user_rows=active,
     )
 
 

@@ -143,3 +143,10 @@ def codes_of(values: pa.Array) -> npt.NDArray[np.int32]:
     """[N] a number for each distinct value, -1 for null."""
     encoded = values.dictionary_encode()
     return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
+
+
+def first_codes_of(values: pa.Array) -> npt.NDArray[np.int32]:
+    """The same of a column of lists, by the first value of each list; -1 for an empty one."""
+    if pa.types.is_list(values.type):
+        values = pa.array([one[0] if one else None for one in values.to_pylist()], values.type.value_type)
+    return codes_of(values)

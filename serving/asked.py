@@ -70,6 +70,11 @@ class Stages:
         self.microseconds: dict[str, float] = {}
         self._last = time.perf_counter_ns()
 
+    @property
+    def total_ms(self) -> float:
+        """Milliseconds of the stages that have ended."""
+        return sum(self.microseconds.values()) / 1000
+
     def end(self, stage: str) -> None:
         """Ends a stage, and begins the next one."""
         now = time.perf_counter_ns()

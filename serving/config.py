@@ -45,6 +45,29 @@ class SparseConfig(Section):
     """What such a term counts in one of the item's own."""
 
 
+class SecondLookConfig(Section):
+    """A small net that ranks the candidates of the other lists again, and is served where it finds more."""
+
+    depth: int = Field(100, ge=1)
+    """Length of the lists whose candidates it ranks; at least as many as are asked for."""
+    history: int = Field(20, ge=1)
+    """Latest distinct items of a user that a candidate attends to."""
+    codes: int = Field(2, ge=1)
+    """Ways in which a candidate attends to these."""
+    hidden_units: int = Field(64, ge=1)
+    """Of the net's one hidden layer."""
+    epochs: int = Field(20, ge=1)
+    """Passes over its lists."""
+    learning_rate: float = Field(0.003, gt=0)
+    """Of Adam, at the beginning; it falls to nothing."""
+    negatives: int = Field(50, ge=1)
+    """Candidates of a list that the user did not meet, drawn from it to train on."""
+    most_users: int = Field(10_000, ge=1)
+    """Users of the days held out whose lists it is trained on, drawn at random."""
+    nights: int = Field(7, ge=1)
+    """Nights whose lists a warm start keeps and trains on, too."""
+
+
 class BundlesConfig(Section):
     """Which bundles stay after the daily run; the published one and the one before it always do."""
 
@@ -102,6 +125,11 @@ class RankingConfig(Section):
     cold_share: float = Field(0.0, ge=0, lt=1)
     """Share of the places of a list that cold items get, which are found by content (`sparse`), where the request names
     no retriever; 0 keeps no place."""
+    second_look: SecondLookConfig | None = None
+    """A second look at the candidates; null fits none."""
+    second_look_ms: float | None = Field(100.0, gt=0)
+    """What a request may have taken when its candidates are ranked again, in milliseconds; later ones get the fused
+    list. Null sets no limit."""
     max_per_family: int | None = Field(1, ge=1)
     """Most items of a family (`dataset.item_family`) in a list, which comes where its best item is; null sets no
     limit."""
@@ -176,6 +204,16 @@ class BundleSections:
     sparcode: Section | None = read("sparcode")
     """Without any of its fields: whether there are tables."""
     ranking: RankingConfig = read("serving")
+
+
+@dataclass(frozen=True)
+class SecondLookSections:
+    """What the step `second_look` reads of the configuration."""
+
+    seed: int = read("seed")
+    ks: tuple[int, ...] = read("evaluation.ks")
+    item_category: str | None = read("dataset.item_category")
+    look: SecondLookConfig = read("serving.second_look")
 
 
 @dataclass(frozen=True)

@@ -40,16 +40,12 @@ def open_recommender(
     opened = added_to_bundle.with_added(opened, rows)
     store = user_features.features_of(opened, paths.features)
     store.online_wait_seconds = sections.serving.feature_deadline_ms / 1000
-    choice = registry.choice_of(opened, sections.serving)
-    return recommender.Recommender(
+    return registry.recommender_of(
         opened,
         user_features.BundleFeatures(opened, store.read_online),
-        retrievers=registry.retrievers_of(opened, sections.serving, ef_search=sections.ef_search),
-        default_retriever=choice.retriever,
-        exclude_known=choice.exclude_known,
-        cold_lane=registry.cold_lane_of(opened, sections.serving),
+        sections.serving,
+        ef_search=sections.ef_search,
         denied=DeniedItems(denied or DenyList(paths.denied_items), opened.item_ids),
-        spread=registry.spread_of(opened, sections.serving),
     )
 
 

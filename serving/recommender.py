@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from serving import context, context_values
+from serving import context, context_values, explanations
 from serving.answers import (
     Answer,
     Explanation,
@@ -24,7 +24,6 @@ from serving.answers import (
     RecommendedItem,
     RecommendRequest,
     RequestError,
-    explanations,
 )
 from serving.asked import ReadUsers, Stages, Unavailable, asked_of, moment_of, num_events
 from serving.bundles.bundle import Bundle
@@ -41,6 +40,7 @@ from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import FALLBACK, Retriever, UserQueries
 from serving.retrieval.spread import Spread, spread_lists
 from serving.search import NO_INDEX, SearchAnswer, SearchRequest, explain
+from serving.served import FUSED, SECOND_LOOK
 from serving.sparse.typed import ByWords, TypedWords
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Recommender:
         denied: Items that no user gets, by any retriever; None where there are none. Read again for every request.
         cold_lane: Keeps places for items with few events where a request names no retriever; None keeps none.
         spread: What lists must be like, by any retriever; None takes them as they are found.
+        second_look_ms: What a request may have taken when candidates are ranked again, in milliseconds; None sets no
+            limit.
 
     Raises:
         ValueError: A name that is needed is not among the retrievers.
@@ -83,6 +85,7 @@ class Recommender:
         denied: DeniedItems | None = None,
         cold_lane: ColdLane | None = None,
         spread: Spread | None = None,
+        second_look_ms: float | None = None,
     ) -> None:
         """Checks the names."""
         for name in (default_retriever, FALLBACK):
@@ -92,6 +95,7 @@ class Recommender:
         self.retrievers = dict(retrievers)
         self.default_retriever, self.exclude_known = default_retriever, exclude_known
         self.read_users, self.spread, self.cold_lane = read_users, spread, cold_lane
+        self.second_look_ms = second_look_ms
         self.probes = context.probes(bundle.purchases, bundle.encoder.user_ids)
         """A few users whose features must be there."""
         num_added = 0 if bundle.added is None else len(bundle.added.vectors)
@@ -148,7 +152,7 @@ class Recommender:
         explained: Sequence[Sequence[Explanation] | None] = [None] * len(found.rows)
         if request.explain:
             lane = None if self.cold_lane is None or request.retriever else self.cold_lane.sparse
-            explained = explanations(self.bundle, self.retrievers, found, lane=lane)
+            explained = explanations.of_lists(self.bundle, self.retrievers, found, lane=lane)
             stages.end("explanation")
         answers = [
             Answer(
@@ -209,6 +213,8 @@ class Recommender:
             stages=stages,
         )
         missing: tuple[Reason, ...] = ("no_tables",) if request.retriever == "sparcode" != name else ()
+        if name == SECOND_LOOK and self.second_look_ms is not None and stages.total_ms > self.second_look_ms:
+            name, missing = FUSED, (*missing, "late")
         found = spread_lists(
             self.retrievers, asked.users, name, k=request.k, can_be_found=asked.can_be_found, spread=self.spread
         )

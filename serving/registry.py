@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from serving.config import RankingConfig, ServingConfig
-from serving.served import AUTO, FUSED, HYBRID, SPARSE, Choice, settled
+from serving.served import AUTO, FUSED, HYBRID, SECOND_LOOK, SPARSE, Choice, settled
 
 if TYPE_CHECKING:
+    from serving.asked import ReadUsers
     from serving.bundles.bundle import Bundle
+    from serving.recommender import Recommender
+    from serving.retrieval.eligible import DeniedItems
     from serving.retrieval.retrievers import Retriever
     from serving.retrieval.spread import Spread
     from serving.retrieval.vector_search import TwoTowerRetriever
@@ -165,7 +168,7 @@ RETRIEVERS: dict[str, Builder] = {
 
 def retriever_names() -> tuple[str, ...]:
     """All names that a request or a configuration may give."""
-    return (*RETRIEVERS, *ALIASES, FUSED)
+    return (*RETRIEVERS, *ALIASES, FUSED, SECOND_LOOK)
 
 
 def check_retriever_names(serving: ServingConfig) -> None:
@@ -204,6 +207,11 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | No
             built[name] = build(bundle, ranking, ef_search=ef_search)
         except MissingPartError as error:
             missing[name] = str(error)
+    if bundle.second_look is None:
+        missing[SECOND_LOOK] = (
+            "a second look, and this bundle has none; set serving.second_look: {} and make the bundle again, or choose "
+            "another retriever"
+        )
     choice = choice_of(bundle, ranking)
     for name in choice.fusion_weights:
         if name in missing:
@@ -216,7 +224,49 @@ def retrievers_of(bundle: Bundle, ranking: RankingConfig, *, ef_search: int | No
         )
     parts = tuple((built[name], weight) for name, weight in choice.fusion_weights.items())
     fused = Fused(parts, rank_constant=choice.fusion_rank_constant, depth=ranking.fusion_depth)
-    return {**built, **{alias: built[name] for alias, name in ALIASES.items()}, FUSED: fused}
+    found = {**built, **{alias: built[name] for alias, name in ALIASES.items()}, FUSED: fused}
+    if bundle.second_look is not None:
+        parts_of_vectors = tuple(bundle.manifest.facts.index_report.parts)
+        found[SECOND_LOOK] = bundle.second_look.retriever(
+            built, bundle.ranked, parts_of_vectors, weights=bundle.item_weights
+        )
+    return found
+
+
+def recommender_of(
+    bundle: Bundle,
+    read_users: ReadUsers,
+    ranking: RankingConfig,
+    *,
+    ef_search: int | None,
+    denied: DeniedItems | None = None,
+) -> Recommender:
+    """The recommender over a bundle, as configured and chosen.
+
+    Args:
+        bundle: What it searches.
+        read_users: Reads the features of users.
+        ranking: How lists are made.
+        ef_search: Beam width of the index; None takes the bundle's.
+        denied: Items that no user gets; None where there are none.
+
+    Raises:
+        ValueError: The bundle lacks what a configured retriever needs.
+    """
+    from serving.recommender import Recommender
+
+    choice = choice_of(bundle, ranking)
+    return Recommender(
+        bundle,
+        read_users,
+        retrievers=retrievers_of(bundle, ranking, ef_search=ef_search),
+        default_retriever=choice.retriever,
+        exclude_known=choice.exclude_known,
+        denied=denied,
+        cold_lane=cold_lane_of(bundle, ranking),
+        spread=spread_of(bundle, ranking),
+        second_look_ms=ranking.second_look_ms,
+    )
 
 
 def _with_added(bundle: Bundle, retriever: TwoTowerRetriever) -> Retriever:

@@ -16,9 +16,9 @@ from serving.answers import (
     Reason,
     RecommendedItem,
     RecommendRequest,
-    near_items,
 )
 from serving.bundles.bundle import Bundle
+from serving.explanations import near_items
 from serving.retrieval.ranking import Rows
 from serving.retrieval.retrievers import UserQueries
 from serving.sparse.typed import ByWords

@@ -13,6 +13,7 @@ AUTO = "auto"
 """Value of a key of the configuration that leaves it to what was chosen for the bundle."""
 FUSED = "fused"
 SPARSE, HYBRID = "sparse", "hybrid"
+SECOND_LOOK = "second_look"
 SEGMENTS = ("short_past_warm", "short_past_cold", "long_past_warm", "long_past_cold")
 """Users with a short or a long past times items with many or few events."""
 HYBRID_WEIGHT = 0.3

@@ -29,6 +29,7 @@ from serving.exposures.files import tidy
 from serving.registry import cold_lane_of, retrievers_of
 from serving.retrieval import distinct, eligible, index, purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
+from serving.second_look import files as second_look
 from serving.served import Served
 from serving.sparcode.files import SERVED, read_report
 from serving.sparse.index import SparseReport
@@ -169,6 +170,7 @@ def _parts(
         metrics=_metrics(paths.model / EPOCHS),
         withdrawn=withdrawn,
         sparse=paths.sparse if paths.sparse.exists() else None,
+        second_look=_second_look(sections, paths),
     )
 
 
@@ -214,6 +216,7 @@ def _facts(
         business_weight=_business_weight(sections),
         sparcode_report=None if sections.sparcode is None else read_report(paths.codes),
         sparse_report=_sparse_report(paths),
+        second_look_report=_second_look_report(sections, paths),
         served=served,
         configuration_digest=steps.digest_of(made_with)[:12],
         code_version=version("twinspire"),
@@ -228,6 +231,17 @@ def _sparse_report(paths: RunPaths) -> SparseReport | None:
     if not paths.sparse.exists():
         return None
     return SparseReport(**json.loads(paths.sparse.with_suffix(".json").read_text()))
+
+
+def _second_look(sections: BundleSections, paths: RunPaths) -> Path | None:
+    """The files of the day's second look; None where none was fitted."""
+    folder = paths.second_look / second_look.SERVED
+    return folder if sections.ranking.second_look is not None and folder.exists() else None
+
+
+def _second_look_report(sections: BundleSections, paths: RunPaths) -> second_look.SecondLookReport | None:
+    folder = _second_look(sections, paths)
+    return None if folder is None else second_look.read_report(folder)
 
 
 def _business_weight(sections: BundleSections) -> manifest.BusinessWeight | None:

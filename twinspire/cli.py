@@ -99,7 +99,7 @@ def run(
     dry_run: DryRun = False,
     now: Now = None,
 ) -> None:
-    """Do all steps: ingest, features, (mine, teach,) train, embed, index, (codes,) bundle, publish, evaluate."""
+    """Do all steps: ingest, features, (mine, teach,) train, embed, index, (codes, second-look,) bundle to evaluate."""
     with errors():
         settings, paths, steps = prepare(config, set_, as_of, runs, now, only_plans=dry_run)
         if dry_run:
@@ -126,7 +126,7 @@ def _step_command(name: str, text: str) -> None:
             prepared = prepare(config, set_, as_of, runs, now, only_plans=dry_run)
             _do_one(name, prepared, force=force, dry_run=dry_run, now=now)
 
-    app.command(name, help=text)(command)
+    app.command(name.replace("_", "-"), help=text)(command)
 
 
 # Why a step may not be among those of a configuration.
@@ -135,6 +135,8 @@ _LEFT_OUT = {
     "instance, to train with mined hard negatives",
     "teach": "training.distillation is null, and without it step 'teach' has nothing to do; set it, {teacher: ease} "
     "for instance, to have the towers imitate a teacher",
+    "second_look": "serving.second_look is null, and without it step 'second_look' has nothing to do; set "
+    "serving.second_look: {} to fit it",
     "codes": "sparcode is null, and without it step 'codes' has nothing to do; set sparcode: {} to fit it",
 }
 
@@ -176,6 +178,7 @@ for _name, _text in {
     "train": "Fit the towers and export them.",
     "embed": "Compute the vectors of all users and items.",
     "index": "Build the HNSW index and measure its recall.",
+    "second_look": "Fit the net that ranks the candidates of all lists again, where the file asks for it.",
     "bundle": "Put everything that serving needs into one verified folder and publish it.",
     "evaluate": "Measure recall on the days after the cut, compared with the baselines.",
 }.items():

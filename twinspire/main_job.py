@@ -1,6 +1,7 @@
 """The steps of the main job: what each one reads, makes and does, and their order.
 
-    ingest -> features -> [mine ->] [teach ->] train -> embed -> index -> [codes ->] bundle -> publish -> evaluate
+    ingest -> features -> [mine ->] [teach ->] train -> embed -> index -> [codes ->] [second_look ->] bundle ->
+    publish -> evaluate
     nightly: the same up to bundle -> gates -> publish
 
 A step is handed the sections of the configuration that it declares, and nothing else of it. Its digest is the hash of
@@ -23,7 +24,7 @@ from artefacts.paths import RunPaths
 from beam_jobs.config import BeamConfig, CodesSections, EmbedSections, IndexSections, MineSections
 from evaluation.config import EvaluateSections, GatesSections
 from features.config import FeaturesSections, IngestSections
-from serving.config import BundleSections, PublishSections
+from serving.config import BundleSections, PublishSections, SecondLookSections
 from training.config import TeachSections, TrainSections
 
 if TYPE_CHECKING:
@@ -129,6 +130,17 @@ def _codes(sections: CodesSections, run: Run) -> str:
     from beam_jobs.code_tables import make_codes
 
     return make_codes(sections, run.beam, run.paths)
+
+
+def _second_look(sections: SecondLookSections, run: Run) -> str:
+    with console.held_back():
+        from training.second_look import fit_second_look
+
+    night, paths = run.night, run.paths
+    earlier = None
+    if night is not None and night.parent is not None and night.is_warm_start:
+        earlier = RunPaths(paths.root, night.parent)
+    return fit_second_look(sections, paths, earlier=earlier)
 
 
 def _bundle(sections: BundleSections, run: Run) -> str:
@@ -246,6 +258,7 @@ STEPS: Mapping[str, Declared] = {
     "embed": Declared(EmbedSections, _embed, lambda paths: (paths.vectors / "items", paths.vectors / "users")),
     "index": Declared(IndexSections, _index, lambda paths: (paths.index / "index.hnsw",)),
     "codes": Declared(CodesSections, _codes, lambda paths: (paths.codes,)),
+    "second_look": Declared(SecondLookSections, _second_look, lambda paths: (paths.second_look,)),
     "bundle": Declared(BundleSections, _bundle, lambda paths: (paths.bundle_name,), is_current=_is_written),
     "gates": Declared(GatesSections, _gates, lambda paths: (paths.gates,), is_current=_is_checked),
     "publish": Declared(
@@ -276,6 +289,7 @@ def plan(
         "mine": config.training.negatives.easy_per_hard is None or paths.arm is not None,
         "teach": config.training.distillation is None,
         "codes": config.sparcode is None,
+        "second_look": config.serving.second_look is None,
     }
     names = [name for name in (STEP_NAMES if night is None else NIGHT_STEP_NAMES) if not left_out.get(name, False)]
     made: list[steps.Step] = []

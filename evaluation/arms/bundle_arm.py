@@ -20,7 +20,7 @@ from features import columns, schema
 from serving import answers, config
 from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
-from serving.registry import choice_of, cold_lane_of, retrievers_of, spread_of
+from serving.registry import recommender_of
 from serving.retrieval.ranking import NO_ROW, Rows
 
 USER_BLOCK = 256
@@ -88,17 +88,9 @@ class BundleAtCut:
         """Over the index, or over exact search in its place."""
         # Exact search is what every retriever falls back to where it is asked for more than the index is.
         ranking = self._ranking.model_copy(update={"max_fetch": 0}) if exact else self._ranking
-        retrievers = retrievers_of(self.bundle, ranking, ef_search=self._ef_search)
-        choice = choice_of(self.bundle, ranking)
-        return Recommender(
-            self.bundle,
-            self._features,
-            retrievers=retrievers,
-            default_retriever=choice.retriever,
-            exclude_known=choice.exclude_known,
-            cold_lane=cold_lane_of(self.bundle, ranking),
-            spread=spread_of(self.bundle, ranking),
-        )
+        # What a comparison finds must not depend on how fast the machine is.
+        ranking = ranking.model_copy(update={"second_look_ms": None})
+        return recommender_of(self.bundle, self._features, ranking, ef_search=self._ef_search)
 
 
 class FeaturesAtCut:

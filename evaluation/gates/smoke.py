@@ -14,7 +14,7 @@ from serving.answers import Answer, Recommendations
 from serving.bundles.bundle import Bundle
 from serving.bundles.manifest import BundleError
 from serving.recommender import Recommender
-from serving.registry import choice_of, cold_lane_of, retrievers_of, spread_of
+from serving.registry import recommender_of, retrievers_of
 from serving.user_features import features_of
 
 UNKNOWN = "(unknown: a user whom the bundle does not know)"
@@ -124,17 +124,9 @@ def _bought(candidate: Candidate, users: list[str]) -> dict[str, set[str]]:
 
 def _recommender(candidate: Candidate) -> Recommender:
     """The bundle, which is not published yet, with the feature store that it was made with."""
-    bundle, ranking = Bundle.open(candidate.folder), candidate.sections.ranking
-    choice = choice_of(bundle, ranking)
-    return Recommender(
-        bundle,
-        features_of(bundle, candidate.paths.features).read_online,
-        retrievers=retrievers_of(bundle, ranking, ef_search=candidate.sections.ef_search),
-        default_retriever=choice.retriever,
-        exclude_known=choice.exclude_known,
-        cold_lane=cold_lane_of(bundle, ranking),
-        spread=spread_of(bundle, ranking),
-    )
+    bundle, sections = Bundle.open(candidate.folder), candidate.sections
+    read_users = features_of(bundle, candidate.paths.features).read_online
+    return recommender_of(bundle, read_users, sections.ranking, ef_search=sections.ef_search)
 
 
 CHECKS: dict[str, Look] = {"opens": opens, "answers": answers, "exclude_bought": exclude_bought}

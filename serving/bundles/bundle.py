@@ -16,6 +16,7 @@
         items.parquet                  item_id, item_name, category of the catalogue rows
         sparcode/                      tokenizer, codebook and posting lists; only where SparCode is configured
         sparse/                        index over the terms of items; only where it is configured
+        second_look/                   net that ranks candidates; only where it is configured
         purchases/*.npy                who bought what: [U, N] in compressed rows
         popularity.npy                 [N] float32, recent events of each item
         withdrawn.npy                  [W] int32 catalogue rows that are never answered with; only where there are any
@@ -48,6 +49,7 @@ from serving.retrieval.added import AddedItems
 from serving.retrieval.index import ItemIndex
 from serving.retrieval.purchases import Purchases
 from serving.retrieval.weights import WEIGHTS_FILE, load_weights, weighted
+from serving.second_look.files import SecondLookParts
 from serving.sparcode import files, postings
 from serving.sparse.index import SparseIndex
 
@@ -57,7 +59,7 @@ CONFIG, SCHEMA, ENCODER = "config.yaml", "schema.json", "encoder"
 USER_TOWER, ITEM_TOWER = "user_tower.tflite", "item_tower.tflite"
 ITEM_VECTORS, INDEX, ITEMS = "item_vectors.npy", "index.hnsw", "items.parquet"
 ITEM_WEIGHTS = WEIGHTS_FILE
-SPARCODE, SPARSE = "sparcode", "sparse"
+SPARCODE, SPARSE, SECOND_LOOK = "sparcode", "sparse", "second_look"
 PURCHASES, POPULARITY, WITHDRAWN = "purchases", "popularity.npy", eligible.WITHDRAWN_FILE
 METRICS, MODEL_CARD = "metrics.json", "MODEL_CARD.md"
 ITEM_COLUMNS = (columns.ITEM_ID, columns.ITEM_NAME, CATEGORY)
@@ -100,6 +102,8 @@ class Bundle:
     """Catalogue rows, ascending, of what left the catalogue: part of histories, and never answered with."""
     sparse: SparseIndex | None = None
     """Over the terms of items; None where the bundle has none."""
+    second_look: SecondLookParts | None = None
+    """What ranks candidates again; None where the bundle has nothing of the kind."""
     families: npt.NDArray[np.int32] | None = None
     """[N] number of each item's family, -1 for none; None where the data set has no families."""
     added: AddedItems | None = None
@@ -191,9 +195,11 @@ class Bundle:
             )
         purchases = _load(folder / PURCHASES, lambda path: Purchases.load(path, num_items=num_items))
         _expect(folder / PURCHASES, "number of users", purchases.num_users, num_users)
-        sparcode, sparse = None, None
+        sparcode, sparse, second_look = None, None, None
         if manifest.facts.sparse_report is not None:
             sparse = _load(folder / SPARSE, lambda path: SparseIndex.load(path, item_ids))
+        if manifest.facts.second_look_report is not None:
+            second_look = _load(folder / SECOND_LOOK, lambda path: SecondLookParts.load(path, num_items=num_items))
         if manifest.facts.sparcode_report is not None:
             digest = postings.catalogue_digest(item_ids)
             sparcode = _load(folder / SPARCODE, lambda path: files.SparCodeParts.open(path, catalogue=digest))
@@ -219,6 +225,7 @@ class Bundle:
             sparcode=sparcode,
             withdrawn=withdrawn,
             sparse=sparse,
+            second_look=second_look,
             hold=hold,
             families=families,
         )

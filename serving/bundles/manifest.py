@@ -17,6 +17,7 @@ from artefacts.files import json_text
 from features.schema import Schema
 from serving.config import VERSION_PATTERN
 from serving.retrieval.index import IndexReport
+from serving.second_look.files import SecondLookReport
 from serving.served import Served
 from serving.sparcode.files import SparCodeReport
 from serving.sparse.index import SparseReport
@@ -102,6 +103,8 @@ class Facts(Declaration):
     """Quality and cost of SparCode's tables; None where the bundle has none."""
     sparse_report: SparseReport | None = None
     """What the sparse index holds; None where the bundle has none."""
+    second_look_report: SecondLookReport | None = None
+    """What the second look was fitted on; None where the bundle has none."""
     served: Served
     """What answers where neither request nor configuration says it."""
     configuration_digest: str

@@ -79,6 +79,8 @@ class Parts:
     """Catalogue rows, ascending, that are never answered with."""
     sparse: Path | None = None
     """Folder of a `serving.sparse.index.SparseIndex`; None where there is none."""
+    second_look: Path | None = None
+    """Folder of `serving.second_look.files.SecondLookParts`; None where there is none."""
 
 
 def write(bundles: Path, parts: Parts, facts: Facts) -> str:
@@ -199,6 +201,8 @@ def _fill(folder: Path, parts: Parts, facts: Facts) -> Manifest:
         shutil.copytree(parts.sparcode, folder / layout.SPARCODE)
     if parts.sparse is not None:
         shutil.copytree(parts.sparse, folder / layout.SPARSE)
+    if parts.second_look is not None:
+        shutil.copytree(parts.second_look, folder / layout.SECOND_LOOK)
     pq.write_table(parts.items, folder / layout.ITEMS)
     parts.purchases.save(folder / layout.PURCHASES)
     np.save(folder / layout.POPULARITY, parts.popularity, allow_pickle=False)

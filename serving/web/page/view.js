@@ -7,6 +7,7 @@ const REASONS = {
   nothing_found: "The retriever found nothing for this user.",
   filled: "The list was too short; popular items fill its end.",
   short: "The list has fewer items than were asked for: there are no more.",
+  late: "The request took too long for a second look; the fused list answered.",
   no_tables: "The bundle has no SparCode tables; the two towers answered.",
 };
 

@@ -1,0 +1,1 @@
+"""The second look: a small net that ranks the candidates of all lists again."""

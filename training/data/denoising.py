@@ -27,18 +27,21 @@ class Denoised:
     Attributes:
         dropped: Share of the mined negatives that it takes for positives.
         met_later: Share of all items that it takes for positives which their user met later.
+        of_the_rest: The same share of what its lists hold besides.
         by_chance: Share of an even draw from the catalogue that users met later.
     """
 
     dropped: float
     met_later: float
+    of_the_rest: float
     by_chance: float
 
     def __str__(self) -> str:
         """For people."""
         return (
             f"the teacher drops {self.dropped:.1%} of the mined negatives; of what it takes for positives, users met "
-            f"{self.met_later:.2%} later, of an even draw {self.by_chance:.2%}"
+            f"{self.met_later:.2%} later, of the rest of its lists {self.of_the_rest:.2%}, of an even draw "
+            f"{self.by_chance:.2%}"
         )
 
 
@@ -64,17 +67,17 @@ def later_meetings(
     above = teacher.scores > teacher.thresholds[list_rows]
     by_pair = (users << 31) + items
     order = np.argsort(by_pair)
-    wanted = (teacher.user_rows[list_rows[above]] << 31) + teacher.items[above]
+    wanted = (teacher.user_rows[list_rows] << 31) + teacher.items
     days = first_seconds // SECONDS_PER_DAY
     later = np.zeros(len(wanted), bool)
     if len(order):
         found = order[np.minimum(np.searchsorted(by_pair, wanted, sorter=order), len(order) - 1)]
-        later = (by_pair[found] == wanted) & (days[found] >= teacher.days[list_rows[above]])
+        later = (by_pair[found] == wanted) & (days[found] >= teacher.days[list_rows])
     # Of each list, the meetings of its user from its day on.
     by_day = np.sort((users << 32) + days)
     ends = np.searchsorted(by_day, (teacher.user_rows + 1) << 32)
     num_later = ends - np.searchsorted(by_day, teacher.keys)
-    return Denoised(_mean(dropped), _mean(later), _mean(num_later / max(num_items, 1)))
+    return Denoised(_mean(dropped), _mean(later[above]), _mean(later[~above]), _mean(num_later / max(num_items, 1)))
 
 
 def _mean(values: npt.NDArray[np.bool_] | npt.NDArray[np.float64]) -> float:

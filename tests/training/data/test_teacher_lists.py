@@ -219,11 +219,13 @@ def test_a_teachers_denoising_is_checked_by_what_users_met_later() -> None:
     assert found.dropped == pytest.approx(3 / 6)
     # Of three, 4 on Monday's list alone was met from the list's day on.
     assert found.met_later == pytest.approx(1 / 3)
+    # Of the five others, 6 on Friday's list, and 5 of user 3.
+    assert found.of_the_rest == pytest.approx(2 / 5)
     # From the lists' days on, their users met 2, 1 and 1 of 10.
     assert found.by_chance == pytest.approx(4 / 3 / 10)
     assert str(found) == (
-        "the teacher drops 50.0% of the mined negatives; of what it takes for positives, users met 33.33% later, of an "
-        "even draw 13.33%"
+        "the teacher drops 50.0% of the mined negatives; of what it takes for positives, users met 33.33% later, of "
+        "the rest of its lists 40.00%, of an even draw 13.33%"
     )
     nothing = np.empty(0, np.int64)
     assert later_meetings(teacher, mined, nothing, nothing, nothing, num_items=10).met_later == 0

@@ -121,6 +121,14 @@ class RunPaths:
         return self.of_fit / "mined" / str(self.as_of)
 
     @property
+    def teachers(self) -> Path:
+        """Lists of teachers, a folder for each way of making them and a file for each day they count from.
+
+        All fits share them.
+        """
+        return self.root / "teachers"
+
+    @property
     def forgotten(self) -> Path:
         """Users to be forgotten (GDPR erasure), as salted hashes; missing if there are none."""
         return self.root / "forgotten.json"

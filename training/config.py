@@ -190,6 +190,34 @@ class MobiusConfig(Section):
     """What the bad class counts against the click class at retrieval (beta)."""
 
 
+class TeacherConfig(Section):
+    """A teacher of the towers: what the step `teach` makes its lists with."""
+
+    teacher: Literal["ease", "item_knn"] | Path = "ease"
+    """EASE, item-kNN, or a Parquet or CSV file of another ranker's scores: `user_id`, `item_id`, `score`, and
+    `known_until` (or `day`), the moment before which the ranker knows events: scores count for examples from then on.
+    """
+    lists: int = Field(100, ge=2)
+    """Items of a user's list that are kept: those with the highest scores (N)."""
+    refresh_days: int = Field(30, ge=1)
+    """Days after which the teacher is fitted again, on what happened before them, and its lists are made again."""
+
+
+class DistillationConfig(TeacherConfig):
+    """Distillation: the scores of a teacher are imitated on the candidates of a batch."""
+
+    loss: Literal["kl", "reverse_kl", "margin_mse", "rank"] = "kl"
+    """KL(teacher || towers) over the candidates, or the other way round; squared errors of margins; one minus the
+    correlation."""
+    weight: float = Field(1.0, ge=0)
+    """What it counts next to the softmax; 0 leaves the teacher to `denoise_above`."""
+    temperature: float = Field(1.0, gt=0)
+    """The teacher's scores, in standard deviations of their list, are divided by it. Not read by `rank`."""
+    denoise_above: float | None = Field(None, ge=0, lt=1)
+    """Quantile of a user's list above which a mined negative is dropped: the teacher takes it for a positive. Null
+    drops none."""
+
+
 class LossConfig(Section):
     """A further term of the loss."""
 
@@ -230,6 +258,8 @@ class TrainingConfig(Section):
     """Exponent that tempers it."""
     mobius: MobiusConfig | None = None
     """Three-class training on click, unclick and bad pairs (MOBIUS) instead of the softmax; null leaves it out."""
+    distillation: DistillationConfig | None = None
+    """A teacher whose lists the towers imitate; null has none."""
     softmax_weight: float = Field(1.0, ge=0)
     """What the softmax counts, or the loss that takes its place with `mobius`; 0 leaves it to `extra_losses`."""
     extra_losses: Mapping[str, LossConfig] = {}
@@ -340,6 +370,15 @@ class DailyConfig(Section):
     """Fall of recall, as a part of the previous fit's, that the users held out show four times in five."""
     keep_exposure_days: int | None = Field(None, ge=1)
     """Days before the night's own of which the lists that servers logged are kept; null keeps them all."""
+
+
+@dataclass(frozen=True)
+class TeachSections:
+    """What the step `teach` reads of the configuration."""
+
+    distillation: TeacherConfig | None = read("training.distillation")
+    example_days: int = read("training.example_days")
+    example_events: int | None = read("features.example_events")
 
 
 @dataclass(frozen=True)

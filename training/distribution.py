@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from training.data.batches import ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, USER_PREFIX, WEIGHT, Batch
+from training.data.batches import ITEM_PREFIX, LOG_Q, MASK, PRIVATE_LOG_Q, TEACHER, USER_PREFIX, WEIGHT, Batch
 
 Distribute = Literal["none", "multi_worker"]
 TrainStep = Callable[[Batch], dict[str, tf.Tensor]]
@@ -157,7 +157,9 @@ PROCESSES: Mapping[Distribute, Callable[[], Processes]] = {"none": Alone, "multi
 def _signature(share: Batch) -> dict[str, tf.TensorSpec]:
     """Of shares of any size: were one traced again in some processes only, all would wait for each other for ever."""
     return {
-        name: tf.TensorSpec([None, None] if name == MASK else [None, *values.shape[1:]], values.dtype, name=name)
+        name: tf.TensorSpec(
+            [None, None] if name in (MASK, TEACHER) else [None, *values.shape[1:]], values.dtype, name=name
+        )
         for name, values in share.items()
     }
 
@@ -307,7 +309,8 @@ def share_of(batch: Batch, *, number: int, size: int) -> Batch:
 
     Returns:
         Its b rows, as near to B / W as can be; all C candidates, those of its own rows first, then those of the other
-        rows, then the uniform ones; the private negatives of its rows. `mask` [b, C + H] and `log_q` [C] follow. Beside
+        rows, then the uniform ones; the private negatives of its rows. `mask` and, where there is one, `teacher`
+        [b, C + H] and `log_q` [C] follow. Beside
         them `order` [C] int32, where in the whole batch each candidate is, and `columns` [c] int32, those whose vectors
         this process computes, as numbered in the whole batch.
 
@@ -333,8 +336,9 @@ def share_of(batch: Batch, *, number: int, size: int) -> Batch:
     uniform = np.array_split(np.arange(num_rows, num_shared), size)[number]
     order = np.concatenate([rows, np.setdiff1d(np.arange(num_shared), rows)])
     private = num_shared + (rows[:, None] * num_private + np.arange(num_private)).ravel()
+    columns = np.concatenate([order, np.arange(num_shared, num_columns)])
     share: Batch = {
-        MASK: batch[MASK][rows][:, np.concatenate([order, np.arange(num_shared, num_columns)])],
+        **{name: batch[name][rows][:, columns] for name in (MASK, TEACHER) if name in batch},
         LOG_Q: batch[LOG_Q][order],
         WEIGHT: batch[WEIGHT][rows],
         ORDER: order.astype(np.int32),

@@ -53,6 +53,7 @@ class Fitted:
         reports: One for each epoch of the last fit, those after its best one included.
         epochs: Name of each fit that it took -> epochs that it kept; the last fit comes last.
         suggest: Gives factors to items that no user has met; None where these have none.
+        taught: How many examples a teacher taught, in words; empty without one.
     """
 
     towers: TwoTower
@@ -61,6 +62,7 @@ class Fitted:
     reports: list[EpochReport]
     epochs: Mapping[str, int]
     suggest: Suggest | None = None
+    taught: str = ""
 
     @property
     def best(self) -> int:
@@ -138,7 +140,7 @@ def fit_phase(
         parts = part_widths([learned])
     served = join(learned)
     rest = int(served.item.output.shape[-1]) - sum(parts)
-    return Fitted(served, learned, (*parts, rest) if rest else parts, reports, kept, suggest)
+    return Fitted(served, learned, (*parts, rest) if rest else parts, reports, kept, suggest, data.taught)
 
 
 @dataclass(frozen=True)
@@ -297,6 +299,8 @@ class _Single:
             item_dropout=training.item_dropout,
             hard_weight=negatives.hard_weight,
             without_events=self.encoder.without_events(),
+            teacher=self.data.teacher,
+            num_mined=0 if mined is None else self._num_mined(),
             frequency=None
             if training.frequency == "exact"
             else StreamingFrequency(
@@ -308,13 +312,19 @@ class _Single:
             ),
         )
 
+    def _num_mined(self) -> int:
+        """Mined negatives of a row."""
+        negatives = self.training.negatives
+        in_batch = self.training.batch_size if negatives.in_batch else 0
+        num_easy = negatives.num_random + negatives.num_uniform + in_batch
+        assert negatives.easy_per_hard is not None
+        return hard_per_row(num_easy, easy_per_hard=negatives.easy_per_hard)
+
     def _sources(self, mined: UserNegatives | None) -> list[Source]:
         negatives, impressions = self.training.negatives, self.data.impressions
         sources = [NEGATIVE_SOURCES["uniform"](num=negatives.num_uniform)]
-        if mined is not None and negatives.easy_per_hard is not None:
-            in_batch = self.training.batch_size if negatives.in_batch else 0
-            num_easy = negatives.num_random + negatives.num_uniform + in_batch
-            sources.append(listed(mined, num=hard_per_row(num_easy, easy_per_hard=negatives.easy_per_hard)))
+        if mined is not None:
+            sources.append(listed(mined, num=self._num_mined()))
         if impressions is not None:
             sources.append(listed(impressions, num=negatives.num_impressions))
         sources.append(NEGATIVE_SOURCES["random"](num=negatives.num_random))

@@ -27,6 +27,8 @@ def check_methods(towers: TowerConfig, training: TrainingConfig, dataset: Schema
         )
     if training.mobius is not None:
         _check_mobius(towers, training)
+    if training.distillation is not None:
+        _check_distillation(training)
     if towers.num_interests > 1:
         _check_interests(towers, training)
     dual, counterpart = towers.dual_augmented, towers.counterpart
@@ -129,6 +131,7 @@ _PART_OF_LOSS = {
     "counterpart": "towers.counterpart",
     "interests": "towers.interests",
     "positions": "training.positions",
+    "distillation": "training.distillation",
     "three_classes": "training.mobius",
 }
 """Losses that read a part of the towers -> the key without which the part is not there."""
@@ -227,6 +230,27 @@ def _check_mobius(towers: TowerConfig, training: TrainingConfig) -> None:
         raise ValueError(
             "training.mobius samples its pairs from the batch, and training.negatives has neither in_batch nor "
             "num_uniform; set one of them"
+        )
+
+
+def _check_distillation(training: TrainingConfig) -> None:
+    settings = training.distillation
+    assert settings is not None
+    if training.mobius is not None:
+        raise ValueError(
+            "training.distillation and training.mobius are both set: the three classes have no list of candidates to "
+            "imitate a teacher on; choose one"
+        )
+    mined = training.negatives.easy_per_hard
+    if settings.denoise_above is not None and mined is None:
+        raise ValueError(
+            f"training.distillation.denoise_above is {settings.denoise_above}, which drops mined negatives, and "
+            "training.negatives.easy_per_hard takes none; set it too, 100 for instance"
+        )
+    if not settings.weight and settings.denoise_above is None:
+        raise ValueError(
+            "training.distillation.weight is 0 and denoise_above is null: the teacher would do nothing; set one of "
+            "them, or distillation: null"
         )
 
 

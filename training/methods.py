@@ -81,6 +81,8 @@ def terms(
     chosen: list[tuple[float | DecayingWeight, Term]] = [(training.softmax_weight, _main(training, seed, teacher))]
     if training.positions and teacher is None:
         chosen.append((training.position_weight, LOSSES["positions"](training.log_q, kernel=fused_softmax)))
+    if training.distillation is not None:
+        chosen.append((training.distillation.weight, LOSSES["distillation"](loss=training.distillation.loss)))
     if negatives.num_hard_in_batch:
         hard = LOSSES["hard_in_batch"](num_hard=negatives.num_hard_in_batch, margin=negatives.hard_margin)
         chosen.append((1.0, hard))

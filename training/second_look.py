@@ -16,11 +16,10 @@ from artefacts import console, steps
 from artefacts.files import json_text
 from artefacts.paths import RunPaths
 from evaluation import choice, second_looks, validation_days
-from features.encoding import Encoder
 from serving.config import SecondLookSections
 from serving.retrieval.ranking import padding
-from serving.second_look import files, inputs, net, retriever
-from training.second_look_lists import Lists, WindowLists, groups_of
+from serving.second_look import files, net, retriever
+from training.second_look_lists import Lists, WindowLists, facts_of
 from training.second_look_net import fit_net
 
 LISTS, STORY = "lists.npz", "story.json"
@@ -85,9 +84,8 @@ def _parts(
     sections: SecondLookSections, paths: RunPaths, fitted: net.Net, report: files.SecondLookReport
 ) -> files.SecondLookParts:
     """What goes into the bundle: the net, and what is known of the day's items."""
-    encoder = Encoder.load(paths.model / "encoder")
-    statistics = inputs.read_statistics(paths.catalogue(paths.as_of) / "items.parquet", encoder.item_ids)
-    return files.SecondLookParts(fitted, statistics, groups_of(paths, encoder, sections.item_category), report)
+    statistics, groups = facts_of(paths, paths, paths.as_of, sections.item_category)
+    return files.SecondLookParts(fitted, statistics, groups, report)
 
 
 def _window(sections: SecondLookSections, paths: RunPaths, earlier: RunPaths | None) -> validation_days.Window | None:

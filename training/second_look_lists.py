@@ -5,6 +5,7 @@ L lists, E entries of all, N items of the catalogue.
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,8 @@ from evaluation import hybrid_choice, validation_days
 from features.encoding import Encoder
 from features.lists import first_codes_of
 from serving.config import SecondLookConfig, SecondLookSections
-from serving.retrieval.retrievers import Retriever
-from serving.retrieval.vectors import read_parts
-from serving.second_look.inputs import Candidates, Inputs, ItemFacts, input_names, inputs_of, read_statistics
+from serving.retrieval import retrievers, vectors
+from serving.second_look.inputs import Candidates, Floats, Inputs, ItemFacts, input_names, inputs_of, read_statistics
 
 BLOCK = 64
 """Users whose candidates are held at a time."""
@@ -115,14 +115,12 @@ class WindowLists:
         cls, sections: SecondLookSections, paths: RunPaths, fit: RunPaths, window: validation_days.Window
     ) -> WindowLists:
         """Those of a fit, whose vectors are searched."""
-        encoder = Encoder.load(fit.model / "encoder")
-        statistics = read_statistics(paths.catalogue(window.first_day) / "items.parquet", encoder.item_ids)
-        groups = groups_of(paths, encoder, sections.item_category)
-        facts = ItemFacts(window.ranked, read_parts(fit.model), statistics, groups)
+        statistics, groups = facts_of(paths, fit, window.first_day, sections.item_category)
+        facts = ItemFacts(window.ranked, vectors.read_parts(fit.model), statistics, groups)
         return cls(window, facts, sections.look, sections.seed)
 
     @cached_property
-    def retrievers(self) -> dict[str, Retriever]:
+    def retrievers(self) -> dict[str, retrievers.Retriever]:
         """Name of each list -> what makes it."""
         return hybrid_choice.plain_lists(self.window)
 
@@ -178,8 +176,23 @@ def _sampled(
     return np.flatnonzero(usable[owners] & (place < num_met[owners] + most))
 
 
-def groups_of(paths: RunPaths, encoder: Encoder, item_category: str | None) -> npt.NDArray[np.int32]:
-    """[N] number of each item's category, -1 for none; of several the first."""
+def facts_of(
+    paths: RunPaths, fit: RunPaths, moment: dt.date, item_category: str | None
+) -> tuple[Floats, npt.NDArray[np.int32]]:
+    """Statistics [N, S] of a fit's items at a moment, and the number [N] of each one's category, -1 for none.
+
+    Args:
+        paths: Where tables and catalogues are.
+        fit: Whose items.
+        moment: A midnight with a catalogue.
+        item_category: Column of the categories; of several of an item the first counts. None has no categories.
+    """
+    encoder = Encoder.load(fit.model / "encoder")
+    statistics = read_statistics(paths.catalogue(moment) / "items.parquet", encoder.item_ids)
+    return statistics, _groups(paths, encoder, item_category)
+
+
+def _groups(paths: RunPaths, encoder: Encoder, item_category: str | None) -> npt.NDArray[np.int32]:
     found = np.full(len(encoder.item_ids), -1, np.int32)
     if item_category is None:
         return found[1:]

@@ -251,7 +251,7 @@ def _outcome(
         found += [f"validation chose epoch {chosen} of {num_tried} tried"]
         found += [f"recall@{k} of new items {validated.recall:.4f} on {held_out} days held out"]
     found += [f"loss {last.loss:.3f}", f"{last.metrics['distinct_items']:,.0f} distinct items in the top {TOP}"]
-    found += [compared] if compared else []
+    found += [said for said in (fitted.taught, compared) if said]
     begun = "" if start is None else f", warm start from {start.as_of}"
     return f"{len(days)} days, {fitted.best} epochs{begun}: {', '.join(found)}"
 

@@ -134,7 +134,7 @@ def retrieve(fit: Fit, run: Invocation, split: Split, *, k: int, costs: bool) ->
 def _make_vectors(fit: Fit, run: Invocation) -> None:
     """Does the steps up to the vectors that are not done, first those of the fit that is needed."""
     steps = fit.steps(run)
-    wanted = ["train", "embed"]
+    wanted = [*(["teach"] if "teach" in steps else []), "train", "embed"]
     wanted += ["index"] if fit.lists in WITH_INDEX else ["codes"] if fit.lists in WITH_TABLES else []
     if fit.needs is not None and any(finished(steps[name]) is None for name in wanted):
         _make_vectors(fit.needs, run)

@@ -99,7 +99,7 @@ def run(
     dry_run: DryRun = False,
     now: Now = None,
 ) -> None:
-    """Do all steps: ingest, features, (mine,) train, embed, index, (codes, second-look,) bundle, publish, evaluate."""
+    """Do all steps: ingest, features, (mine, teach,) train, embed, index, (codes, second-look,) bundle to evaluate."""
     with errors():
         settings, paths, steps = prepare(config, set_, as_of, runs, now, only_plans=dry_run)
         if dry_run:
@@ -133,6 +133,8 @@ def _step_command(name: str, text: str) -> None:
 _LEFT_OUT = {
     "mine": "training.negatives.easy_per_hard is null, and without it step 'mine' has nothing to do; set it, 100 for "
     "instance, to train with mined hard negatives",
+    "teach": "training.distillation is null, and without it step 'teach' has nothing to do; set it, {teacher: ease} "
+    "for instance, to have the towers imitate a teacher",
     "second_look": "serving.second_look is null, and without it step 'second_look' has nothing to do; set "
     "serving.second_look: {} to fit it",
     "codes": "sparcode is null, and without it step 'codes' has nothing to do; set sparcode: {} to fit it",
@@ -172,6 +174,7 @@ for _name, _text in {
     "ingest": "Read raw events into canonical tables; bad rows are set aside and counted.",
     "features": "Compute daily snapshots, join examples point-in-time, fill the online store.",
     "mine": "Find hard negatives for the next fit in the lists of the latest one, where the file asks for them.",
+    "teach": "Make the lists of the teacher that the towers imitate, where the file asks for one.",
     "train": "Fit the towers and export them.",
     "embed": "Compute the vectors of all users and items.",
     "index": "Build the HNSW index and measure its recall.",

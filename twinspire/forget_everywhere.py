@@ -42,6 +42,7 @@ NIGHTS = "logs and reports of nights"
 # Folder -> its name for people, and what was done.
 _PLACES = {
     "mined": ("mined negatives", "rewritten without them"),
+    "teachers": ("lists of teachers", "rewritten without them; the next run makes them again"),
     "exposures": ("exposures", "rewritten without them; a server logs none of theirs from now on"),
     "nights": (NIGHTS, "messages that named them removed"),
     "gates": (NIGHTS, "messages that named them removed"),

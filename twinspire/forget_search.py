@@ -37,8 +37,7 @@ REMOVED = "(removed: it named somebody who is forgotten)"
 # What the steps read again: there, names of columns and categories are no people.
 OF_STEPS = {
     "tables", "tables.sources", "tables.quarantine", "features", "models", "vectors", "index", "codes", "mined",
-    "second_look",
-    "steps", "nights", "gates", "bundles",
+    "second_look", "teachers", "steps", "nights", "gates", "bundles",
 }  # fmt: skip
 # Keys of messages, which may quote an id anywhere.
 MESSAGES = {"error", "checks", "sentence", "to_do", "outcome", "why", "lines", "changes", "notes", "problems"}

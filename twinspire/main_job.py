@@ -1,7 +1,7 @@
 """The steps of the main job: what each one reads, makes and does, and their order.
 
-    ingest -> features -> [mine ->] train -> embed -> index -> [codes ->] [second_look ->] bundle -> publish ->
-    evaluate
+    ingest -> features -> [mine ->] [teach ->] train -> embed -> index -> [codes ->] [second_look ->] bundle ->
+    publish -> evaluate
     nightly: the same up to bundle -> gates -> publish
 
 A step is handed the sections of the configuration that it declares, and nothing else of it. Its digest is the hash of
@@ -25,7 +25,7 @@ from beam_jobs.config import BeamConfig, CodesSections, EmbedSections, IndexSect
 from evaluation.config import EvaluateSections, GatesSections
 from features.config import FeaturesSections, IngestSections
 from serving.config import BundleSections, PublishSections, SecondLookSections
-from training.config import TrainSections
+from training.config import TeachSections, TrainSections
 
 if TYPE_CHECKING:
     from training.lineage import WarmStartPlan
@@ -81,6 +81,12 @@ def _mine(sections: MineSections, run: Run) -> str:
         (run.paths.steps / f"{name}.json").unlink(missing_ok=True)
     rmtree(run.paths.unfinished_fit, ignore_errors=True)
     return outcome
+
+
+def _teach(sections: TeachSections, run: Run) -> str:
+    from training.teach import teach
+
+    return teach(sections, run.paths)
 
 
 def _train(sections: TrainSections, run: Run) -> str:
@@ -176,6 +182,11 @@ def _ingest_inputs(sections: IngestSections, run: Run) -> object:
     return _fingerprint([*_sources(sections), run.paths.forgotten])
 
 
+def _teach_inputs(sections: TeachSections, run: Run) -> object:
+    settings = sections.distillation
+    return _fingerprint([settings.teacher] if settings is not None and isinstance(settings.teacher, Path) else [])
+
+
 def _train_inputs(sections: TrainSections, run: Run) -> object:
     night, shown = run.night, sections.training.negatives.impressions
     origin = () if night is None else (night.parent, night.is_warm_start, night.parent_bundle)
@@ -237,6 +248,7 @@ STEPS: Mapping[str, Declared] = {
         is_current=_are_online,
     ),
     "mine": Declared(MineSections, _mine, lambda paths: (paths.mined,)),
+    "teach": Declared(TeachSections, _teach, lambda paths: (paths.teachers,), _teach_inputs),
     "train": Declared(
         TrainSections,
         _train,
@@ -275,6 +287,7 @@ def plan(
     """
     left_out = {
         "mine": config.training.negatives.easy_per_hard is None or paths.arm is not None,
+        "teach": config.training.distillation is None,
         "codes": config.sparcode is None,
         "second_look": config.serving.second_look is None,
     }

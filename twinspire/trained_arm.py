@@ -19,7 +19,7 @@ from twinspire.load_config import load
 from twinspire.main_job import plan
 
 SHARED = ("ingest", "features")
-OF_BUNDLE = ("train", "embed", "index", "codes", "bundle")
+OF_BUNDLE = ("teach", "train", "embed", "index", "codes", "second_look", "bundle")
 
 
 @dataclass(frozen=True)

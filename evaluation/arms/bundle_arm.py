@@ -17,10 +17,9 @@ from artefacts.paths import RunPaths
 from evaluation import foreign_tables, leakage
 from evaluation.folds import Folds
 from features import columns, schema
-from serving import answers, config
+from serving import answers, config, registry
 from serving.bundles.bundle import Bundle
 from serving.recommender import Recommender
-from serving.registry import recommender_of
 from serving.retrieval.ranking import NO_ROW, Rows
 
 USER_BLOCK = 256
@@ -90,7 +89,7 @@ class BundleAtCut:
         ranking = self._ranking.model_copy(update={"max_fetch": 0}) if exact else self._ranking
         # What a comparison finds must not depend on how fast the machine is.
         ranking = ranking.model_copy(update={"second_look_ms": None})
-        return recommender_of(self.bundle, self._features, ranking, ef_search=self._ef_search)
+        return registry.recommender_of(self.bundle, self._features, ranking, ef_search=self._ef_search)
 
 
 class FeaturesAtCut:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from evaluation.baselines.baseline import Baseline, Fitted, Past, RankSome
+from evaluation.baselines.baseline import Baseline, Fitted, Past, Ranked, RankSome
 from evaluation.baselines.tuning import Settings, Tunable, most_used
 from evaluation.split import Split
 from serving.retrieval.exact import search
@@ -58,14 +58,18 @@ def fit_als(
     columns = np.flatnonzero(np.bincount(split.history.indices, minlength=split.history.shape[1]))
     bought = split.history[:, columns].tocsr()
     if not len(columns):
-        return lambda some, k, new_only: np.full((len(some), k), -1, dtype=np.int32)
+        return lambda some, k, new_only: (
+            np.full((len(some), k), -1, dtype=np.int32),
+            np.full((len(some), k), -np.inf, dtype=np.float32),
+        )
     users, items = _fit(bought, factors, regularization, alpha, iterations, seed)
 
-    def rank(some: npt.NDArray[np.int64], k: int, new_only: bool) -> npt.NDArray[np.int32]:
+    def rank(some: npt.NDArray[np.int64], k: int, new_only: bool) -> Ranked:
         met = sp.csr_array(bought[some])
-        found, _ = search(users[some], items, k=k, exclude=met if new_only else None)
-        found[np.diff(met.indptr) == 0] = -1
-        return np.append(columns, -1)[found].astype(np.int32)
+        found, scores = search(users[some], items, k=k, exclude=met if new_only else None)
+        nothing = np.diff(met.indptr) == 0
+        found[nothing], scores[nothing] = -1, -np.inf
+        return np.append(columns, -1)[found].astype(np.int32), scores
 
     return rank
 

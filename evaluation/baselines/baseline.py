@@ -41,8 +41,11 @@ Rank = Callable[[int, bool], npt.NDArray[np.int32]]
 
 `new_only` leaves out what the user met before the cut."""
 
-RankSome = Callable[[npt.NDArray[np.int64], int, bool], npt.NDArray[np.int32]]
-"""(rows of users [R], k, new_only) -> [R, k] int32: as `Rank`, for some of the users."""
+Ranked = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
+"""Catalogue rows [R, k] int32, best first, and their scores [R, k] float32; -1 and -inf behind the last one."""
+
+RankSome = Callable[[npt.NDArray[np.int64], int, bool], Ranked]
+"""(rows of users [R], k, new_only) -> as `Rank`, for some of the users, with the scores."""
 
 
 @dataclass(frozen=True)

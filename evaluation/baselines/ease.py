@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from evaluation.baselines.baseline import Baseline, RankSome
+from evaluation.baselines.baseline import Baseline, Ranked, RankSome
 from evaluation.baselines.tuning import Settings, Tunable, most_used
 from evaluation.split import Split
 from serving.retrieval.exact import top_k
 from serving.retrieval.running_top_k import RunningTopK
 
 Floats = npt.NDArray[np.float32]
-Ranked = npt.NDArray[np.int32]
 _BLOCK = 2048
 """Items (by users) or users (by items) scored at a time: 20 MiB of float32 at 2,500 users."""
 _BYTES = 12
@@ -164,18 +163,19 @@ def _rank_by_items(
         if new_only:
             scores[bought] = -np.inf
         running.add(scores, start)
-    return running.result()[0]
+    return running.result()
 
 
 def _rank_by_users(binary: sp.csr_array, weights: Floats, k: int, new_only: bool) -> Ranked:
     ranked = np.full((binary.shape[0], k), -1, dtype=np.int32)
+    best = np.full(ranked.shape, -np.inf, dtype=np.float32)
     for start in range(0, binary.shape[0], _BLOCK):
         here = binary[start : start + _BLOCK]
         scores = np.asarray(here @ weights)
         if new_only:
             scores[here.nonzero()] = -np.inf
-        ranked[start : start + _BLOCK] = top_k(scores, k)[0]
-    return ranked
+        ranked[start : start + _BLOCK], best[start : start + _BLOCK] = top_k(scores, k)
+    return ranked, best
 
 
 def _prepare(split: Split, is_final: bool) -> tuple[Callable[[Settings], RankSome], str]:
@@ -191,9 +191,10 @@ def _prepare(split: Split, is_final: bool) -> tuple[Callable[[Settings], RankSom
         rank = ease(binary, gram, settings["lambda"])
 
         def ranked(users: npt.NDArray[np.int64], k: int, new_only: bool) -> Ranked:
-            found = rank(users, k, new_only)
-            found[np.diff(binary.indptr)[users] == 0] = -1
-            return rows[found].astype(np.int32)
+            found, scores = rank(users, k, new_only)
+            nothing = np.diff(binary.indptr)[users] == 0
+            found[nothing], scores[nothing] = -1, -np.inf
+            return rows[found].astype(np.int32), scores
 
         return ranked
 
@@ -208,15 +209,11 @@ def _seconds(split: Split, settings: Settings) -> float:
     return float(side**3 / 1e11 + (split.history.nnz * side + num_users * num_items) / 8e8)
 
 
-EASE = Baseline(
-    "ease",
+TUNABLE_EASE = Tunable(
     "EASE",
-    "items by items in closed form",
-    Tunable(
-        "EASE",
-        {"lambda": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)},
-        {"lambda": 300.0},
-        _prepare,
-        _seconds,
-    ).fit,
+    {"lambda": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)},
+    {"lambda": 300.0},
+    _prepare,
+    _seconds,
 )
+EASE = Baseline("ease", "EASE", "items by items in closed form", TUNABLE_EASE.fit)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from evaluation.baselines.baseline import Baseline, RankSome
+from evaluation.baselines.baseline import Baseline, Ranked, RankSome
 from evaluation.baselines.tuning import Settings, Tunable, most_used
 from evaluation.split import Split
 from serving.retrieval.exact import top_k
@@ -56,7 +56,7 @@ def cosine_neighbours(
     return sp.csr_array((cosines, (columns[rows], columns[neighbours])), shape=(num_items, num_items))
 
 
-def item_knn(history: sp.csr_array, k: int, *, neighbours: sp.csr_array, new_only: bool) -> npt.NDArray[np.int32]:
+def item_knn(history: sp.csr_array, k: int, *, neighbours: sp.csr_array, new_only: bool) -> Ranked:
     """The items whose neighbours the user bought.
 
         score_uj = sum of cos_ij over the items i that u bought and that are neighbours of j
@@ -68,7 +68,8 @@ def item_knn(history: sp.csr_array, k: int, *, neighbours: sp.csr_array, new_onl
         new_only: Leave out what the user bought before the cut.
 
     Returns:
-        [R, k] int32, best first; -1 where no further item has a neighbour among the user's.
+        Rows [R, k] int32, best first, and their scores [R, k] float32; -1 and -inf where no further item has a
+        neighbour among the user's.
 
     Raises:
         ValueError: `neighbours` is not [N, N].
@@ -79,21 +80,22 @@ def item_knn(history: sp.csr_array, k: int, *, neighbours: sp.csr_array, new_onl
     if neighbours.shape != (history.shape[1], history.shape[1]):
         raise ValueError(f"neighbours are {neighbours.shape}, expected [{history.shape[1]}, {history.shape[1]}]")
     columns = np.flatnonzero(np.diff(neighbours.indptr))
+    ranked = np.full((history.shape[0], k), -1, dtype=np.int32)
+    best = np.full(ranked.shape, -np.inf, dtype=np.float32)
     if not len(columns):
-        return np.full((history.shape[0], k), -1, dtype=np.int32)
+        return ranked, best
     bought = _binary_columns(history, columns)
     weights = neighbours[columns][:, columns].T.tocsr()
     block = max(1, _BLOCK_ENTRIES // len(columns))
-    ranked = np.full((history.shape[0], k), -1, dtype=np.int32)
     for start in range(0, history.shape[0], block):
         here = bought[start : start + block]
         scores = (here @ weights).toarray()
         scores[scores <= 0] = -np.inf
         if new_only:
             scores[here.nonzero()] = -np.inf
-        found = top_k(scores, k)[0]
+        found, best[start : start + block] = top_k(scores, k)
         ranked[start : start + block] = np.where(found >= 0, columns[found], -1)
-    return ranked
+    return ranked, best
 
 
 def _binary_columns(history: sp.csr_array, columns: npt.NDArray[np.int64]) -> sp.csr_array:
@@ -132,9 +134,5 @@ def _seconds(split: Split, settings: Settings) -> float:
     return float(num_items**2 / 3e7 + split.history.nnz * settings["neighbours"] / 5e7)
 
 
-ITEM_KNN = Baseline(
-    "item-knn",
-    "item-kNN",
-    "cosine of items",
-    Tunable("item-kNN", {"neighbours": (50.0, 200.0, 1000.0)}, {"neighbours": 200.0}, _prepare, _seconds).fit,
-)
+TUNABLE_ITEM_KNN = Tunable("item-kNN", {"neighbours": (50.0, 200.0, 1000.0)}, {"neighbours": 200.0}, _prepare, _seconds)
+ITEM_KNN = Baseline("item-knn", "item-kNN", "cosine of items", TUNABLE_ITEM_KNN.fit)

@@ -61,7 +61,7 @@ class Tunable:
                 # One at a time: a fit may take as much memory as there is.
                 fits.clear()
                 fits[key] = fit(settings)
-            return fits[key](everybody, k, new_only)
+            return fits[key](everybody, k, new_only)[0]
 
         return Fitted(filled_up(past, rank), f"{self.title}: {left_out}; {how}")
 
@@ -137,7 +137,7 @@ class _Search:
         if not len(users):
             return 0.0
         users = np.sort(np.random.default_rng(self.past.seed).permutation(users)[:MOST_USERS])
-        lists = rank(users, self.past.k, new_only)
+        lists, _ = rank(users, self.past.k, new_only)
         return float(recall_at_k(find_hits(lists, relevant[users]), self.past.k).mean())
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from features.kinds import InputSpec
 from towers.two_tower import TwoTower, build_two_tower
 from training.losses.counterpart import counterpart_term
+from training.losses.distillation import DISTILLATION, distillation_term
 from training.losses.dual_augmented import category_alignment_term, mimic_term
 from training.losses.hard_in_batch import hard_in_batch_term
 from training.losses.interests import interests_term
@@ -61,6 +62,7 @@ TERMS: dict[str, Callable[[], Term]] = {
         teacher(), irrelevant_quantile=0.5, bad_per_click=1, unclick_per_click=2, seed=1
     ),
 }
+TERMS |= {f"distillation, {loss}": lambda loss=loss: distillation_term(loss=loss) for loss in DISTILLATION}
 every_term = pytest.mark.parametrize("make", TERMS.values(), ids=TERMS.keys())
 # Of the items' spread, not of examples.
 weighted = pytest.mark.parametrize(
@@ -98,6 +100,8 @@ def draw(num_rows: int = NUM_ROWS, num_shared: int = NUM_SHARED) -> Outputs:
         "target_log_q": rng.normal(-1, 1, NUM_TARGETS).astype(np.float32),
     }
     batch["target"][0, 0] = 0
+    # Of about half of the columns the teacher knows no more than that they are below the others.
+    batch["teacher"] = np.maximum(rng.normal(size=mask.shape), 0).astype(np.float32)
     users = {
         "vector": unit(rng, num_rows, WIDTH),
         "positions": unit(rng, num_rows, NUM_POSITIONS, WIDTH),
@@ -204,7 +208,7 @@ def test_the_order_of_the_rows_does_not_matter(make: Callable[[], Term]) -> None
         for name, values in outputs.batch.items()
         if name != "target_log_q"
     } | {"target_log_q": outputs.batch["target_log_q"]}
-    moved["mask"] = tf.gather(moved["mask"], columns, axis=1)
+    moved |= {name: tf.gather(moved[name], columns, axis=1) for name in ("mask", "teacher")}
     moved["log_q"] = tf.gather(outputs.batch["log_q"], columns[: NUM_SHARED + NUM_QUEUED])
     found = make()(
         replace(

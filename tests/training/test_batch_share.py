@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.batches import LOG_Q, MASK, PRIVATE_LOG_Q, WEIGHT, Batch
+from training.data.batches import LOG_Q, MASK, PRIVATE_LOG_Q, TEACHER, WEIGHT, Batch
 from training.distribution import COLUMNS, ORDER, share_of
 
 
@@ -23,13 +23,17 @@ def make_batch(num_rows: int, num_uniform: int, num_private: int, seed: int = 0)
         LOG_Q: rng.normal(size=num_shared).astype(np.float32),
         WEIGHT: rng.random(num_rows).astype(np.float32),
     }
+    batch[TEACHER] = rng.normal(size=batch[MASK].shape).astype(np.float32)
     if num_private:
         batch[PRIVATE_LOG_Q] = rng.normal(size=(num_rows, num_private)).astype(np.float32)
     return batch
 
 
 def losses_of(batch: Batch) -> np.ndarray:
-    """The corrected softmax, row by row: the own item first in the sum, then what the mask leaves."""
+    """A corrected softmax, row by row: the own item first in the sum, then what the mask leaves.
+
+    The teacher's scores are added, so that they must be those of the same pairs.
+    """
     users, items = batch["user/vector"], batch["item/vector"]
     num_rows, num_shared = len(users), len(batch[LOG_Q])
     private = items[num_shared:].reshape(num_rows, -1, items.shape[1])
@@ -37,7 +41,7 @@ def losses_of(batch: Batch) -> np.ndarray:
     for row, user in enumerate(users):
         candidates = np.concatenate([items[:num_shared], private[row]])
         log_q = np.concatenate([batch[LOG_Q], batch[PRIVATE_LOG_Q][row] if PRIVATE_LOG_Q in batch else []])
-        logits = candidates @ user - log_q
+        logits = candidates @ user - log_q + batch[TEACHER][row]
         counted = ~batch[MASK][row]
         counted[row] = True
         losses.append(np.log(np.exp(logits[counted]).sum()) - logits[row])

@@ -53,6 +53,23 @@ def shop(tmp_path: Path) -> Path:
             "training.hard_model_weight and training.mobius both fit a second model; choose one",
         ),
         (
+            ["training.distillation={}", "training.mobius={}"],
+            "training.distillation and training.mobius are both set: the three classes have no list of candidates",
+        ),
+        (
+            ["training.distillation={denoise_above: 0.5}"],
+            "training.distillation.denoise_above is 0.5, which drops mined negatives, and "
+            "training.negatives.easy_per_hard takes none; set it too, 100 for instance",
+        ),
+        (
+            ["training.distillation={weight: 0}"],
+            "training.distillation.weight is 0 and denoise_above is null: the teacher would do nothing; set one of",
+        ),
+        (
+            ["training.extra_losses={distillation: {arguments: {loss: kl}}}"],
+            "training.extra_losses names 'distillation', which reads what training.distillation adds to the towers",
+        ),
+        (
             ["training.negatives={in_batch: false, num_uniform: 0}"],
             "training.negatives names no source; set in_batch, num_uniform, num_random, queue_size, easy_per_hard or "
             "extra_sources",
@@ -222,6 +239,9 @@ def test_a_method_without_what_it_needs_is_refused(shop: Path, overrides: list[s
         ["training.negatives.mined_band=[7, 7]"],
         ["training.negatives.easy_per_hard=100", "training.hard_model_weight=0.5"],
         ["training.mobius={}", "towers.embedding_dim=3", "training.negatives.in_batch=false"],
+        ["training.distillation={teacher: scores.csv, loss: rank}", "towers.interests={}"],
+        ["training.distillation={weight: 0, denoise_above: 0}", "training.negatives.easy_per_hard=100"],
+        ["training.distillation={}", "training.distribute=multi_worker"],
         ["towers={id_buckets: 1, id_dropout: 0.5}"],
         ["towers.dual_augmented.category_alignment=0"],
         ["towers.dual_augmented={}", "dataset.item_category=aisle"],

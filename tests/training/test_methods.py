@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +25,12 @@ from features.encoding import Encoder
 from features.steps import make_features, make_tables
 from serving.retrieval.exported_tower import ExportedTower
 from serving.retrieval.vectors import PARTS_FILE
-from training.config import StreamingConfig, TrainSections
+from training.config import StreamingConfig, TeachSections, TrainSections
 from training.data.training_data import catalogue_inputs
 from training.held_out import Parent, state_file
 from training.negatives.sampling_bias import StreamingFrequency
 from training.steps import train
+from training.teach import teach
 from training.warm_start import load_state
 from twinspire.config import Config
 from twinspire.load_config import load
@@ -69,6 +71,7 @@ beam: {{shards: 1}}
 """
 
 MINED = "training.negatives.easy_per_hard=20"
+TAUGHT = "training.distillation={temperature: 0.5, refresh_days: 3, lists: 10}"
 COUNTERPART = "towers.counterpart={user_fields: [country], item_fields: [kind]}"
 STATISTIC = [
     COUNTERPART,
@@ -141,6 +144,19 @@ METHODS: dict[str, list[str]] = {
         "training.validation_days=3",
         *SELF_ATTENTION[3:],
     ],
+    **{
+        f"distillation, {loss}": [TAUGHT, f"training.distillation.loss={loss}"]
+        for loss in ("kl", "reverse_kl", "margin_mse", "rank")
+    },
+    "distillation, combined": [
+        "towers.interests={num: 2, local_weight: 0.3}",
+        *MANY,
+        TAUGHT,
+        "training.distillation.denoise_above=0.5",
+        "training.validation_days=3",
+        *SELF_ATTENTION[3:],
+    ],
+    "distillation, hard model": [TAUGHT, *SELF_ATTENTION, MINED, "training.hard_model_weight=0.5"],
     "combined": [
         "towers.dual_augmented={}",
         COUNTERPART,
@@ -240,6 +256,8 @@ def train_one(stall: Path, name: str, overrides: list[str]) -> Trained:
     config, paths = load(stall / "stall.yaml", overrides), RunPaths(stall / "runs", AS_OF, name)
     if MINED in overrides:
         shutil.copytree(RunPaths(stall / "runs", AS_OF, "plain").mined, paths.mined)
+    if TAUGHT in overrides:
+        teach(pick(TeachSections, config), paths)
     outcome = train(pick(TrainSections, config), paths)
     encoder = Encoder.load(paths.model / "encoder")
     inputs = catalogue_inputs(encoder, paths.catalogue(AS_OF))
@@ -298,6 +316,17 @@ def test_days_held_out_are_evaluated_before_all_days_are_fitted(trained: Callabl
     assert 0 < found.reports["validation"][-1]["metrics"]["recall_at_5"] < 1
     assert "of new items" not in plain.outcome
     assert "on 3 days held out, loss" in found.outcome
+
+
+def test_how_many_examples_were_taught_and_what_was_dropped_is_told(
+    trained: Callable[[str], Trained], mined: Path
+) -> None:
+    assert "of the examples have a list of the teacher" not in trained("plain").outcome
+    assert re.search(r"\d+% of the examples have a list of the teacher(?!;)", trained("distillation, kl").outcome)
+    told = (
+        r"\d+% of the examples have a list of the teacher; the teacher drops \d+\.\d% of the mined negatives; of what"
+    )
+    assert re.search(told, trained("distillation, combined").outcome)
 
 
 def streaming_estimate(model: Path) -> tuple[dict[str, float], int, int]:

@@ -177,6 +177,18 @@ CHANGED_ALONE: dict[str, tuple[dict[str, object], dict[str, Change]]] = {
         },
     ),
 }
+CHANGED_ALONE["a teacher"] = (
+    {"training.distillation": {"denoise_above": 0.5}, "training.negatives.easy_per_hard": 50.0},
+    {
+        "training.distillation.teacher": ("item_knn", "~read_teacher_lists.folder"),
+        "training.distillation.lists": (71, "~read_teacher_lists.folder"),
+        "training.distillation.refresh_days": (72, "~read_teacher_lists.folder"),
+        "training.distillation.temperature": (0.73, "read_teacher_lists.temperature"),
+        "training.distillation.denoise_above": (0.74, "read_teacher_lists.denoise_above"),
+        "training.distillation.loss": ("rank", "distillation.loss"),
+        "training.distillation.weight": (0.75, "distillation term.weight"),
+    },
+)
 CASES = [(name, key) for name, (_, changes) in CHANGED_ALONE.items() for key in changes]
 MINING: dict[str, tuple[object, str]] = {
     "training.negatives.mined_band": ((3, 9), "band"),

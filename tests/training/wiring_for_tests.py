@@ -135,6 +135,9 @@ def _replace_data(wiring: Wiring) -> None:
     wiring.record(training_data, "read_impressions", answer=lambda given: ("shown", "shown"))
     wiring.silence(training_data, "_lists")
     training_data._lists.side_effect = lambda encoder, users, items: users or "mined"  # type: ignore[attr-defined]
+    wiring.record(training_data, "read_teacher_lists")
+    wiring.silence(training_data, "met_before", answer=(None, None, None))
+    wiring.silence(training_data, "later_meetings", answer="")
     wiring.record(batches, "load_span")
     wiring.record(training_data, "Fade")
     wiring.record(batches, "spans", answer=lambda given: iter([given["load"](given["days"])][:0]))

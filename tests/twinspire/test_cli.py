@@ -17,6 +17,7 @@ COMMANDS = (
     "ingest",
     "features",
     "mine",
+    "teach",
     "train",
     "embed",
     "index",
@@ -30,7 +31,7 @@ COMMANDS = (
     "doctor",
 )
 # `twinspire bundle` does both: bundle and publish.
-STEPS = (*(name.replace("-", "_") for name in COMMANDS[1:10]), "publish", "evaluate")
+STEPS = (*(name.replace("-", "_") for name in COMMANDS[1:11]), "publish", "evaluate")
 JOURNEY = REPOSITORY / "configs" / "complete_journey.yaml"
 TABLES = REPOSITORY / "configs" / "tables_example.yaml"
 Ran = subprocess.CompletedProcess[str]
@@ -122,6 +123,11 @@ def test_mining_without_a_fit_that_wants_it_names_the_key(tmp_path: Path) -> Non
     refused(ran, 1, "error: training.negatives.easy_per_hard is null", "set it, 100 for instance")
 
 
+def test_teaching_without_a_teacher_names_the_key(tmp_path: Path) -> None:
+    ran = twinspire(tmp_path, "teach", "--config", JOURNEY)
+    refused(ran, 1, "error: training.distillation is null", "set it, {teacher: ease} for instance")
+
+
 def test_tables_without_a_model_for_them_name_the_key(tmp_path: Path) -> None:
     ran = twinspire(tmp_path, "codes", "--config", JOURNEY)
     refused(ran, 1, "error: sparcode is null, and without it step 'codes' has nothing to do; set sparcode: {}")
@@ -130,7 +136,9 @@ def test_tables_without_a_model_for_them_name_the_key(tmp_path: Path) -> None:
 def test_a_plan_with_sparcode_makes_its_tables_before_the_bundle(tmp_path: Path) -> None:
     ran = twinspire(tmp_path, "run", "--config", JOURNEY, "--set", "sparcode={}", "--dry-run")
     plan = ran.stdout.split("resolved configuration:")[0]
-    assert [line.split()[0] for line in plan.splitlines() if line] == [name for name in STEPS if name != "mine"]
+    assert [line.split()[0] for line in plan.splitlines() if line] == [
+        name for name in STEPS if name not in ("mine", "teach")
+    ]
 
 
 def test_two_targets_are_refused(tmp_path: Path) -> None:
@@ -145,7 +153,9 @@ def test_a_plan_with_mined_negatives_mines_them_before_it_trains(tmp_path: Path)
     ran = twinspire(tmp_path, "run", *asked, "--dry-run")
     assert (ran.returncode, ran.stderr) == (0, "")
     plan = ran.stdout.split("resolved configuration:")[0]
-    assert [line.split()[0] for line in plan.splitlines() if line] == [name for name in STEPS if name != "codes"]
+    assert [line.split()[0] for line in plan.splitlines() if line] == [
+        name for name in STEPS if name not in ("teach", "codes")
+    ]
     refused(twinspire(tmp_path, "mine", *asked), 1, "error: step 'features' is not done")
     refused(twinspire(tmp_path, "train", *asked), 1, "error: step 'mine' is not done")
 
@@ -194,7 +204,7 @@ def test_a_dry_run_before_anything_else_prints_the_plan_and_writes_nothing(tmp_p
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     plan, resolved = ran.stdout.split("resolved configuration:")
-    planned = [name for name in STEPS if name not in ("mine", "codes")]
+    planned = [name for name in STEPS if name not in ("mine", "teach", "codes")]
     assert [line.split()[0] for line in plan.splitlines() if line] == planned
     assert plan.count("would run; writes runs/complete_journey/") == 9
     assert "as_of: '2017-11-20'" in resolved

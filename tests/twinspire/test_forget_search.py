@@ -56,6 +56,9 @@ PLANTED: dict[str, Callable[[Path, str], object]] = {
     ),
     "steps/ingest.json": lambda path, one: path.write_text(json.dumps({"outcome": f"unknown users, such as '{one}'"})),
     "mined/2024-01-09/negatives-0.parquet": lambda path, one: table(path, user_id=[one, OTHER], item_id=["a", "b"]),
+    "teachers/ease-1a2b3c4d/2024-01-01.parquet": lambda path, one: table(
+        path, user_id=[one, OTHER], item_id=["a", "b"]
+    ),
     "exposures/day=2024-01-09/a-1.parquet": lambda path, one: table(path, user_id=[one, OTHER], arm=["a", "a"]),
     "elsewhere/lists.parquet": lambda path, one: table(path, users=[[OTHER, one], [OTHER]]),
     "elsewhere/plain.parquet": lambda path, one: table(path, userId=pa.array([one, OTHER]).dictionary_encode()),
@@ -104,7 +107,8 @@ def test_a_person_leaves_every_kind_of_file_and_others_stay(tmp_path: Path) -> N
     remember(paths, [WANDA])
     places = {removed.where: removed.num_rows for removed in forget(paths, [WANDA])}
     assert places == {
-        "ab": 2, "reports": 3, "logs and reports of nights": 2, "mined negatives": 1, "exposures": 1, "elsewhere": 12,
+        "ab": 2, "reports": 3, "logs and reports of nights": 2, "mined negatives": 1, "lists of teachers": 1,
+        "exposures": 1, "elsewhere": 12,
     }  # fmt: skip
     assert naming(paths.root, WANDA) == []
     assert not (paths.root / FORGETTING).exists()

@@ -29,6 +29,7 @@ NOW = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
 MINED = "training.negatives.easy_per_hard=100"
 SPARCODE = "sparcode={}"
 SPARSE = "sparse={}"
+TAUGHT = "training.distillation={denoise_above: 0.5}"
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +118,7 @@ BASES = (
         "training.mobius={}",
         "ingest.hidden_past={before: 2024-05-01}",
     ),
-    (DATASET, MINED, SPARSE),
+    (DATASET, MINED, SPARSE, TAUGHT),
     (DATASET,),
     (DATASET, "towers.interests={}"),
 )
@@ -323,10 +324,10 @@ def test_of_exposures_only_the_days_before_the_cut_are_fitted_again(tmp_path: Pa
 
 
 def test_hard_negatives_are_mined_between_features_and_training_where_the_file_asks_for_them() -> None:
-    always = [name for name in STEP_NAMES if name not in ("mine", "codes")]
+    always = [name for name in STEP_NAMES if name not in ("mine", "teach", "codes", "second_look")]
     assert [step.name for step in planned()] == always
     assert [step.name for step in planned(MINED)] == sorted([*always, "mine"], key=STEP_NAMES.index)
-    assert STEP_NAMES[:4] == ("ingest", "features", "mine", "train")
+    assert STEP_NAMES[:5] == ("ingest", "features", "mine", "teach", "train")
 
 
 @pytest.mark.parametrize(
@@ -344,6 +345,40 @@ def test_hard_negatives_are_mined_between_features_and_training_where_the_file_a
 )
 def test_with_mined_negatives_training_depends_on_how_they_are_found(override: str, first: str) -> None:
     assert first_changed(planned(MINED), planned(MINED, override)) == first
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("training.distillation.teacher=item_knn", "teach"),
+        ("training.distillation.lists=7", "teach"),
+        ("training.distillation.refresh_days=7", "teach"),
+        ("training.example_days=99", "teach"),
+        ("training.distillation.loss=rank", "train"),
+        ("training.distillation.weight=.5", "train"),
+        ("training.distillation.denoise_above=.9", "train"),
+        ("training.epochs=9", "train"),
+    ],
+)
+def test_how_a_teacher_is_imitated_makes_no_other_lists(override: str, first: str) -> None:
+    assert "teach" in [step.name for step in planned(MINED, TAUGHT)]
+    assert first_changed(planned(MINED, TAUGHT), planned(MINED, TAUGHT, override)) == first
+
+
+def test_changed_scores_of_a_teacher_are_read_again(tmp_path: Path) -> None:
+    scores = tmp_path / "scores.parquet"
+    asked = f"training.distillation={{teacher: {scores}}}"
+    scores.write_bytes(b"first")
+    before = planned(asked)
+    assert first_changed(before, planned(asked)) is None
+    scores.write_bytes(b"second one")
+    assert first_changed(before, planned(asked)) == "teach"
+
+
+def test_an_arm_of_a_comparison_has_a_teacher_too() -> None:
+    config = load(TABLES, ["training.distillation={}"])
+    steps = plan(config, RunPaths(Path("runs/shop"), config.as_of, "taught-1"), now=NOW, code_version="1")
+    assert [step.name for step in steps][2:4] == ["teach", "train"]
 
 
 def test_sparcodes_tables_are_made_between_the_index_and_the_bundle_where_it_is_configured() -> None:
@@ -462,7 +497,7 @@ def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_th
         dt.date(2024, 5, 31), is_warm_start=True, why="warm start", parent_bundle="2024-05-31-00000000"
     )
     steps = planned(night=night)
-    left_out = {"mine", "codes"}
+    left_out = {"mine", "teach", "codes", "second_look"}
     assert [step.name for step in steps] == [name for name in NIGHT_STEP_NAMES if name not in left_out]
     assert [step.name for step in steps][-3:] == ["bundle", "gates", "publish"]
     before = {step.name: step.digest for step in planned()}

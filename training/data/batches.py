@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,13 @@ from training.negatives import queue, sampling_bias, source
 from training.negatives.known_positives import KnownPositives, false_negatives
 from training.negatives.private import PrivateNegatives, draw_private, log_q_of_hard, mask_private
 
+if TYPE_CHECKING:
+    from training.data.teacher_lists import TeacherLists
+
 Ints = npt.NDArray[np.int64]
 USER_PREFIX, ITEM_PREFIX = "user/", "item/"
 MASK, LOG_Q, PRIVATE_LOG_Q, WEIGHT = "mask", "log_q", "private_log_q", "weight"
-ITEM_GRADIENT = "item_gradient"
+ITEM_GRADIENT, TEACHER = "item_gradient", "teacher"
 Batch = dict[str, npt.NDArray[np.generic]]
 Keep = Callable[[dt.date, Ints], npt.NDArray[np.bool_]]
 """Which examples of a day are taken: day, rows of their users [E] -> [E]."""
@@ -41,6 +44,8 @@ class Span:
         user_row, item_row: [E] int64, rows of `users` and `items`.
         weight: [E] float32, the reward of each example.
         context: [E] inputs of columns of events, which are missing in `users`.
+        list_row: [E] int64, the teacher's list for each example's user at its day, -1 for none; empty where there is no
+            teacher.
     """
 
     users: Inputs
@@ -50,6 +55,7 @@ class Span:
     item_row: Ints
     weight: npt.NDArray[np.float32]
     context: Inputs = field(default_factory=dict)
+    list_row: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -67,6 +73,7 @@ def load_span(
     reward_power: float,
     fade: Fade | None = None,
     keep: Keep | None = None,
+    teacher: TeacherLists | None = None,
 ) -> Span:
     """Reads and encodes the partitions of some days.
 
@@ -80,6 +87,7 @@ def load_span(
         reward_power: Exponent that tempers it.
         fade: How much less older examples count; None has all ages count alike.
         keep: Which examples of a day are taken, by the rows of their users; None takes all.
+        teacher: Whose lists the examples get; None has none.
 
     Raises:
         ValueError: A reward or a value is not finite; the message has the day and the first user and item.
@@ -93,6 +101,9 @@ def load_span(
         parts = [replace(part, weight=part.weight * fade.of(day)) for day, part in zip(days, parts, strict=True)]
     if keep is not None:
         parts = [_kept(part, keep(day, _example_users(part))) for day, part in zip(days, parts, strict=True)]
+    if teacher is not None:
+        lists = [teacher.rows_of(day, _example_users(part)) for day, part in zip(days, parts, strict=True)]
+        parts = [replace(part, list_row=rows) for part, rows in zip(parts, lists, strict=True)]
     user_offset = np.cumsum([0, *(len(part.users[columns.USER_ID]) for part in parts)])
     item_offset = np.cumsum([0, *(len(part.items[columns.ITEM_ID]) for part in parts)])
     span = Span(
@@ -103,6 +114,7 @@ def load_span(
         item_row=np.concatenate([part.item_row + start for part, start in zip(parts, item_offset, strict=False)]),
         weight=np.concatenate([part.weight for part in parts]),
         context=_joined([part.context for part in parts]),
+        list_row=np.concatenate([part.list_row for part in parts]),
     )
     users = _example_users(span)
     weight = REWARDS[reward](span.weight, reward_power)
@@ -132,6 +144,9 @@ class BatchPlan:
         hard_weight: What a negative that is there for sure counts, in easy ones of its row on average; None leaves its
             score as it is.
         without_events: What counts events in such an item's inputs, see `Encoder.without_events`.
+        teacher: Whose scores of the candidates come along; None has none.
+        num_mined: How many of a row's private negatives are mined, the first ones: where the teacher takes one for a
+            positive, it does not count.
     """
 
     batch_size: int
@@ -149,13 +164,16 @@ class BatchPlan:
     item_dropout: float = 0.0
     hard_weight: float | None = None
     without_events: Inputs = field(default_factory=dict)
+    teacher: TeacherLists | None = None
+    num_mined: int = 0
 
 
 def epoch_batches(spans_of_days: Iterable[Span], plan: BatchPlan, *, seed: Sequence[int]) -> Iterator[Batch]:
     """Batches of all spans of an epoch, through which the queue runs on; arguments and result as in `batches`."""
-    recent, numbers = queue.RecentItems(plan.queue_size), count()
+    recent, number = queue.RecentItems(plan.queue_size), 0
     for span in spans_of_days:
-        yield from batches(span, plan, seed=[*seed, next(numbers)], recent=recent)
+        yield from batches(span, plan, seed=[*seed, number], recent=recent)
+        number += 1  # noqa: SIM113
         # Before the next one is read, so that there is one in memory; enumerate would hold it too.
         del span
 
@@ -176,7 +194,8 @@ def batches(
         private ones of each row in turn), `mask` [B, C + Q + H] bool, `log_q` [C + Q] float32, `private_log_q` [B, H]
         float32 where H > 0, `item_gradient` [C + Q] float32 where there is a queue to correct for (see
         `training.losses.objective.Outputs`), `weight` [B] float32. Where positions are examples: `target/<input>` [n,
-        ...], `target` [B, P] int32, which of these a position is to find, or -1, and `target_log_q` [n] float32.
+        ...], `target` [B, P] int32, which of these a position is to find, or -1, and `target_log_q` [n] float32. Where
+        there is a teacher: `teacher` [B, C + Q + H] float32, its scores.
 
     Raises:
         ValueError: A source cannot draw from the span.
@@ -205,6 +224,7 @@ def batches(
             users |= without_some(users[HISTORY], users[HISTORY_AGE], plan.history_dropout, rng)
         targets = Targets.of(users[HISTORY], plan.num_positions, descriptions, rng) if plan.num_positions else None
         user_rows = _ids(users, columns.USER_ID)
+        lists = span.list_row if plan.teacher is None else span.list_row[rows]
         drawn = _draw(draws, user_rows, descriptions, rng)
         items = [_candidates(span, own, drawn), *([] if targets is None else [_described(span, targets.rows)])]
         if plan.item_dropout:
@@ -212,7 +232,7 @@ def batches(
         yield {
             **_prefixed(USER_PREFIX, users),
             **_prefixed(ITEM_PREFIX, items[0]),
-            **_comparison(plan, user_rows, _ids(own, columns.ITEM_ID), drawn, recent, counts, targets),
+            **_comparison(plan, user_rows, _ids(own, columns.ITEM_ID), drawn, recent, counts, targets, lists),
             **({} if targets is None else _prefixed(TARGET_PREFIX, items[1])),
             WEIGHT: span.weight[rows],
         }
@@ -286,9 +306,9 @@ def _described(span: Span, rows: Ints) -> Inputs:
 
 def _comparison(
     plan: BatchPlan, users: Ints, own: Ints, drawn: _Drawn, recent: queue.RecentItems, counts: Ints,
-    targets: Targets | None,
+    targets: Targets | None, list_rows: Ints,
 ) -> Batch:  # fmt: skip
-    """The mask and the log q of a batch; the queue takes its items in."""
+    """The mask, the log q and the teacher's scores of a batch; the queue takes its items in."""
     private = drawn.private
     candidates = np.concatenate([own, drawn.shared_items, recent.read()])
     mask = false_negatives(users, candidates, plan.known, in_batch=plan.in_batch)
@@ -315,10 +335,26 @@ def _comparison(
         by_chance = private.items[:, private.num_certain :]
         private_log_q[:, private.num_certain :] = log_q(by_chance.ravel()).reshape(by_chance.shape)
         made |= {MASK: combined, PRIVATE_LOG_Q: private_log_q}
+    if plan.teacher is not None:
+        made |= _taught(plan.teacher, list_rows, candidates, private, made[MASK].astype(bool), plan.num_mined)
     if targets is not None:
         made |= {TARGET: targets.place, TARGET_LOG_Q: log_q(targets.items)}
     recent.push(own, counts)
     return made
+
+
+def _taught(
+    teacher: TeacherLists, list_rows: Ints, candidates: Ints, private: PrivateNegatives | None,
+    mask: npt.NDArray[np.bool_], num_mined: int,
+) -> Batch:  # fmt: skip
+    """The teacher's scores of all columns, and the mask with those mined ones that it takes for positives."""
+    scores = teacher.scores_of_candidates(list_rows, candidates)
+    if private is None:
+        return {TEACHER: scores}
+    lists, first = list_rows[:, None], len(candidates)
+    dropped = mask.copy()
+    dropped[:, first : first + num_mined] |= teacher.are_above(lists, private.items[:, :num_mined])
+    return {TEACHER: np.concatenate([scores, teacher.scores_of(lists, private.items)], axis=1), MASK: dropped}
 
 
 def _prefixed(prefix: str, inputs: Inputs) -> Batch:

@@ -22,7 +22,9 @@ from serving.exposures.files import ITEM_IDS, are_exposures, read_exposures
 from towers.lookups import Fact
 from training import config
 from training.data import batches
+from training.data.denoising import later_meetings
 from training.data.example_weights import Fade
+from training.data.teacher_lists import TeacherLists, folder_of, read_teacher_lists
 from training.negatives import private
 from training.negatives.known_positives import KnownPositives
 
@@ -108,6 +110,8 @@ class TrainingData:
         mined: Hard negatives of each user; None where none are asked for.
         impressions: What each user was shown and did not click; None where none are asked for.
         facts: What the items of a history are known by besides their ids.
+        teacher: Lists that the towers imitate; None has none.
+        taught: How many examples these teach, in words; empty without a teacher.
     """
 
     name: str
@@ -119,6 +123,8 @@ class TrainingData:
     mined: private.UserNegatives | None
     impressions: private.UserNegatives | None
     facts: Sequence[Fact] = ()
+    teacher: TeacherLists | None = None
+    taught: str = ""
 
 
 def read_training_data(
@@ -147,20 +153,32 @@ def read_training_data(
     """
     negatives = training.negatives
     held: dict[dt.date, batches.Span] | None = {} if training.keep_in_memory else None
+    teacher = _teacher(paths, encoder, training, days)
 
     def load(some: Sequence[dt.date]) -> batches.Span:
-        return read_days(paths, encoder, training=training, days=some, before=before, keep=keep)
+        return read_days(paths, encoder, training=training, days=some, before=before, keep=keep, teacher=teacher)
 
     def load_all() -> Iterator[batches.Span]:
         return batches.spans(days, training.shuffle_days, load, held=held)
 
     facts = _facts(paths, encoder)
     user_counts, item_counts = (np.zeros(len(ids), np.int64) for ids in (encoder.user_ids, encoder.item_ids))
-    # Both in one pass: without keep_in_memory each pass reads and encodes all days.
+    num_taught = 0
+    # All in one pass: without keep_in_memory each pass reads and encodes all days.
     for span in load_all():
+        num_taught += int((span.list_row >= 0).sum())
         user_counts += np.bincount(span.users[columns.USER_ID][span.user_row], minlength=len(user_counts))
         item_counts += batches.count_items([span], len(item_counts))
         del span  # before the next one is read
+    mined = None
+    if negatives.easy_per_hard is not None:
+        mined = _lists(encoder, *examples.read_negatives(paths.mined, encoder))
+    taught = ""
+    if teacher is not None:
+        taught = f"{num_taught / max(int(user_counts.sum()), 1):.0%} of the examples have a list of the teacher"
+        if mined is not None and training.distillation is not None and training.distillation.denoise_above is not None:
+            pairs = met_before(encoder, paths, before=before)
+            taught += f"; {later_meetings(teacher, mined, *pairs, num_items=len(encoder.item_ids) - 1)}"
     return TrainingData(
         name=phase,
         load_all=load_all,
@@ -168,13 +186,28 @@ def read_training_data(
         item_counts=item_counts,
         user_counts=user_counts,
         categories=_categories(facts, encoder),
-        mined=None
-        if negatives.easy_per_hard is None
-        else _lists(encoder, *examples.read_negatives(paths.mined, encoder)),
+        mined=mined,
         impressions=None
         if negatives.impressions is None
         else _lists(encoder, *read_impressions(negatives.impressions, encoder, before=before)),
         facts=facts,
+        teacher=teacher,
+        taught=taught,
+    )
+
+
+def _teacher(
+    paths: RunPaths, encoder: encoding.Encoder, training: config.TrainingConfig, days: Sequence[dt.date]
+) -> TeacherLists | None:
+    settings = training.distillation
+    if settings is None:
+        return None
+    return read_teacher_lists(
+        folder_of(paths, settings),
+        encoder,
+        days,
+        temperature=settings.temperature,
+        denoise_above=settings.denoise_above,
     )
 
 
@@ -186,6 +219,7 @@ def read_days(
     days: Sequence[dt.date],
     before: dt.date,
     keep: batches.Keep | None = None,
+    teacher: TeacherLists | None = None,
 ) -> batches.Span:
     """The examples of some days, chosen and weighted as configured; ages are those at the start of `before`."""
     fade_days = training.example_fade_days
@@ -199,6 +233,7 @@ def read_days(
         reward_power=training.reward_power,
         fade=None if fade_days is None else Fade(before, fade_days),
         keep=keep,
+        teacher=teacher,
     )
 
 
@@ -283,11 +318,17 @@ def _pairs(
     return users.astype(np.int64), items.astype(np.int64), pc.cast(table.column("first_seconds"), "int64").to_numpy()
 
 
+def met_before(encoder: encoding.Encoder, paths: RunPaths, *, before: dt.date) -> tuple[Ints, Ints, Ints]:
+    """User row, item row and first meeting (Unix seconds) of every pair that met before a day."""
+    pairs = _pairs(encoder, paths)
+    chosen = pairs[2] < columns.seconds_of(before)
+    return pairs[0][chosen], pairs[1][chosen], pairs[2][chosen]
+
+
 def known_positives(encoder: encoding.Encoder, paths: RunPaths, *, before: dt.date) -> KnownPositives:
     """What each user had met before a day."""
-    users, items, first = _pairs(encoder, paths)
-    chosen = first < columns.seconds_of(before)
-    return KnownPositives.of(users[chosen], items[chosen], num_user_rows=len(encoder.user_ids))
+    users, items, _ = met_before(encoder, paths, before=before)
+    return KnownPositives.of(users, items, num_user_rows=len(encoder.user_ids))
 
 
 def seen_items(encoder: encoding.Encoder, known: KnownPositives) -> sparse.csr_array:

@@ -7,6 +7,7 @@ and gives its weight and its arguments.
 from collections.abc import Callable
 
 from training.losses.counterpart import counterpart_term
+from training.losses.distillation import distillation_term
 from training.losses.dual_augmented import category_alignment_term, mimic_term
 from training.losses.hard_in_batch import hard_in_batch_term
 from training.losses.interests import interests_term
@@ -22,6 +23,7 @@ LOSSES: dict[str, Callable[..., Term]] = {
     "category_alignment": category_alignment_term,
     "counterpart": counterpart_term,
     "interests": interests_term,
+    "distillation": distillation_term,
     "positions": positions_term,
     "three_classes": ThreeClassLoss,
 }

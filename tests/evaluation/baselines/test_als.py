@@ -35,7 +35,7 @@ def split_of(counts: npt.ArrayLike) -> Split:
 
 
 def ranked_for_all(split: Split, k: int, new_only: bool, **settings: Any) -> npt.NDArray[np.int32]:
-    return fit_als(split, **settings)(np.arange(split.history.shape[0]), k, new_only)
+    return fit_als(split, **settings)(np.arange(split.history.shape[0]), k, new_only)[0]
 
 
 def random_counts(num_users: int, num_items: int, seed: int) -> npt.NDArray[np.int64]:

@@ -127,7 +127,7 @@ def test_item_knn_equals_the_slow_twin(block_entries: int, new_only: bool, monke
     np.testing.assert_allclose(neighbours.toarray(), cosines, rtol=1e-6)
     scores = bought @ cosines.T
     scores[(scores == 0) | (bought & new_only)] = -np.inf
-    found = item_knn(split.history, 10, neighbours=neighbours, new_only=new_only)
+    found, _ = item_knn(split.history, 10, neighbours=neighbours, new_only=new_only)
     listed = np.where(found >= 0, np.take_along_axis(scores, np.maximum(found, 0), axis=1), -np.inf)
     np.testing.assert_allclose(listed, -np.sort(-scores, axis=1)[:, :10], rtol=1e-5)
     assert (found[-1] == -1).all()
@@ -136,7 +136,7 @@ def test_item_knn_equals_the_slow_twin(block_entries: int, new_only: bool, monke
 def test_item_knn_without_any_neighbour_lists_nothing() -> None:
     history = split_of([[1, 0, 0]]).history
     neighbours = cosine_neighbours(history, num_neighbours=2)
-    assert item_knn(history, 2, neighbours=neighbours, new_only=False).tolist() == [[-1, -1]]
+    assert item_knn(history, 2, neighbours=neighbours, new_only=False)[0].tolist() == [[-1, -1]]
     with pytest.raises(ValueError, match=r"\(2, 3\), expected \[3, 3\]"):
         item_knn(history, 2, neighbours=sp.csr_array((2, 3)), new_only=False)
 
@@ -190,10 +190,11 @@ def test_ease_lists_the_highest_scores_of_all_items(num_users: int, num_items: i
     scores = bought @ textbook_weights(bought.astype(np.float64), 5.0)
     scores[bought & new_only] = -np.inf
     some = np.arange(0, num_users - 1, 2)
-    found = ease(binary_of(bought), gram_of(binary_of(bought)), 5.0)(some, 9, new_only)
+    found, given = ease(binary_of(bought), gram_of(binary_of(bought)), 5.0)(some, 9, new_only)
     # By their scores: two items with the same buyers tie in theory, and in either order after rounding.
     listed = np.where(found >= 0, np.take_along_axis(scores[some], np.maximum(found, 0), axis=1), -np.inf)
     np.testing.assert_allclose(listed, -np.sort(-scores[some], axis=1)[:, :9], atol=1e-4)
+    np.testing.assert_allclose(given, listed, atol=1e-4)
 
 
 def test_ease_refuses_no_regularization() -> None:
@@ -229,8 +230,8 @@ BASELINES: dict[str, Callable[[Split, int, bool], npt.NDArray[np.int32]]] = {
     "repeat_purchase": lambda split, k, new: repeat_purchase(split, k, new_only=new),
     "item_knn": lambda split, k, new: item_knn(
         split.history, k, neighbours=cosine_neighbours(split.history, num_neighbours=5), new_only=new
-    ),
-    "als": lambda split, k, new: fit_als(split, factors=4, seed=1)(np.arange(split.history.shape[0]), k, new),
+    )[0],
+    "als": lambda split, k, new: fit_als(split, factors=4, seed=1)(np.arange(split.history.shape[0]), k, new)[0],
 }
 
 

@@ -61,7 +61,7 @@ def fixed(lists_of: Callable[[float], list[int]], grid: tuple[float, ...], secon
     def prepare(split: Split, is_final: bool) -> tuple[Callable[[Settings], RankSome], str]:
         def fit(settings: Settings) -> RankSome:
             row = np.array([*lists_of(settings["width"]), *[-1] * 9], np.int32)
-            return lambda users, k, new_only: np.tile(row[:k], (len(users), 1))
+            return lambda users, k, new_only: (np.tile(row[:k], (len(users), 1)), np.zeros((len(users), k), np.float32))
 
         return fit, "all items"
 

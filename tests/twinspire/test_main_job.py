@@ -324,7 +324,7 @@ def test_of_exposures_only_the_days_before_the_cut_are_fitted_again(tmp_path: Pa
 
 
 def test_hard_negatives_are_mined_between_features_and_training_where_the_file_asks_for_them() -> None:
-    always = [name for name in STEP_NAMES if name not in ("mine", "teach", "codes", "second_look")]
+    always = [name for name in STEP_NAMES if name not in ("mine", "teach", "codes")]
     assert [step.name for step in planned()] == always
     assert [step.name for step in planned(MINED)] == sorted([*always, "mine"], key=STEP_NAMES.index)
     assert STEP_NAMES[:5] == ("ingest", "features", "mine", "teach", "train")
@@ -383,7 +383,7 @@ def test_an_arm_of_a_comparison_has_a_teacher_too() -> None:
 
 def test_sparcodes_tables_are_made_between_the_index_and_the_bundle_where_it_is_configured() -> None:
     names = [step.name for step in planned(SPARCODE)]
-    assert names == [name for name in STEP_NAMES if name != "mine"]
+    assert names == [name for name in STEP_NAMES if name not in ("mine", "teach")]
     assert names[names.index("index") :] == ["index", "codes", "second_look", "bundle", "publish", "evaluate"]
 
 
@@ -497,7 +497,7 @@ def test_a_night_publishes_after_its_gates_and_what_is_made_before_the_fit_is_th
         dt.date(2024, 5, 31), is_warm_start=True, why="warm start", parent_bundle="2024-05-31-00000000"
     )
     steps = planned(night=night)
-    left_out = {"mine", "teach", "codes", "second_look"}
+    left_out = {"mine", "teach", "codes"}
     assert [step.name for step in steps] == [name for name in NIGHT_STEP_NAMES if name not in left_out]
     assert [step.name for step in steps][-3:] == ["bundle", "gates", "publish"]
     before = {step.name: step.digest for step in planned()}

@@ -52,8 +52,8 @@ class SecondLookConfig(Section):
     """Length of the lists whose candidates it ranks; at least as many as are asked for."""
     history: int = Field(20, ge=1)
     """Latest distinct items of a user that a candidate attends to."""
-    codes: int = Field(2, ge=1)
-    """Ways in which a candidate attends to these."""
+    codes: int = Field(2, ge=0)
+    """Ways in which a candidate attends to these; 0 merges the lists without a look at the history."""
     hidden_units: int = Field(64, ge=1)
     """Of the net's one hidden layer."""
     epochs: int = Field(20, ge=1)

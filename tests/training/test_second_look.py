@@ -50,8 +50,10 @@ def lists() -> Lists:
     return Lists(Inputs(values.astype(np.float32), pairs, there), is_met.ravel(), owners, np.repeat(np.arange(60), 2))
 
 
-def test_the_net_is_the_same_in_tensorflow_as_where_it_is_served(lists: Lists) -> None:
-    net = first_net(lists, NAMES, LOOK, seed=3)
+@pytest.mark.parametrize("codes", [0, 1, 3])
+def test_the_net_is_the_same_in_tensorflow_as_where_it_is_served(lists: Lists, codes: int) -> None:
+    net = first_net(lists, NAMES, replace_config(codes=codes), seed=3)
+    assert net.hidden.shape == (2 + codes * 4, 8)
     inputs = lists.inputs
     values = np.clip((inputs.values - net.mean) / net.spread, -LIMIT, LIMIT)
     weights = {name: tf.constant(array) for name, array in net.weights.items()}
@@ -70,6 +72,11 @@ def test_the_loss_is_each_item_that_was_met_against_those_that_were_not() -> Non
         own = np.exp(scores[row, is_met[row] == 1])
         expected.append(-np.log(own / (own + others)).mean())
     assert float(list_loss(scores, is_met, is_there)) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_without_codes_the_history_counts_nothing(lists: Lists) -> None:
+    net = fit_net(lists, NAMES, replace_config(codes=0), seed=1)
+    assert not net.counted(lists.inputs)[:, -1].any()
 
 
 def test_a_fit_finds_what_tells_the_items_that_are_met_and_is_the_same_again(lists: Lists) -> None:

@@ -209,9 +209,10 @@ class DistillationConfig(TeacherConfig):
     loss: Literal["kl", "reverse_kl", "margin_mse", "rank"] = "kl"
     """KL(teacher || towers) over the candidates, or the other way round; squared errors of margins; one minus the
     correlation."""
-    weight: float = Field(1.0, ge=0)
-    """What it counts next to the softmax; 0 leaves the teacher to `denoise_above`."""
-    temperature: float = Field(1.0, gt=0)
+    weight: float = Field(3.0, ge=0)
+    """What it counts next to the softmax; 0 leaves the teacher to `denoise_above`. Suits `kl`: `margin_mse` is some
+    hundred times as large."""
+    temperature: float = Field(0.5, gt=0)
     """The teacher's scores, in standard deviations of their list, are divided by it. Not read by `rank`."""
     denoise_above: float | None = Field(None, ge=0, lt=1)
     """Quantile of a user's list above which a mined negative is dropped: the teacher takes it for a positive. Null

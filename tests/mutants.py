@@ -377,6 +377,34 @@ MUTANTS = (
         "known",
         "PooledFacts",
     ),
+    Mutant(
+        "second-look-ranks-what-it-was-fitted-on",
+        "_ranked",
+        "fold_of[fresh.users] != fold",
+        "fold_of[fresh.users] >= 0",
+        "second_look",
+    ),
+    Mutant(
+        "candidate-attends-to-itself",
+        "_of_history",
+        "is_known[:, None] & (rows[:, None] != met)",
+        "is_known[:, None] & (rows[:, None] >= 0)",
+        "inputs_of",
+    ),
+    Mutant(
+        "weights-divide-chances",
+        "retrieve",
+        "values + self._log_weights",
+        "values - self._log_weights",
+        "SecondLookParts",
+    ),
+    Mutant(
+        "towers-teach-the-teacher",
+        "term",
+        "tf.stop_gradient(outputs.batch[TEACHER])",
+        "outputs.scores",
+        "distillation_term",
+    ),
 )
 
 

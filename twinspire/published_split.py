@@ -109,7 +109,7 @@ def benchmark(
     choice = _choose(jobs, test)
     found: dict[str, Any] = {}
     for order in ORDERS:
-        config, paths = jobs.do(order, OWN_PART[order], "ingest", "features", "train", "embed")
+        config, paths = jobs.do(order, OWN_PART[order], before="index")
         vectors = _vectors(paths, split)
         of_test = score(*vectors, fitted=split.train, test=split.test, k=K)
         found[order] = {
@@ -230,24 +230,25 @@ class _Jobs:
     runs: Path
     run: trained_arm.Invocation
 
-    def do(self, order: Order, part: Part, *names: str) -> tuple[Config, RunPaths]:
-        """Does the steps of a job that are not done yet."""
+    def do(self, order: Order, part: Part, *, before: str) -> tuple[Config, RunPaths]:
+        """Does the steps of a job that come before one, as far as they are not done yet."""
         config = configuration(self.data, order, part, dim=self.dim, changes=self.changes)
         paths = RunPaths(self.runs / config.name, config.as_of)
         with locks.only_run(paths.root, command="twinspire benchmark lightgcn", now=self.run.now):
             job.save_config(config, paths)
             steps = self.run.steps(config, paths)
-            for name in names:
+            names = [*steps]
+            for name in names[: names.index(before)]:
                 job.do(steps[name], force=False)
         return config, paths
 
     def validation_recall(self, order: Order, part: Part) -> float:
         """Recall on the part of train that a job holds out; the final fit of an order has it anyway."""
         if OWN_PART[order] == part:
-            _, paths = self.do(order, part, "ingest", "features", "train")
+            _, paths = self.do(order, part, before="embed")
             epochs = json_value((paths.model / EPOCHS).read_text(encoding="utf-8"))["validation"]
             return float(max(epoch["metrics"][f"recall_at_{K}"] for epoch in epochs))
-        config, paths = self.do(order, part, "ingest", "features")
+        config, paths = self.do(order, part, before="train")
         sections, found = pick(TrainSections, config), paths.model.with_name(f"{config.as_of}.validation.json")
 
         def fit() -> str:

@@ -182,6 +182,7 @@ class ExplanationResponse(BaseModel):
     near: list[NearItemResponse]
     interest: InterestResponse | None = None
     matches: list[str] | None = None
+    counted: dict[str, float] | None = None
 
 
 class ItemResponse(BaseModel):

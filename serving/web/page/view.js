@@ -113,7 +113,7 @@ function placeMark(list, rank) {
   return [element("span", attributes, `${letter} #${rank}`, spoken)];
 }
 
-function explanation({ found_by, near, interest, matches }) {
+function explanation({ found_by, near, interest, matches, counted }) {
   const places = Object.entries(found_by).map(
     ([retriever, { rank, score }]) => `${retriever} at rank ${rank} (${shortly(score)})`,
   );
@@ -123,10 +123,12 @@ function explanation({ found_by, near, interest, matches }) {
   const nearby = interest && interest.near.length ? `: nearest to ${listed(interest.near).join("; ")}` : "";
   const by = interest ? ` Interest ${interest.number} of the user${nearby}.` : "";
   const terms = matches && matches.length ? ` Matches: ${matches.join(", ")}.` : "";
+  const raised = Object.entries(counted || {}).map(([name, by]) => `${name.replaceAll("_", " ")} (+${shortly(by)})`);
+  const look = raised.length ? ` Its score was raised by ${raised.join(", ")}.` : "";
   const like = alike.length
     ? `Of the user's past most like it, by cosine: ${alike.join("; ")}.`
     : "Nothing in the user's past to compare it with.";
-  return element("details", {}, element("summary", {}, "Why?"), element("p", {}, found + by + terms), element("p", {}, like));
+  return element("details", {}, element("summary", {}, "Why?"), element("p", {}, found + by + look + terms), element("p", {}, like));
 }
 
 function timings(stages) {

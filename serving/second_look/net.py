@@ -59,11 +59,11 @@ class Net:
 
     def attended(self, inputs: Inputs) -> Floats:
         """What each code finds in the history: [E, C Q]."""
-        num_entries, length, width = inputs.pairs.shape
-        logits = (inputs.pairs.reshape(-1, width) @ self.attention).reshape(num_entries, length, -1)
+        (num_entries, length, width), num_codes = inputs.pairs.shape, self.attention.shape[1]
+        logits = (inputs.pairs.reshape(-1, width) @ self.attention).reshape(num_entries, length, num_codes)
         powers = np.exp(np.minimum(logits, 60)) * inputs.is_met[..., None]
         shares = powers / (1 + powers.sum(axis=1, keepdims=True))
-        found: Floats = np.matmul(shares.transpose(0, 2, 1), inputs.pairs).reshape(num_entries, -1)
+        found: Floats = np.matmul(shares.transpose(0, 2, 1), inputs.pairs).reshape(num_entries, num_codes * width)
         return found
 
     def scores(self, inputs: Inputs) -> Floats:

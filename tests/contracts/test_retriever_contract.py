@@ -26,6 +26,9 @@ from serving.retrieval.purchases import Purchases
 from serving.retrieval.retrievers import Fused, Popularity, Retriever, UserQueries
 from serving.retrieval.vector_search import Cascade, TwoTowerRetriever
 from serving.retrieval.weights import weighted
+from serving.second_look.files import SecondLookParts, SecondLookReport
+from serving.second_look.inputs import PAIR_INPUTS, STATISTICS, input_names
+from serving.second_look.net import Net
 from serving.served import DEFAULT, Served
 from serving.sparcode.codebook import Codebook
 from serving.sparcode.postings import Postings, PostingsWriter
@@ -85,6 +88,22 @@ def sparse_index() -> SparseIndex:
     return SparseIndex.build(About("", fields, Scoring(), 60.0, 0.01), vocabulary, counts, None)
 
 
+def second_look() -> SecondLookParts:
+    """A net of random weights over lists that are shorter than some that are asked for."""
+    rng, lists = np.random.default_rng(8), ("repeat", "two_tower", "popularity")
+    names = input_names(lists, 2)
+    width, num_pairs, codes, units = len(names), 2 + len(PAIR_INPUTS), 2, 6
+    shapes = {
+        "attention": (num_pairs, codes), "hidden": (width + codes * num_pairs, units), "hidden_bias": (units,),
+        "output": (units,),
+    }  # fmt: skip
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    net = Net(names, np.zeros(width, np.float32), np.ones(width, np.float32), **weights)
+    statistics = rng.random((NUM_ITEMS, len(STATISTICS))).astype(np.float32)
+    report = SecondLookReport(lists, 15, 5, 1, 1, {})
+    return SecondLookParts(net, statistics, np.arange(NUM_ITEMS, dtype=np.int32) % 5 - 1, report)
+
+
 def registered() -> dict[str, Retriever]:
     """Everything in the registry, over a bundle that has what each of them needs."""
     report = SimpleNamespace(parts=(5, 3))
@@ -100,6 +119,7 @@ def registered() -> dict[str, Retriever]:
         popularity=POPULARITY,
         sparcode=SimpleNamespace(retriever=lambda: sparcode(share_built=1.0)),
         sparse=sparse_index(),
+        second_look=second_look(),
         num_events=np.arange(NUM_ITEMS) % 3,
     )
     weights = {"two_tower": 1.0, "repeat": 2.0}
@@ -231,8 +251,9 @@ def test_a_denied_item_never_comes_and_k_others_do_where_there_are(
         assert (own_scores[: len(found) - 1] >= own_scores[1 : len(found)]).all() if len(found) else True
 
 
-# In a fused list ranks move up, and with them the scores that are made of ranks; in a hybrid one what is scaled by.
-@pytest.mark.parametrize("name", [name for name in RETRIEVERS if not name.startswith(("fused", "hybrid"))])
+# In a fused list ranks move up, and with them scores that are made of ranks. A second look reads ranks, and a hybrid
+# list is scaled by what is left.
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if not name.startswith(("fused", "hybrid", "second"))])
 @excluding_or_not
 def test_the_remaining_items_keep_order_and_scores_when_items_are_denied(name: str, exclude_known: bool) -> None:
     asked = RETRIEVERS[name].retrieve(everybody(exclude_known=exclude_known), NUM_ITEMS)

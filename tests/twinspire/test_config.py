@@ -160,7 +160,7 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_one(override: str, unknow
         (
             "serving.arms=[{name: a, share: 1, retriever: poplarity}]",
             "serving.arms.0.retriever is 'poplarity', expected one of: two_tower, exact, sparcode, cascade, sparse, "
-            "hybrid, repeat, popularity, hnsw, fused; did you mean 'popularity'?",
+            "hybrid, repeat, popularity, hnsw, fused, second_look; did you mean 'popularity'?",
         ),
         (
             "serving.fusion_weights={fused: 1}",

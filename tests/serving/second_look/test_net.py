@@ -49,6 +49,12 @@ def test_a_score_depends_on_no_other_candidate(net: Net, inputs: Inputs) -> None
         np.testing.assert_allclose(net.scores(inputs.of(np.array([entry]))), net.scores(inputs)[[entry]], rtol=1e-5)
 
 
+def test_without_candidates_there_are_no_scores(net: Net, inputs: Inputs) -> None:
+    nothing = inputs.of(np.empty(0, np.int64))
+    assert net.scores(nothing).shape == (0,)
+    assert net.counted(nothing).shape == (0, 4)
+
+
 def test_what_was_never_trained_on_outweighs_nothing(net: Net, inputs: Inputs) -> None:
     far = dataclasses.replace(inputs, values=inputs.values + np.float32([0, 1e9, 0]))
     at_limit = dataclasses.replace(inputs, values=inputs.values.copy())

@@ -153,13 +153,12 @@ class WindowLists:
                 if len(kept):
                     owners = np.unique(candidates.owners[kept], return_inverse=True)
                     parts.append(Lists(inputs.of(kept), is_met[kept], owners[1], block[owners[0]]))
+        if not parts:
+            nobody = np.empty(0, np.int64)
+            return Lists(self._candidates(nobody, exclude_known=True)[1], np.empty(0, np.bool_), nobody, nobody)
         # The two lists of a user keep one number, so that both are in the same fold.
-        users = np.concatenate([np.empty(0, np.int64), *(part.users for part in parts)])
-        empty = Lists(self._candidates(np.empty(0, np.int64), exclude_known=True)[1], *_NOTHING) if not parts else None
-        return empty or replace(Lists.together(parts), users=users)
-
-
-_NOTHING = np.empty(0, np.bool_), np.empty(0, np.int64), np.empty(0, np.int64)
+        users = np.concatenate([part.users for part in parts])
+        return replace(Lists.together(parts), users=users)
 
 
 def _sampled(

@@ -258,6 +258,15 @@ def test_a_night_is_fitted_on_its_own_lists_and_those_of_the_nights_before(
     assert found_now.choice == replace(before_it, retriever="fused")
 
 
+def test_where_nobody_met_anything_of_their_lists_nothing_is_fitted(
+    shop: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_look_lists, "_sampled", lambda *arguments: np.empty(0, np.int64))
+    assert second_look.fit_second_look(SECTIONS, shop) == (
+        f"none: fewer than {choice.LEAST_USERS} users met something that was in their lists since 2024-01-08"
+    )
+
+
 def test_where_nothing_can_be_fitted_the_step_says_why(shop: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "LEAST_USERS", 91)
     assert second_look.fit_second_look(SECTIONS, shop) == (

@@ -69,7 +69,9 @@ def of_lists(
                 explanation["interest"] = interest
         _add_matches(names.get(SPARSE), users, user, found, explained)
         if isinstance(asked, SecondLook):
-            _add_counted(asked, users, user, found, explained)
+            here = slice(user, user + 1)
+            of_user = {part: (lists[part][0][here], lists[part][1][here]) for part in asked.parts}
+            _add_counted(asked, users.of(np.array([user])), of_user, found, explained)
         answers.append(explained)
     return answers
 
@@ -98,11 +100,15 @@ def _add_matches(
 
 
 def _add_counted(
-    asked: SecondLook, users: UserQueries, user: int, found: Rows, explained: Sequence[Explanation]
+    asked: SecondLook,
+    users: UserQueries,
+    lists: Mapping[str, tuple[Rows, Scores]],
+    found: Rows,
+    explained: Sequence[Explanation],
 ) -> None:
     """Adds what raised the scores of items that the second look has ranked; one filled in was no candidate of it."""
-    ranked = [place for place, explanation in enumerate(explained) if explanation["found_by"]]
-    for place, counted in zip(ranked, asked.counted(users.of(np.array([user])), found[ranked]), strict=True):
+    ranked = [place for place, one in enumerate(explained) if lists.keys() & one["found_by"].keys()]
+    for place, counted in zip(ranked, asked.counted(users, lists, found[ranked]), strict=True):
         explained[place]["counted"] = dict(list(counted.items())[:NUM_COUNTED])
 
 

@@ -154,8 +154,8 @@ class WindowLists:
                     owners = np.unique(candidates.owners[kept], return_inverse=True)
                     parts.append(Lists(inputs.of(kept), is_met[kept], owners[1], block[owners[0]]))
         if not parts:
-            nobody = np.empty(0, np.int64)
-            return Lists(self._candidates(nobody, exclude_known=True)[1], np.empty(0, np.bool_), nobody, nobody)
+            none = np.empty(0, np.int64)
+            return Lists(self._candidates(none, exclude_known=True)[1], np.empty(0, np.bool_), none, none)
         # The two lists of a user keep one number, so that both are in the same fold.
         users = np.concatenate([part.users for part in parts])
         return replace(Lists.together(parts), users=users)

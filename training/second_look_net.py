@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 from serving.config import SecondLookConfig
+from serving.second_look.inputs import PAIR_INPUTS
 from serving.second_look.net import LIMIT, WEIGHTS, Net
 from training.second_look_lists import Lists
 from training.trainer import make_deterministic
@@ -39,9 +40,9 @@ def first_net(lists: Lists, names: tuple[str, ...], look: SecondLookConfig, *, s
     width, num_pairs = lists.inputs.values.shape[1], lists.inputs.pairs.shape[2]
     num_read = width + look.codes * num_pairs
     attention = rng.normal(0, 0.3, (num_pairs, look.codes))
-    # A code begins with one part of the vectors each; the last three inputs of a pair are no cosines.
+    # A code begins with one part of the vectors each.
     for code in range(look.codes):
-        attention[code % max(num_pairs - 3, 1), code] += FIRST_LOOK
+        attention[code % max(num_pairs - len(PAIR_INPUTS), 1), code] += FIRST_LOOK
     return Net(
         names=names,
         mean=lists.inputs.values.mean(axis=0),

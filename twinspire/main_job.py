@@ -136,11 +136,15 @@ def _second_look(sections: SecondLookSections, run: Run) -> str:
     with console.held_back():
         from training.second_look import fit_second_look
 
-    night, paths = run.night, run.paths
-    earlier = None
-    if night is not None and night.parent is not None and night.is_warm_start:
-        earlier = RunPaths(paths.root, night.parent)
-    return fit_second_look(sections, paths, earlier=earlier)
+    return fit_second_look(sections, run.paths, earlier=_warm_from(run))
+
+
+def _warm_from(run: Run) -> RunPaths | None:
+    """The fit that a night's is a warm start from; None where it is a full one."""
+    night = run.night
+    if night is None or night.parent is None or not night.is_warm_start:
+        return None
+    return RunPaths(run.paths.root, night.parent)
 
 
 def _bundle(sections: BundleSections, run: Run) -> str:
@@ -150,11 +154,8 @@ def _bundle(sections: BundleSections, run: Run) -> str:
     night, paths = run.night, run.paths
     parent = None if night is None else night.parent_bundle
     before = None if parent is None else served_by(paths.bundles / parent)
-    earlier = None
-    if night is not None and night.parent is not None and night.is_warm_start:
-        earlier = RunPaths(paths.root, night.parent)
     k = max(sections.ks)
-    served = choose(sections.ranking, paths, k=k, seed=sections.seed, earlier=earlier, before=before)
+    served = choose(sections.ranking, paths, k=k, seed=sections.seed, earlier=_warm_from(run), before=before)
     line = make_bundle(sections, paths, now=run.now, made_with=run.read_before, served=served, parent=parent)
     return line if before is None or str(before) == str(served) else f"{line}; before it was {before}"
 

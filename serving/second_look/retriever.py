@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from serving.retrieval.ranking import Rows, Scores, best_of_each, padding
 from serving.retrieval.retrievers import Retriever, UserQueries
-from serving.second_look.inputs import Candidates, Inputs, ItemFacts, inputs_of
+from serving.second_look.inputs import Candidates, ItemFacts, inputs_of
 from serving.second_look.net import Net
 
 # Users whose inputs are held at a time.
@@ -68,30 +68,26 @@ class SecondLook:
             )
         return rows, scores
 
-    def counted(self, users: UserQueries, rows: Rows) -> list[dict[str, float]]:
+    def counted(
+        self, users: UserQueries, lists: Mapping[str, tuple[Rows, Scores]], rows: Rows
+    ) -> list[dict[str, float]]:
         """For each of one user's items what raises its score, and by how much, the largest first.
 
         Args:
             users: One user.
-            rows: [k] items among the candidates of this user.
+            lists: The lists of the parts for this user, as long as they were when the items were ranked.
+            rows: [k] items of these lists.
         """
-        if not len(rows):
-            return []
-        raised = self.net.counted(self._inputs_of(users, rows))
+        found, depth = Candidates.of(lists), max(part.shape[1] for part, _ in lists.values())
+        entries = np.searchsorted(found.items, rows)
+        inputs = inputs_of(users, found, self.facts, depth=depth, history=self.history)
+        raised = self.net.counted(inputs.of(entries))
         names = np.array([*self.net.names, "history"])
         orders = np.argsort(-raised, axis=1, kind="stable")
         return [
             {str(name): float(value) for name, value in zip(names[order], own[order], strict=True) if value > 0}
             for order, own in zip(orders, raised, strict=True)
         ]
-
-    def _inputs_of(self, users: UserQueries, rows: Rows) -> Inputs:
-        """The inputs of some of one user's candidates, in their order."""
-        lists = {name: part.retrieve(users, max(len(rows), self.depth)) for name, part in self.parts.items()}
-        found = Candidates.of(lists)
-        entries = np.searchsorted(found.items, rows)
-        inputs = inputs_of(users, found, self.facts, depth=max(len(rows), self.depth), history=self.history)
-        return inputs.of(np.minimum(entries, len(found) - 1))
 
     def _log_weights(self, users: UserQueries, items: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         weights = self.weights if users.scale is None else users.scale

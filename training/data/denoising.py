@@ -1,7 +1,7 @@
 """Denoising: how many mined negatives a teacher takes for positives, and whether it is right more often than chance.
 
-Of mined negatives themselves nobody has met any so far: what users meet is taken out when they are mined. So the
-teacher is checked on all that it takes for positives at a day, of which some was met from that day on.
+A user has met none of the own mined negatives so far: what users meet is taken out when they are mined. So the teacher
+is checked on all that it takes for positives at a day, of which some was met from that day on.
 
 Shape letters: L lists, P pairs of a user and an item.
 """

@@ -14,6 +14,7 @@ from serving.bundles.bundle import Bundle
 from serving.retrieval.interests import by_interest, interest_of
 from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import Fused, Retriever, UserQueries
+from serving.retrieval.vectors import unit_rows
 from serving.second_look.retriever import SecondLook
 from serving.served import SPARSE
 from serving.sparse.hybrid import Hybrid
@@ -117,7 +118,7 @@ def near_items(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> li
     own = users.purchases.indices[users.purchases.indptr[user] : users.purchases.indptr[user + 1]]
     if not len(own) or not len(found):
         return [[] for _ in found]
-    cosines = _unit(bundle.vectors_of(found)) @ _unit(bundle.item_vectors[own]).T
+    cosines = unit_rows(bundle.vectors_of(found)) @ unit_rows(bundle.item_vectors[own]).T
     # An item that was bought before is its own nearest, which explains nothing.
     cosines[found[:, None] == own] = -np.inf
     return _nearest(bundle, own, cosines)
@@ -132,7 +133,7 @@ def _interests(bundle: Bundle, users: UserQueries, user: int, found: Rows) -> li
     own = users.purchases.indices[users.purchases.indptr[user] : users.purchases.indptr[user + 1]]
     near: list[list[NearItem]] = [[] for _ in of_user]
     if len(own):
-        near = _nearest(bundle, own, _unit(of_user) @ _unit(bundle.item_vectors[own]).T)
+        near = _nearest(bundle, own, unit_rows(of_user) @ unit_rows(bundle.item_vectors[own]).T)
     numbers = interest_of(of_user, bundle.vectors_of(found)).tolist()
     return [FoundInterest(number=number + 1, near=near[number]) for number in numbers]
 
@@ -155,8 +156,3 @@ def _nearest(bundle: Bundle, own: Rows, cosines: Scores) -> list[list[NearItem]]
                 near.append(NearItem(item_id=item_ids[place], item_name=names[place], cosine=cosine))
         cosines[every, best] = -np.inf
     return answers
-
-
-def _unit(vectors: Scores) -> Scores:
-    unit: Scores = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return unit

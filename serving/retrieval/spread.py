@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from serving.retrieval.ranking import NO_ROW, NO_SCORE, Rows, Scores, fit, padding
 from serving.retrieval.retrievers import FoundLists, Retriever, UserQueries, lists_of
+from serving.retrieval.vectors import unit_rows
 
 NO_GROUP = -1
 """Code of an item that belongs to no group, and is not limited."""
@@ -73,8 +74,7 @@ class Spread:
         chosen = np.arange(k)
         if num < 2:
             return chosen
-        own = vectors_of(rows[:num])
-        own = own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), np.float32(1e-12))
+        own = unit_rows(vectors_of(rows[:num]))
         lowest, highest = float(scores[num - 1]), float(scores[0])
         relevance = (scores[:num] - lowest) / max(highest - lowest, 1e-12)
         nearest, left = np.zeros(num, np.float32), np.ones(num, np.bool_)

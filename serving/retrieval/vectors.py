@@ -46,6 +46,14 @@ def read_vectors(folder: Path) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(flat.reshape(len(rows), -1)[order])
 
 
+def unit_rows(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Vectors [N, D] of length one, of which inner products are cosines; one of zeros stays as it is."""
+    unit: npt.NDArray[np.float32] = vectors / np.maximum(
+        np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12)
+    )
+    return unit
+
+
 # In the folder of a model: the vectors of the fit that knew nothing of the days held out for validation.
 VALIDATION_FILE = "validation_vectors.npz"
 

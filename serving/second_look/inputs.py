@@ -20,6 +20,7 @@ from features.ids import IdMap
 from serving.retrieval.interests import by_interest, interest_of
 from serving.retrieval.ranking import Rows, Scores
 from serving.retrieval.retrievers import SECONDS_PER_DAY, UserQueries
+from serving.retrieval.vectors import unit_rows
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -288,7 +289,7 @@ def _of_history(
         of_user = found[begin:end, : len(met)]
         left, right = facts.vectors[rows], facts.vectors[met]
         for part, (first, last) in enumerate(pairwise(bounds.tolist())):
-            of_user[:, :, part] = _unit(left[:, first:last]) @ _unit(right[:, first:last]).T
+            of_user[:, :, part] = unit_rows(left[:, first:last]) @ unit_rows(right[:, first:last]).T
         days = np.maximum(users.as_of_seconds[user] - own.last_seconds[pairs][latest], 0) / SECONDS_PER_DAY
         of_user[:, :, num_parts] = np.log1p(days)
         of_user[:, :, num_parts + 1] = np.log1p(own.counts[pairs][latest])
@@ -298,11 +299,6 @@ def _of_history(
         is_met[begin:end, : len(met)] = is_known[:, None] & (rows[:, None] != met)
     found[~is_met] = 0
     return found, is_met
-
-
-def _unit(vectors: Floats) -> Floats:
-    unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-9))
-    return unit
 
 
 def _blocks(candidates: Candidates, num_users: int) -> list[tuple[int, int, int]]:

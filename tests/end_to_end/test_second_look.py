@@ -76,13 +76,13 @@ def test_what_is_served_was_compared_with_it(nights: Nights) -> None:
 def test_a_request_may_ask_for_it_and_is_told_what_counted(nights: Nights) -> None:
     config = load(nights.shop.config, (*OVERRIDES, f"as_of={SECOND}"))
     recommender = open_recommender(pick(ServeSections, config), RunPaths(nights.shop.root, SECOND))
-    found = recommender.recommend(["c00", "c01", "nobody"], k=30, retriever="second_look", explain=True)
+    found = recommender.recommend(["c00", "c01", "unknown"], k=30, retriever="second_look", explain=True)
     for answer in found.answers:
         assert len({item["item_id"] for item in answer.items}) == 30
     explained = found.answers[0].items[0]["explanation"]
     assert {*explained["found_by"]} <= {"repeat", "two_tower", "popularity"}
     assert 1 <= len(explained["counted"]) <= 3
-    # Nobody has no vector: popular items answer, and nothing has counted.
+    # Popular items answer who is unknown, and nothing has counted.
     assert found.answers[2].fallback == "popularity"
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from serving.retrieval.retrievers import SECONDS_PER_DAY
 from training.data.teacher_lists import TeacherLists
 from training.negatives.private import UserNegatives
 
 Ints = npt.NDArray[np.int64]
-SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True)

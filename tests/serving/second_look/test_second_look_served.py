@@ -77,7 +77,7 @@ def test_the_net_orders_the_candidates_of_all_lists(recommender: Recommender) ->
 
 @pytest.mark.parametrize("k", [1, 10, 39, 40, 41])
 def test_lists_are_as_long_as_they_can_be_and_keep_to_filters(recommender: Recommender, k: int) -> None:
-    for user in ("u1", "u3", "n1", "nobody"):
+    for user in ("u1", "u3", "n1", "unknown"):
         assert len(set(ids(recommender, user, k=k))) == min(k, NUM_ITEMS), user
     kept = ids(recommender, "u1", k=k, exclude_known=True, allow_categories=("fruit",))
     assert not {"i0", "i1", "i2"} & {*kept}
@@ -118,8 +118,8 @@ def test_business_weights_count_as_factors_of_chances(looking: Path) -> None:
     retrievers = retrievers_of(bundle, RankingConfig(), ef_search=50)
     weighted = bundle.second_look.retriever(retrievers, bundle.ranked, (8,), weights=weights)
     # A user without a past: nothing but popularity scores.
-    nobody = bundle.purchases.of(np.zeros(1, np.int64))
-    users = UserQueries(nobody, np.zeros(1, np.int64), np.zeros((1, 8), np.float32))
+    no_past = bundle.purchases.of(np.zeros(1, np.int64))
+    users = UserQueries(no_past, np.zeros(1, np.int64), np.zeros((1, 8), np.float32))
     rows, scores = weighted.retrieve(users, NUM_ITEMS)
     expected = np.log1p(np.arange(NUM_ITEMS)) + np.log(weights)
     np.testing.assert_allclose(scores[0], expected[rows[0]], rtol=1e-5)
